@@ -1,0 +1,292 @@
+"""Records of the agent-selection task: a data-quality report, and which filtering agents are the right answer.
+
+    python -m data.agent_selection input.json --output-dir outputs/data
+    python -m data.agent_selection input.jsonl --validate-only
+
+Reads two forms and writes the second, divided into training, validation and test:
+
+raw     {"report", "agent_list": [name], "filtered_datasets": [{"data_ids": [id], "metadata"?}]}
+        each pair of a report and a filtered data set is one record
+record  {"report", "ground_truth_agents": [name], "ground_truth_filtered_data": [id],
+         "ground_truth_prompts"?: {name: prompt}, "images"?: [path], "pool"?: path, "metadata"?, "id"?}
+
+Paths are relative to the file they stand in. `pool` is the folder of the data set that the report is about
+(`data/pools.py`); agents run on it when filtering is rewarded.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
+
+from data.images import ImageSource, check_images, open_image
+from data.pools import ITEMS_FILE, ItemId
+from data.records import SPLITS, Location, RecordError, atomic_write, parse_row, read_rows, write_json, write_jsonl
+
+MAX_IMAGES = 4
+FORMATS = ("hf", "json", "jsonl")
+DEFAULT_SHARES = (0.8, 0.1, 0.1)
+
+
+class AgentSelectionRecord(BaseModel):
+    """One report and its right answer."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    report: StrictStr = Field(min_length=1)
+    ground_truth_agents: list[StrictStr]
+    ground_truth_filtered_data: list[ItemId]
+    ground_truth_prompts: dict[StrictStr, StrictStr] | None = None
+    images: list[Any] = Field(default_factory=list, max_length=MAX_IMAGES)
+    pool: StrictStr | None = None
+    metadata: dict[str, Any] | None = None
+    id: ItemId | None = None
+
+    @field_validator("ground_truth_agents")
+    @classmethod
+    def _no_empty_names(cls, names: list[str]) -> list[str]:
+        if any(not name.strip() for name in names):
+            raise ValueError("agent names must not be empty")
+        return names
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _none_means_no_images(cls, images: Any) -> Any:
+        return [] if images is None else images
+
+
+class FilteredDataset(BaseModel):
+    """What remains of a data set when the right agents have run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data_ids: list[ItemId]
+    metadata: dict[str, Any] | None = None
+
+
+class RawReport(BaseModel):
+    """A report in the raw form; `agent_list` may come from the command line instead."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    report: StrictStr = Field(min_length=1)
+    agent_list: list[StrictStr] | None = None
+    filtered_datasets: list[FilteredDataset]
+
+
+def _resolve(path: str, base: Path) -> str:
+    return os.path.normpath(base / path)  # an absolute path stays as it is
+
+
+def _with_absolute_paths(record: AgentSelectionRecord, base: Path) -> AgentSelectionRecord:
+    images = [_resolve(image, base) if isinstance(image, str) else image for image in record.images]
+    pool = None if record.pool is None else _resolve(record.pool, base)
+    return record.model_copy(update={"images": images, "pool": pool})
+
+
+def _from_raw(raw: RawReport, agent_list: list[str] | None, location: Location) -> list[AgentSelectionRecord]:
+    agents = raw.agent_list if raw.agent_list is not None else agent_list
+    if agents is None:
+        raise RecordError([f"{location}: field 'agent_list': missing, and no --agent-list was given"])
+    return [
+        AgentSelectionRecord(
+            report=raw.report,
+            ground_truth_agents=agents,
+            ground_truth_filtered_data=filtered.data_ids,
+            metadata=filtered.metadata,
+        )
+        for filtered in raw.filtered_datasets
+    ]
+
+
+def _parse_row(location: Location, row: Any, agent_list: list[str] | None) -> list[AgentSelectionRecord]:
+    if isinstance(row, dict) and ("filtered_datasets" in row or "agent_list" in row):
+        return _from_raw(parse_row(location, row, RawReport), agent_list, location)
+    return [parse_row(location, row, AgentSelectionRecord)]
+
+
+def _problems_of_files(record: AgentSelectionRecord, location: Location) -> list[str]:
+    problems = []
+    if record.pool is not None and not (Path(record.pool) / ITEMS_FILE).is_file():
+        problems.append(f"{location}: field 'pool': no {ITEMS_FILE} in {record.pool}")
+    return problems
+
+
+def parse_records(
+    rows: Iterable[tuple[Location, Any]], base: Path, agent_list: list[str] | None = None, check_files: bool = True
+) -> list[AgentSelectionRecord]:
+    """Records from rows of either form, with absolute paths.
+
+    Args:
+        base: the folder that relative paths start from.
+        agent_list: right answer for raw reports that name none.
+        check_files: also look for pools and decode every image.
+
+    Raises:
+        RecordError: lists every problem of every row.
+    """
+    records, problems, images = [], [], []
+    agent_lists = set()
+    for location, row in rows:
+        try:
+            parsed = [_with_absolute_paths(record, base) for record in _parse_row(location, row, agent_list)]
+        except RecordError as error:
+            problems.extend(error.problems)
+            continue
+        if isinstance(row, dict) and row.get("agent_list") is not None:
+            agent_lists.add(tuple(row["agent_list"]))
+        if check_files:
+            for record in parsed:
+                problems.extend(_problems_of_files(record, location))
+                images.extend((str(location), image) for image in record.images)
+        records.extend(parsed)
+    if images:
+        problems.extend(check_images(images))
+    if problems:
+        raise RecordError(problems)
+    if len(agent_lists) > 1:
+        shown = "; ".join(", ".join(agents) for agents in sorted(agent_lists)[:3])
+        warnings.warn(f"the reports name {len(agent_lists)} different agent lists, among them: {shown}", stacklevel=2)
+    return records
+
+
+def base_folder(source: str | Path) -> Path:
+    """Where relative paths of a file's or folder's records start."""
+    path = Path(source)
+    return (path if path.is_dir() else path.parent).resolve()
+
+
+def load_records(source: str | Path, split: str = "train", check_files: bool = True) -> list[AgentSelectionRecord]:
+    """Records of a file, or of one split of a folder or Hub data set; see `data.records.read_rows`."""
+    return parse_records(read_rows(source, split), base_folder(source), check_files=check_files)
+
+
+def check_shares(shares: tuple[float, float, float]) -> None:
+    """Raises `ValueError` unless the shares of training, validation and test add up to 1."""
+    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"the shares of training, validation and test must add up to 1, found {shares}")
+
+
+def split_records(records: list, shares: tuple[float, float, float], seed: int) -> dict[str, list]:
+    """A seeded shuffle cut into training, validation and test; sizes are rounded, the test split takes the rest."""
+    check_shares(shares)
+    shuffled = list(records)
+    random.Random(seed).shuffle(shuffled)
+    first = round(shares[0] * len(shuffled))
+    second = first + round(shares[1] * len(shuffled))
+    parts = (shuffled[:first], shuffled[first:second], shuffled[second:])
+    return dict(zip(SPLITS, parts, strict=True))
+
+
+def _image_path(image: ImageSource, base: Path) -> str:
+    """The path of an image relative to `base`, writing it to a file there first if it came as bytes."""
+    if not isinstance(image, str):
+        opened = open_image(image)
+        path = base / "images" / f"{hashlib.sha256(opened.tobytes()).hexdigest()[:24]}.png"
+        if not path.exists():
+            with atomic_write(path, "wb") as file:
+                opened.save(file, "PNG")
+        image = str(path)
+    return os.path.relpath(image, base)
+
+
+def as_row(record: AgentSelectionRecord, base: Path) -> dict:
+    """A record as plain data with paths relative to `base`; absent fields are left out."""
+    row = record.model_dump(exclude_none=True, exclude={"images"})
+    if record.images:
+        row["images"] = [_image_path(image, base) for image in record.images]
+    if record.pool is not None:
+        row["pool"] = os.path.relpath(record.pool, base)
+    return row
+
+
+def to_dataset(rows: list[dict]):
+    """Rows as a data set of the datasets library.
+
+    Ids may be integers in one row and strings in the next, and metadata is free, which Arrow's typed columns cannot
+    hold: those columns are stored as JSON.
+    """
+    from datasets import Dataset, Features, Json, List, Value
+
+    features = {
+        "id": Json(),
+        "report": Value("string"),
+        "ground_truth_agents": List(Value("string")),
+        "ground_truth_filtered_data": Json(),
+        "ground_truth_prompts": Json(),
+        "images": List(Value("string")),
+        "pool": Value("string"),
+        "metadata": Json(),
+    }
+    columns = {name: [row.get(name) for row in rows] for name in features}
+    columns["images"] = [images or [] for images in columns["images"]]
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def write_splits(splits: dict[str, list[AgentSelectionRecord]], output_dir: Path, file_format: str) -> None:
+    """Writes `train`, `validation` and `test` in the format asked for, and `metadata.json` with their sizes."""
+    base = output_dir.resolve()
+    rows = {name: [as_row(record, base) for record in records] for name, records in splits.items()}
+    if file_format == "hf":
+        from datasets import DatasetDict
+
+        DatasetDict({name: to_dataset(part) for name, part in rows.items()}).save_to_disk(str(output_dir))
+    for name, part in rows.items():
+        if file_format == "jsonl":
+            write_jsonl(output_dir / f"{name}.jsonl", part)
+        elif file_format == "json":
+            write_json(output_dir / f"{name}.json", part)
+    agents = sorted({agent for records in splits.values() for r in records for agent in r.ground_truth_agents})
+    sizes = {name: len(part) for name, part in rows.items()}
+    write_json(output_dir / "metadata.json", {"format": file_format, "sizes": sizes, "agents": agents})
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.agent_selection",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", type=Path, help="JSON or JSONL file (or parquet, or a saved data set)")
+    parser.add_argument("--output-dir", type=Path, help="where to write (not needed with --validate-only)")
+    parser.add_argument("--train-split", type=float, default=DEFAULT_SHARES[0])
+    parser.add_argument("--val-split", type=float, default=DEFAULT_SHARES[1])
+    parser.add_argument("--test-split", type=float, default=DEFAULT_SHARES[2])
+    parser.add_argument("--seed", type=int, default=42, help="of the shuffle before splitting")
+    parser.add_argument("--agent-list", nargs="+", metavar="AGENT", help="agents of raw reports that name none")
+    parser.add_argument("--format", choices=FORMATS, default="hf")
+    parser.add_argument("--validate-only", action="store_true", help="list every problem and write nothing")
+    arguments = parser.parse_args(argv)
+    if arguments.output_dir is None and not arguments.validate_only:
+        parser.error("--output-dir is needed unless --validate-only is given")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parse_arguments(argv)
+    shares = (arguments.train_split, arguments.val_split, arguments.test_split)
+    try:
+        check_shares(shares)
+        records = parse_records(read_rows(arguments.input), base_folder(arguments.input), arguments.agent_list)
+    except RecordError as error:
+        sys.exit("\n".join([*error.problems, f"error: {len(error.problems)} problems in {arguments.input}"]))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(f"{arguments.input}: {len(records)} valid records")
+    if arguments.validate_only:
+        return
+    splits = split_records(records, shares, arguments.seed)
+    write_splits(splits, arguments.output_dir, arguments.format)
+    sizes = ", ".join(f"{len(part)} {name}" for name, part in splits.items())
+    print(f"written to {arguments.output_dir} as {arguments.format}: {sizes}")
+
+
+if __name__ == "__main__":
+    main()

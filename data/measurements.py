@@ -1,0 +1,283 @@
+"""What can be measured about a pool: the figures that reports quote and that filtering agents compare with a bound.
+
+Sharpness is scikit-image's `blur_effect` (Crete et al. 2007), hashes are ImageHash's; the rest is arithmetic on
+pixels and words. Every bound that counts as healthy stands once, in `HEALTHY`: agents take it as their default,
+report writers call what lies outside remarkable, and damages are made to lie outside.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import Image
+from skimage.measure import blur_effect
+
+from data.images import open_image
+from data.pools import Item, ItemId, Pool, load_pool
+from data.records import write_json
+
+MEASUREMENTS_FILE = "measurements.json"
+VERSION = 1
+"""Raised whenever a formula below changes, so that stored figures are measured again."""
+
+BLUR_WORKING_SIDE = 256
+BLUR_FILTER_SIZE = 5
+HASH_SIDE = 16
+HASH_BITS = HASH_SIDE**2
+MAX_PIXEL_BLOCK = 8
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A closed interval; `None` means unbounded."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def contains(self, value: float) -> bool:
+        above = self.minimum is None or value >= self.minimum
+        return above and (self.maximum is None or value <= self.maximum)
+
+
+HEALTHY = {
+    "blur": Bounds(maximum=0.75),
+    "brightness": Bounds(minimum=0.15),
+    "clipping": Bounds(maximum=0.7),
+    "aspect": Bounds(maximum=2.0),
+    "question_words": Bounds(minimum=3, maximum=40),
+    "answer_words": Bounds(maximum=20),
+    "agreement": Bounds(minimum=0.6),
+    "distance": Bounds(maximum=0.1),
+}
+"""What is unremarkable, by measurement. `distance`: at most this far apart counts as a near copy."""
+
+HEALTHY_RESOLUTION = 0.6
+"""The shortest effective side that is unremarkable, as a share of the pool's median (pools differ in scale)."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The figures of one item.
+
+    Attributes:
+        blur: 0 (sharp) to 1, of the image scaled down to 256 pixels at most.
+        brightness: mean luminance, 0 (black) to 1 (white).
+        clipping: share of pixels whose luminance is at least 252/255.
+        side: shorter side in pixels, divided by the block size if the image was enlarged by repeating pixels.
+        aspect: longer side over shorter side, at least 1.
+        question_words, answer_words: words of the question, and of the longest answer.
+        agreement: share of all answers given to this question about this image that are the most common one, and 0
+            if this item's own answer is another one; 1 without answers.
+        pixels: SHA-256 of the decoded pixels.
+        hash: 256-bit perceptual hash, hexadecimal.
+    """
+
+    id: ItemId
+    blur: float
+    brightness: float
+    clipping: float
+    side: float
+    aspect: float
+    question_words: int
+    answer_words: int
+    agreement: float
+    pixels: str
+    hash: str
+
+
+def _luminance(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("L"), dtype=np.float64) / 255  # (H, W), 0..1
+
+
+def measure_blur(image: Image.Image) -> float:
+    """No-reference blur, 0 (sharp) to 1; comparable between sizes because large images are scaled down first."""
+    working = image.convert("L")
+    working.thumbnail((BLUR_WORKING_SIDE, BLUR_WORKING_SIDE), Image.Resampling.LANCZOS)
+    pixels = np.asarray(working, dtype=np.float64) / 255
+    if min(pixels.shape) <= BLUR_FILTER_SIZE or np.ptp(pixels) == 0:
+        return 1.0  # nothing to see is as bad as out of focus
+    return float(blur_effect(pixels, h_size=BLUR_FILTER_SIZE))
+
+
+def _block_residual(pixels: np.ndarray, block: int, offset: int) -> float:
+    """Variance left inside `block` x `block` cells that start at `offset`."""
+    rows = (pixels.shape[0] - offset) // block
+    columns = (pixels.shape[1] - offset) // block
+    cells = pixels[offset : offset + rows * block, offset : offset + columns * block]
+    cells = cells.reshape(rows, block, columns, block)
+    return float(np.mean((cells - cells.mean(axis=(1, 3), keepdims=True)) ** 2))
+
+
+def measure_pixel_block(image: Image.Image) -> int:
+    """The factor by which an image was enlarged by repeating pixels; 1 for ordinary images.
+
+    Inside true blocks nothing varies, while a grid moved by half a block cuts through them; a smooth image varies
+    as much on either grid.
+    """
+    pixels = _luminance(image)
+    for block in range(MAX_PIXEL_BLOCK, 1, -1):
+        if min(pixels.shape) < 3 * block:
+            continue
+        shifted = _block_residual(pixels, block, block // 2)
+        if shifted > 1e-6 and _block_residual(pixels, block, 0) < 0.1 * shifted:
+            return block
+    return 1
+
+
+def measure_image(image: Image.Image) -> dict:
+    """The figures of `Measurement` that depend on the picture alone."""
+    width, height = image.size
+    luminance = _luminance(image)
+    return {
+        "blur": round(measure_blur(image), 4),
+        "brightness": round(float(luminance.mean()), 4),
+        "clipping": round(float(np.mean(luminance >= 252 / 255)), 4),
+        "side": round(min(width, height) / measure_pixel_block(image), 2),
+        "aspect": round(max(width, height) / min(width, height), 4),
+        "pixels": hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest(),
+        "hash": str(imagehash.phash(image, hash_size=HASH_SIDE)),
+    }
+
+
+def _measure_file(path: str) -> dict:
+    return measure_image(open_image(path))
+
+
+def normalise_text(text: str) -> str:
+    """Lower case, single spaces: enough to see that two annotators wrote the same."""
+    return " ".join(text.lower().split())
+
+
+def _most_common(answers: list[str]) -> str:
+    return Counter(answers).most_common(1)[0][0]
+
+
+def _agreements(items: list[Item], pixels: list[str]) -> list[float]:
+    """Agreement of each item: see `Measurement`. Items that ask the same about the same picture are taken together."""
+    answers_to: dict[tuple, list[str]] = {}
+    for item, picture in zip(items, pixels, strict=True):
+        answers = [normalise_text(answer) for answer in item.answers]
+        answers_to.setdefault((picture, normalise_text(item.question)), []).extend(answers)
+    agreements = []
+    for item, picture in zip(items, pixels, strict=True):
+        given = answers_to[picture, normalise_text(item.question)]
+        if not item.answers:
+            agreements.append(1.0)
+            continue
+        majority = _most_common(given)
+        own = _most_common([normalise_text(answer) for answer in item.answers])
+        agreements.append(round(given.count(majority) / len(given), 4) if own == majority else 0.0)
+    return agreements
+
+
+def measure_items(items: list[Item], image_figures: list[dict]) -> list[Measurement]:
+    """Joins the figures of the images with those of the texts."""
+    agreements = _agreements(items, [figures["pixels"] for figures in image_figures])
+    return [
+        Measurement(
+            id=item.id,
+            question_words=len(item.question.split()),
+            answer_words=max((len(answer.split()) for answer in item.answers), default=0),
+            agreement=agreement,
+            **figures,
+        )
+        for item, figures, agreement in zip(items, image_figures, agreements, strict=True)
+    ]
+
+
+def _fingerprint(pool: Pool) -> str:
+    """Changes whenever an item or an image file does."""
+    digest = hashlib.sha256(str(VERSION).encode())
+    for item in pool.items:
+        digest.update(item.model_dump_json().encode())
+        stat = pool.image_path(item).stat()
+        digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def measure_pool(pool: Pool, workers: int = 1) -> list[Measurement]:
+    """Figures of every item of a pool, in its order; stored in the pool's folder and read from there while it is
+    unchanged.
+
+    Args:
+        workers: processes that decode and measure images.
+
+    Raises:
+        ImageError: an image of the pool is missing or broken.
+    """
+    paths = [str(pool.image_path(item)) for item in pool.items]
+    stored = pool.folder / MEASUREMENTS_FILE
+    missing = [path for path in paths if not Path(path).is_file()]
+    if missing:
+        open_image(missing[0])  # raises the error that names it
+    fingerprint = _fingerprint(pool)
+    if stored.is_file():
+        content = json.loads(stored.read_text(encoding="utf-8"))
+        if content.get("fingerprint") == fingerprint:
+            return [Measurement(**row) for row in content["items"]]
+    if workers > 1:
+        with ProcessPoolExecutor(workers) as processes:
+            figures = list(processes.map(_measure_file, paths, chunksize=16))
+    else:
+        figures = [_measure_file(path) for path in paths]
+    measurements = measure_items(pool.items, figures)
+    store_measurements(pool, measurements)
+    return measurements
+
+
+def store_measurements(pool: Pool, measurements: list[Measurement]) -> None:
+    """Writes the figures beside the items, for as long as neither items nor images change."""
+    content = {"fingerprint": _fingerprint(pool), "items": [asdict(row) for row in measurements]}
+    write_json(pool.folder / MEASUREMENTS_FILE, content)
+
+
+@lru_cache(maxsize=4096)
+def pool_measurements(folder: str) -> tuple[Measurement, ...]:
+    """`measure_pool` of a folder, read once a process."""
+    return tuple(measure_pool(load_pool(folder)))
+
+
+def median_side(measurements: list[Measurement]) -> float:
+    return float(np.median([row.side for row in measurements]))
+
+
+def exact_copies(items: list[Item], measurements: list[Measurement]) -> list[ItemId]:
+    """Ids of items that repeat an earlier one: same pixels, same question, same answers."""
+    seen, copies = set(), []
+    for item, row in zip(items, measurements, strict=True):
+        key = (row.pixels, normalise_text(item.question), tuple(sorted(map(normalise_text, item.answers))))
+        if key in seen:
+            copies.append(item.id)
+        seen.add(key)
+    return copies
+
+
+def _hash_bits(measurements: list[Measurement]) -> np.ndarray:
+    words = [np.frombuffer(bytes.fromhex(row.hash), dtype=np.uint8) for row in measurements]
+    return np.unpackbits(np.stack(words), axis=1)  # (items, HASH_BITS)
+
+
+def near_copies(items: list[Item], measurements: list[Measurement], maximum_distance: float) -> list[ItemId]:
+    """Ids of items that look like an earlier kept one and ask the same question.
+
+    Args:
+        maximum_distance: share of the 256 hash bits that may differ, 0 to 1.
+    """
+    bits = _hash_bits(measurements)
+    kept_by_question: dict[str, list[int]] = {}
+    copies = []
+    for index, item in enumerate(items):
+        kept = kept_by_question.setdefault(normalise_text(item.question), [])
+        differing = (bits[kept] != bits[index]).sum(axis=1)
+        if len(kept) and differing.min() <= math.floor(maximum_distance * HASH_BITS):
+            copies.append(item.id)
+        else:
+            kept.append(index)
+    return copies

@@ -1,0 +1,299 @@
+"""Data-quality reports written from measurements, on pools of real images that were damaged in known ways.
+
+    python -m data.quality_reports --source easy_vqa --output-dir outputs/data --reports 640 --pool-size 12
+    python -m data.quality_reports --source my_images/ --output-dir outputs/report --no-damage
+
+With damage: records for `data.agent_selection` in train.jsonl, validation.jsonl and test.jsonl, whose right answer is
+known because the damage is. Without: a report on the images as they are, for a trained model to read.
+Killed and started again, the same command keeps the pools that are finished.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.agent_selection import DEFAULT_SHARES, check_shares
+from data.aspects import (
+    ASPECTS,
+    EXACT_COPIES,
+    NEAR_COPIES,
+    Aspect,
+    aspects_of,
+    healthy_bounds,
+    remarkable_ids,
+    resolution_limit,
+)
+from data.damage import DAMAGES
+from data.damaged_pools import DamagedPool, DamageError, PoolDrawer, as_items
+from data.images import ImageError, open_image
+from data.measurements import Measurement, measure_pool, store_measurements
+from data.pools import Item, Pool
+from data.records import SPLITS, RecordError, write_json, write_jsonl
+from data.report_wording import OPENINGS, WORDINGS, choose
+from data.sources import SourceItem, load_all, load_splits
+
+RECORD_FILE = "record.json"
+MAX_IMAGES = 4
+AGENTS = tuple(aspect.agent for aspect in ASPECTS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every report depends on besides its own number; stored with it, so that a changed command starts anew.
+
+    Attributes:
+        shares: of training, validation and test.
+        images: sample images shown with a report.
+        damages: smallest and largest number of damages in a pool.
+    """
+
+    source: str
+    pool_size: int
+    seed: int
+    agents: tuple[str, ...]
+    images: int
+    damages: tuple[int, int]
+    shares: tuple[float, float, float]
+
+
+def format_number(value: float) -> str:
+    """At most two decimals and no trailing zeros, as a person would write it."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def agent_prompt(aspect: Aspect, side_limit: float) -> str:
+    """What the right answer tells an agent: the healthy bounds, in the grammar of `filter_agents/grammar.py`."""
+    if aspect == EXACT_COPIES:
+        return "drop exact copies"
+    if aspect == NEAR_COPIES:
+        return "drop near copies"
+    clauses = []
+    for quantity, bound in healthy_bounds(aspect, math.ceil(side_limit)).items():
+        name = quantity.replace("_", " ")
+        if bound.minimum is not None and bound.maximum is not None:
+            clauses.append(f"{name} between {format_number(bound.minimum)} and {format_number(bound.maximum)}")
+        elif bound.minimum is not None:
+            clauses.append(f"{name} at least {format_number(bound.minimum)}")
+        else:
+            clauses.append(f"{name} at most {format_number(bound.maximum)}")
+    return "keep " + ", ".join(clauses)
+
+
+def _aspect_sentence(
+    aspect: Aspect, items: list[Item], measurements: list[Measurement], split: str, rng: random.Random
+) -> str:
+    count = len(remarkable_ids(aspect, items, measurements))
+    sentences = WORDINGS[aspect].remarkable if count else WORDINGS[aspect].healthy
+    values = [getattr(row, aspect.quantities[0]) for row in measurements] if aspect.quantities else [0.0]
+    verb = "is" if count == 1 else "are"
+    return choose(rng, sentences, split).format(
+        count=count,
+        total=len(items),
+        of_images=f"{count} of {len(items)} images {verb}",
+        images_are=f"{count} image{'' if count == 1 else 's'} {verb}",
+        items_are=f"{count} item{'' if count == 1 else 's'} {verb}",
+        blown=round(100 * max(row.clipping for row in measurements)),
+        percent=round(100 * count / len(items)),
+        median=float(np.median(values)),
+        minimum=min(values),
+        extreme=max(values),
+    )
+
+
+def write_report(items: list[Item], measurements: list[Measurement], split: str, rng: random.Random) -> str:
+    """The text of a report, from the measurements alone: every aspect that can be judged, in random order."""
+    aspects = list(aspects_of(items))
+    rng.shuffle(aspects)
+    opening = choose(rng, OPENINGS, split).format(total=len(items))
+    return " ".join([opening, *(_aspect_sentence(aspect, items, measurements, split, rng) for aspect in aspects)])
+
+
+def _store_pool(folder: Path, drawn: DamagedPool) -> Pool:
+    """Writes images, items and measurements, and returns the pool."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "images").mkdir(parents=True)
+    items, measurements = as_items(drawn.members)
+    for item, member in zip(items, drawn.members, strict=True):
+        member.draft.image.save(folder / "images" / f"{item.id:04d}.png", compress_level=1)
+    stored = [item.model_copy(update={"image": f"images/{item.id:04d}.png"}) for item in items]
+    pool = Pool(folder, stored)
+    pool.save_items()
+    store_measurements(pool, measurements)
+    return pool
+
+
+def _make_record(name: str, split: str, output_dir: Path, settings: Settings, drawer: PoolDrawer) -> dict:
+    """Draws, stores and reports one pool; the record's paths are relative to `output_dir`."""
+    folder = output_dir / "pools" / name
+    finished = folder / RECORD_FILE
+    fingerprint = json.loads(json.dumps({**asdict(settings), "split": split}))
+    if finished.is_file():
+        content = json.loads(finished.read_text(encoding="utf-8"))
+        if content["settings"] == fingerprint:
+            return content["record"]
+    rng = random.Random(f"{settings.seed} {name}")
+    drawn = drawer.draw(rng)
+    pool = _store_pool(folder, drawn)
+    measurements = measure_pool(pool)
+    damaged = [DAMAGES[damage].aspect for damage in drawn.damage_of.values()]
+    aspects = [aspect for aspect in ASPECTS if aspect in damaged]
+    shown = rng.sample(pool.items, min(settings.images, len(pool)))
+    record = {
+        "id": name,
+        "report": write_report(pool.items, measurements, split, rng),
+        "ground_truth_agents": [aspect.agent for aspect in aspects],
+        "ground_truth_prompts": {
+            aspect.agent: agent_prompt(aspect, resolution_limit(measurements)) for aspect in aspects
+        },
+        "ground_truth_filtered_data": [item.id for item in pool.items if item.id not in drawn.damage_of],
+        "images": [f"pools/{name}/{item.image}" for item in shown],
+        "pool": f"pools/{name}",
+        "metadata": {"damage_of": {str(position): damage for position, damage in drawn.damage_of.items()}},
+    }
+    write_json(finished, {"settings": fingerprint, "record": record})
+    return record
+
+
+@lru_cache(maxsize=1)
+def _drawers(settings: Settings) -> dict[str, PoolDrawer]:
+    """One drawer a split; made once in each worker process."""
+    splits: dict[str, list[SourceItem]] = load_splits(settings.source, settings.shares, settings.seed)
+    return {
+        split: PoolDrawer(items, settings.pool_size, settings.agents, settings.damages)
+        for split, items in splits.items()
+        if items
+    }
+
+
+def _make_task(task: tuple[str, str, Path, Settings]) -> dict:
+    name, split, output_dir, settings = task
+    drawers = _drawers(settings)
+    if split not in drawers:
+        raise DamageError(f"--source {settings.source} has no images left for the {split} split")
+    return _make_record(name, split, output_dir, settings, drawers[split])
+
+
+def _split_sizes(reports: int, shares: tuple[float, float, float]) -> dict[str, int]:
+    train, validation = round(shares[0] * reports), round(shares[1] * reports)
+    return dict(zip(SPLITS, (train, validation, reports - train - validation), strict=True))
+
+
+def make_reports(output_dir: Path, reports: int, settings: Settings, workers: int) -> Iterator[tuple[str, int]]:
+    """Writes the pools and the records of every split; yields (split, number of records) as each is finished."""
+    for split, size in _split_sizes(reports, settings.shares).items():
+        tasks = [(f"{split}-{number:05d}", split, output_dir, settings) for number in range(size)]
+        with ProcessPoolExecutor(workers) as processes:
+            records = list(
+                tqdm(processes.map(_make_task, tasks, chunksize=4), total=size, desc=f"{split} reports", unit="report")
+            )
+        write_jsonl(output_dir / f"{split}.jsonl", records)
+        yield split, size
+
+
+def report_on_images(output_dir: Path, settings: Settings, workers: int) -> dict:
+    """Measures a source's images as they are and writes the report to `report.jsonl`.
+
+    Images stay where they are; `pool/items.jsonl` refers to them. At most `pool_size` are drawn at random.
+    """
+    rng = random.Random(settings.seed)
+    sources = load_all(settings.source)
+    if len(sources) > settings.pool_size:
+        sources = rng.sample(sources, settings.pool_size)
+    folder = output_dir / "pool"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    items = []
+    for number, source in enumerate(sources):
+        path = source.image
+        if not isinstance(path, str):
+            path = f"images/{number:06d}.png"
+            open_image(source.image).save(folder / path)
+        items.append(Item(id=number, image=path, question=source.question, answers=source.answers))
+    pool = Pool(folder, items)
+    pool.save_items()
+    measurements = measure_pool(pool, workers)
+    shown = rng.sample(items, min(settings.images, len(items)))
+    record = {
+        "id": "report",
+        "report": write_report(items, measurements, "train", rng),
+        "images": [str(Path("pool") / item.image) for item in shown],
+        "pool": "pool",
+    }
+    write_jsonl(output_dir / "report.jsonl", [record])
+    return record
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.quality_reports",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--source", required=True, help="easy_vqa, a folder of images, or a data set (path or Hub id)")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--reports", type=int, default=640, help="number of reports, all splits together")
+    parser.add_argument("--pool-size", type=int, default=12, help="items that a report is about")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--agent-list", nargs="+", choices=AGENTS, default=list(AGENTS), metavar="AGENT",
+                        help=f"agents whose damages may occur, of: {', '.join(AGENTS)}")  # fmt: skip
+    parser.add_argument("--damages", type=int, nargs=2, default=(1, 3), metavar=("LEAST", "MOST"),
+                        help="number of damages in a pool")  # fmt: skip
+    parser.add_argument("--images", type=int, default=1, help=f"sample images shown with a report, 0 to {MAX_IMAGES}")
+    parser.add_argument("--train-split", type=float, default=DEFAULT_SHARES[0])
+    parser.add_argument("--val-split", type=float, default=DEFAULT_SHARES[1])
+    parser.add_argument("--test-split", type=float, default=DEFAULT_SHARES[2])
+    parser.add_argument("--no-damage", action="store_true", help="report on the images as they are")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    arguments = parser.parse_args(argv)
+    if not 0 <= arguments.images <= MAX_IMAGES:
+        parser.error(f"--images: expected 0 to {MAX_IMAGES}, found {arguments.images}")
+    if not 1 <= arguments.damages[0] <= arguments.damages[1]:
+        parser.error(f"--damages: expected 1 <= LEAST <= MOST, found {arguments.damages}")
+    if arguments.pool_size < 4 and not arguments.no_damage:
+        parser.error(f"--pool-size: expected at least 4, found {arguments.pool_size}")
+    if arguments.reports < 1:
+        parser.error(f"--reports: expected at least 1, found {arguments.reports}")
+    shares = (arguments.train_split, arguments.val_split, arguments.test_split)
+    try:
+        check_shares(shares)
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parse_arguments(argv)
+    settings = Settings(
+        source=arguments.source,
+        pool_size=arguments.pool_size,
+        seed=arguments.seed,
+        agents=tuple(arguments.agent_list),
+        images=arguments.images,
+        damages=tuple(arguments.damages),
+        shares=(arguments.train_split, arguments.val_split, arguments.test_split),
+    )
+    try:
+        if arguments.no_damage:
+            record = report_on_images(arguments.output_dir, settings, arguments.workers)
+            print(record["report"])
+            print(f"written to {arguments.output_dir / 'report.jsonl'}")
+            return
+        for split, size in make_reports(arguments.output_dir, arguments.reports, settings, arguments.workers):
+            print(f"{size} {split} reports written to {arguments.output_dir / f'{split}.jsonl'}")
+    except (DamageError, ImageError, RecordError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Reading rows from files, checking them against a record type, and writing files that are never half-written.
+
+Every error names the file, the line (or row), the field, what was found and what was expected.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+MAX_ERRORS_SHOWN = 20
+SPLITS = ("train", "validation", "test")
+
+RecordType = TypeVar("RecordType", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a row stands: a line of a JSONL file, or an item of any other source (both counted from 1)."""
+
+    source: str
+    number: int
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.number}" if self.unit == "line" else f"{self.source}, {self.unit} {self.number}"
+
+
+class RecordError(ValueError):
+    """One or more malformed rows. `problems` holds a sentence for each."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        shown = "\n".join(problems[:MAX_ERRORS_SHOWN])
+        hidden = len(problems) - MAX_ERRORS_SHOWN
+        super().__init__(shown + (f"\n... and {hidden} more problems" if hidden > 0 else ""))
+
+
+class Malformed(str):
+    """Stands where a row should be that could not even be read; the text is the problem."""
+
+
+def _shorten(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def describe_problems(error: ValidationError, location: Location) -> list[str]:
+    """One sentence for each field that pydantic refused: place, field, what is wrong, what was found."""
+    problems = []
+    for item in error.errors(include_url=False):
+        field = ".".join(str(part) for part in item["loc"]) or "the row"
+        found = "missing" if item["type"] == "missing" else _shorten(item["input"])
+        problems.append(f"{location}: field '{field}': {item['msg']} (found {found})")
+    return problems
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[Location, Any]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            location = Location(str(path), number)
+            try:
+                yield location, json.loads(line)
+            except json.JSONDecodeError as error:
+                found = _shorten(line.decode("utf-8", errors="replace").strip())
+                yield location, Malformed(f"column {error.colno}: not valid JSON: {error.msg} (found {found})")
+            except UnicodeDecodeError as error:
+                yield location, Malformed(f"not UTF-8 text: {error.reason} at byte {error.start} of the line")
+
+
+def _read_json(path: Path) -> Iterator[tuple[Location, Any]]:
+    try:
+        content = json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise RecordError([f"{path}:{error.lineno}: column {error.colno}: not valid JSON: {error.msg}"]) from error
+    except UnicodeDecodeError as error:
+        raise RecordError([f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"]) from error
+    if not isinstance(content, list):
+        raise RecordError([f"{path}: expected a JSON list of objects, found {type(content).__name__}"])
+    for number, row in enumerate(content, start=1):
+        yield Location(str(path), number, "item"), row
+
+
+def _read_dataset(source: str, rows: Iterable[dict]) -> Iterator[tuple[Location, Any]]:
+    for number, row in enumerate(rows, start=1):
+        yield Location(source, number, "row"), row
+
+
+SPLIT_FILE_ENDINGS = (".jsonl", ".json", ".parquet")
+
+
+def _split_of_folder(folder: Path, split: str) -> Iterator[tuple[Location, Any]]:
+    for ending in SPLIT_FILE_ENDINGS:
+        if (folder / f"{split}{ending}").is_file():
+            return read_rows(folder / f"{split}{ending}")
+    if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+        from datasets import DatasetDict, load_from_disk
+
+        dataset = load_from_disk(str(folder))
+        if isinstance(dataset, DatasetDict):
+            if split not in dataset:
+                raise RecordError([f"{folder}: no split '{split}'; it has {', '.join(dataset)}"])
+            dataset = dataset[split]
+        return _read_dataset(str(folder), dataset)
+    names = " or ".join(f"{split}{ending}" for ending in SPLIT_FILE_ENDINGS)
+    raise RecordError([f"{folder}: found neither {names} nor a saved data set of the datasets library"])
+
+
+def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[Location, Any]]:
+    """Rows of a JSONL, JSON or parquet file, a folder with one such file (or HF split) a split, or a Hub data set.
+
+    Args:
+        source: path, or `owner/name` of a data set on the Hub.
+        split: which split of a folder or of a Hub data set; ignored for single files.
+
+    A line of JSONL that is not JSON comes as a `Malformed`, so that a reader can go on and report every problem.
+
+    Raises:
+        RecordError: no such file, no such split, or a JSON file that is not a list.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _split_of_folder(path, split)
+    if path.is_file() and path.suffix == ".jsonl":
+        return _read_jsonl(path)
+    if path.is_file() and path.suffix == ".json":
+        return _read_json(path)
+    if path.is_file() and path.suffix == ".parquet":
+        from datasets import Dataset
+
+        return _read_dataset(str(path), Dataset.from_parquet(str(path)))
+    if path.is_file():
+        endings = ", ".join(SPLIT_FILE_ENDINGS)
+        raise RecordError([f"{path}: cannot tell the format from the ending '{path.suffix}'; expected {endings}"])
+    if path.suffix or str(source).count("/") != 1 or str(source).startswith((".", "/")):
+        raise RecordError([f"{source}: no such file or folder"])
+    return _read_hub(str(source), split)
+
+
+def _read_hub(name: str, split: str) -> Iterator[tuple[Location, Any]]:
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset(name, split=split)
+    except Exception as error:
+        problem = f"{name}: no such file or folder here, and as a Hub data set it failed to load: {error}"
+        raise RecordError([problem]) from error
+    return _read_dataset(name, dataset)
+
+
+def parse_row(location: Location, row: Any, record_type: type[RecordType]) -> RecordType:
+    """Checks one row; raises a `RecordError` with every problem of it."""
+    if isinstance(row, Malformed):
+        raise RecordError([f"{location}: {row}"])
+    try:
+        return record_type.model_validate(row)
+    except ValidationError as error:
+        raise RecordError(describe_problems(error, location)) from error
+
+
+def parse_rows(rows: Iterable[tuple[Location, Any]], record_type: type[RecordType]) -> list[RecordType]:
+    """Checks every row and raises one `RecordError` that lists all problems, or returns all records."""
+    records, problems = [], []
+    for location, row in rows:
+        try:
+            records.append(parse_row(location, row, record_type))
+        except RecordError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise RecordError(problems)
+    return records
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[Any]:
+    """Opens a temporary file beside `path` and renames it into place when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoding = None if "b" in mode else "utf-8"
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, mode, encoding=encoding) as file:
+            yield file
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
+    """Writes one JSON object a line, atomically."""
+    with atomic_write(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes indented JSON, atomically."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")

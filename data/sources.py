@@ -1,0 +1,122 @@
+"""Where pools draw their images from: easy-VQA, a folder of images, or a data set of the datasets library.
+
+Every source gives items for a split. Images of different splits never overlap: easy-VQA has its own test images, the
+others are divided by a seeded shuffle.
+"""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.images import IMAGE_ENDINGS, ImageSource
+from data.records import SPLITS, RecordError
+
+EASY_VQA = "easy_vqa"
+
+
+@dataclass(frozen=True)
+class SourceItem:
+    """An image with the question and answers that come with it, if any."""
+
+    image: ImageSource
+    question: str = ""
+    answers: tuple[str, ...] = ()
+
+
+def _easy_vqa_part(questions: tuple, image_paths: dict) -> list[SourceItem]:
+    return [
+        SourceItem(image_paths[image_id], question, (answer,))
+        for question, answer, image_id in zip(*questions, strict=True)
+    ]
+
+
+def _easy_vqa() -> tuple[list[SourceItem], list[SourceItem]]:
+    try:
+        import easy_vqa
+    except ImportError as error:
+        raise RecordError(["--source easy_vqa needs the package: pip install 'vlm-posttrain[quickstart]'"]) from error
+    train = _easy_vqa_part(easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths())
+    return train, _easy_vqa_part(easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())
+
+
+def _as_answers(value) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    return tuple(answer["answer"] if isinstance(answer, dict) else str(answer) for answer in value)
+
+
+def _texts(row: dict) -> tuple[str, tuple[str, ...]]:
+    """Question and answers of a row, under the names that VQA data sets use."""
+    answers = row.get("answers", row.get("answer", row.get("multiple_choice_answer")))
+    return row.get("question") or "", _as_answers(answers)
+
+
+def _folder(folder: Path) -> list[SourceItem]:
+    """Images below a folder; texts from a `metadata.jsonl` as the datasets library's image folders have it."""
+    texts = {}
+    metadata = folder / "metadata.jsonl"
+    if metadata.is_file():
+        for line in metadata.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            texts[row["file_name"]] = _texts(row)
+    items = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_ENDINGS:
+            question, answers = texts.get(str(path.relative_to(folder)), ("", ()))
+            items.append(SourceItem(str(path.resolve()), question, answers))
+    if not items:
+        raise RecordError([f"{folder}: found no images below it (endings {', '.join(IMAGE_ENDINGS)})"])
+    return items
+
+
+def _hf_dataset(name: str) -> list[SourceItem]:
+    from datasets import DatasetDict, Image, concatenate_datasets, load_dataset, load_from_disk
+
+    try:
+        dataset = load_from_disk(name) if Path(name).is_dir() else load_dataset(name)
+    except Exception as error:
+        raise RecordError([f"--source {name}: not easy_vqa, no folder of images, no data set: {error}"]) from error
+    if isinstance(dataset, DatasetDict):
+        dataset = concatenate_datasets(list(dataset.values()))
+    column = next((name for name, feature in dataset.features.items() if isinstance(feature, Image)), None)
+    if column is None:
+        raise RecordError([f"--source {name}: no image column among {', '.join(dataset.column_names)}"])
+    dataset = dataset.cast_column(column, Image(decode=False))
+    return [SourceItem(row[column], *_texts(row)) for row in dataset]
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    return (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def load_all(source: str) -> list[SourceItem]:
+    """Every item of a source, splits together."""
+    path = Path(source)
+    if source == EASY_VQA:
+        train, test = _easy_vqa()
+        return train + test
+    if path.is_dir() and not _is_saved_dataset(path):
+        return _folder(path)
+    return _hf_dataset(source)
+
+
+def load_splits(source: str, shares: tuple[float, float, float], seed: int) -> dict[str, list[SourceItem]]:
+    """Items of each split, by the shares of training, validation and test; no image stands in two splits."""
+    rng = random.Random(seed)
+    if source == EASY_VQA:
+        train, test = _easy_vqa()
+        paths = sorted({item.image for item in train})
+        rng.shuffle(paths)
+        of_train = shares[0] / (shares[0] + shares[1]) if shares[1] else 1.0
+        for_training = set(paths[: round(of_train * len(paths))])
+        kept = [item for item in train if item.image in for_training]
+        held_out = [item for item in train if item.image not in for_training]
+        return dict(zip(SPLITS, (kept, held_out, test), strict=True))
+    items = load_all(source)
+    rng.shuffle(items)
+    first = round(shares[0] * len(items))
+    second = first + round(shares[1] * len(items))
+    return dict(zip(SPLITS, (items[:first], items[first:second], items[second:]), strict=True))
