@@ -1,0 +1,80 @@
+"""What every filtering agent is: a name, a description for the model that chooses, and a rule for what to keep."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from data.aspects import Aspect, healthy_bounds, resolution_limit
+from data.measurements import Bounds, pool_measurements
+from data.pools import ItemId, load_pool
+from filter_agents.grammar import Limits, parse_bounds
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What a prompt came to mean.
+
+    Attributes:
+        parameters: hashable; together with the agent and the data set it decides what is kept.
+        understood: False when the prompt could not be read and the agent's default was taken.
+    """
+
+    parameters: tuple
+    understood: bool
+
+
+class FilterAgent:
+    """Keeps some ids of a pool. Subclasses set `name` and `description` and define `read_prompt` and `keep`."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    """One line, shown to the model that selects agents."""
+
+    def read_prompt(self, prompt: str) -> Instruction:
+        """What the prompt says, or the agent's default if it cannot be read."""
+        raise NotImplementedError
+
+    def keep(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
+        """Ids that remain, in the pool's order.
+
+        Args:
+            pool_folder: see `data.pools.load_pool`.
+            parameters: of the `Instruction`.
+        """
+        raise NotImplementedError
+
+
+class BoundsAgent(FilterAgent):
+    """Keeps the items whose quantities lie within bounds; a quantity that the prompt does not bound is ignored.
+
+    Subclasses name an aspect and the values that its quantities can have. Default: the healthy bounds of all of them
+    (`data.measurements.HEALTHY`).
+    """
+
+    aspect: ClassVar[Aspect]
+    limits: ClassVar[tuple[Limits, ...]]
+
+    def read_prompt(self, prompt: str) -> Instruction:
+        bounds = parse_bounds(prompt, dict(zip(self.aspect.quantities, self.limits, strict=True)))
+        return Instruction(() if bounds is None else tuple(sorted(bounds.items())), bounds is not None)
+
+    def keep(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
+        measurements = pool_measurements(pool_folder)
+        bounds: dict[str, Bounds] = dict(parameters)
+        if not bounds:
+            bounds = healthy_bounds(self.aspect, resolution_limit(measurements))
+        return [
+            row.id
+            for row in measurements
+            if all(bound.contains(getattr(row, quantity)) for quantity, bound in bounds.items())
+        ]
+
+
+class CopiesAgent(FilterAgent):
+    """Drops the later of items that are copies of one another; subclasses say what a copy is."""
+
+    def copies(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
+        raise NotImplementedError
+
+    def keep(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
+        dropped = set(self.copies(pool_folder, parameters))
+        return [item_id for item_id in load_pool(pool_folder).ids if item_id not in dropped]

@@ -1,0 +1,68 @@
+"""Runs the agents that a model selected on the data set that its report was about."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from data.pools import ItemId, load_pool
+from filter_agents.base import FilterAgent, Instruction
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a selection did.
+
+    Attributes:
+        kept: ids that every agent kept, in the pool's order.
+        unread_prompts: prompts that could not be read, so that the agent's default was taken.
+        unknown_agents: names that no agent has; they do nothing.
+    """
+
+    kept: list[ItemId]
+    unread_prompts: int = 0
+    unknown_agents: int = 0
+
+
+class Executor:
+    """Runs selections of agents, remembering what each (data set, agent, parameters) kept.
+
+    Args:
+        agents: by name, from `filter_agents.registry.build_agents`.
+        cache_size: results remembered; the oldest are forgotten first.
+    """
+
+    def __init__(self, agents: dict[str, FilterAgent], cache_size: int = 65_536):
+        self.agents = agents
+        self.cache_size = cache_size
+        self._cache: OrderedDict[tuple, frozenset[ItemId]] = OrderedDict()
+
+    def _keep(self, pool_folder: str, name: str, instruction: Instruction) -> frozenset[ItemId]:
+        key = (pool_folder, name, instruction.parameters)
+        if key not in self._cache:
+            self._cache[key] = frozenset(self.agents[name].keep(pool_folder, instruction.parameters))
+            if len(self._cache) > self.cache_size:
+                self._cache.popitem(last=False)
+        return self._cache[key]
+
+    def run(self, pool_folder: str, prompts: dict[str, str]) -> Outcome:
+        """What remains of a pool.
+
+        Args:
+            pool_folder: the data set (`data/pools.py`).
+            prompts: agent name -> the prompt written for it.
+
+        Returns:
+            The items that all selected agents keep: everything for an empty selection, nothing for one that names
+            only unknown agents (it cannot be carried out).
+        """
+        known = [name for name in prompts if name in self.agents]
+        unknown = len(prompts) - len(known)
+        if prompts and not known:
+            return Outcome([], unknown_agents=unknown)
+        kept = load_pool(pool_folder).ids
+        unread = 0
+        for name in known:
+            instruction = self.agents[name].read_prompt(prompts[name])
+            unread += not instruction.understood
+            allowed = self._keep(pool_folder, name, instruction)
+            kept = [item_id for item_id in kept if item_id in allowed]
+        return Outcome(kept, unread, unknown)

@@ -1,0 +1,83 @@
+"""The only list of agent names, and how the agents of a recipe are made from it.
+
+In a recipe, `agents` is a list of entries, each of them
+
+    blur_filter                                  a name from `AGENTS`
+    my_package.my_module.MyAgent                 dotted path of a `FilterAgent` of your own
+    {name: vlm_judge, model: Qwen/Qwen2-VL-2B-Instruct, batch_size: 16}    either, with arguments
+"""
+
+import importlib
+import inspect
+from collections.abc import Sequence
+
+from filter_agents.base import FilterAgent
+
+AGENTS = {
+    "blur_filter": "filter_agents.measured.BlurFilter",
+    "exposure_filter": "filter_agents.measured.ExposureFilter",
+    "resolution_filter": "filter_agents.measured.ResolutionFilter",
+    "aspect_ratio_filter": "filter_agents.measured.AspectRatioFilter",
+    "exact_duplicate_filter": "filter_agents.duplicates.ExactDuplicateFilter",
+    "near_duplicate_filter": "filter_agents.duplicates.NearDuplicateFilter",
+    "text_length_filter": "filter_agents.measured.TextLengthFilter",
+    "answer_consistency_filter": "filter_agents.measured.AnswerConsistencyFilter",
+    "vlm_judge": "filter_agents.vlm_judge.VlmJudge",
+}
+DEFAULT_AGENTS = tuple(name for name in AGENTS if name != "vlm_judge")
+"""All that need no model."""
+
+AgentSpec = str | dict
+
+
+class AgentError(ValueError):
+    """An entry of `agents` that names no agent, or gives it arguments that it does not take."""
+
+
+def import_dotted(path: str, what: str, known: Sequence[str]):
+    """The object at a dotted path.
+
+    Raises:
+        ValueError: lists the known names.
+    """
+    module_name, _, attribute = path.rpartition(".")
+    if not module_name:
+        raise ValueError(f"unknown {what} '{path}'; expected one of {', '.join(known)}, or a dotted path to your own")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{what} '{path}': cannot be imported ({error}); known names: {', '.join(known)}") from error
+
+
+def build_agent(spec: AgentSpec) -> FilterAgent:
+    """The agent that one entry of a recipe's `agents` describes.
+
+    Raises:
+        AgentError: see the class.
+    """
+    arguments = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = arguments.pop("name", None)
+    if not isinstance(name, str):
+        raise AgentError(f"an entry of agents needs a 'name', found {spec!r}")
+    try:
+        factory = import_dotted(AGENTS.get(name, name), "agent", list(AGENTS))
+    except ValueError as error:
+        raise AgentError(str(error)) from error
+    if not (inspect.isclass(factory) and issubclass(factory, FilterAgent)):
+        raise AgentError(f"agent '{name}': expected a subclass of filter_agents.base.FilterAgent, found {factory!r}")
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise AgentError(f"agent '{name}': {error}; it takes {inspect.signature(factory)}") from error
+    return factory(**arguments)
+
+
+def build_agents(specs: Sequence[AgentSpec] | None = None) -> dict[str, FilterAgent]:
+    """Agents by name, in the order given; by default every built-in one that needs no model."""
+    agents: dict[str, FilterAgent] = {}
+    for spec in specs if specs is not None else DEFAULT_AGENTS:
+        agent = build_agent(spec)
+        if agent.name in agents:
+            raise AgentError(f"agent '{agent.name}' stands twice in agents")
+        agents[agent.name] = agent
+    return agents

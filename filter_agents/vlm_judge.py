@@ -1,0 +1,58 @@
+"""An agent that asks a vision-language model about every image."""
+
+from functools import cached_property
+
+from tqdm import tqdm
+
+from data.images import load_for_qwen
+from data.pools import ItemId, load_pool
+from filter_agents.base import FilterAgent, Instruction
+
+DEFAULT_QUESTION = "Is this a clear and useful image?"
+MAX_QUESTION_LENGTH = 500
+
+
+class VlmJudge(FilterAgent):
+    """Keeps the images for which a model finds "yes" likelier than "no" as its answer to the prompt.
+
+    The prompt is the question, cut after 500 characters. Default for an empty prompt: whether the image is clear and
+    useful.
+
+    Args:
+        model: folder or Hub id of a Qwen2-VL; loaded at the first use.
+        batch_size: images a forward pass.
+        max_pixels: largest width * height that the judge sees.
+    """
+
+    name = "vlm_judge"
+    description = "keeps images for which a model answers the prompt, a question, with yes"
+
+    def __init__(self, model: str, batch_size: int = 8, max_pixels: int = 512 * 512):
+        self.model_name = model
+        self.batch_size = batch_size
+        self.max_pixels = max_pixels
+
+    @cached_property
+    def _loaded(self):
+        from models.generation import load_vlm
+
+        return load_vlm(self.model_name)
+
+    def read_prompt(self, prompt: str) -> Instruction:
+        question = " ".join(prompt[:MAX_QUESTION_LENGTH].split())
+        return Instruction((question or DEFAULT_QUESTION,), bool(question))
+
+    def keep(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
+        from models.generation import answers_yes
+
+        model, processor = self._loaded
+        patch_size = model.config.vision_config.patch_size
+        pool = load_pool(pool_folder)
+        kept = []
+        starts = range(0, len(pool), self.batch_size)
+        for start in tqdm(starts, desc="judging", unit="batch", disable=len(starts) < 10):
+            items = pool.items[start : start + self.batch_size]
+            images = [load_for_qwen(str(pool.image_path(item)), 0, self.max_pixels, patch_size) for item in items]
+            answers = answers_yes(model, processor, images, *parameters)
+            kept.extend(item.id for item, yes in zip(items, answers, strict=True) if yes)
+        return kept

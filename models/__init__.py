@@ -1,0 +1,1 @@
+"""Policies and scorers. Imports none of the other rooms."""

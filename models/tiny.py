@@ -1,0 +1,214 @@
+"""A small Qwen2-VL with random weights, of the real classes, for machines without internet or accelerator.
+
+    python -m models.tiny --output-dir outputs/tiny --corpus outputs/data/train.jsonl
+
+Saves model, tokenizer and processor, loadable by `AutoModelForImageTextToText` and `AutoProcessor`. The tokenizer is a
+byte-level BPE with Qwen2's pre-tokenisation, trained on the corpus (any text file) so that its sequences are short.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+PATCH_SIZE = 8
+MERGE_SIZE = 2
+MAX_PIXELS = 64 * 64
+"""16 visual tokens for the largest image."""
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+# ChatML with vision blocks, as Qwen2-VL writes it.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if loop.first and message['role'] != 'system' -%}
+{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
+{%- endif -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['content'] is string -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}
+{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+{%- elif part['type'] == 'video' -%}
+{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+{%- else -%}
+{{- part['text'] -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+"""
+
+DEFAULT_CORPUS = (
+    "You are a helpful assistant. system user assistant",
+    "You select filtering agents for a data set. Read the report and choose the agents that mend what stands out, "
+    "with a prompt for each. The report shows what to filter. Agents: Answer in this format, one agent element for "
+    "each: drops blurry, dark, washed out, tiny, pixelated images, long strips, exact or near copies, cut or padded "
+    "questions with contradicting answers; keep what is good",
+    "<selection><reasoning>why</reasoning><agents><agent><name>agent name</name><prompt>what to keep</prompt></agent>"
+    "<agent><name></name><prompt></prompt></agent></agents></selection>",
+    "Answer the question about the image with a single word or phrase. what color is the shape? what shape is in "
+    "the image? is there a red circle? yes no blue green gray teal black yellow brown triangle rectangle <answer>",
+    "0 1 2 3 4 5 6 7 8 9",
+)
+
+
+def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024):
+    """A `Qwen2Tokenizer` with a small vocabulary, trained on texts."""
+    from tokenizers import Tokenizer, pre_tokenizers, trainers
+    from tokenizers.models import BPE
+    from transformers import Qwen2Tokenizer
+
+    bpe = Tokenizer(BPE())
+    bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIAL_TOKENS), initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(corpus, trainer)
+    trained = json.loads(bpe.to_str())["model"]
+    return Qwen2Tokenizer(
+        vocab=trained["vocab"],
+        merges=[tuple(merge) for merge in trained["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=[token for token in SPECIAL_TOKENS if token not in ("<|im_end|>", "<|endoftext|>")],
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_processor(tokenizer, max_pixels: int = MAX_PIXELS):
+    """A `Qwen2VLProcessor` for images of at most `max_pixels` pixels."""
+    from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    sizes = {
+        "patch_size": PATCH_SIZE,
+        "merge_size": MERGE_SIZE,
+        "size": {"shortest_edge": (PATCH_SIZE * MERGE_SIZE) ** 2, "longest_edge": max_pixels},
+    }
+    return Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**sizes),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_model(tokenizer, hidden_size: int = 128, layers: int = 2, initializer_range: float = 0.08, seed: int = 0):
+    """A `Qwen2VLForConditionalGeneration` with random float32 weights.
+
+    Args:
+        hidden_size: of the language model; a multiple of 32, the width of a head.
+        initializer_range: standard deviation of the initial weights. At this size the usual 0.02 does not learn.
+    """
+    from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration, set_seed
+
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    heads = hidden_size // 32
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": hidden_size,
+            "intermediate_size": 4 * hidden_size,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": max(1, heads // 2),
+            "max_position_embeddings": 4096,
+            "initializer_range": initializer_range,
+            # Sections for time, height and width add up to half of a head's 32 dimensions.
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
+            "bos_token_id": None,
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 2,
+            "embed_dim": 64,
+            "hidden_size": hidden_size,  # width of the language model, by Qwen2-VL's naming
+            "num_heads": 2,
+            "patch_size": PATCH_SIZE,
+            "spatial_merge_size": MERGE_SIZE,
+            "initializer_range": initializer_range,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+    set_seed(seed)
+    model = Qwen2VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]], pad_token_id=ids["<|endoftext|>"]
+    )
+    return model
+
+
+def _read_corpus(path: Path) -> list[str]:
+    """Lines of a text file; of a JSONL file, the strings in its rows."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if path.suffix != ".jsonl":
+        return lines
+    return [text for line in lines if line.strip() for text in _strings(json.loads(line))]
+
+
+def _strings(value) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield key
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m models.tiny", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
+    parser.add_argument("--corpus", type=Path, help="text or JSONL file that the tokenizer is trained on")
+    parser.add_argument("--vocab-size", type=int, default=1024)
+    parser.add_argument("--hidden-size", type=int, default=128, help="a multiple of 32")
+    parser.add_argument("--layers", type=int, default=2)
+    arguments = parser.parse_args(argv)
+    if arguments.hidden_size < 32 or arguments.hidden_size % 32:
+        parser.error(f"--hidden-size: expected a multiple of 32, found {arguments.hidden_size}")
+    if arguments.vocab_size < 256 + len(SPECIAL_TOKENS):
+        least = 256 + len(SPECIAL_TOKENS)
+        parser.error(
+            f"--vocab-size: expected at least {least} (bytes and special tokens), found {arguments.vocab_size}"
+        )
+    corpus = list(DEFAULT_CORPUS)
+    if arguments.corpus is not None:
+        if not arguments.corpus.is_file():
+            sys.exit(f"error: --corpus {arguments.corpus}: no such file")
+        corpus += _read_corpus(arguments.corpus)
+    tokenizer = build_tokenizer(corpus, arguments.vocab_size)
+    model = build_model(tokenizer, arguments.hidden_size, arguments.layers, seed=arguments.seed)
+    model.save_pretrained(arguments.output_dir)
+    build_processor(tokenizer).save_pretrained(arguments.output_dir)
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, written to {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    main()
