@@ -17,7 +17,6 @@ Paths are relative to the file they stand in. `pool` is the folder of the data s
 import argparse
 import hashlib
 import os
-import random
 import sys
 import warnings
 from collections.abc import Iterable
@@ -26,13 +25,22 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
 
-from data.images import ImageSource, check_images, open_image
+from data.images import ImageSource, check_images, open_image, resolve_images, resolve_path
 from data.pools import ITEMS_FILE, ItemId
-from data.records import SPLITS, Location, RecordError, atomic_write, parse_row, read_rows, write_json, write_jsonl
+from data.records import (
+    Location,
+    RecordError,
+    atomic_write,
+    base_folder,
+    parse_row,
+    read_rows,
+    write_json,
+    write_jsonl,
+)
+from data.splits import Shares, add_share_arguments, divide, read_share_arguments
 
 MAX_IMAGES = 4
 FORMATS = ("hf", "json", "jsonl")
-DEFAULT_SHARES = (0.8, 0.1, 0.1)
 
 
 class AgentSelectionRecord(BaseModel):
@@ -81,13 +89,9 @@ class RawReport(BaseModel):
     filtered_datasets: list[FilteredDataset]
 
 
-def _resolve(path: str, base: Path) -> str:
-    return os.path.normpath(base / path)  # an absolute path stays as it is
-
-
 def _with_absolute_paths(record: AgentSelectionRecord, base: Path) -> AgentSelectionRecord:
-    images = [_resolve(image, base) if isinstance(image, str) else image for image in record.images]
-    pool = None if record.pool is None else _resolve(record.pool, base)
+    images = resolve_images(record.images, base)
+    pool = None if record.pool is None else resolve_path(record.pool, base)
     return record.model_copy(update={"images": images, "pool": pool})
 
 
@@ -157,32 +161,9 @@ def parse_records(
     return records
 
 
-def base_folder(source: str | Path) -> Path:
-    """Where relative paths of a file's or folder's records start."""
-    path = Path(source)
-    return (path if path.is_dir() else path.parent).resolve()
-
-
 def load_records(source: str | Path, split: str = "train", check_files: bool = True) -> list[AgentSelectionRecord]:
     """Records of a file, or of one split of a folder or Hub data set; see `data.records.read_rows`."""
     return parse_records(read_rows(source, split), base_folder(source), check_files=check_files)
-
-
-def check_shares(shares: tuple[float, float, float]) -> None:
-    """Raises `ValueError` unless the shares of training, validation and test add up to 1."""
-    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"the shares of training, validation and test must add up to 1, found {shares}")
-
-
-def split_records(records: list, shares: tuple[float, float, float], seed: int) -> dict[str, list]:
-    """A seeded shuffle cut into training, validation and test; sizes are rounded, the test split takes the rest."""
-    check_shares(shares)
-    shuffled = list(records)
-    random.Random(seed).shuffle(shuffled)
-    first = round(shares[0] * len(shuffled))
-    second = first + round(shares[1] * len(shuffled))
-    parts = (shuffled[:first], shuffled[first:second], shuffled[second:])
-    return dict(zip(SPLITS, parts, strict=True))
 
 
 def _image_path(image: ImageSource, base: Path) -> str:
@@ -248,7 +229,7 @@ def write_splits(splits: dict[str, list[AgentSelectionRecord]], output_dir: Path
     write_json(output_dir / "metadata.json", {"format": file_format, "sizes": sizes, "agents": agents})
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares]:
     parser = argparse.ArgumentParser(
         prog="python -m data.agent_selection",
         description=__doc__,
@@ -256,9 +237,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("input", type=Path, help="JSON or JSONL file (or parquet, or a saved data set)")
     parser.add_argument("--output-dir", type=Path, help="where to write (not needed with --validate-only)")
-    parser.add_argument("--train-split", type=float, default=DEFAULT_SHARES[0])
-    parser.add_argument("--val-split", type=float, default=DEFAULT_SHARES[1])
-    parser.add_argument("--test-split", type=float, default=DEFAULT_SHARES[2])
+    add_share_arguments(parser)
     parser.add_argument("--seed", type=int, default=42, help="of the shuffle before splitting")
     parser.add_argument("--agent-list", nargs="+", metavar="AGENT", help="agents of raw reports that name none")
     parser.add_argument("--format", choices=FORMATS, default="hf")
@@ -266,23 +245,19 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.output_dir is None and not arguments.validate_only:
         parser.error("--output-dir is needed unless --validate-only is given")
-    return arguments
+    return arguments, read_share_arguments(parser, arguments)
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = _parse_arguments(argv)
-    shares = (arguments.train_split, arguments.val_split, arguments.test_split)
+    arguments, shares = _parse_arguments(argv)
     try:
-        check_shares(shares)
         records = parse_records(read_rows(arguments.input), base_folder(arguments.input), arguments.agent_list)
     except RecordError as error:
         sys.exit("\n".join([*error.problems, f"error: {len(error.problems)} problems in {arguments.input}"]))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     print(f"{arguments.input}: {len(records)} valid records")
     if arguments.validate_only:
         return
-    splits = split_records(records, shares, arguments.seed)
+    splits = divide(records, shares, arguments.seed)
     write_splits(splits, arguments.output_dir, arguments.format)
     sizes = ", ".join(f"{len(part)} {name}" for name, part in splits.items())
     print(f"written to {arguments.output_dir} as {arguments.format}: {sizes}")

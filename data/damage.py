@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from data.aspects import (
@@ -64,7 +65,10 @@ def _underexpose(draft: Draft, rng: random.Random, _: list[str]) -> Draft:
 
 
 def _overexpose(draft: Draft, rng: random.Random, _: list[str]) -> Draft:
-    return replace(draft, image=ImageEnhance.Brightness(draft.image).enhance(rng.uniform(1.3, 1.8)))
+    """Bright enough to blow out at least four fifths of the pixels."""
+    dark_fifth = float(np.quantile(np.asarray(draft.image.convert("L")), 0.2)) / 255
+    gain = rng.uniform(1.1, 1.4) / max(dark_fifth, 0.02)
+    return replace(draft, image=ImageEnhance.Brightness(draft.image).enhance(gain))
 
 
 def _pixelate(draft: Draft, rng: random.Random, _: list[str]) -> Draft:

@@ -101,7 +101,10 @@ class PoolDrawer:
             pool = self._draw_once(rng)
             if self._is_as_planned(pool):
                 return pool
-        raise DamageError(f"no pool of {self.pool_size} items could be damaged as planned in {ATTEMPTS} attempts")
+        raise DamageError(
+            f"no pool of {self.pool_size} items could be damaged as planned in {ATTEMPTS} attempts; this split of the "
+            f"source has {len({str(source.image) for source in self.sources})} images, more may be needed"
+        )
 
     def _draw_once(self, rng: random.Random) -> DamagedPool:
         plan = self._plan(rng)

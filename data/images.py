@@ -1,6 +1,7 @@
 """Opening images with clear errors, and reading them the way Qwen2-VL does (through qwen-vl-utils)."""
 
 import io
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -23,6 +24,16 @@ ImageSource = str | Path | dict | Image.Image
 
 class ImageError(ValueError):
     """An image that cannot be used; the message names it and says why."""
+
+
+def resolve_path(path: str, base: Path) -> str:
+    """An absolute path; one that is absolute already stays as it is."""
+    return os.path.normpath(base / path)
+
+
+def resolve_images(images: list[ImageSource], base: Path) -> list[ImageSource]:
+    """Images with absolute paths, where they are paths."""
+    return [resolve_path(image, base) if isinstance(image, str) else image for image in images]
 
 
 def describe_source(source: Any) -> str:

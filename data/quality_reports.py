@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.agent_selection import DEFAULT_SHARES, check_shares
 from data.aspects import (
     ASPECTS,
     EXACT_COPIES,
@@ -40,9 +39,10 @@ from data.damaged_pools import DamagedPool, DamageError, PoolDrawer, as_items
 from data.images import ImageError, open_image
 from data.measurements import Measurement, measure_pool, store_measurements
 from data.pools import Item, Pool
-from data.records import SPLITS, RecordError, write_json, write_jsonl
+from data.records import RecordError, write_json, write_jsonl
 from data.report_wording import OPENINGS, WORDINGS, choose
 from data.sources import SourceItem, load_all, load_splits
+from data.splits import SPLITS, Shares, add_share_arguments, read_share_arguments, split_sizes
 
 RECORD_FILE = "record.json"
 MAX_IMAGES = 4
@@ -65,7 +65,7 @@ class Settings:
     agents: tuple[str, ...]
     images: int
     damages: tuple[int, int]
-    shares: tuple[float, float, float]
+    shares: Shares
 
 
 def format_number(value: float) -> str:
@@ -185,14 +185,9 @@ def _make_task(task: tuple[str, str, Path, Settings]) -> dict:
     return _make_record(name, split, output_dir, settings, drawers[split])
 
 
-def _split_sizes(reports: int, shares: tuple[float, float, float]) -> dict[str, int]:
-    train, validation = round(shares[0] * reports), round(shares[1] * reports)
-    return dict(zip(SPLITS, (train, validation, reports - train - validation), strict=True))
-
-
 def make_reports(output_dir: Path, reports: int, settings: Settings, workers: int) -> Iterator[tuple[str, int]]:
     """Writes the pools and the records of every split; yields (split, number of records) as each is finished."""
-    for split, size in _split_sizes(reports, settings.shares).items():
+    for split, size in zip(SPLITS, split_sizes(reports, settings.shares), strict=True):
         tasks = [(f"{split}-{number:05d}", split, output_dir, settings) for number in range(size)]
         with ProcessPoolExecutor(workers) as processes:
             records = list(
@@ -234,7 +229,7 @@ def report_on_images(output_dir: Path, settings: Settings, workers: int) -> dict
     return record
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares]:
     parser = argparse.ArgumentParser(
         prog="python -m data.quality_reports",
         description=__doc__,
@@ -250,9 +245,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--damages", type=int, nargs=2, default=(1, 3), metavar=("LEAST", "MOST"),
                         help="number of damages in a pool")  # fmt: skip
     parser.add_argument("--images", type=int, default=1, help=f"sample images shown with a report, 0 to {MAX_IMAGES}")
-    parser.add_argument("--train-split", type=float, default=DEFAULT_SHARES[0])
-    parser.add_argument("--val-split", type=float, default=DEFAULT_SHARES[1])
-    parser.add_argument("--test-split", type=float, default=DEFAULT_SHARES[2])
+    add_share_arguments(parser)
     parser.add_argument("--no-damage", action="store_true", help="report on the images as they are")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     arguments = parser.parse_args(argv)
@@ -264,16 +257,11 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--pool-size: expected at least 4, found {arguments.pool_size}")
     if arguments.reports < 1:
         parser.error(f"--reports: expected at least 1, found {arguments.reports}")
-    shares = (arguments.train_split, arguments.val_split, arguments.test_split)
-    try:
-        check_shares(shares)
-    except ValueError as error:
-        parser.error(str(error))
-    return arguments
+    return arguments, read_share_arguments(parser, arguments)
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = _parse_arguments(argv)
+    arguments, shares = _parse_arguments(argv)
     settings = Settings(
         source=arguments.source,
         pool_size=arguments.pool_size,
@@ -281,7 +269,7 @@ def main(argv: list[str] | None = None) -> None:
         agents=tuple(arguments.agent_list),
         images=arguments.images,
         damages=tuple(arguments.damages),
-        shares=(arguments.train_split, arguments.val_split, arguments.test_split),
+        shares=shares,
     )
     try:
         if arguments.no_damage:

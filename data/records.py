@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 MAX_ERRORS_SHOWN = 20
-SPLITS = ("train", "validation", "test")
 
 RecordType = TypeVar("RecordType", bound=BaseModel)
 
@@ -177,6 +176,12 @@ def parse_rows(rows: Iterable[tuple[Location, Any]], record_type: type[RecordTyp
     if problems:
         raise RecordError(problems)
     return records
+
+
+def base_folder(source: str | Path) -> Path:
+    """Where relative paths in a file's or folder's rows start."""
+    path = Path(source)
+    return (path if path.is_dir() else path.parent).resolve()
 
 
 @contextmanager

@@ -60,7 +60,7 @@ WORDINGS: dict[Aspect, Wording] = {
         remarkable=(
             (BOTH, "{of_images} too small (down to {minimum:.0f} pixels)."),
             (BOTH, "Resolution is low: {percent}% are pixelated or tiny."),
-            (TRAIN, "Resolution is a problem, {count} images have as few as {minimum:.0f} pixels a side."),
+            (TRAIN, "Resolution is a problem, {images_are} small, the smallest with {minimum:.0f} pixels a side."),
             (TEST, "Tiny or pixelated images are a problem: {count} of {total}."),
         ),
         healthy=(
@@ -74,7 +74,7 @@ WORDINGS: dict[Aspect, Wording] = {
         remarkable=(
             (BOTH, "{of_images} long strips (aspect ratio up to {extreme:.1f})."),
             (BOTH, "Shapes are odd: {percent}% are padded to strips."),
-            (TRAIN, "Aspect ratio is a problem, it reaches {extreme:.1f} in {count} images."),
+            (TRAIN, "Aspect ratio is a problem, it reaches {extreme:.1f}, {images_are} strips."),
             (TEST, "Long strips are a problem: the aspect ratio reaches {extreme:.1f}."),
         ),
         healthy=(

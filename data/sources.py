@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.images import IMAGE_ENDINGS, ImageSource
-from data.records import SPLITS, RecordError
+from data.records import RecordError
+from data.splits import SPLITS, Shares, divide
 
 EASY_VQA = "easy_vqa"
 
@@ -103,7 +104,7 @@ def load_all(source: str) -> list[SourceItem]:
     return _hf_dataset(source)
 
 
-def load_splits(source: str, shares: tuple[float, float, float], seed: int) -> dict[str, list[SourceItem]]:
+def load_splits(source: str, shares: Shares, seed: int) -> dict[str, list[SourceItem]]:
     """Items of each split, by the shares of training, validation and test; no image stands in two splits."""
     rng = random.Random(seed)
     if source == EASY_VQA:
@@ -115,8 +116,4 @@ def load_splits(source: str, shares: tuple[float, float, float], seed: int) -> d
         kept = [item for item in train if item.image in for_training]
         held_out = [item for item in train if item.image not in for_training]
         return dict(zip(SPLITS, (kept, held_out, test), strict=True))
-    items = load_all(source)
-    rng.shuffle(items)
-    first = round(shares[0] * len(items))
-    second = first + round(shares[1] * len(items))
-    return dict(zip(SPLITS, (items[:first], items[first:second], items[second:]), strict=True))
+    return divide(load_all(source), shares, seed)

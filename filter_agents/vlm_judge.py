@@ -34,7 +34,7 @@ class VlmJudge(FilterAgent):
 
     @cached_property
     def _loaded(self):
-        from models.generation import load_vlm
+        from models.loading import load_vlm
 
         return load_vlm(self.model_name)
 

@@ -7,31 +7,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-"""Qwen2-VL's tokens that stand for pictures. In generated text, one would promise an image that is not there."""
+from models.loading import vision_token_ids
 
 Conversation = list[dict[str, Any]]
-
-
-def vision_token_ids(tokenizer) -> list[int]:
-    """Ids of the vision tokens that this tokenizer has."""
-    ids = [tokenizer.convert_tokens_to_ids(token) for token in VISION_TOKENS]
-    return [token_id for token_id in ids if token_id is not None and token_id != tokenizer.unk_token_id]
-
-
-def load_vlm(name_or_path: str, device: str | torch.device | None = None, dtype: str | torch.dtype = "auto"):
-    """Model and processor of a folder or Hub id, ready to generate.
-
-    Args:
-        device: where to put the model; by default an accelerator if there is one.
-    """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        device = accelerator or "cpu"
-    model = AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype).to(device).eval()
-    return model, AutoProcessor.from_pretrained(name_or_path, padding_side="left")
 
 
 @contextmanager

@@ -1,0 +1,183 @@
+"""Records of visual question answering: an image, a question, and the answers of annotators.
+
+    python -m data.vqa --source easy_vqa --output-dir outputs/vqa
+    python -m data.vqa --questions Q.json --annotations A.json --image-dir val2014/ --output-dir outputs/vqa
+
+The second form reads the official VQAv2 and OK-VQA files. Record:
+
+    {"image" | "images": path(s), "question", "answers": [str], "question_type"?, "answer_type"?, "id"?}
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationInfo, field_validator, model_validator
+
+from data.images import IMAGE_ENDINGS, check_images, resolve_images
+from data.pools import ItemId
+from data.records import Location, RecordError, base_folder, parse_row, read_rows, write_jsonl
+from data.sources import EASY_VQA, load_splits
+from data.splits import Shares, add_share_arguments, read_share_arguments
+
+MAX_IMAGES = 4
+
+
+class VqaRecord(BaseModel):
+    """One question about one image or a few."""
+
+    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
+
+    question: StrictStr = Field(min_length=1)
+    answers: list[StrictStr] = Field(min_length=1)
+    images: list[Any] = Field(min_length=1, max_length=MAX_IMAGES)
+    question_type: StrictStr | None = None
+    answer_type: StrictStr | None = None
+    id: ItemId | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_image(cls, row: Any) -> Any:
+        if isinstance(row, dict) and "images" not in row and row.get("image") is not None:
+            return {**row, "images": [row["image"]]}
+        return row
+
+    @field_validator("answers", mode="before")
+    @classmethod
+    def _answers_as_texts(cls, answers: Any, _: ValidationInfo) -> Any:
+        if isinstance(answers, list):
+            return [answer.get("answer") if isinstance(answer, dict) else answer for answer in answers]
+        return answers
+
+
+def parse_records(rows: Iterable[tuple[Location, Any]], base: Path, check_files: bool = True) -> list[VqaRecord]:
+    """Records with absolute image paths.
+
+    Raises:
+        RecordError: lists every problem of every row.
+    """
+    records, problems, images = [], [], []
+    for location, row in rows:
+        try:
+            record = parse_row(location, row, VqaRecord)
+        except RecordError as error:
+            problems.extend(error.problems)
+            continue
+        record = record.model_copy(update={"images": resolve_images(record.images, base)})
+        images.extend((str(location), image) for image in record.images)
+        records.append(record)
+    if check_files:
+        problems.extend(check_images(images))
+    if problems:
+        raise RecordError(problems)
+    return records
+
+
+def load_records(source: str | Path, split: str = "train", check_files: bool = True) -> list[VqaRecord]:
+    """Records of a file, or of one split of a folder or Hub data set; see `data.records.read_rows`."""
+    return parse_records(read_rows(source, split), base_folder(source), check_files)
+
+
+def _easy_vqa_rows(shares: Shares, seed: int) -> dict[str, list[dict]]:
+    rows = {}
+    for split, items in load_splits(EASY_VQA, shares, seed).items():
+        rows[split] = [
+            {"id": f"{split}-{number}", "image": item.image, "question": item.question, "answers": list(item.answers)}
+            for number, item in enumerate(items)
+        ]
+        random.Random(seed).shuffle(rows[split])
+    return rows
+
+
+def _load_official(path: Path, key: str) -> list[dict]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[key]
+    except FileNotFoundError as error:
+        raise RecordError([f"{path}: no such file"]) from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise RecordError([f"{path}: expected a JSON object with a list '{key}': {error}"]) from error
+
+
+def _images_by_id(folder: Path) -> dict[int, Path]:
+    """Image files by the number at the end of their names (COCO_val2014_000000262148.jpg)."""
+    found = {}
+    for path in folder.rglob("*"):
+        digits = path.stem.rpartition("_")[2]
+        if path.suffix.lower() in IMAGE_ENDINGS and digits.isdigit():
+            found[int(digits)] = path.resolve()
+    return found
+
+
+def official_rows(questions: Path, annotations: Path, image_dir: Path) -> list[dict]:
+    """Rows of the official files of VQAv2 or OK-VQA, joined on `question_id`.
+
+    Raises:
+        RecordError: a question without annotations or without an image file.
+    """
+    by_question = {row["question_id"]: row for row in _load_official(annotations, "annotations")}
+    images = _images_by_id(image_dir)
+    rows, problems = [], []
+    for question in _load_official(questions, "questions"):
+        annotation = by_question.get(question["question_id"])
+        image = images.get(question["image_id"])
+        if annotation is None or image is None:
+            missing = "annotation" if annotation is None else f"image {question['image_id']} below {image_dir}"
+            problems.append(f"{questions}: question {question['question_id']}: no {missing}")
+            continue
+        rows.append(
+            {
+                "id": question["question_id"],
+                "image": str(image),
+                "question": question["question"],
+                "answers": [answer["answer"] for answer in annotation["answers"]],
+                "question_type": annotation.get("question_type"),
+                "answer_type": annotation.get("answer_type"),
+            }
+        )
+    if problems:
+        raise RecordError(problems)
+    return rows
+
+
+def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares]:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.vqa", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", choices=[EASY_VQA])
+    parser.add_argument("--questions", type=Path, help="official questions file")
+    parser.add_argument("--annotations", type=Path, help="official annotations file")
+    parser.add_argument("--image-dir", type=Path, help="folder with the images of the official files")
+    parser.add_argument("--split", default="train", help="name of the split that the official files make")
+    parser.add_argument("--limit", type=int, help="at most this many records a split")
+    parser.add_argument("--seed", type=int, default=0)
+    add_share_arguments(parser)
+    parser.add_argument("--output-dir", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+    official = (arguments.questions, arguments.annotations, arguments.image_dir)
+    if arguments.source is None and any(value is None for value in official):
+        parser.error("give --source easy_vqa, or all of --questions, --annotations and --image-dir")
+    return arguments, read_share_arguments(parser, arguments)
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments, shares = _parse_arguments(argv)
+    try:
+        if arguments.source:
+            splits = _easy_vqa_rows(shares, arguments.seed)
+        else:
+            rows = official_rows(arguments.questions, arguments.annotations, arguments.image_dir)
+            splits = {arguments.split: rows}
+    except RecordError as error:
+        sys.exit(f"error: {error}")
+    for split, rows in splits.items():
+        rows = rows[: arguments.limit]
+        write_jsonl(arguments.output_dir / f"{split}.jsonl", rows)
+        print(f"{len(rows)} records written to {arguments.output_dir / f'{split}.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()

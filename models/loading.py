@@ -1,0 +1,61 @@
+"""Loading a Qwen2-VL and its processor, from a folder or the Hub."""
+
+from dataclasses import dataclass
+
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+"""Qwen2-VL's tokens that stand for pictures. In generated text, one would promise an image that is not there."""
+
+
+@dataclass(frozen=True)
+class PixelBounds:
+    """How images are resized for a model: bounds of width * height, and the side of a patch, in pixels."""
+
+    minimum: int
+    maximum: int
+    patch_size: int
+
+
+def vision_token_ids(tokenizer) -> list[int]:
+    """Ids of the vision tokens that this tokenizer has."""
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in VISION_TOKENS]
+    return [token_id for token_id in ids if token_id is not None and token_id != tokenizer.unk_token_id]
+
+
+def load_vlm(name_or_path: str, device=None, dtype: str = "auto"):
+    """Model and processor of a folder or Hub id, ready to generate.
+
+    Args:
+        device: where to put the model; by default an accelerator if there is one.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = accelerator or "cpu"
+    model = AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype).to(device).eval()
+    return model, load_processor(name_or_path)
+
+
+def load_processor(name_or_path: str, min_pixels: int | None = None, max_pixels: int | None = None, **kwargs):
+    """The processor, padding on the left, with the pixel bounds of a recipe (by default its own).
+
+    Raises:
+        ValueError: a lower bound above the upper one.
+    """
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(name_or_path, padding_side="left", **kwargs)
+    size = dict(processor.image_processor.size)
+    low = size["shortest_edge"] if min_pixels is None else min_pixels
+    high = size["longest_edge"] if max_pixels is None else max_pixels
+    if low > high:
+        raise ValueError(f"min_pixels ({low}) must not exceed max_pixels ({high})")
+    processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
+    return processor
+
+
+def pixel_bounds(processor) -> PixelBounds:
+    """The bounds that a processor resizes images to."""
+    size = processor.image_processor.size
+    return PixelBounds(size["shortest_edge"], size["longest_edge"], processor.image_processor.patch_size)

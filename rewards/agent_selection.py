@@ -1,0 +1,163 @@
+"""How good a selection of agents is: the names chosen, and what is left of the data when the agents really run."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from data.pools import ItemId
+from filter_agents.base import FilterAgent
+from filter_agents.executor import Executor
+from filter_agents.registry import build_agents
+from rewards.base import Completion, Reward
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a completion selects.
+
+    Attributes:
+        agents: names in the order written, repeated ones kept; `None` if there is no <agents> element.
+        prompts: the prompt of each name, empty where none was written; of repeated names the last one counts.
+    """
+
+    agents: list[str] | None
+    prompts: dict[str, str]
+
+
+def _between(text: str, opening: str, closing: str, start: int, end: int) -> tuple[int, int] | None:
+    """First span from `opening` to the next `closing`, as positions of what is between; one pass over the text."""
+    begin = text.find(opening, start, end)
+    if begin < 0:
+        return None
+    begin += len(opening)
+    stop = text.find(closing, begin, end)
+    return None if stop < 0 else (begin, stop)
+
+
+def parse_selection(text: str) -> Selection:
+    """Reads a selection as leniently as the original system does.
+
+    The first <agents> element counts; in it every <agent> with a <name>; in each the first name and the first prompt,
+    both stripped. Tags elsewhere, bad nesting and text between are passed over. Takes time linear in the text.
+    """
+    block = _between(text, "<agents>", "</agents>", 0, len(text))
+    if block is None:
+        return Selection(None, {})
+    position, end = block
+    agents: list[str] = []
+    prompts: dict[str, str] = {}
+    while (span := _between(text, "<agent>", "</agent>", position, end)) is not None:
+        name = _between(text, "<name>", "</name>", *span)
+        if name is not None:
+            agent = text[name[0] : name[1]].strip()
+            prompt = _between(text, "<prompt>", "</prompt>", *span)
+            agents.append(agent)
+            prompts[agent] = "" if prompt is None else text[prompt[0] : prompt[1]].strip()
+        position = span[1] + len("</agent>")
+    return Selection(agents, prompts)
+
+
+def set_f1(predicted: Iterable[Hashable], expected: Iterable[Hashable]) -> float:
+    """F1 of two sets; 1 if both are empty, 0 if one is.
+
+    >>> set_f1(["a", "b"], ["b", "c"])
+    0.5
+    """
+    predicted, expected = set(predicted), set(expected)
+    if not predicted and not expected:
+        return 1.0
+    return 2 * len(predicted & expected) / (len(predicted) + len(expected))
+
+
+def _as_names(agents: str | Sequence[str]) -> Sequence[str]:
+    return [agents] if isinstance(agents, str) else agents
+
+
+class AgentSelection(Reward):
+    """F1 of the set of selected agent names against the right ones."""
+
+    name = "agent_selection"
+    columns = ("ground_truth_agents",)
+
+    def score(self, text: str, ground_truth_agents: str | Sequence[str]) -> float:
+        return set_f1(parse_selection(text).agents or (), _as_names(ground_truth_agents))
+
+
+class FilteringQuality(Reward):
+    """F1 of the ids that remain after the selected agents really ran with their prompts, against the right ids.
+
+    A completion without an <agents> element, or whose agents are all unknown, leaves nothing. Rows without a pool get
+    `None`. Prompts that could not be read are logged as `filtering_quality/unread_prompts` (mean a completion).
+
+    Args:
+        agents: entries as in a recipe's `agents`; by default the recipe's own.
+        execute: (pool folder, prompts by agent) -> remaining ids; replaces the agents, for tests and own executors.
+    """
+
+    name = "filtering_quality"
+    columns = ("ground_truth_filtered_data", "pool")
+    text_only = False
+
+    def __init__(
+        self,
+        agents: Sequence[str | dict | FilterAgent] | None = None,
+        execute: Callable[[str, dict[str, str]], Iterable[ItemId]] | None = None,
+    ):
+        self._execute = execute
+        self._executor = None if execute else Executor(build_agents(agents))
+        self._unread_prompts = 0
+
+    def _remaining(self, pool: str, prompts: dict[str, str]) -> Iterable[ItemId]:
+        if self._execute is not None:
+            return self._execute(pool, prompts)
+        outcome = self._executor.run(pool, prompts)
+        self._unread_prompts += outcome.unread_prompts
+        return outcome.kept
+
+    def score(self, text: str, ground_truth_filtered_data: Sequence[ItemId], pool: str | None) -> float | None:
+        if pool is None:
+            return None
+        selection = parse_selection(text)
+        remaining = () if selection.agents is None else self._remaining(pool, selection.prompts)
+        return set_f1(remaining, ground_truth_filtered_data)
+
+    def __call__(self, completions: list[Completion], **columns) -> list[float | None]:
+        self._unread_prompts = 0
+        scores = super().__call__(completions, **columns)
+        if (log_metric := columns.get("log_metric")) is not None and completions:
+            log_metric("filtering_quality/unread_prompts", self._unread_prompts / len(completions))
+        return scores
+
+
+class Combined(Reward):
+    """Weighted sum of `agent_selection` and `filtering_quality`; `None` where the latter does not apply.
+
+    Args:
+        agent_weight, filtering_weight: the two weights; the score ranges from 0 to their sum.
+        agents, execute: see `FilteringQuality`.
+    """
+
+    name = "combined"
+    columns = ("ground_truth_agents", "ground_truth_filtered_data", "pool")
+    text_only = False
+
+    def __init__(
+        self,
+        agent_weight: float = 0.5,
+        filtering_weight: float = 0.5,
+        agents: Sequence[str | dict | FilterAgent] | None = None,
+        execute: Callable[[str, dict[str, str]], Iterable[ItemId]] | None = None,
+    ):
+        self.agent_weight = float(agent_weight)
+        self.filtering_weight = float(filtering_weight)
+        self.maximum = self.agent_weight + self.filtering_weight
+        self._agent_selection = AgentSelection()
+        self._filtering_quality = FilteringQuality(agents, execute)
+
+    def score(self, text: str, ground_truth_agents, ground_truth_filtered_data, pool: str | None) -> float | None:
+        filtering = self._filtering_quality.score(text, ground_truth_filtered_data, pool)
+        if filtering is None:
+            return None
+        return (
+            self.agent_weight * self._agent_selection.score(text, ground_truth_agents)
+            + self.filtering_weight * filtering
+        )

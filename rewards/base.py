@@ -1,0 +1,62 @@
+"""What a reward is.
+
+A reward is called as `reward(completions, **columns)` and returns one `float` or `None` a completion, in order.
+`None` means that the reward does not apply to that row. A completion is a text, or a list of chat messages; columns
+are lists as long as `completions`. Any function of this shape is a reward; the built-in ones are small classes, so
+that they have parameters and can be pickled to worker processes.
+"""
+
+from typing import Any, ClassVar
+
+Completion = str | list[dict[str, Any]]
+
+
+class RewardColumnError(ValueError):
+    """The data lacks a column that a reward needs."""
+
+
+def completion_text(completion: Completion) -> str:
+    """The text of a completion: of chat messages, that of the last one."""
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1]["content"] if completion else ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content or [])
+
+
+class Reward:
+    """A reward that scores one row at a time. Subclasses set the attributes and define `score`.
+
+    Attributes:
+        name: as in recipes and logs.
+        columns: columns of the data that `score` takes after the text, in this order.
+        minimum, maximum: range of the scores; the right answer scores `maximum`.
+        text_only: depends on texts alone, so that many processes can share the work.
+    """
+
+    name: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]] = ()
+    minimum: float = 0.0
+    maximum: float = 1.0
+    text_only: ClassVar[bool] = True
+
+    @property
+    def __name__(self) -> str:  # TRL logs a reward under this
+        return self.name
+
+    def score(self, text: str, *row: Any) -> float | None:
+        """The score of one completion, given its row's `columns`."""
+        raise NotImplementedError
+
+    def __call__(self, completions: list[Completion], **columns: Any) -> list[float | None]:
+        missing = [column for column in self.columns if column not in columns]
+        if missing:
+            having = ", ".join(sorted(column for column in columns if isinstance(columns[column], list)))
+            raise RewardColumnError(f"reward '{self.name}' needs the column '{missing[0]}'; the data has: {having}")
+        rows = zip(*(columns[column] for column in self.columns), strict=True) if self.columns else None
+        if rows is None:
+            return [self.score(completion_text(completion)) for completion in completions]
+        return [
+            self.score(completion_text(completion), *row) for completion, row in zip(completions, rows, strict=True)
+        ]

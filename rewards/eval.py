@@ -1,0 +1,201 @@
+"""Scores completions from a file with any rewards, or generates them first.
+
+    python -m rewards.eval --input completions.jsonl --rewards agent_selection strict_xml_format --output-dir out
+    python -m rewards.eval --input outputs/data --split test --model outputs/grpo --recipe R.yaml --output-dir out
+    python -m rewards.eval --compare before/scores.jsonl after/scores.jsonl
+    python -m rewards.eval --list
+
+Rows of `--input` hold `completion` (a text, or chat messages) and the columns that the rewards need. Writes
+`scores.jsonl` (a row's `id`, or its number, and every score, in input order) and `summary.json`.
+"""
+
+import argparse
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from data.images import ImageError
+from data.records import RecordError, write_json, write_jsonl
+from filter_agents.registry import AgentError
+from rewards.base import Reward
+from rewards.comparison import compare
+from rewards.completions import generate_completions, read_completions
+from rewards.guard import ON_ERROR, RewardError
+from rewards.registry import (
+    REWARDS,
+    RewardSpec,
+    RewardSpecError,
+    build_rewards,
+    import_reward,
+    reward_parameters,
+    spec_name,
+)
+from rewards.scoring import MissingColumn, check_columns, score_rows
+from rewards.statistics import summarise
+
+USER_ERRORS = (RecordError, RewardSpecError, RewardError, AgentError, MissingColumn, ImageError)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The keys of a recipe that matter for scoring.
+
+    Raises:
+        RecordError: no such file, or not a YAML mapping.
+    """
+    import yaml
+
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecordError([f"{path}: no such recipe"]) from error
+    except yaml.YAMLError as error:
+        raise RecordError([f"{path}: not valid YAML: {error}"]) from error
+    if not isinstance(recipe, dict):
+        raise RecordError([f"{path}: expected a YAML mapping, found {type(recipe).__name__}"])
+    return recipe
+
+
+def choose_specs(names: list[str] | None, recipe: dict[str, Any], on_error: str) -> list[RewardSpec]:
+    """Entries for the rewards asked for, with the recipe's parameters; by default all of the recipe's."""
+    from_recipe = {spec_name(spec): spec for spec in recipe.get("reward_funcs") or []}
+    names = names or list(from_recipe)
+    if not names:
+        raise RewardSpecError("no rewards: name some with --rewards, or give a --recipe that has reward_funcs")
+    specs = []
+    for name in names:
+        spec = from_recipe.get(name, name)
+        specs.append({**({"name": spec} if isinstance(spec, str) else spec), "on_error": on_error})
+    return specs
+
+
+def _storable(row: dict) -> dict:
+    """A row as JSON: images that are not paths are left out."""
+    stored = dict(row)
+    if "images" in stored:
+        stored["images"] = [image for image in stored["images"] if isinstance(image, str)]
+    return stored
+
+
+def score_row_key(row: dict, number: int) -> dict:
+    """What identifies a row in `scores.jsonl`."""
+    key: dict[str, Any] = {"id": row["id"]} if row.get("id") is not None else {"row": number}
+    if "generation" in row:
+        key["generation"] = row["generation"]
+    return key
+
+
+def format_table(summaries: dict[str, dict]) -> str:
+    """The summary as a text table, one line a reward."""
+    titles = ("mean", "std", "min", "5%", "50%", "95%", "max", "rows", "none", "errors")
+    header = f"{'reward':<24}" + "".join(f"{title:>9}" for title in titles)
+    lines = [header, "-" * len(header)]
+    for name, summary in summaries.items():
+        total = summary["count"] + summary["none"]
+        if summary["count"]:
+            quantiles = summary["quantiles"]
+            figures = [summary["mean"], summary["std"], summary["min"], quantiles["0.05"], quantiles["0.5"]]
+            figures += [quantiles["0.95"], summary["max"]]
+            shown = "".join(f"{figure:>9.3f}" for figure in figures)
+        else:
+            shown = f"{'-':>9}" * 7
+        none = f"{100 * summary['none'] / total:.1f}%" if total else "-"
+        lines.append(f"{name:<24}{shown}{total:>9}{none:>9}{summary['errors']:>9}")
+    return "\n".join(lines)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Scores, writes and prints."""
+    recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
+    specs = choose_specs(arguments.rewards, recipe, arguments.on_error)
+    agents = recipe.get("agents")
+    rewards = build_rewards(specs, agents)  # before anything slow: names and parameters
+    if arguments.model:
+        rows = generate_completions(
+            arguments.input,
+            arguments.split,
+            arguments.model,
+            recipe,
+            num_generations=arguments.num_generations,
+            temperature=arguments.temperature,
+            max_new_tokens=arguments.max_new_tokens,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+            limit=arguments.limit,
+        )
+        write_jsonl(arguments.output_dir / "completions.jsonl", (_storable(row) for row in rows))
+    else:
+        rows = read_completions(arguments.input, arguments.split)[: arguments.limit]
+    check_columns(rewards, rows, arguments.input)
+    scores, failures = score_rows(specs, agents, rows, arguments.workers)
+    keys = [score_row_key(row, number) for number, row in enumerate(rows)]
+    write_jsonl(
+        arguments.output_dir / "scores.jsonl",
+        ({**key, **{name: values[number] for name, values in scores.items()}} for number, key in enumerate(keys)),
+    )
+    errors = {name: sum(failure.reward == name for failure in failures) for name in scores}
+    summaries = {name: summarise(values, errors[name]) for name, values in scores.items()}
+    write_json(arguments.output_dir / "summary.json", {"rewards": summaries})
+    print(format_table(summaries))
+    for failure in failures[:5]:
+        print(failure.describe(), file=sys.stderr)
+    print(f"written to {arguments.output_dir}")
+
+
+def list_rewards() -> None:
+    """Prints every reward with its parameters, columns and range."""
+    for name in REWARDS:
+        reward = import_reward(name)
+        summary = inspect.getdoc(reward).splitlines()[0]
+        parameters = ", ".join(f"{key}={value.default!r}" for key, value in reward_parameters(reward).items())
+        print(f"{name}\n    {summary}")
+        print(f"    parameters: {parameters or 'none'}")
+        print(f"    columns:    {', '.join(reward.columns) or 'none'}")
+        if issubclass(reward, Reward):
+            print(f"    reads:      {'texts only' if reward.text_only else 'texts and the data set'}")
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rewards.eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--input", help="JSONL, JSON or parquet file, folder with splits, or Hub data set")
+    parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
+    parser.add_argument("--rewards", nargs="+", metavar="NAME", help="names, or dotted paths of your own")
+    parser.add_argument("--recipe", type=Path, help="takes parameters, agents and image sizes from a recipe")
+    parser.add_argument("--output-dir", type=Path)
+    parser.add_argument("--on-error", choices=ON_ERROR, default="skip", help="stop at a failing row, or count it")
+    parser.add_argument("--limit", type=int, help="only the first rows")
+    parser.add_argument("--workers", type=int, help="processes for rewards that read texts only; one a core")
+    parser.add_argument("--model", help="folder or Hub id: generate the completions first")
+    parser.add_argument("--num-generations", type=int, default=1)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
+    parser.add_argument("--max-new-tokens", type=int, help="by default the recipe's max_completion_length, or 256")
+    parser.add_argument("--batch-size", type=int, default=32, help="prompts generated at once")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="two scores.jsonl")
+    parser.add_argument("--list", action="store_true", help="show every reward")
+    arguments = parser.parse_args(argv)
+    if not arguments.list and not arguments.compare:
+        if arguments.input is None or arguments.output_dir is None:
+            parser.error("--input and --output-dir are needed, unless --compare or --list is given")
+        if arguments.num_generations > 1 and arguments.temperature <= 0:
+            parser.error("--num-generations above 1 needs a --temperature above 0, or all are the same")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parse_arguments(argv)
+    try:
+        if arguments.list:
+            list_rewards()
+        elif arguments.compare:
+            compare(*arguments.compare, arguments.output_dir)
+        else:
+            evaluate(arguments)
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""What happens when a reward fails, per reward: stop with a clear message, or go on without the row.
+
+A guarded reward never raises while it is called: in distributed training the other processes would wait for a result
+that never comes. It returns `None` for every row it could not score and keeps the failures, for the caller to collect
+from all processes before any of them stops.
+"""
+
+import inspect
+import math
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+ON_ERROR = ("raise", "skip")
+
+
+class RewardError(RuntimeError):
+    """A reward failed, or returned what is not a list of numbers; the message names reward, row and cause."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One row that a reward could not score.
+
+    Attributes:
+        row: its `id`, or its position in the batch.
+        cause: type and text of the exception, or what was wrong with the returned value.
+        details: the last lines of the traceback, or nothing.
+        fatal: stops the run whatever `on_error` says: the reward is not one.
+    """
+
+    reward: str
+    row: str
+    cause: str
+    details: str = ""
+    fatal: bool = False
+
+    def describe(self, rank: int | None = None) -> str:
+        where = "" if rank is None else f" on rank {rank}"
+        details = f"\n{self.details}" if self.details else ""
+        return f"reward '{self.reward}' failed{where} at row {self.row}: {self.cause}{details}"
+
+
+WHOLE_BATCH = "none in particular (the batch as a whole)"
+
+
+def _row_names(columns: dict[str, Any], length: int) -> list[str]:
+    """How messages call each row: by its id, or by its position."""
+    ids = columns.get("id")
+    if not isinstance(ids, list) or len(ids) != length:
+        ids = [None] * length
+    return [f"{position} of the batch" if row is None else repr(row) for position, row in enumerate(ids)]
+
+
+class GuardedReward:
+    """A reward function with its policy for failures.
+
+    Args:
+        function: `reward(completions, **columns)`.
+        name: for logs and messages.
+        on_error: "raise" stops at the first failing row; "skip" gives the row `None` and goes on.
+        max_error_rate: with "skip", the share of rows, over the whole run, above which the run stops.
+    """
+
+    def __init__(self, function: Callable, name: str, on_error: str = "raise", max_error_rate: float = 0.1):
+        if on_error not in ON_ERROR:
+            raise ValueError(f"reward '{name}': on_error: expected one of {', '.join(ON_ERROR)}, found {on_error!r}")
+        if not isinstance(max_error_rate, int | float) or not 0 <= max_error_rate <= 1:
+            raise ValueError(f"reward '{name}': max_error_rate: expected 0 to 1, found {max_error_rate!r}")
+        self.function = function
+        self.name = name
+        self.on_error = on_error
+        self.max_error_rate = max_error_rate
+        self.failures: list[Failure] = []
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __call__(self, completions: list, **columns: Any) -> list[float | None]:
+        self.failures = []
+        if not completions:
+            return []
+        names = _row_names(columns, len(completions))
+        try:
+            values = self.function(completions=completions, **columns)
+        except Exception as error:
+            return self._score_rows(completions, columns, names, error)
+        return self._checked(values, names)
+
+    def _score_rows(
+        self, completions: list, columns: dict, names: list[str], batch_error: Exception
+    ) -> list[float | None]:
+        """Scores each row by itself, to find the ones that fail."""
+        is_column = {key: isinstance(value, list) and len(value) == len(names) for key, value in columns.items()}
+        scores: list[float | None] = []
+        for position, completion in enumerate(completions):
+            row = {key: [value[position]] if is_column[key] else value for key, value in columns.items()}
+            try:
+                scores += self._checked(self.function(completions=[completion], **row), [names[position]])
+            except Exception as error:
+                self._add_failure(names[position], error)
+                scores.append(None)
+            if self.failures and self.on_error == "raise":
+                return [None] * len(completions)
+        if not self.failures:  # no row fails alone, so the reward looks at the batch as a whole
+            self._add_failure(WHOLE_BATCH, batch_error)
+            return [None] * len(completions)
+        return scores
+
+    def _add_failure(self, row: str, error: Exception) -> None:
+        details = "".join(traceback.format_exception(error)[-3:]).rstrip()
+        self.failures.append(Failure(self.name, row, f"{type(error).__name__}: {error}", details))
+
+    def _refuse(self, row: str, cause: str) -> None:
+        self.failures.append(Failure(self.name, row, cause, fatal=True))
+
+    def _checked(self, values: Any, names: list[str]) -> list[float | None]:
+        """The values as floats; anything that is not a list of finite numbers or `None` becomes a fatal failure."""
+        try:
+            values = list(values)
+        except TypeError:
+            self._refuse(WHOLE_BATCH, f"expected a list of {len(names)} numbers, found {type(values).__name__}")
+            return [None] * len(names)
+        if len(values) != len(names):
+            self._refuse(WHOLE_BATCH, f"expected {len(names)} values, one a completion, found {len(values)}")
+            return [None] * len(names)
+        return [self._checked_value(value, row) for value, row in zip(values, names, strict=True)]
+
+    def _checked_value(self, value: Any, row: str) -> float | None:
+        if value is None:
+            return None
+        try:
+            score = float(value)
+        except (TypeError, ValueError):
+            self._refuse(row, f"expected a number or None, found {value!r:.80}")
+            return None
+        if not math.isfinite(score):
+            self._refuse(row, f"expected a finite number, found {score}")
+            return None
+        return score
+
+
+class GuardedAsyncReward(GuardedReward):
+    """The same for an `async def` reward: TRL runs those side by side."""
+
+    async def __call__(self, completions: list, **columns: Any) -> list[float | None]:
+        self.failures = []
+        try:
+            values = await self.function(completions=completions, **columns)
+        except Exception as error:
+            self._add_failure(WHOLE_BATCH, error)
+            return [None] * len(completions)
+        return self._checked(values, _row_names(columns, len(completions)))
+
+
+def guard(function: Callable, name: str, **policy: Any) -> GuardedReward:
+    """The guarded form of a reward, awaitable if the reward is."""
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004
+    )
+    return (GuardedAsyncReward if is_async else GuardedReward)(function, name, **policy)

@@ -1,0 +1,119 @@
+"""The only list of reward names, and how the rewards of a recipe are made from it.
+
+In a recipe, `reward_funcs` is a list of entries, each of them
+
+    agent_selection                                        a name from `REWARDS`
+    my_package.rewards.brevity                             dotted path of a function or class of your own
+    {name: combined, agent_weight: 0.7, on_error: skip, max_error_rate: 0.05}    either, with parameters
+
+Parameters go to the class, or are passed to the function at every call. `on_error` and `max_error_rate` say what
+happens when the reward fails (`rewards/guard.py`).
+"""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from filter_agents.registry import import_dotted
+from rewards.base import Reward
+from rewards.guard import GuardedReward, guard
+
+REWARDS = {
+    "agent_selection": "rewards.agent_selection.AgentSelection",
+    "filtering_quality": "rewards.agent_selection.FilteringQuality",
+    "combined": "rewards.agent_selection.Combined",
+    "xml_format": "rewards.xml_format.XmlFormat",
+    "strict_xml_format": "rewards.xml_format.StrictXmlFormat",
+    "vqa_accuracy": "rewards.vqa_accuracy.VqaAccuracy",
+}
+
+_POLICY = ("on_error", "max_error_rate")
+_NOT_IN_RECIPES = {"execute"}
+
+RewardSpec = str | dict[str, Any]
+
+
+class RewardSpecError(ValueError):
+    """An entry of `reward_funcs` that names no reward, or gives it parameters that it does not take."""
+
+
+def import_reward(name: str) -> Callable:
+    """The class or function behind a name or dotted path.
+
+    Raises:
+        RewardSpecError: lists the valid names.
+    """
+    if str(Path.cwd()) not in sys.path:  # a user's own module usually lies in the folder of the command
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return import_dotted(REWARDS.get(name, name), "reward", list(REWARDS))
+    except ValueError as error:
+        raise RewardSpecError(str(error)) from error
+
+
+def reward_parameters(reward: Callable) -> dict[str, inspect.Parameter]:
+    """Parameters that a recipe can give to a reward: of the class, or keyword-only ones with a default."""
+    parameters = inspect.signature(reward).parameters
+    if inspect.isclass(reward):
+        return {name: value for name, value in parameters.items() if name not in _NOT_IN_RECIPES}
+    return {name: value for name, value in parameters.items() if value.default is not inspect.Parameter.empty}
+
+
+def _split_spec(spec: RewardSpec) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Name, parameters and failure policy of an entry."""
+    if isinstance(spec, str):
+        return spec, {}, {}
+    if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+        raise RewardSpecError(f"an entry of reward_funcs is a name or has a 'name', found {spec!r}")
+    parameters = {key: value for key, value in spec.items() if key != "name" and key not in _POLICY}
+    return spec["name"], parameters, {key: spec[key] for key in _POLICY if key in spec}
+
+
+def spec_name(spec: RewardSpec) -> str:
+    """The name under which an entry's scores are logged: the last part of a dotted path."""
+    return _split_spec(spec)[0].rpartition(".")[2]
+
+
+def build_reward(spec: RewardSpec, agents: Sequence[str | dict] | None = None) -> GuardedReward:
+    """The reward that one entry of a recipe's `reward_funcs` describes.
+
+    Args:
+        agents: the recipe's `agents`, for rewards with a parameter of this name that the entry does not give.
+
+    Raises:
+        RewardSpecError: unknown name or parameter, or a value that the reward refuses.
+    """
+    name, parameters, policy = _split_spec(spec)
+    reward = import_reward(name)
+    allowed = reward_parameters(reward)
+    unknown = [key for key in parameters if key not in allowed]
+    if unknown:
+        expected = ", ".join((*allowed, *_POLICY)) or "none"
+        raise RewardSpecError(f"reward '{name}' has no parameter '{unknown[0]}'; expected some of: {expected}")
+    if "agents" in allowed and agents is not None:
+        parameters.setdefault("agents", agents)
+    try:
+        function = reward(**parameters) if inspect.isclass(reward) else functools.partial(reward, **parameters)
+        return guard(function, spec_name(spec), **policy)
+    except (TypeError, ValueError) as error:
+        raise RewardSpecError(f"reward '{name}': {error}") from error
+
+
+def build_rewards(specs: Sequence[RewardSpec], agents: Sequence[str | dict] | None = None) -> list[GuardedReward]:
+    """All rewards of a recipe, in order; names must differ."""
+    if isinstance(specs, str | dict):
+        raise RewardSpecError(f"reward_funcs: expected a list of entries, found {specs!r}")
+    rewards = [build_reward(spec, agents) for spec in specs]
+    names = [reward.name for reward in rewards]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise RewardSpecError(f"reward '{repeated[0]}' stands twice in reward_funcs")
+    return rewards
+
+
+def needed_columns(reward: GuardedReward) -> tuple[str, ...]:
+    """Columns that a built-in reward declares; nothing is known of a user's own function."""
+    return reward.function.columns if isinstance(reward.function, Reward) else ()

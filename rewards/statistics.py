@@ -1,0 +1,65 @@
+"""Summaries of scores, and differences with an interval: no improvement is claimed from two means alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bootstrap interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.estimate:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def summarise(scores: list[float | None], errors: int = 0) -> dict:
+    """Mean, standard deviation, range, quantiles and counts; `None` scores are counted and otherwise left out."""
+    values = np.array([score for score in scores if score is not None], dtype=np.float64)
+    summary = {"count": len(values), "none": len(scores) - len(values), "errors": errors}
+    if not len(values):
+        return {"mean": None, "std": None, "min": None, "max": None, "quantiles": {}, **summary}
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "quantiles": {str(share): float(np.quantile(values, share)) for share in QUANTILES},
+        **summary,
+    }
+
+
+def _bootstrap_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """Means of resampled values, (samples,), in blocks so that memory stays small."""
+    rng = np.random.default_rng(seed)
+    block = max(1, 5_000_000 // max(1, len(values)))
+    means = []
+    for start in range(0, samples, block):
+        picks = rng.integers(len(values), size=(min(block, samples - start), len(values)))
+        means.append(values[picks].mean(axis=1))
+    return np.concatenate(means)
+
+
+def bootstrap_mean(values: list[float], samples: int = 10_000, confidence: float = 0.95, seed: int = 0) -> Interval:
+    """The mean with its percentile bootstrap interval."""
+    array = np.asarray(values, dtype=np.float64)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(_bootstrap_means(array, samples, seed), [tail, 1 - tail])
+    return Interval(float(array.mean()), float(low), float(high))
+
+
+def paired_difference(before: list[float], after: list[float], **options) -> Interval:
+    """Mean of after - before over the same rows, with a paired bootstrap interval.
+
+    Raises:
+        ValueError: the lists have different lengths, or none.
+    """
+    if len(before) != len(after) or not before:
+        raise ValueError(f"a paired difference needs equally many scores, found {len(before)} and {len(after)}")
+    return bootstrap_mean([late - early for early, late in zip(before, after, strict=True)], **options)

@@ -1,0 +1,78 @@
+"""Scores the right answers of a recipe's data, without a model: what they do not earn in full, no model can.
+
+    python -m rewards.validate --config recipes/agent_selection_tiny.yaml
+
+Lists every row below a reward's maximum and ends with status 1 if there is one.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data.images import ImageError
+from data.records import RecordError
+from data.tasks import load_rows
+from filter_agents.registry import AgentError, build_agents
+from rewards.base import Reward
+from rewards.eval import read_recipe
+from rewards.guard import RewardError
+from rewards.registry import RewardSpecError, build_rewards
+from rewards.scoring import score_rows
+
+MAX_ROWS_SHOWN = 20
+TOLERANCE = 1e-9
+
+
+def shortfalls(rows: list[dict], recipe: dict) -> list[str]:
+    """A sentence for every right answer that a reward of the recipe scores below its maximum."""
+    specs = recipe.get("reward_funcs") or []
+    scores, _ = score_rows(specs, recipe.get("agents"), [{**row, "completion": row["gold"]} for row in rows])
+    found = []
+    for reward in build_rewards(specs, recipe.get("agents")):
+        maximum = reward.function.maximum if isinstance(reward.function, Reward) else 1.0
+        for row, score in zip(rows, scores[reward.name], strict=True):
+            if score is not None and score < maximum - TOLERANCE:
+                found.append(f"row {row['id']!r}: {reward.name} is {score:.4g}, at most {maximum:.4g}: {row['gold']}")
+    return found
+
+
+def validate(recipe: dict, splits: list[str], limit: int | None) -> list[str]:
+    """Checks every split named; prints a line for each."""
+    agents = [(agent.name, agent.description) for agent in build_agents(recipe.get("agents")).values()]
+    problems = []
+    for split in splits:
+        rows = load_rows(recipe["dataset_name"], split, agents, bool(recipe.get("answer_tags")), limit=limit)
+        if any("gold" not in row for row in rows):
+            raise RecordError([f"{recipe['dataset_name']}: rows of this task carry no right answer to validate"])
+        found = shortfalls(rows, recipe)
+        print(f"{split}: {len(rows)} right answers, {len(found)} scores below the maximum")
+        problems += found
+    return problems
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m rewards.validate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, required=True, help="recipe")
+    parser.add_argument("--splits", nargs="+", help="by default the recipe's training and test splits")
+    parser.add_argument("--limit", type=int, help="only the first rows of each split")
+    arguments = parser.parse_args(argv)
+    try:
+        recipe = read_recipe(arguments.config)
+        for key in ("dataset_name", "reward_funcs"):
+            if not recipe.get(key):
+                raise RecordError([f"{arguments.config}: field '{key}': missing"])
+        defaults = [recipe.get("dataset_train_split", "train"), recipe.get("dataset_test_split", "test")]
+        problems = validate(recipe, arguments.splits or defaults, arguments.limit)
+    except (RecordError, ImageError, AgentError, RewardSpecError, RewardError) as error:
+        sys.exit(f"error: {error}")
+    for problem in problems[:MAX_ROWS_SHOWN]:
+        print(problem)
+    if len(problems) > MAX_ROWS_SHOWN:
+        print(f"... and {len(problems) - MAX_ROWS_SHOWN} more")
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Whether a completion is written in the format of a selection: leniently, or to the letter."""
+
+from collections.abc import Sequence
+from xml.parsers import expat
+
+from filter_agents.registry import AGENTS, build_agents
+from rewards.base import Reward
+
+_TAGS_IN_ORDER = ("<selection>", "<reasoning>", "</reasoning>", "<agents>", "</agents>", "</selection>")
+
+
+class XmlFormat(Reward):
+    """1 if <selection>, a <reasoning> element, an <agents> element and </selection> occur in this order, else 0.
+
+    Anything may stand before, between and after: this is the original system's rule.
+    """
+
+    name = "xml_format"
+
+    def score(self, text: str) -> float:
+        position = 0
+        for tag in _TAGS_IN_ORDER:
+            position = text.find(tag, position)
+            if position < 0:
+                return 0.0
+            position += len(tag)
+        return 1.0
+
+
+class _NotStrict(Exception):
+    """Stops the parser at the first thing that a strict selection does not have."""
+
+
+_CHILDREN = {
+    None: ("selection",),
+    "selection": ("reasoning", "agents"),
+    "agents": ("agent",),
+    "agent": ("name", "prompt"),
+}
+_REPEATED = {"agents"}
+_WITH_TEXT = {"reasoning", "name", "prompt"}
+
+
+class _StrictReader:
+    """Follows expat's events and raises `_NotStrict` at the first deviation; `found` holds (name, prompt) pairs."""
+
+    def __init__(self):
+        self.path: list[str | None] = [None]
+        self.counts: list[int] = [0]  # children seen, of every open element
+        self.text: list[str] = []
+        self.found: list[tuple[str, str]] = []
+        self._values: dict[str, str] = {}
+
+    def start(self, tag: str, attributes: dict) -> None:
+        parent, count = self.path[-1], self.counts[-1]
+        expected = _CHILDREN.get(parent, ())
+        index = 0 if parent in _REPEATED else count
+        if attributes or index >= len(expected) or expected[index] != tag:
+            raise _NotStrict
+        self.counts[-1] += 1
+        self.path.append(tag)
+        self.counts.append(0)
+        self.text = []
+
+    def end(self, tag: str) -> None:
+        self.path.pop()
+        count = self.counts.pop()
+        if tag not in _REPEATED and count != len(_CHILDREN.get(tag, ())):
+            raise _NotStrict
+        if tag in _WITH_TEXT:
+            self._values[tag] = "".join(self.text).strip()
+        elif tag == "agent":
+            self.found.append((self._values["name"], self._values["prompt"]))
+
+    def characters(self, text: str) -> None:
+        if self.path[-1] in _WITH_TEXT:
+            self.text.append(text)
+        elif text.strip():
+            raise _NotStrict
+
+    def refuse(self, *_) -> None:
+        """Handles what has no place in a selection: a document type (with entities), a comment, an instruction."""
+        raise _NotStrict
+
+
+def read_strict_selection(text: str) -> list[tuple[str, str]] | None:
+    """(name, prompt) of every agent if the whole text is one well-formed selection, else `None`.
+
+    expat reads the text once and stops at the first deviation; entities cannot be declared, so nothing can grow.
+    """
+    reader = _StrictReader()
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = reader.start
+    parser.EndElementHandler = reader.end
+    parser.CharacterDataHandler = reader.characters
+    parser.StartDoctypeDeclHandler = reader.refuse
+    parser.CommentHandler = reader.refuse
+    parser.ProcessingInstructionHandler = reader.refuse
+    parser.XmlDeclHandler = reader.refuse
+    parser.StartCdataSectionHandler = reader.refuse
+    try:
+        parser.Parse(text.strip(), True)
+    except (_NotStrict, expat.ExpatError, UnicodeEncodeError):
+        return None
+    return reader.found
+
+
+class StrictXmlFormat(Reward):
+    """1 only if the whole completion is one well-formed selection with every agent once, known, and with a prompt.
+
+    Well-formed as XML: `&` and `<` inside texts are escaped; white space around elements is allowed, nothing else is.
+
+    Args:
+        agents: entries as in a recipe's `agents`, whose names are the known ones; by default the recipe's own, or all
+            built-in ones.
+    """
+
+    name = "strict_xml_format"
+
+    def __init__(self, agents: Sequence[str | dict] | None = None):
+        self._known = frozenset(AGENTS if agents is None else build_agents(agents))
+
+    def score(self, text: str) -> float:
+        found = read_strict_selection(text)
+        if found is None:
+            return 0.0
+        names = [name for name, _ in found]
+        valid = self._known.issuperset(names) and len(set(names)) == len(names) and all(prompt for _, prompt in found)
+        return float(valid)
