@@ -87,6 +87,14 @@ def open_image(source: ImageSource) -> Image.Image:
         raise ImageError(f"{name}: cannot be decoded ({error})") from error
 
 
+def image_size(source: ImageSource) -> tuple[int, int]:
+    """(width, height) in pixels, without decoding a file."""
+    if isinstance(source, str | Path):
+        with Image.open(source) as image:
+            return image.size
+    return open_image(source).size
+
+
 def check_images(sources: Iterable[tuple[str, ImageSource]], workers: int = 8) -> list[str]:
     """Decodes every image and returns a sentence for each that cannot be used.
 

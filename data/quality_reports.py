@@ -81,6 +81,8 @@ def agent_prompt(aspect: Aspect, side_limit: float) -> str:
         return "drop near copies"
     clauses = []
     for quantity, bound in healthy_bounds(aspect, math.ceil(side_limit)).items():
+        if quantity == "answer_words":  # the bound on questions is what matters; a prompt should be short
+            continue
         name = quantity.replace("_", " ")
         if bound.minimum is not None and bound.maximum is not None:
             clauses.append(f"{name} between {format_number(bound.minimum)} and {format_number(bound.maximum)}")
@@ -112,9 +114,20 @@ def _aspect_sentence(
     )
 
 
-def write_report(items: list[Item], measurements: list[Measurement], split: str, rng: random.Random) -> str:
-    """The text of a report, from the measurements alone: every aspect that can be judged, in random order."""
-    aspects = list(aspects_of(items))
+def write_report(
+    items: list[Item],
+    measurements: list[Measurement],
+    agents: tuple[str, ...],
+    split: str,
+    rng: random.Random,
+) -> str:
+    """The text of a report, from the measurements alone, in random order.
+
+    Args:
+        agents: the report is about the aspects that these can mend, as far as they can be judged.
+        split: decides which sentences may be used.
+    """
+    aspects = [aspect for aspect in aspects_of(items) if aspect.agent in agents]
     rng.shuffle(aspects)
     opening = choose(rng, OPENINGS, split).format(total=len(items))
     return " ".join([opening, *(_aspect_sentence(aspect, items, measurements, split, rng) for aspect in aspects)])
@@ -152,7 +165,7 @@ def _make_record(name: str, split: str, output_dir: Path, settings: Settings, dr
     shown = rng.sample(pool.items, min(settings.images, len(pool)))
     record = {
         "id": name,
-        "report": write_report(pool.items, measurements, split, rng),
+        "report": write_report(pool.items, measurements, settings.agents, split, rng),
         "ground_truth_agents": [aspect.agent for aspect in aspects],
         "ground_truth_prompts": {
             aspect.agent: agent_prompt(aspect, resolution_limit(measurements)) for aspect in aspects
@@ -221,7 +234,7 @@ def report_on_images(output_dir: Path, settings: Settings, workers: int) -> dict
     shown = rng.sample(items, min(settings.images, len(items)))
     record = {
         "id": "report",
-        "report": write_report(items, measurements, "train", rng),
+        "report": write_report(items, measurements, settings.agents, "train", rng),
         "images": [str(Path("pool") / item.image) for item in shown],
         "pool": "pool",
     }
@@ -241,7 +254,7 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     parser.add_argument("--pool-size", type=int, default=12, help="items that a report is about")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--agent-list", nargs="+", choices=AGENTS, default=list(AGENTS), metavar="AGENT",
-                        help=f"agents whose damages may occur, of: {', '.join(AGENTS)}")  # fmt: skip
+                        help=f"agents that reports are about, of: {', '.join(AGENTS)}")  # fmt: skip
     parser.add_argument("--damages", type=int, nargs=2, default=(1, 3), metavar=("LEAST", "MOST"),
                         help="number of damages in a pool")  # fmt: skip
     parser.add_argument("--images", type=int, default=1, help=f"sample images shown with a report, 0 to {MAX_IMAGES}")

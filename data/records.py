@@ -208,7 +208,7 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Writes indented JSON, atomically."""
+def write_json(path: str | Path, content: Any, indent: int | None = 2) -> None:
+    """Writes JSON, atomically."""
     with atomic_write(path) as file:
-        file.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        file.write(json.dumps(content, ensure_ascii=False, indent=indent) + "\n")

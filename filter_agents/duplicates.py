@@ -17,7 +17,7 @@ class ExactDuplicateFilter(CopiesAgent):
     """Same pixels, same question, same answers. Without parameters: any prompt that speaks of copies is understood."""
 
     name = "exact_duplicate_filter"
-    description = "drops exact copies"
+    description = "removes verbatim duplicates"
 
     def read_prompt(self, prompt: str) -> Instruction:
         return Instruction((), _speaks_of_copies(prompt))
@@ -33,7 +33,7 @@ class NearDuplicateFilter(CopiesAgent):
     """
 
     name = "near_duplicate_filter"
-    description = "drops near copies"
+    description = "removes look-alikes"
 
     def read_prompt(self, prompt: str) -> Instruction:
         bounds = parse_bounds(prompt, {"distance": (0, 1)})

@@ -8,7 +8,7 @@ class BlurFilter(BoundsAgent):
     """Quantity `blur`, 0 (sharp) to 1. Default: at most 0.75."""
 
     name = "blur_filter"
-    description = "drops blurry images"
+    description = "removes unsharp pictures"
     aspect = BLUR
     limits = ((0, 1),)
 
@@ -17,7 +17,7 @@ class ExposureFilter(BoundsAgent):
     """Quantities `brightness` and `clipping` (share of white pixels), 0 to 1. Default: at least 0.15, at most 0.7."""
 
     name = "exposure_filter"
-    description = "drops too dark or washed out images"
+    description = "removes under- and overexposed pictures"
     aspect = EXPOSURE
     limits = ((0, 1), (0, 1))
 
@@ -26,7 +26,7 @@ class ResolutionFilter(BoundsAgent):
     """Quantity `side`, effective pixels of the shorter side. Default: at least 0.6 of the pool's median."""
 
     name = "resolution_filter"
-    description = "drops tiny or pixelated images"
+    description = "removes low-resolution pictures"
     aspect = RESOLUTION
     limits = ((0, None),)
 
@@ -35,7 +35,7 @@ class AspectRatioFilter(BoundsAgent):
     """Quantity `aspect`, longer over shorter side, at least 1. Default: at most 2."""
 
     name = "aspect_ratio_filter"
-    description = "drops long strips"
+    description = "removes elongated pictures"
     aspect = SHAPE
     limits = ((1, None),)
 
@@ -44,7 +44,7 @@ class TextLengthFilter(BoundsAgent):
     """Quantities `question_words` and `answer_words`. Default: 3 to 40, at most 20."""
 
     name = "text_length_filter"
-    description = "drops cut or padded questions"
+    description = "removes truncated or bloated questions"
     aspect = TEXT_LENGTH
     limits = ((0, None), (0, None))
 
@@ -53,6 +53,6 @@ class AnswerConsistencyFilter(BoundsAgent):
     """Quantity `agreement`, share of annotators behind the majority answer, 0 to 1. Default: at least 0.6."""
 
     name = "answer_consistency_filter"
-    description = "drops questions with contradicting answers"
+    description = "removes questions without a clear answer"
     aspect = ANSWERS
     limits = ((0, 1),)

@@ -25,7 +25,7 @@ class VlmJudge(FilterAgent):
     """
 
     name = "vlm_judge"
-    description = "keeps images for which a model answers the prompt, a question, with yes"
+    description = "keeps pictures for which a model answers the prompt, a question, with yes"
 
     def __init__(self, model: str, batch_size: int = 8, max_pixels: int = 512 * 512):
         self.model_name = model

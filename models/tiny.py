@@ -59,8 +59,8 @@ DEFAULT_CORPUS = (
     "You are a helpful assistant. system user assistant",
     "You select filtering agents for a data set. Read the report and choose the agents that mend what stands out, "
     "with a prompt for each. The report shows what to filter. Agents: Answer in this format, one agent element for "
-    "each: drops blurry, dark, washed out, tiny, pixelated images, long strips, exact or near copies, cut or padded "
-    "questions with contradicting answers; keep what is good",
+    "each: removes unsharp, under- and overexposed, low-resolution, elongated pictures, verbatim duplicates, "
+    "look-alikes, truncated or bloated questions, questions without a clear answer; keep what is good",
     "<selection><reasoning>why</reasoning><agents><agent><name>agent name</name><prompt>what to keep</prompt></agent>"
     "<agent><name></name><prompt></prompt></agent></agents></selection>",
     "Answer the question about the image with a single word or phrase. what color is the shape? what shape is in "
@@ -125,7 +125,7 @@ def build_model(tokenizer, hidden_size: int = 128, layers: int = 2, initializer_
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": hidden_size,
-            "intermediate_size": 4 * hidden_size,
+            "intermediate_size": 2 * hidden_size,
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
             "num_key_value_heads": max(1, heads // 2),

@@ -55,11 +55,14 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m rewards.validate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, required=True, help="recipe")
+    parser.add_argument("--dataset", help="instead of the recipe's dataset_name")
     parser.add_argument("--splits", nargs="+", help="by default the recipe's training and test splits")
     parser.add_argument("--limit", type=int, help="only the first rows of each split")
     arguments = parser.parse_args(argv)
     try:
         recipe = read_recipe(arguments.config)
+        if arguments.dataset:
+            recipe["dataset_name"] = arguments.dataset
         for key in ("dataset_name", "reward_funcs"):
             if not recipe.get(key):
                 raise RecordError([f"{arguments.config}: field '{key}': missing"])

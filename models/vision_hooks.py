@@ -1,0 +1,82 @@
+"""Hooks that let batches with and without images mix, within a process and between processes.
+
+A micro-batch without images, cut from a batch with some, arrives with zero rows of pixels, which the vision tower
+cannot take: they are removed.
+
+DeepSpeed and DDP expect all processes to use the same parameters. When one process's batch has images and another's
+has none, gradient buckets (ZeRO-2) or parameter gathers (ZeRO-3) no longer match, and training hangs. A process
+without images therefore encodes one blank image and adds nothing of it: its gradients are exactly zero.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def _vision_language_model(model: nn.Module) -> nn.Module:
+    """The module whose forward takes both pixels and tokens (`Qwen2VLModel` and its relatives)."""
+    for module in model.modules():
+        if hasattr(module, "visual") and hasattr(module, "language_model"):
+            return module
+    raise ValueError(
+        f"{type(model).__name__} has no vision tower: expected a model with `visual` and `language_model`"
+    )
+
+
+def vision_tower(model: nn.Module) -> nn.Module:
+    """The vision tower of a Qwen2-VL, also inside PEFT and other wrappers."""
+    return _vision_language_model(model).visual
+
+
+def _without_empty_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    pixels = kwargs.get("pixel_values")
+    if pixels is None or len(pixels):
+        return None
+    return args, {**kwargs, "pixel_values": None, "image_grid_thw": None}
+
+
+def _blank_image(config, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels and grid of the smallest image: one token after merging."""
+    merge = config.spatial_merge_size
+    channels = getattr(config, "in_channels", None) or config.in_chans
+    width = channels * config.temporal_patch_size * config.patch_size**2
+    pixels = torch.zeros(merge * merge, width, dtype=like.dtype, device=like.device)
+    return pixels, torch.tensor([[1, merge, merge]], device=like.device)
+
+
+def _keep_busy(combined: nn.Module) -> list[Any]:
+    state = {"idle": False}
+
+    def note_images(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        cache = kwargs.get("past_key_values")
+        decoding = cache is not None and cache.get_seq_length() > 0
+        state["idle"] = kwargs.get("pixel_values") is None and not decoding
+
+    def add_nothing(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        embeds = kwargs.get("inputs_embeds")
+        if not state["idle"] or embeds is None:
+            return None
+        pixels, grid = _blank_image(combined.visual.config, embeds)
+        features = combined.visual(pixels, grid_thw=grid)
+        features = getattr(features, "pooler_output", features)
+        return args, {**kwargs, "inputs_embeds": embeds + 0.0 * features.sum().to(embeds.dtype)}
+
+    return [
+        combined.register_forward_pre_hook(note_images, with_kwargs=True),
+        combined.language_model.register_forward_pre_hook(add_nothing, with_kwargs=True),
+    ]
+
+
+def install_vision_hooks(model: nn.Module, distributed: bool) -> list[Any]:
+    """Installs the hooks on a Qwen2-VL.
+
+    Args:
+        distributed: also keep the vision tower busy where a process has no images.
+
+    Returns:
+        Handles whose `remove()` undoes it.
+    """
+    combined = _vision_language_model(model)
+    handles = [combined.register_forward_pre_hook(_without_empty_images, with_kwargs=True)]
+    return handles + (_keep_busy(combined) if distributed else [])

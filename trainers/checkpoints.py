@@ -1,0 +1,79 @@
+"""Checkpoints that survive being killed while they are written, and finding the one to go on from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from data.records import write_json
+
+COMPLETE_FILE = "complete.json"
+"""Written last. A checkpoint folder without it was cut short and is not used."""
+STATE_FILE = "posttrain_state.json"
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def checkpoint_folders(output_dir: str | Path) -> list[Path]:
+    """All checkpoint folders of a run, oldest first, complete or not."""
+    folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    return sorted((folder for folder in folders if folder.name.rpartition("-")[2].isdigit()), key=_step_of)
+
+
+def newest_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """The last checkpoint that was written to its end, or `None`."""
+    complete = [folder for folder in checkpoint_folders(output_dir) if (folder / COMPLETE_FILE).is_file()]
+    return complete[-1] if complete else None
+
+
+class CompleteCheckpoints:
+    """Trainer mix-in: marks a checkpoint when everything is in it, and deletes older ones only after that.
+
+    It also stores what `extra_state` returns (plain JSON) and gives it to `load_extra_state` on resuming.
+    """
+
+    def extra_state(self) -> dict[str, Any]:
+        """State of the trainer beyond the parent's; the same on every process."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restores what `extra_state` returned."""
+
+    def save_process_state(self, folder: Path) -> None:
+        """Writes what differs between processes; called on each of them."""
+
+    def load_process_state(self, folder: Path) -> None:
+        """Reads what `save_process_state` wrote."""
+
+    def _save_checkpoint(self, model, trial) -> None:
+        run_dir = self._get_output_dir(trial=trial)
+        folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / COMPLETE_FILE).unlink(missing_ok=True)
+        self.save_process_state(folder)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_json(folder / STATE_FILE, self.extra_state())
+            write_json(folder / COMPLETE_FILE, {"global_step": self.state.global_step})
+            rotate_checkpoints(
+                output_dir=run_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            stored = Path(checkpoint) / STATE_FILE
+            if stored.is_file():
+                self.load_extra_state(json.loads(stored.read_text(encoding="utf-8")))
+            self.load_process_state(Path(checkpoint))

@@ -1,0 +1,644 @@
+"""GRPO: a model answers each prompt several times, and learns from which answers its rewards prefer.
+
+    accelerate launch trainers/grpo.py --config recipes/agent_selection.yaml
+
+Runs TRL's own loop; what is added is listed in `GRPOConfig`. See docs/agent_selection.md.
+"""
+
+if __name__ == "__main__":  # --help answers before the heavy imports
+    from trainers.scripts import answer_help
+
+    answer_help(__file__)
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import trl
+from accelerate.utils import gather_object
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel, ProcessorMixin
+from trl import ModelConfig
+from trl.trainer.utils import (
+    RepeatSampler,
+    split_pixel_values_by_grid,
+    split_tensor_dict,
+    unsplit_pixel_values_by_grid,
+)
+
+from models.loading import VISION_TOKENS, load_processor, vision_token_ids
+from models.memory import Load
+from models.vision_hooks import install_vision_hooks, vision_tower
+from rewards.guard import Failure, GuardedReward, RewardError, guard
+from rewards.registry import build_rewards, needed_columns, spec_name
+from trainers.checkpoints import CompleteCheckpoints
+from trainers.dynamic_sampling import Redraw, plan_redraw, rows_to_draw, rows_to_replace
+from trainers.losses import best_of_group, group_advantages, groups_without_contrast
+from trainers.publishing import PublishedRun
+from trainers.recipes import DataArguments, RecipeError, parse_entries, parse_recipe
+from trainers.report import RunInfo, SampleGroup, SampleLog
+from trainers.rollout_batch import Batch, load_batches, replace_rows, rows_in, save_batches, shuffle_by_groups
+from trainers.runs import (
+    base_load,
+    checkpoint_to_resume,
+    command_line,
+    describe_rewards,
+    inspect_model,
+    load_checked_rows,
+    lora_config,
+    model_init_kwargs,
+    readable_errors,
+    say,
+    say_estimate,
+    train_and_record,
+)
+from trainers.schedules import Curriculum, adaptive_kl_beta, kl_temperature, linear_temperature
+from trainers.task_data import TokenCounts, to_dataset
+
+_MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")
+"""Loss types that average over rows, so that rows that left the loss must leave the average too."""
+
+
+@dataclass
+class GRPOConfig(trl.GRPOConfig):
+    """`trl.GRPOConfig` with the additions below; with their defaults only the advantage clip differs from TRL."""
+
+    advantage_clip: float | None = field(
+        default=5.0, metadata={"help": "Largest absolute advantage, in standard deviations of the group; null: none."}
+    )
+    advantage_std_floor: float = field(
+        default=0.0, metadata={"help": "Smallest standard deviation of a group's rewards to divide by."}
+    )
+    adaptive_kl: bool = field(
+        default=False, metadata={"help": "Change `beta` after each optimizer step to hold the KL within its target."}
+    )
+    kl_target_min: float = field(default=0.01, metadata={"help": "KL in nats a token below which beta shrinks."})
+    kl_target_max: float = field(default=0.1, metadata={"help": "KL in nats a token above which beta grows."})
+    kl_factor: float = field(default=1.5, metadata={"help": "Factor by which beta grows or shrinks."})
+    beta_min: float = field(default=0.001, metadata={"help": "Smallest beta under `adaptive_kl`."})
+    beta_max: float = field(default=10.0, metadata={"help": "Largest beta under `adaptive_kl`."})
+    temperature_schedule: Literal["constant", "linear", "kl"] = field(
+        default="constant",
+        metadata={"help": "How the rollout temperature moves from `temperature`: linear to `temperature_end` over the "
+                  "run, or cooler above `kl_target_max` and hotter below `kl_target_min`."},
+    )  # fmt: skip
+    temperature_end: float = field(default=1.0, metadata={"help": "Temperature at the last step (linear)."})
+    temperature_factor: float = field(default=1.05, metadata={"help": "Factor of a change of temperature (kl)."})
+    temperature_min: float = field(default=0.5, metadata={"help": "Lowest temperature (kl)."})
+    temperature_max: float = field(default=1.5, metadata={"help": "Highest temperature (kl)."})
+    curriculum_top_k: int | None = field(
+        default=None,
+        metadata={"help": "Completions of a group, best first, that count in the first part of training."},
+    )
+    curriculum_share: float = field(
+        default=0.3, metadata={"help": "Share of the optimizer steps that are the first part of training."}
+    )
+    dynamic_sampling_rounds: int = field(
+        default=0,
+        metadata={"help": "How often groups whose rewards are all equal are replaced by groups of other prompts."},
+    )
+    freeze_vision_tower: bool = field(default=False, metadata={"help": "Train everything but the vision tower."})
+    keep_groups_together: bool = field(
+        default=True, metadata={"help": "Shuffle whole groups instead of rows before cutting micro-batches."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_positive("advantage_clip", "kl_factor", "beta_min", "temperature_end", "temperature_factor")
+        self._check_positive("temperature_min", "curriculum_top_k", "temperature")
+        for low, high in (
+            ("kl_target_min", "kl_target_max"),
+            ("beta_min", "beta_max"),
+            ("temperature_min", "temperature_max"),
+        ):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low} ({getattr(self, low)}) must not exceed {high} ({getattr(self, high)})")
+        if self.advantage_std_floor < 0 or self.dynamic_sampling_rounds < 0:
+            raise ValueError("advantage_std_floor and dynamic_sampling_rounds must not be negative")
+        if not 0 <= self.curriculum_share <= 1:
+            raise ValueError(f"curriculum_share: expected 0 to 1, found {self.curriculum_share}")
+        needs_kl = [name for name in ("adaptive_kl",) if getattr(self, name)]
+        needs_kl += ["temperature_schedule: kl"] if self.temperature_schedule == "kl" else []
+        if needs_kl and self.beta == 0:
+            raise ValueError(f"{needs_kl[0]} needs the KL to a reference model: set beta above 0")
+        if self.multi_objective_aggregation != "sum_then_normalize" and self.advantage_std_floor > 0:
+            raise ValueError("advantage_std_floor needs multi_objective_aggregation: sum_then_normalize")
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}: expected a number above 0, found {value}")
+
+
+class GroupSampler(RepeatSampler):
+    """TRL's sampler of repeated prompts, whose order depends on the epoch alone and not on how often it was asked.
+
+    So a run resumed in its second epoch sees the prompts that it would have seen.
+
+    Args:
+        epoch: returns the number of the epoch that starts.
+    """
+
+    def __init__(self, *args: Any, epoch: Callable[[], int], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._epoch = epoch
+
+    def __iter__(self):
+        if self.shuffle and self.seed is not None:
+            self.generator.manual_seed(self.seed + self._epoch())
+        yield from super().__iter__()
+
+
+def _fused_temperature_cell(model: PreTrainedModel):
+    """The variable in which TRL's fused LM head keeps the temperature that logits are divided by."""
+    function = model.forward.__func__
+    names = function.__code__.co_freevars
+    if "temperature" not in names:
+        raise RuntimeError("this version of TRL keeps the temperature elsewhere: temperature_schedule needs trl 1.16")
+    return function.__closure__[names.index("temperature")]
+
+
+class GRPOTrainer(CompleteCheckpoints, PublishedRun, trl.GRPOTrainer):
+    """`trl.GRPOTrainer` that scores with guarded rewards, computes advantages by `trainers.losses.group_advantages`,
+    and adapts KL coefficient, temperature and curriculum as `GRPOConfig` says.
+
+    Args:
+        model, args, train_dataset, ...: see `trl.GRPOTrainer`.
+        reward_funcs: any functions `reward(completions, **columns)`; `rewards.registry.build_rewards` makes guarded
+            ones from a recipe, others are guarded with `on_error="raise"`.
+        samples: where groups are stored for the run's report; by default nowhere.
+    """
+
+    _name = "GRPO"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        reward_funcs: Callable | list[Callable],
+        args: GRPOConfig,
+        *,
+        processing_class: ProcessorMixin | None = None,
+        samples: SampleLog | None = None,
+        **kwargs: Any,
+    ):
+        if processing_class is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            processing_class = load_processor(name)
+        args.generation_kwargs = self._without_vision_tokens(args, processing_class)
+        if isinstance(processing_class, ProcessorMixin) and args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
+        reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        super().__init__(
+            model,
+            [self._guarded(reward) for reward in reward_funcs],
+            args=args,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        if self._is_vlm:
+            self._prepare_vision(args)
+        self.samples = samples
+        self.curriculum = Curriculum(args.curriculum_top_k, args.curriculum_share)
+        self._rewards_per_func: torch.Tensor | None = None  # (N, rewards) of all processes, NaN where None
+        self._reward_rows = 0
+        self._reward_errors: dict[str, int] = defaultdict(int)
+        self._step_kls: list[float] = []  # of the micro-batches since the last optimizer step
+        self._next_temperature = args.temperature
+        policy = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        heads = [policy] if self.ref_model is None else [policy, self.accelerator.unwrap_model(self.ref_model)]
+        changes = args.temperature_schedule != "constant"
+        self._temperature_cells = [_fused_temperature_cell(head) for head in heads] if changes else []
+
+    # -- set-up ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _guarded(reward: Callable) -> Callable:
+        if isinstance(reward, GuardedReward | torch.nn.Module | str):
+            return reward
+        return guard(reward, getattr(reward, "__name__", type(reward).__name__))
+
+    @staticmethod
+    def _without_vision_tokens(args: GRPOConfig, processing_class: Any) -> dict[str, Any] | None:
+        """Generation options under which no token that stands for a picture can be sampled."""
+        if not isinstance(processing_class, ProcessorMixin):
+            return args.generation_kwargs
+        options = dict(args.generation_kwargs or {})
+        if args.use_vllm:
+            options["bad_words"] = [*options.get("bad_words", []), *VISION_TOKENS]
+        else:
+            suppressed = set(options.get("suppress_tokens") or []) | set(vision_token_ids(processing_class.tokenizer))
+            options["suppress_tokens"] = sorted(suppressed)
+        return options
+
+    def _prepare_vision(self, args: GRPOConfig) -> None:
+        distributed = self.accelerator.num_processes > 1
+        install_vision_hooks(self.model, distributed)
+        if self.ref_model is not None:
+            install_vision_hooks(self.ref_model, distributed)
+        if args.freeze_vision_tower:
+            vision_tower(self.model).requires_grad_(False)
+
+    def _get_train_sampler(self, dataset=None) -> Sampler:
+        return GroupSampler(
+            dataset if dataset is not None else self.train_dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+            epoch=lambda: int(self.state.epoch or 0),
+        )
+
+    def _get_eval_sampler(self, eval_dataset) -> Sampler:
+        return GroupSampler(
+            eval_dataset, mini_repeat_count=self.num_generations_eval, seed=self.args.seed, epoch=lambda: 0
+        )
+
+    # -- rollouts ----------------------------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> Batch:
+        """The parent's, but for the shuffle: it keeps the rows of a group together."""
+        if not self.model.training or not self.args.keep_groups_together:
+            return super()._prepare_inputs(generation_batch)
+        steps = self.args.steps_per_generation
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            first = self.accelerator.process_index * rows_in(batch)
+            groups = [(first + row) // self.num_generations for row in range(rows_in(batch))]
+            parts = split_tensor_dict(shuffle_by_groups(batch, groups), steps)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
+        return self._buffered_inputs[self._step % steps]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
+        """The parent's; then groups without contrast are drawn anew, and advantages and masks are this trainer's."""
+        mode = "train" if self.model.training else "eval"
+        if mode == "train":
+            self._set_temperature()
+        batch, rewards = self._roll_out(inputs)
+        flat = _without_contrast(rewards)
+        self._metrics[mode]["frac_reward_zero_std"][-1] = flat.float().mean().item()
+        self._finish(batch, rewards, mode)
+        self._relog_advantages(rewards)
+        self._store_sample(inputs, batch, rewards)
+        if mode == "train" and self.args.dynamic_sampling_rounds:
+            batch, rewards = self._draw_until_contrast(batch, rewards, flat)
+            self._finish(batch, rewards, mode)
+        return batch
+
+    def _roll_out(self, inputs: list[dict[str, Any]]) -> tuple[Batch, torch.Tensor]:
+        """One round of the parent's generation and scoring.
+
+        Returns:
+            The local batch, and the rewards of all processes, (groups, G), NaN where no reward applies.
+        """
+        batch = super()._generate_and_score_completions(inputs)
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        weighted = self._rewards_per_func * self.reward_weights.to(self._rewards_per_func.device)
+        return batch, weighted.nansum(dim=1).masked_fill(weighted.isnan().all(dim=1), torch.nan).view(-1, size)
+
+    def _finish(self, batch: Batch, rewards: torch.Tensor, mode: str) -> None:
+        """Puts advantages into a batch, and takes the rows that do not count out of its loss.
+
+        Args:
+            rewards: (groups, G) of all processes.
+        """
+        rows = rows_in(batch)
+        local = slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
+        advantages = self._advantages(rewards)
+        batch["advantages"] = advantages.flatten()[local].to(batch["advantages"].dtype)
+        counted = self._counted_rows(rewards, mode)
+        if not counted.all():
+            kept = counted.flatten()[local].unsqueeze(1).to(batch["completion_mask"].dtype)  # (rows, 1)
+            batch["tool_mask"] = batch.get("tool_mask", torch.ones_like(batch["completion_mask"])) * kept
+            batch["row_scale"] = 1 / counted.float().mean().clamp(min=1 / counted.numel())
+        loss_mask = batch["completion_mask"] * batch.get("tool_mask", 1)
+        batch["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
+
+    def _advantages(self, rewards: torch.Tensor) -> torch.Tensor:
+        """(groups, G) advantages of all processes."""
+        if self.multi_objective_aggregation != "sum_then_normalize":  # the parent's own, clipped
+            logged = list(self._logs["advantages"])[-rewards.numel() :]
+            advantages = torch.tensor(logged, device=rewards.device).view_as(rewards)
+            clip = self.args.advantage_clip
+            return advantages if clip is None else advantages.clamp(-clip, clip)
+        floor, clip = self.args.advantage_std_floor, self.args.advantage_clip
+        return group_advantages(rewards.nan_to_num(), ~rewards.isnan(), self.scale_rewards, floor, clip)
+
+    def _counted_rows(self, rewards: torch.Tensor, mode: str) -> torch.Tensor:
+        """(groups, G): the rows that take part in the loss."""
+        valid = ~rewards.isnan()
+        k = self.curriculum.k_at(self.state.global_step, self.state.max_steps) if mode == "train" else None
+        return valid if k is None else best_of_group(rewards.nan_to_num(), valid, k)
+
+    def _relog_advantages(self, rewards: torch.Tensor) -> None:
+        """Puts this trainer's advantages into the parent's log of completions in place of its own."""
+        values = self._advantages(rewards).flatten().tolist()
+        log = self._logs["advantages"]
+        for _ in range(min(len(values), len(log))):
+            log.pop()
+        log.extend(values)
+
+    def _store_sample(self, inputs: list[dict[str, Any]], batch: Batch, rewards: torch.Tensor) -> None:
+        """Keeps the first group for the report, now and then."""
+        if self.samples is None or not self.model.training or not self.accelerator.is_main_process:
+            return
+        if not self.samples.wants(self.state.global_step, self.state.max_steps):
+            return
+        rows = min(self.num_generations, rows_in(batch))
+        texts = self.processing_class.batch_decode(batch["completion_ids"][:rows], skip_special_tokens=True)
+        scores = [
+            {name: None if value != value else value for name, value in zip(self.reward_func_names, row, strict=True)}
+            for row in self._rewards_per_func[:rows].tolist()
+        ]
+        advantages = batch["advantages"][:rows].tolist()
+        group = SampleGroup(inputs[0]["prompt"], inputs[0].get("images") or [], texts, scores, advantages)
+        self.samples.add(self.state.global_step, group)
+
+    # -- dynamic sampling --------------------------------------------------------------------------------------------
+
+    def _draw_until_contrast(
+        self, batch: Batch, rewards: torch.Tensor, flat: torch.Tensor
+    ) -> tuple[Batch, torch.Tensor]:
+        """Replaces groups without contrast by groups of other prompts, a limited number of times."""
+        drawn = 0
+        for attempt in range(self.args.dynamic_sampling_rounds):
+            if not flat.any():
+                break
+            plan = plan_redraw(flat, rows_in(batch), self.num_generations)
+            batch, rewards = self._redraw(batch, rewards, flat, plan, attempt)
+            flat = _without_contrast(rewards)
+            drawn += len(plan.groups)
+        self._metrics["train"]["dynamic_sampling/groups_drawn"].append(float(drawn))
+        self._metrics["train"]["dynamic_sampling/frac_zero_std_left"].append(flat.float().mean().item())
+        return batch, rewards
+
+    def _redraw(
+        self, batch: Batch, rewards: torch.Tensor, flat: torch.Tensor, plan: Redraw, attempt: int
+    ) -> tuple[Batch, torch.Tensor]:
+        process, rows, size = self.accelerator.process_index, rows_in(batch), self.num_generations
+        # The prompts depend on seed, step and attempt alone: the same on every process, and after resuming.
+        generator = torch.Generator().manual_seed(self.args.seed + 1_000_003 * (self._step + 1) + attempt)
+        picks = torch.randint(len(self.train_dataset), (len(plan.groups),), generator=generator).tolist()
+        prompts = {index: self.train_dataset[index] for index in set(picks)}
+        drawn_rows = rows_to_draw(plan, process, rows, size)
+        inputs = [dict(prompts[picks[position]]) for position in drawn_rows]
+        with self._without_logging():
+            drawn, drawn_rewards = self._roll_out(inputs)
+        drawn_flat = _without_contrast(drawn_rewards)
+        accepted = [bool(flat[group]) and not drawn_flat[place] for place, group in enumerate(plan.groups)]
+        for place, group in enumerate(plan.groups):
+            if accepted[place]:
+                rewards[group] = drawn_rewards[place]
+        replaced, replacements = rows_to_replace(plan, accepted, process, rows, size)
+        return replace_rows(batch, replaced, drawn, replacements, self._tokenizer.pad_token_id), rewards
+
+    @contextmanager
+    def _without_logging(self) -> Iterator[None]:
+        """Leaves the logged figures those of the prompts as they came, which no selection has touched."""
+        metrics, logs = self._metrics["train"], self._logs
+        self._metrics["train"] = defaultdict(list)
+        self._logs = {key: copy(value) for key, value in logs.items()}
+        try:
+            yield
+        finally:
+            self._metrics["train"], self._logs = metrics, logs
+
+    # -- rewards -----------------------------------------------------------------------------------------------------
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
+        """The parent's; then all processes stop together if a reward failed on one of them."""
+        self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        guarded = [reward for reward in self.reward_funcs if isinstance(reward, GuardedReward)]
+        mine = [(self.accelerator.process_index, failure) for reward in guarded for failure in reward.failures]
+        failures: list[tuple[int, Failure]] = gather_object(mine)
+        self._reward_rows += len(self._rewards_per_func)
+        if failures or self._reward_errors:
+            self._apply_failure_policy(guarded, failures)
+        return self._rewards_per_func
+
+    def _apply_failure_policy(self, guarded: list[GuardedReward], failures: list[tuple[int, Failure]]) -> None:
+        """Raises the same error on every process, or counts the errors and goes on.
+
+        Raises:
+            RewardError: names reward, rank, row and cause.
+        """
+        for reward in guarded:
+            own = [(rank, failure) for rank, failure in failures if failure.reward == reward.name]
+            for rank, failure in own:
+                if failure.fatal or reward.on_error == "raise":
+                    raise RewardError(failure.describe(rank))
+            self._reward_errors[reward.name] += len(own)
+            mode = "train" if self.model.training else "eval"
+            self._metrics[mode][f"rewards/{reward.name}/errors"].append(float(len(own)))
+            rate = self._reward_errors[reward.name] / self._reward_rows
+            if own and rate > reward.max_error_rate:
+                rank, failure = own[-1]
+                raise RewardError(
+                    f"reward '{reward.name}' failed for {100 * rate:.1f}% of the rows so far, more than its "
+                    f"max_error_rate of {100 * reward.max_error_rate:.1f}%; the last: {failure.describe(rank)}"
+                )
+
+    # -- loss and schedules ------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model, inputs: Batch) -> torch.Tensor:
+        """The parent's; rows that left the loss also leave its average, and the KL is noted for the schedules."""
+        loss = super()._compute_loss(model, inputs)
+        if "row_scale" in inputs and self.loss_type in _MEAN_OVER_ROWS:
+            loss = loss * inputs["row_scale"]
+        if self.beta != 0 and self.model.training:
+            self._note_kl(self._metrics["train"]["kl"][-1])
+        return loss
+
+    def _note_kl(self, kl: float) -> None:
+        """Collects the KL of micro-batches, and adapts beta and temperature after the last one of a step."""
+        self._step_kls.append(kl)
+        if not self.accelerator.sync_gradients:
+            return
+        kl = sum(self._step_kls) / len(self._step_kls)
+        self._step_kls = []
+        args = self.args
+        if args.adaptive_kl:
+            self.beta = adaptive_kl_beta(
+                self.beta, kl, args.kl_target_min, args.kl_target_max, args.kl_factor, args.beta_min, args.beta_max
+            )
+            self._metrics["train"]["beta"].append(self.beta)
+        if args.temperature_schedule == "kl":
+            self._next_temperature = kl_temperature(
+                self._next_temperature,
+                kl,
+                args.kl_target_min,
+                args.kl_target_max,
+                args.temperature_factor,
+                args.temperature_min,
+                args.temperature_max,
+            )
+
+    def _set_temperature(self) -> None:
+        """Moves the temperature of sampling, and of the log-probabilities of what is sampled, along its schedule."""
+        if self.args.temperature_schedule == "constant":
+            return
+        if self.args.temperature_schedule == "linear":
+            self._next_temperature = linear_temperature(
+                self.state.global_step, self.state.max_steps, self.args.temperature, self.args.temperature_end
+            )
+        self._apply_temperature(self._next_temperature)
+        self._metrics["train"]["rollout_temperature"].append(self.temperature)
+
+    def _apply_temperature(self, temperature: float) -> None:
+        self.temperature = temperature
+        if self.use_vllm:
+            self.vllm_generation.temperature = temperature
+        else:
+            self.generation_config.temperature = temperature
+        for cell in self._temperature_cells:
+            cell.cell_contents = temperature
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict[str, Any]:
+        return {
+            "micro_steps": self._step,
+            "beta": self.beta,
+            "temperature": self.temperature,
+            "next_temperature": self._next_temperature,
+            "reward_rows": self._reward_rows,
+            "reward_errors": dict(self._reward_errors),
+        }
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        self._step = state["micro_steps"]
+        self.beta = state["beta"]
+        self._next_temperature = state["next_temperature"]
+        if self.args.temperature_schedule != "constant":
+            self._apply_temperature(state["temperature"])
+        self._reward_rows = state["reward_rows"]
+        self._reward_errors = defaultdict(int, state["reward_errors"])
+
+    def _buffer_file(self, folder: Path) -> Path:
+        return folder / f"rollouts_{self.accelerator.process_index}.safetensors"
+
+    def save_process_state(self, folder: Path) -> None:
+        """Completions that later steps will still use, where the checkpoint falls between two rollouts."""
+        in_use = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        if in_use and self._buffered_inputs is not None:
+            save_batches(self._buffered_inputs, self._buffer_file(folder))
+
+    def load_process_state(self, folder: Path) -> None:
+        stored = self._buffer_file(folder)
+        if stored.is_file():
+            self._buffered_inputs = load_batches(stored, self.accelerator.device)
+
+
+def _without_contrast(rewards: torch.Tensor) -> torch.Tensor:
+    """(groups,): see `groups_without_contrast`; NaN marks candidates without a reward."""
+    return groups_without_contrast(rewards.nan_to_num(), ~rewards.isnan())
+
+
+# -- the script ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class GRPOScriptArguments(DataArguments):
+    """The data, and what it is rewarded by."""
+
+    reward_funcs: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Rewards: names, dotted paths, or mappings with parameters (rewards/registry.py).",
+            "type": list[str | dict],
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.reward_funcs = parse_entries(self.reward_funcs)
+        if not self.reward_funcs:
+            raise ValueError("reward_funcs: expected at least one reward, found none")
+
+
+def _check_weights(script: GRPOScriptArguments, args: GRPOConfig) -> None:
+    weights = args.reward_weights
+    if weights is not None and len(weights) != len(script.reward_funcs):
+        names = ", ".join(spec_name(spec) for spec in script.reward_funcs)
+        raise RecipeError(
+            f"reward_weights: expected {len(script.reward_funcs)} numbers, one for each of {names}; found {weights}"
+        )
+
+
+def _check_columns(script: GRPOScriptArguments, rewards: list[GuardedReward], rows: list[dict]) -> None:
+    for reward in rewards:
+        missing = [column for column in needed_columns(reward) if column not in rows[0]]
+        if missing:
+            having = ", ".join(sorted(rows[0]))
+            raise RecipeError(
+                f"reward_funcs: '{reward.name}' needs the column '{missing[0]}', which the rows of "
+                f"{script.dataset_name} do not have; they have {having}"
+            )
+
+
+def _load(args: GRPOConfig, model_args: ModelConfig, counts: TokenCounts) -> Load:
+    return replace(
+        base_load(args, model_args, counts),
+        reference=args.beta > 0 and not model_args.use_peft,
+        generated_rows=args.per_device_train_batch_size * args.steps_per_generation,
+        completion_tokens=args.max_completion_length,
+        vllm_share=args.vllm_gpu_memory_utilization if args.use_vllm and args.vllm_mode == "colocate" else None,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    with readable_errors():
+        script, args, model_args, recipe = parse_recipe((GRPOScriptArguments, GRPOConfig, ModelConfig), argv)
+
+        # Rewards
+        rewards = build_rewards(script.reward_funcs, script.agents)
+        _check_weights(script, args)
+
+        # Data
+        model = inspect_model(model_args.model_name_or_path, script, required=not script.validate_only)
+        train_rows, counts = load_checked_rows(script, script.dataset_train_split, model)
+        _check_columns(script, rewards, train_rows)
+        evaluates = args.eval_strategy != "no"
+        eval_rows = load_checked_rows(script, script.dataset_test_split, model)[0] if evaluates else None
+        if counts is not None:
+            say_estimate(model.config, _load(args, model_args, counts))
+        if script.validate_only:
+            say("valid")
+            return
+        resume_from = checkpoint_to_resume(args, script.resume)
+
+        # Trainer
+        args.model_init_kwargs = model_init_kwargs(args, model_args)
+        args.remove_unused_columns = False  # rows are looked up when they are needed
+        trainer = GRPOTrainer(
+            model_args.model_name_or_path,
+            rewards,
+            args=args,
+            train_dataset=to_dataset(train_rows, model.bounds),
+            eval_dataset=to_dataset(eval_rows, model.bounds) if evaluates else None,
+            processing_class=model.processor,
+            quantization_config=trl.get_quantization_config(model_args),
+            peft_config=lora_config(model_args, args.freeze_vision_tower),
+            samples=SampleLog(args.output_dir),
+        )
+
+        # Train, save, report
+        info = RunInfo(
+            method="GRPO",
+            command=command_line(__file__),
+            recipe=recipe.text,
+            dataset=script.dataset_name,
+            base_model=model_args.model_name_or_path,
+            rewards=describe_rewards(script.reward_funcs, args.reward_weights),
+        )
+        train_and_record(trainer, info, recipe, resume_from)
+
+
+if __name__ == "__main__":
+    main()

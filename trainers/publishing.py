@@ -1,0 +1,97 @@
+"""What a run leaves beside its weights, and pushes with them: recipe, report, figures, model card."""
+
+import logging
+import os
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from data.records import atomic_write
+from trainers.report import FIGURES_FOLDER, TEMPLATES, RunInfo, versions, write_report
+
+logger = logging.getLogger(__name__)
+
+RECIPE_FILE = "recipe.yaml"
+CARD_FIGURES = ("reward", "reward_parts", "loss")
+CARD_KEYS = ("reward", "kl", "loss", "eval_reward", "eval_loss", "completions/mean_length", "frac_reward_zero_std")
+
+
+class PublishedRun:
+    """Trainer mix-in: writes the run's own model card instead of TRL's.
+
+    Attributes:
+        run_info: set by the training script; without it, TRL's card is written.
+    """
+
+    run_info: RunInfo | None = None
+
+    def create_model_card(self, model_name: str | None = None, *args, **kwargs) -> None:
+        if self.run_info is None:
+            super().create_model_card(model_name, *args, **kwargs)
+        elif self.is_world_process_zero():
+            card = render_model_card(self, model_name or Path(self.args.output_dir).name)
+            with atomic_write(Path(self.args.output_dir) / "README.md") as file:
+                file.write(card)
+
+
+def _last_values(history: list[dict]) -> dict[str, float]:
+    """The last logged value of the figures that a card shows, and of every reward."""
+    values = {}
+    for entry in history:
+        for key, value in entry.items():
+            wanted = key in CARD_KEYS or (key.startswith(("rewards/", "eval_rewards/")) and key.endswith("/mean"))
+            if wanted and isinstance(value, int | float):
+                values[key] = value
+    return values
+
+
+def render_model_card(trainer: PublishedRun, model_name: str) -> str:
+    """The model card: data, rewards, results, figures, command, recipe and versions."""
+    from jinja2 import Environment, FileSystemLoader
+
+    info = trainer.run_info
+    folder = Path(trainer.args.output_dir) / FIGURES_FOLDER
+    return (
+        Environment(loader=FileSystemLoader(TEMPLATES))
+        .get_template("model_card.md.jinja")
+        .render(
+            info=info,
+            model_name=model_name,
+            hub_model_id=trainer.hub_model_id if trainer.args.push_to_hub else None,
+            base_model_id=None if os.path.isdir(info.base_model) else info.base_model,
+            steps=trainer.state.global_step,
+            final=_last_values(trainer.state.log_history),
+            figures=[name for name in CARD_FIGURES if (folder / f"{name}.png").is_file()],
+            versions=versions(),
+        )
+    )
+
+
+def store_recipe(output_dir: str | Path, text: str) -> None:
+    """Writes `recipe.yaml`, and warns where a run is resumed with another one."""
+    path = Path(output_dir) / RECIPE_FILE
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        logger.warning("the recipe differs from the one that %s was started with (%s)", output_dir, path)
+    with atomic_write(path) as file:
+        file.write(text)
+
+
+class ReportCallback(TrainerCallback):
+    """Writes the report whenever a checkpoint is saved, and at the end. It may fail, but never ends a run."""
+
+    def __init__(self, info: RunInfo):
+        self.info = info
+
+    def _write(self, args, state) -> None:
+        if not state.is_world_process_zero:
+            return
+        try:
+            write_report(args.output_dir, self.info, state.log_history)
+        except Exception as error:  # a report is not worth a run
+            logger.warning("could not write the report: %s", error)
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        self._write(args, state)
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        self._write(args, state)

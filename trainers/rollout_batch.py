@@ -1,0 +1,142 @@
+"""The batch of generated and scored completions: shuffling it by groups, merging two, storing and reading it.
+
+A batch is the dictionary that `trl.GRPOTrainer._generate_and_score_completions` returns: tensors with one row a
+completion, pixels of all rows one after the other, and scalars.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+
+Batch = dict[str, Any]
+
+_LEFT_PADDED = ("prompt_ids", "prompt_mask")
+_WHOLE_SEQUENCE = ("token_type_ids", "mm_token_type_ids")  # prompt and completion in one row
+_PIXELS = ("pixel_values", "image_grid_thw")
+
+
+def rows_in(batch: Batch) -> int:
+    return len(batch["completion_ids"])
+
+
+def take_rows(batch: Batch, rows: Sequence[int]) -> Batch:
+    """The batch with other rows, or the same in another order; pixels must already be split by row."""
+
+    def take(value: Any) -> Any:
+        if isinstance(value, list):
+            return [value[row] for row in rows]
+        return value[list(rows)] if isinstance(value, torch.Tensor) and value.ndim else value
+
+    return {key: take(value) for key, value in batch.items()}
+
+
+def shuffle_by_groups(batch: Batch, group_of_row: Sequence[int]) -> Batch:
+    """Shuffles the groups of a batch and leaves the rows of each together, in their order.
+
+    Args:
+        batch: with pixels split by row (`split_pixel_values_by_grid`).
+        group_of_row: group number of each row; rows of a group stand together.
+    """
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(group_of_row):
+        members.setdefault(group, []).append(row)
+    groups = list(members.values())
+    order = torch.randperm(len(groups)).tolist()
+    return take_rows(batch, [row for group in order for row in groups[group]])
+
+
+def _pad(tensor: torch.Tensor, width: int, left: bool, value: float) -> torch.Tensor:
+    missing = width - tensor.shape[1]
+    return torch.nn.functional.pad(tensor, (missing, 0) if left else (0, missing), value=value)
+
+
+def _pad_batch(batch: Batch, prompt_width: int, completion_width: int, pad_token_id: int) -> Batch:
+    """Widens every row to the given numbers of prompt and completion tokens."""
+    old_prompt, old_completion = batch["prompt_ids"].shape[1], batch["completion_ids"].shape[1]
+    padded = dict(batch)
+    for key, value in batch.items():
+        if not isinstance(value, torch.Tensor) or value.ndim != 2 or key in _PIXELS:
+            continue
+        fill = pad_token_id if key.endswith("_ids") and key not in _WHOLE_SEQUENCE else 0
+        if key in _LEFT_PADDED:
+            padded[key] = _pad(value, prompt_width, True, fill)
+        elif key in _WHOLE_SEQUENCE:
+            prompt, completion = value[:, :old_prompt], value[:, old_prompt:]
+            parts = (_pad(prompt, prompt_width, True, 0), _pad(completion, completion_width, False, 0))
+            padded[key] = torch.cat(parts, dim=1)
+        elif value.shape[1] == old_completion:
+            padded[key] = _pad(value, completion_width, False, fill)
+    return padded
+
+
+def _with_image_slots(batch: Batch, other: Batch) -> Batch:
+    """Adds empty pixels to a batch without images, where the other one has some."""
+    split = split_pixel_values_by_grid(batch)
+    if "pixel_values" in split or "pixel_values" not in other:
+        return split
+    rows = rows_in(batch)
+    zero_ids = torch.zeros_like(torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1))
+    return {
+        **split,
+        "pixel_values": [other["pixel_values"][:0]] * rows,
+        "image_grid_thw": [other["image_grid_thw"][:0]] * rows,
+        "num_images": [0] * rows,
+        "mm_token_type_ids": batch.get("mm_token_type_ids", zero_ids),
+    }
+
+
+def replace_rows(
+    batch: Batch, rows: Sequence[int], other: Batch, other_rows: Sequence[int], pad_token_id: int
+) -> Batch:
+    """A batch in which `rows` are those of another batch; both are padded to the same widths.
+
+    Args:
+        rows, other_rows: equally many; row `rows[i]` becomes row `other_rows[i]` of `other`.
+    """
+    widths = [max(part[key].shape[1] for part in (batch, other)) for key in ("prompt_ids", "completion_ids")]
+    left = _pad_batch(_with_image_slots(batch, other), *widths, pad_token_id)
+    right = _pad_batch(_with_image_slots(other, batch), *widths, pad_token_id)
+    source = dict(zip(rows, other_rows, strict=True))
+
+    def merge(key: str) -> Any:
+        mine, theirs = left[key], right.get(key)
+        if isinstance(mine, list):
+            return [theirs[source[row]] if row in source else value for row, value in enumerate(mine)]
+        if not isinstance(mine, torch.Tensor) or mine.ndim == 0:
+            return mine
+        merged = mine.clone()
+        merged[list(rows)] = theirs[list(other_rows)].to(mine.dtype)
+        return merged
+
+    return unsplit_pixel_values_by_grid({key: merge(key) for key in left})
+
+
+def save_batches(batches: Sequence[Batch], path: Path) -> None:
+    """Writes batches as safetensors; what is no tensor goes to the header as JSON."""
+    tensors, plain = {}, {}
+    for number, batch in enumerate(batches):
+        for key, value in batch.items():
+            name = f"{number}.{key}"
+            if isinstance(value, torch.Tensor):
+                tensors[name] = value.contiguous().clone()
+            else:
+                plain[name] = value
+    save_file(tensors, path, metadata={"plain": json.dumps(plain), "count": str(len(batches))})
+
+
+def load_batches(path: Path, device: torch.device) -> list[Batch]:
+    """Reads what `save_batches` wrote."""
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        header = file.metadata()
+        entries = json.loads(header["plain"]) | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    batches: list[Batch] = [{} for _ in range(int(header["count"]))]
+    for name, value in entries.items():
+        number, _, key = name.partition(".")
+        batches[int(number)][key] = value
+    return batches
