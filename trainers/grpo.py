@@ -582,9 +582,9 @@ def _check_columns(script: GRPOScriptArguments, rewards: list[GuardedReward], ro
             )
 
 
-def _load(args: GRPOConfig, model_args: ModelConfig, counts: TokenCounts) -> Load:
+def _load(script: GRPOScriptArguments, args: GRPOConfig, model_args: ModelConfig, counts: TokenCounts) -> Load:
     return replace(
-        base_load(args, model_args, counts),
+        base_load(script, args, model_args, counts),
         reference=args.beta > 0 and not model_args.use_peft,
         generated_rows=args.per_device_train_batch_size * args.steps_per_generation,
         completion_tokens=args.max_completion_length,
@@ -607,7 +607,7 @@ def main(argv: list[str] | None = None) -> None:
         evaluates = args.eval_strategy != "no"
         eval_rows = load_checked_rows(script, script.dataset_test_split, model)[0] if evaluates else None
         if counts is not None:
-            say_estimate(model.config, _load(args, model_args, counts))
+            say_estimate(model.config, _load(script, args, model_args, counts))
         if script.validate_only:
             say("valid")
             return

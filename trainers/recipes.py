@@ -44,6 +44,10 @@ class DataArguments:
     validate_only: bool = field(
         default=False, metadata={"help": "Check recipe, data and token counts, print the memory estimate, and stop."}
     )
+    accelerate_config: str | None = field(
+        default=None,
+        metadata={"help": "File of accelerate_configs/ that the recipe is meant for; `validate_only` estimates for it."},
+    )
     resume: bool = field(
         default=True, metadata={"help": "Go on from the newest complete checkpoint in output_dir, if there is one."}
     )
@@ -178,12 +182,22 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
         argv = [part for argument in argv for part in _split_config(argument)]
     parser = TrlParser(dataclass_types=list(dataclass_types))
     try:
-        parsed = parser.parse_args_and_config(argv)
+        parsed = parser.parse_args_and_config(argv + _without_accelerator(argv, text))
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path or 'command line'}: {error}") from error
     overrides = [argument for argument in argv if argument not in ("--config", str(path))]
     comment = f"\n# and on the command line: {' '.join(overrides)}\n" if overrides else ""
     return (*parsed, Recipe(None if path is None else str(path), text + comment))
+
+
+def _without_accelerator(argv: Sequence[str], text: str) -> list[str]:
+    """What lets a recipe for a GPU be validated on a machine that has none."""
+    import torch
+
+    values = dict(zip(argv, argv[1:], strict=False))
+    asked = values.get("--validate_only", str((yaml.safe_load(text) or {}).get("validate_only", False)))
+    validates = asked.lower() in ("true", "1", "yes")
+    return ["--use_cpu", "true"] if validates and not torch.accelerator.is_available() else []
 
 
 def _split_config(argument: str) -> list[str]:

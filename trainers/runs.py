@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from accelerate import PartialState
 
 from data.images import ImageError
@@ -128,18 +129,42 @@ def load_checked_rows(
     return rows, counts
 
 
-def base_load(args: Any, model_args: Any, counts: TokenCounts) -> Load:
-    """What a recipe asks of each device, as far as all methods have it in common."""
-    zero_stage, offload = 0, False
+@dataclass(frozen=True)
+class Spread:
+    """How a run is spread over devices."""
+
+    processes: int
+    zero_stage: int
+    offload: bool
+
+
+def _launched_spread(args: Any) -> Spread:
     plugin = getattr(args, "deepspeed_plugin", None)
-    if plugin is not None:
-        zero_stage = plugin.zero_stage
-        offload = getattr(plugin, "offload_optimizer_device", None) == "cpu"
-    eight_bit = "8bit" in str(args.optim)
+    if plugin is None:
+        return Spread(args.world_size, 0, False)
+    return Spread(args.world_size, plugin.zero_stage, getattr(plugin, "offload_optimizer_device", None) == "cpu")
+
+
+def _planned_spread(path: str) -> Spread:
+    """What a file of accelerate_configs/ would launch."""
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        deepspeed = config.get("deepspeed_config") or {}
+        offload = deepspeed.get("offload_optimizer_device") == "cpu"
+        return Spread(config["num_processes"], deepspeed.get("zero_stage", 0), offload)
+    except (OSError, yaml.YAMLError, AttributeError, KeyError) as error:
+        raise RecipeError(f"accelerate_config: {path}: expected a file that accelerate can launch: {error}") from error
+
+
+def base_load(arguments: DataArguments, args: Any, model_args: Any, counts: TokenCounts) -> Load:
+    """What a recipe asks of each device, as far as all methods have it in common."""
+    planned = arguments.validate_only and arguments.accelerate_config is not None
+    spread = _planned_spread(arguments.accelerate_config) if planned else _launched_spread(args)
+    eight_bit = "8bit" in str(args.optim).lower()
     return Load(
-        processes=args.world_size,
-        zero_stage=zero_stage,
-        offload=offload,
+        processes=spread.processes,
+        zero_stage=spread.zero_stage,
+        offload=spread.offload,
         dtype=model_args.dtype if model_args.dtype in ("bfloat16", "float16") else "float32",
         four_bit=bool(model_args.load_in_4bit),
         lora_rank=model_args.lora_r if model_args.use_peft else None,

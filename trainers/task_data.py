@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from data.images import image_size, load_for_qwen
+from data.images import image_size, load_for_qwen, qwen_size
 from data.records import RecordError
 from data.tasks import load_rows
 from filter_agents.registry import build_agents
@@ -74,12 +74,9 @@ class TokenCounts:
 
 
 def _image_tokens(image: Any, bounds: PixelBounds) -> int:
-    from qwen_vl_utils import smart_resize
-
-    width, height = image_size(image)
+    width, height = qwen_size(image_size(image), bounds.minimum, bounds.maximum, bounds.patch_size)
     factor = 2 * bounds.patch_size
-    new_height, new_width = smart_resize(height, width, factor, bounds.minimum, bounds.maximum)
-    return (new_height // factor) * (new_width // factor)
+    return (height // factor) * (width // factor)
 
 
 def _texts(row: dict) -> list[str]:

@@ -1,0 +1,74 @@
+"""What tests of every room share: oracle cases, a tiny model, a small data set of reports, and running commands."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["DS_ACCELERATOR"] = "cpu"
+
+ROOT = Path(__file__).parent.parent
+AGENT_NAMES = [
+    "blur_filter",
+    "exposure_filter",
+    "resolution_filter",
+    "exact_duplicate_filter",
+    "text_length_filter",
+    "answer_consistency_filter",
+]
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """Function: name of a file of cases in tests/oracles -> its content."""
+
+    def read(name: str):
+        return json.loads((ROOT / "tests" / "oracles" / f"{name}.public.json").read_text(encoding="utf-8"))
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def run_command():
+    """Function: arguments of `python` -> finished process, run from the root of the repository."""
+
+    def run(*arguments: str | Path, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Folder of a random Qwen2-VL of 0.2 M parameters with its processor."""
+    from models.tiny import main
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    main(["--output-dir", str(folder), "--hidden-size", "32", "--vocab-size", "400"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def report_data(tmp_path_factory) -> Path:
+    """Folder of agent-selection records with one image each: 24 to train on, 4 validation, 4 test."""
+    from data.quality_reports import main
+
+    folder = tmp_path_factory.mktemp("reports")
+    main(
+        ["--source", "easy_vqa", "--output-dir", str(folder), "--reports", "32", "--pool-size", "6", "--seed", "3"]
+        + ["--train-split", ".75", "--val-split", ".125", "--test-split", ".125", "--workers", "2"]
+        + ["--agent-list", *AGENT_NAMES]
+    )
+    return folder
