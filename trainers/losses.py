@@ -24,6 +24,13 @@ def groups_without_contrast(rewards: torch.Tensor, valid: torch.Tensor) -> torch
     return (valid.sum(dim=1) < 2) | (highest - lowest <= EQUAL_TOLERANCE * size)
 
 
+def _deviation(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """Unbiased standard deviation of what is not NaN; NaN for fewer than two values. Rounds as TRL's does."""
+    count = (~values.isnan()).sum(dim=dim, keepdim=True)
+    variance = (values - values.nanmean(dim=dim, keepdim=True)).square().nanmean(dim=dim, keepdim=True)
+    return (variance * (count / (count - 1))).sqrt()
+
+
 def group_advantages(
     rewards: torch.Tensor,
     valid: torch.Tensor,
@@ -45,15 +52,12 @@ def group_advantages(
     Returns:
         (B, G); exactly 0 for every candidate of a group without contrast.
     """
-    rewards = rewards.masked_fill(~valid, 0.0)
-    counts = valid.sum(dim=1, keepdim=True)  # (B, 1)
-    centred = rewards - rewards.sum(dim=1, keepdim=True) / counts.clamp(min=1)  # (B, G)
-    centred = centred.masked_fill(~valid, 0.0)
+    present = rewards.masked_fill(~valid, torch.nan)
+    centred = present - present.nanmean(dim=1, keepdim=True)  # (B, G), NaN where not valid
     if scale == "group":
-        std = (centred.square().sum(dim=1, keepdim=True) / (counts - 1).clamp(min=1)).sqrt()  # (B, 1)
+        std = _deviation(present, dim=1)  # (B, 1)
     elif scale == "batch":
-        present = rewards[valid]
-        std = present.std() if present.numel() > 1 else present.new_zeros(())
+        std = _deviation(present.flatten(), dim=0)  # (1,)
     elif scale == "none":
         std = None
     else:
@@ -61,7 +65,8 @@ def group_advantages(
     advantages = centred if std is None else centred / (std.clamp(min=std_floor) + STD_EPSILON)
     if clip is not None:
         advantages = advantages.clamp(-clip, clip)
-    return advantages.masked_fill(groups_without_contrast(rewards, valid).unsqueeze(1), 0.0)
+    nothing_to_prefer = groups_without_contrast(rewards, valid).unsqueeze(1)
+    return advantages.masked_fill(nothing_to_prefer | ~valid, 0.0)
 
 
 def best_of_group(rewards: torch.Tensor, valid: torch.Tensor, k: int) -> torch.Tensor:

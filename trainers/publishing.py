@@ -3,8 +3,9 @@
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from data.records import atomic_write
 from trainers.report import FIGURES_FOLDER, TEMPLATES, RunInfo, versions, write_report
@@ -14,10 +15,31 @@ logger = logging.getLogger(__name__)
 RECIPE_FILE = "recipe.yaml"
 CARD_FIGURES = ("reward", "reward_parts", "loss")
 CARD_KEYS = ("reward", "kl", "loss", "eval_reward", "eval_loss", "completions/mean_length", "frac_reward_zero_std")
+SECRET_VARIABLES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+"""How the name of an environment variable ends whose value is not to be published."""
+SHORTEST_SECRET = 8
+
+
+class PublishError(RuntimeError):
+    """The Hub cannot be reached, or refuses."""
+
+
+def keep_token_out(args: TrainingArguments) -> None:
+    """Moves `hub_token` to the environment: the arguments are saved beside the model, and pushed with it."""
+    if args.hub_token:
+        os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
+
+
+def without_secrets(text: str) -> str:
+    """The text without the access tokens of the environment, which a recipe or command line may hold too."""
+    for name, value in os.environ.items():
+        if name.upper().endswith(SECRET_VARIABLES) and len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return text
 
 
 class PublishedRun:
-    """Trainer mix-in: writes the run's own model card instead of TRL's.
+    """Trainer mix-in: writes the run's own model card instead of TRL's, and says in one message why a push failed.
 
     Attributes:
         run_info: set by the training script; without it, TRL's card is written.
@@ -32,6 +54,23 @@ class PublishedRun:
             card = render_model_card(self, model_name or Path(self.args.output_dir).name)
             with atomic_write(Path(self.args.output_dir) / "README.md") as file:
                 file.write(card)
+
+    def init_hf_repo(self, *args, **kwargs) -> None:
+        try:
+            super().init_hf_repo(*args, **kwargs)
+        except Exception as error:  # the Hub's client raises many kinds
+            name = self.args.hub_model_id or Path(self.args.output_dir).name
+            raise PublishError(f"push_to_hub: '{name}' cannot be created on the Hub: {error}") from error
+
+    def push_to_hub(self, *args, **kwargs) -> Any:
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        except Exception as error:  # as above
+            folder, name = self.args.output_dir, self.hub_model_id
+            again = f"hf upload {name} {folder} --exclude 'checkpoint-*'"
+            raise PublishError(
+                f"push_to_hub: {error}\nNothing is lost: the run is saved in {folder}. To push it later: {again}"
+            ) from error
 
 
 def _last_values(history: list[dict]) -> dict[str, float]:

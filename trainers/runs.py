@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,14 @@ from models.memory import Load, estimate_memory, format_estimate
 from rewards.guard import RewardError
 from rewards.registry import RewardSpecError
 from trainers.checkpoints import checkpoint_folders, newest_complete_checkpoint
-from trainers.publishing import ReportCallback, store_recipe
+from trainers.publishing import PublishError, ReportCallback, keep_token_out, store_recipe, without_secrets
 from trainers.recipes import DataArguments, Recipe, RecipeError
 from trainers.report import RunInfo
 from trainers.task_data import TokenCounts, check_lengths, count_tokens, load_task_rows
 
 logger = logging.getLogger(__name__)
 
-USER_ERRORS = (RecipeError, RecordError, RewardSpecError, AgentError, ImageError)
+USER_ERRORS = (RecipeError, RecordError, RewardSpecError, AgentError, ImageError, PublishError)
 GRACE_SECONDS = 3
 """How long the other processes leave the main one to say what is wrong before they end."""
 
@@ -241,12 +241,14 @@ def command_line(script: str) -> str:
 def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, resume_from: str | None) -> None:
     """Trains, saves model, processor, recipe and report, and pushes them where the recipe says so."""
     args = trainer.args
+    keep_token_out(args)
+    info = replace(info, recipe=without_secrets(info.recipe), command=without_secrets(info.command))
     trainer.run_info = info
     trainer.add_callback(ReportCallback(info))
     if trainer.is_world_process_zero():
-        store_recipe(args.output_dir, recipe.text)
+        store_recipe(args.output_dir, without_secrets(recipe.text))
     trainer.train(resume_from_checkpoint=resume_from)
-    trainer.save_model(args.output_dir)
+    trainer.save_model(args.output_dir, _internal_call=True)  # the push comes below, once, with everything
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(Path(args.output_dir) / "trainer_state.json"))
         trainer.create_model_card()
