@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
 
 from data.images import ImageSource, check_images, open_image, resolve_images, resolve_path
-from data.pools import ITEMS_FILE, ItemId
+from data.pools import ITEMS_FILE, ItemId, load_pool
 from data.records import (
     Location,
     RecordError,
@@ -99,15 +99,16 @@ def _from_raw(raw: RawReport, agent_list: list[str] | None, location: Location) 
     agents = raw.agent_list if raw.agent_list is not None else agent_list
     if agents is None:
         raise RecordError([f"{location}: field 'agent_list': missing, and no --agent-list was given"])
-    return [
-        AgentSelectionRecord(
-            report=raw.report,
-            ground_truth_agents=agents,
-            ground_truth_filtered_data=filtered.data_ids,
-            metadata=filtered.metadata,
-        )
+    rows = [
+        {
+            "report": raw.report,
+            "ground_truth_agents": agents,
+            "ground_truth_filtered_data": filtered.data_ids,
+            "metadata": filtered.metadata,
+        }
         for filtered in raw.filtered_datasets
     ]
+    return [parse_row(location, row, AgentSelectionRecord) for row in rows]
 
 
 def _parse_row(location: Location, row: Any, agent_list: list[str] | None) -> list[AgentSelectionRecord]:
@@ -117,10 +118,17 @@ def _parse_row(location: Location, row: Any, agent_list: list[str] | None) -> li
 
 
 def _problems_of_files(record: AgentSelectionRecord, location: Location) -> list[str]:
-    problems = []
-    if record.pool is not None and not (Path(record.pool) / ITEMS_FILE).is_file():
-        problems.append(f"{location}: field 'pool': no {ITEMS_FILE} in {record.pool}")
-    return problems
+    where = f"{location}: field 'pool'"
+    if record.pool is None:
+        return []
+    if not (Path(record.pool) / ITEMS_FILE).is_file():
+        return [f"{where}: no {ITEMS_FILE} in {record.pool}"]
+    try:
+        pool = load_pool(record.pool)
+    except RecordError as error:
+        return [f"{where}: {problem}" for problem in error.problems]
+    paths = [(item.id, pool.image_path(item)) for item in pool.items]
+    return [f"{where}: item {item_id!r}: no such image file: {path}" for item_id, path in paths if not path.is_file()]
 
 
 def parse_records(

@@ -67,23 +67,25 @@ def open_image(source: ImageSource) -> Image.Image:
         if isinstance(source, Image.Image):
             image = source
         elif isinstance(source, dict):
-            content = source.get("bytes")
-            image = Image.open(io.BytesIO(content) if content is not None else source["path"])
+            content, path = source.get("bytes"), source.get("path")
+            if content is None and path is None:
+                raise ImageError(f"{name}: expected the keys 'bytes' or 'path', found {list(source)}")
+            image = Image.open(path if content is None else io.BytesIO(content))
         elif isinstance(source, str | Path):
             image = Image.open(source)
         else:
             raise ImageError(f"{name}: expected a path, a dict with bytes or a path, or a PIL image")
         _check_size(name, image.size)  # before decoding, which may be large
         return image.convert("RGB")
+    except ImageError:
+        raise
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such image file") from error
-    except (KeyError, TypeError) as error:
-        raise ImageError(f"{name}: expected the keys 'bytes' or 'path', found {sorted(source)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image, or of an unknown format") from error
-    except (OSError, SyntaxError) as error:  # PIL reports truncated and broken files with either
+    except Exception as error:  # PIL's decoders report broken files with nearly any exception
         raise ImageError(f"{name}: cannot be decoded ({error})") from error
 
 
@@ -114,11 +116,24 @@ def check_images(sources: Iterable[tuple[str, ImageSource]], workers: int = 8) -
         return [found for found in pool.map(problem, sources) if found]
 
 
-def _resize_for_qwen(image: Image.Image, min_pixels: int, max_pixels: int, patch_size: int) -> Image.Image:
-    from qwen_vl_utils import fetch_image
+def qwen_size(size: tuple[int, int], min_pixels: int, max_pixels: int, patch_size: int = 14) -> tuple[int, int]:
+    """(width, height) that an image is resized to; see `load_for_qwen`.
 
-    element = {"image": image, "min_pixels": min_pixels, "max_pixels": max_pixels}
-    return fetch_image(element, image_patch_size=patch_size)
+    qwen-vl-utils rounds the short side of a very long strip to 0, or makes its ratio one that Qwen2-VL refuses; such
+    a strip is squeezed to one row of visual tokens, as many as the bounds allow.
+    """
+    from qwen_vl_utils import smart_resize
+
+    factor = 2 * patch_size
+    height, width = smart_resize(size[1], size[0], factor, min_pixels, max_pixels)
+    longest = max(1, min(max_pixels // factor**2, MAX_ASPECT_RATIO))  # tokens in a row
+    if max(width, height) <= longest * min(width, height):
+        return width, height
+    return (longest * factor, factor) if width > height else (factor, longest * factor)
+
+
+def _resize_for_qwen(image: Image.Image, min_pixels: int, max_pixels: int, patch_size: int) -> Image.Image:
+    return image.resize(qwen_size(image.size, min_pixels, max_pixels, patch_size))
 
 
 @lru_cache(maxsize=512)

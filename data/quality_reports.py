@@ -266,10 +266,10 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
         parser.error(f"--images: expected 0 to {MAX_IMAGES}, found {arguments.images}")
     if not 1 <= arguments.damages[0] <= arguments.damages[1]:
         parser.error(f"--damages: expected 1 <= LEAST <= MOST, found {arguments.damages}")
-    if arguments.pool_size < 4 and not arguments.no_damage:
-        parser.error(f"--pool-size: expected at least 4, found {arguments.pool_size}")
-    if arguments.reports < 1:
-        parser.error(f"--reports: expected at least 1, found {arguments.reports}")
+    for name, least in (("pool_size", 1 if arguments.no_damage else 4), ("reports", 1), ("workers", 1)):
+        if getattr(arguments, name) < least:
+            option = "--" + name.replace("_", "-")
+            parser.error(f"{option}: expected at least {least}, found {getattr(arguments, name)}")
     return arguments, read_share_arguments(parser, arguments)
 
 

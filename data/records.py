@@ -40,6 +40,9 @@ class RecordError(ValueError):
         hidden = len(problems) - MAX_ERRORS_SHOWN
         super().__init__(shown + (f"\n... and {hidden} more problems" if hidden > 0 else ""))
 
+    def __reduce__(self):
+        return type(self), (self.problems,)  # by default it would be made again from its message
+
 
 class Malformed(str):
     """Stands where a row should be that could not even be read; the text is the problem."""
@@ -67,12 +70,14 @@ def _read_jsonl(path: Path) -> Iterator[tuple[Location, Any]]:
                 continue
             location = Location(str(path), number)
             try:
-                yield location, json.loads(line)
+                yield location, json.loads(line.rstrip())
             except json.JSONDecodeError as error:
                 found = _shorten(line.decode("utf-8", errors="replace").strip())
                 yield location, Malformed(f"column {error.colno}: not valid JSON: {error.msg} (found {found})")
             except UnicodeDecodeError as error:
                 yield location, Malformed(f"not UTF-8 text: {error.reason} at byte {error.start} of the line")
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
+                yield location, Malformed(f"not readable as JSON: {error}")
 
 
 def _read_json(path: Path) -> Iterator[tuple[Location, Any]]:
@@ -82,6 +87,8 @@ def _read_json(path: Path) -> Iterator[tuple[Location, Any]]:
         raise RecordError([f"{path}:{error.lineno}: column {error.colno}: not valid JSON: {error.msg}"]) from error
     except UnicodeDecodeError as error:
         raise RecordError([f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"]) from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError([f"{path}: not readable as JSON: {error}"]) from error
     if not isinstance(content, list):
         raise RecordError([f"{path}: expected a JSON list of objects, found {type(content).__name__}"])
     for number, row in enumerate(content, start=1):
@@ -103,7 +110,10 @@ def _split_of_folder(folder: Path, split: str) -> Iterator[tuple[Location, Any]]
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         from datasets import DatasetDict, load_from_disk
 
-        dataset = load_from_disk(str(folder))
+        try:
+            dataset = load_from_disk(str(folder))
+        except Exception as error:
+            raise RecordError([f"{folder}: not readable as a saved data set: {error}"]) from error
         if isinstance(dataset, DatasetDict):
             if split not in dataset:
                 raise RecordError([f"{folder}: no split '{split}'; it has {', '.join(dataset)}"])
@@ -133,15 +143,23 @@ def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[Locati
     if path.is_file() and path.suffix == ".json":
         return _read_json(path)
     if path.is_file() and path.suffix == ".parquet":
-        from datasets import Dataset
-
-        return _read_dataset(str(path), Dataset.from_parquet(str(path)))
+        return _read_parquet(path)
     if path.is_file():
         endings = ", ".join(SPLIT_FILE_ENDINGS)
         raise RecordError([f"{path}: cannot tell the format from the ending '{path.suffix}'; expected {endings}"])
     if path.suffix or str(source).count("/") != 1 or str(source).startswith((".", "/")):
         raise RecordError([f"{source}: no such file or folder"])
     return _read_hub(str(source), split)
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[Location, Any]]:
+    from datasets import Dataset
+
+    try:
+        dataset = Dataset.from_parquet(str(path))
+    except Exception as error:
+        raise RecordError([f"{path}: not readable as parquet: {error}"]) from error
+    return _read_dataset(str(path), dataset)
 
 
 def _read_hub(name: str, split: str) -> Iterator[tuple[Location, Any]]:

@@ -4,13 +4,17 @@ Every source gives items for a split. Images of different splits never overlap: 
 others are divided by a seeded shuffle.
 """
 
-import json
+import hashlib
 import random
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, StrictStr
+
 from data.images import IMAGE_ENDINGS, ImageSource
-from data.records import RecordError
+from data.records import RecordError, parse_rows, read_rows
 from data.splits import SPLITS, Shares, divide
 
 EASY_VQA = "easy_vqa"
@@ -55,14 +59,21 @@ def _texts(row: dict) -> tuple[str, tuple[str, ...]]:
     return row.get("question") or "", _as_answers(answers)
 
 
+class _Metadata(BaseModel):
+    """A row of an image folder's `metadata.jsonl`; its texts are found by `_texts`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    file_name: StrictStr
+    question: StrictStr | None = None
+
+
 def _folder(folder: Path) -> list[SourceItem]:
     """Images below a folder; texts from a `metadata.jsonl` as the datasets library's image folders have it."""
     texts = {}
     metadata = folder / "metadata.jsonl"
     if metadata.is_file():
-        for line in metadata.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            texts[row["file_name"]] = _texts(row)
+        texts = {row.file_name: _texts(row.model_dump()) for row in parse_rows(read_rows(metadata), _Metadata)}
     items = []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGE_ENDINGS:
@@ -104,6 +115,28 @@ def load_all(source: str) -> list[SourceItem]:
     return _hf_dataset(source)
 
 
+@lru_cache(maxsize=65_536)
+def _hash_of_file(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _by_picture(items: list[SourceItem]) -> list[list[SourceItem]]:
+    """Items whose images have the same bytes together. Only files that share their size with another are read."""
+    paths = {item.image if isinstance(item.image, str) else item.image.get("path") for item in items}
+    sizes = {path: Path(path).stat().st_size for path in paths if path is not None and Path(path).is_file()}
+    shared = Counter(sizes.values())
+    groups: dict[str, list[SourceItem]] = {}
+    for item in items:
+        image = item.image
+        path = image if isinstance(image, str) else image.get("path")
+        if isinstance(image, dict) and image.get("bytes") is not None:
+            key = hashlib.sha256(image["bytes"]).hexdigest()
+        else:
+            key = _hash_of_file(path) if shared[sizes.get(path)] > 1 else str(path)
+        groups.setdefault(key, []).append(item)
+    return list(groups.values())
+
+
 def load_splits(source: str, shares: Shares, seed: int) -> dict[str, list[SourceItem]]:
     """Items of each split, by the shares of training, validation and test; no image stands in two splits."""
     rng = random.Random(seed)
@@ -116,4 +149,5 @@ def load_splits(source: str, shares: Shares, seed: int) -> dict[str, list[Source
         kept = [item for item in train if item.image in for_training]
         held_out = [item for item in train if item.image not in for_training]
         return dict(zip(SPLITS, (kept, held_out, test), strict=True))
-    return divide(load_all(source), shares, seed)
+    parts = divide(_by_picture(load_all(source)), shares, seed)
+    return {split: [item for group in groups for item in group] for split, groups in parts.items()}

@@ -25,9 +25,9 @@ def read_share_arguments(parser: argparse.ArgumentParser, arguments: argparse.Na
 
 
 def split_sizes(total: int, shares: Shares) -> tuple[int, int, int]:
-    """Rounded sizes of the splits; the test split takes what is left."""
-    train, validation = round(shares[0] * total), round(shares[1] * total)
-    return train, validation, total - train - validation
+    """Sizes of the splits, cut at rounded places: they add up to `total`, and a share of 0 gives none."""
+    first, second = round(shares[0] * total), round((shares[0] + shares[1]) * total)
+    return first, second - first, total - second
 
 
 def divide(records: list, shares: Shares, seed: int) -> dict[str, list]:

@@ -5,7 +5,7 @@ The task is told from a row's fields: `report` is agent selection, `question` is
 """
 
 from collections.abc import Iterable
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,10 @@ def vqa_row(record: vqa.VqaRecord, answer_tags: bool = False) -> dict:
     }
 
 
+def _is_message(turn: Any) -> bool:
+    return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str | list)
+
+
 def _chat_rows(rows: Iterable[tuple[Location, Any]], base: Path, check_files: bool) -> list[dict]:
     """Rows that bring their own prompt; further fields are kept as columns."""
     kept, problems, images = [], [], []
@@ -55,11 +59,17 @@ def _chat_rows(rows: Iterable[tuple[Location, Any]], base: Path, check_files: bo
             problems.append(f"{location}: {row if isinstance(row, Malformed) else 'expected an object'}")
             continue
         prompt = row.get("prompt")
-        if not (isinstance(prompt, list) and prompt and all(isinstance(turn, dict) for turn in prompt)):
-            problems.append(f"{location}: field 'prompt': expected a list of chat messages, found {prompt!r:.80}")
+        if not (isinstance(prompt, list) and prompt and all(_is_message(turn) for turn in prompt)):
+            expected = "a list of chat messages, each with 'role' and 'content'"
+            problems.append(f"{location}: field 'prompt': expected {expected}, found {prompt!r:.80}")
             continue
-        row_images = row.get("images", [row["image"]] if row.get("image") is not None else None) or []
-        row_images = resolve_images(list(row_images), base)
+        row_images = row.get("images")
+        if row_images is None:
+            row_images = [] if row.get("image") is None else [row["image"]]
+        if not isinstance(row_images, list):
+            problems.append(f"{location}: field 'images': expected a list, found {row_images!r:.80}")
+            continue
+        row_images = resolve_images(row_images, base)
         images.extend((str(location), image) for image in row_images)
         kept.append({"id": None, **{key: row[key] for key in row if key != "image"}, "images": row_images})
     if check_files:
@@ -89,15 +99,11 @@ def load_rows(
     Raises:
         RecordError: lists every problem of every row.
     """
-    located = iter(read_rows(source, split))
-    first = next(located, None)
-    if first is None:
+    located = list(islice(read_rows(source, split), limit))
+    if not located:
         raise RecordError([f"{source}: the {split} split has no rows"])
-    located = chain([first], located)
-    if limit is not None:
-        located = (pair for pair, _ in zip(located, range(limit), strict=False))
     base = base_folder(source)
-    fields = first[1] if isinstance(first[1], dict) else {}
+    fields = next((row for _, row in located if isinstance(row, dict)), {})
     if "prompt" in fields:
         rows = _chat_rows(located, base, check_files)
     elif "question" in fields:

@@ -16,11 +16,29 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from data.images import IMAGE_ENDINGS, check_images, resolve_images
 from data.pools import ItemId
-from data.records import Location, RecordError, base_folder, parse_row, read_rows, write_jsonl
+from data.records import (
+    Location,
+    RecordError,
+    RecordType,
+    base_folder,
+    parse_row,
+    parse_rows,
+    read_rows,
+    write_jsonl,
+)
 from data.sources import EASY_VQA, load_splits
 from data.splits import Shares, add_share_arguments, read_share_arguments
 
@@ -42,7 +60,7 @@ class VqaRecord(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_image(cls, row: Any) -> Any:
-        if isinstance(row, dict) and "images" not in row and row.get("image") is not None:
+        if isinstance(row, dict) and row.get("images") is None and row.get("image") is not None:
             return {**row, "images": [row["image"]]}
         return row
 
@@ -93,13 +111,42 @@ def _easy_vqa_rows(shares: Shares, seed: int) -> dict[str, list[dict]]:
     return rows
 
 
-def _load_official(path: Path, key: str) -> list[dict]:
+class OfficialQuestion(BaseModel):
+    """An entry of an official questions file; further fields are not needed."""
+
+    question_id: StrictInt
+    image_id: StrictInt
+    question: StrictStr
+
+
+class OfficialAnswer(BaseModel):
+    """What one annotator answered."""
+
+    answer: StrictStr
+
+
+class OfficialAnnotation(BaseModel):
+    """An entry of an official annotations file; further fields are not needed."""
+
+    question_id: StrictInt
+    answers: list[OfficialAnswer] = Field(min_length=1)
+    question_type: StrictStr | None = None
+    answer_type: StrictStr | None = None
+
+
+def _load_official(path: Path, key: str, record_type: type[RecordType]) -> list[RecordType]:
+    """The entries of the list that an official file has under `key`."""
+    if not path.is_file():
+        raise RecordError([f"{path}: no such file"])
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
-    except FileNotFoundError as error:
-        raise RecordError([f"{path}: no such file"]) from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise RecordError([f"{path}: expected a JSON object with a list '{key}': {error}"]) from error
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise RecordError([f"{path}: not valid JSON: {error}"]) from error
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise RecordError([f"{path}: field '{key}': expected a JSON object with this list, found {content!r:.80}"])
+    unit = key.removesuffix("s")
+    return parse_rows(((Location(str(path), number, unit), row) for number, row in enumerate(entries, 1)), record_type)
 
 
 def _images_by_id(folder: Path) -> dict[int, Path]:
@@ -116,26 +163,26 @@ def official_rows(questions: Path, annotations: Path, image_dir: Path) -> list[d
     """Rows of the official files of VQAv2 or OK-VQA, joined on `question_id`.
 
     Raises:
-        RecordError: a question without annotations or without an image file.
+        RecordError: a malformed file, a question without annotations or without an image file.
     """
-    by_question = {row["question_id"]: row for row in _load_official(annotations, "annotations")}
+    by_question = {row.question_id: row for row in _load_official(annotations, "annotations", OfficialAnnotation)}
     images = _images_by_id(image_dir)
     rows, problems = [], []
-    for question in _load_official(questions, "questions"):
-        annotation = by_question.get(question["question_id"])
-        image = images.get(question["image_id"])
+    for question in _load_official(questions, "questions", OfficialQuestion):
+        annotation = by_question.get(question.question_id)
+        image = images.get(question.image_id)
         if annotation is None or image is None:
-            missing = "annotation" if annotation is None else f"image {question['image_id']} below {image_dir}"
-            problems.append(f"{questions}: question {question['question_id']}: no {missing}")
+            missing = "annotation" if annotation is None else f"image {question.image_id} below {image_dir}"
+            problems.append(f"{questions}: question {question.question_id}: no {missing}")
             continue
         rows.append(
             {
-                "id": question["question_id"],
+                "id": question.question_id,
                 "image": str(image),
-                "question": question["question"],
-                "answers": [answer["answer"] for answer in annotation["answers"]],
-                "question_type": annotation.get("question_type"),
-                "answer_type": annotation.get("answer_type"),
+                "question": question.question,
+                "answers": [answer.answer for answer in annotation.answers],
+                "question_type": annotation.question_type,
+                "answer_type": annotation.answer_type,
             }
         )
     if problems:

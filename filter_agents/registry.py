@@ -41,7 +41,7 @@ def import_dotted(path: str, what: str, known: Sequence[str]):
         ValueError: lists the known names.
     """
     module_name, _, attribute = path.rpartition(".")
-    if not module_name:
+    if not module_name or path.startswith("."):
         raise ValueError(f"unknown {what} '{path}'; expected one of {', '.join(known)}, or a dotted path to your own")
     try:
         return getattr(importlib.import_module(module_name), attribute)
@@ -55,7 +55,8 @@ def build_agent(spec: AgentSpec) -> FilterAgent:
     Raises:
         AgentError: see the class.
     """
-    arguments = {"name": spec} if isinstance(spec, str) else dict(spec)
+    arguments = {"name": spec} if isinstance(spec, str) else spec
+    arguments = dict(arguments) if isinstance(arguments, dict) else {}
     name = arguments.pop("name", None)
     if not isinstance(name, str):
         raise AgentError(f"an entry of agents needs a 'name', found {spec!r}")
@@ -69,7 +70,11 @@ def build_agent(spec: AgentSpec) -> FilterAgent:
         inspect.signature(factory).bind(**arguments)
     except TypeError as error:
         raise AgentError(f"agent '{name}': {error}; it takes {inspect.signature(factory)}") from error
-    return factory(**arguments)
+    agent = factory(**arguments)
+    for attribute in ("name", "description"):
+        if not isinstance(getattr(agent, attribute, None), str):
+            raise AgentError(f"agent '{name}': its class sets no '{attribute}'")
+    return agent
 
 
 def build_agents(specs: Sequence[AgentSpec] | None = None) -> dict[str, FilterAgent]:

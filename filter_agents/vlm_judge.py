@@ -1,5 +1,6 @@
 """An agent that asks a vision-language model about every image."""
 
+import re
 from functools import cached_property
 
 from tqdm import tqdm
@@ -10,12 +11,14 @@ from filter_agents.base import FilterAgent, Instruction
 
 DEFAULT_QUESTION = "Is this a clear and useful image?"
 MAX_QUESTION_LENGTH = 500
+_SPECIAL_TOKEN = re.compile(r"<\|[^<|>]*\|>")
 
 
 class VlmJudge(FilterAgent):
     """Keeps the images for which a model finds "yes" likelier than "no" as its answer to the prompt.
 
-    The prompt is the question, cut after 500 characters. Default for an empty prompt: whether the image is clear and
+    The prompt is the question, cut after 500 characters and without special tokens (one could promise an image that
+    is not there, or end the question and give the answer). Default for an empty prompt: whether the image is clear and
     useful.
 
     Args:
@@ -39,7 +42,7 @@ class VlmJudge(FilterAgent):
         return load_vlm(self.model_name)
 
     def read_prompt(self, prompt: str) -> Instruction:
-        question = " ".join(prompt[:MAX_QUESTION_LENGTH].split())
+        question = " ".join(_SPECIAL_TOKEN.sub(" ", prompt[:MAX_QUESTION_LENGTH]).split())
         return Instruction((question or DEFAULT_QUESTION,), bool(question))
 
     def keep(self, pool_folder: str, parameters: tuple) -> list[ItemId]:

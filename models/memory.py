@@ -29,7 +29,8 @@ class Load:
         offload: optimizer and parameters are kept in the host's memory (ZeRO offload).
         dtype: of the weights.
         four_bit: linear layers are quantised to NF4.
-        lora_rank: of the adapters, or `None` for full training.
+        lora_rank: of the adapters of all linear layers (of the vision tower too, unless it is frozen), or `None` for
+            full training.
         optimizer_bytes: for each trainable parameter; 8 for Adam in float32, 2 in 8 bits.
         reference: a copy of the weights is kept for the KL.
         freeze_vision: the vision tower is not trained.
@@ -67,6 +68,7 @@ class Parameters:
     other: int  # embeddings, norms, output head
     vision: int
     adapter_widths: int  # sum of inputs and outputs of all linear layers of the language model, for LoRA
+    vision_adapter_widths: int  # the same of the vision tower
     largest_linear: int
 
     @property
@@ -82,16 +84,18 @@ def count_parameters(config) -> Parameters:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     head = model.get_output_embeddings()
-    linear = adapter_widths = largest = 0
+    linear = adapter_widths = vision_adapter_widths = largest = 0
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
             linear += module.weight.numel()
             largest = max(largest, module.weight.numel())
-            if ".visual." not in name:
+            if ".visual." in name:
+                vision_adapter_widths += module.in_features + module.out_features
+            else:
                 adapter_widths += module.in_features + module.out_features
     total = sum(parameter.numel() for parameter in model.parameters())
     vision = sum(parameter.numel() for parameter in model.model.visual.parameters())
-    return Parameters(linear, total - linear, vision, adapter_widths, largest)
+    return Parameters(linear, total - linear, vision, adapter_widths, vision_adapter_widths, largest)
 
 
 def _weights(parameters: Parameters, load: Load) -> float:
@@ -135,7 +139,8 @@ def estimate_memory(config, load: Load) -> dict[str, float]:
     """
     parameters = count_parameters(config)
     sharded = load.processes if load.zero_stage == 3 else 1
-    adapters = load.lora_rank * parameters.adapter_widths if load.lora_rank else 0
+    adapter_widths = parameters.adapter_widths + (0 if load.freeze_vision else parameters.vision_adapter_widths)
+    adapters = load.lora_rank * adapter_widths if load.lora_rank else 0
     frozen_vision = parameters.vision if load.freeze_vision else 0
     trainable = adapters or parameters.total - frozen_vision
     weights = _weights(parameters, load) / sharded + adapters * 2

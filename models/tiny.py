@@ -162,10 +162,16 @@ def build_model(tokenizer, hidden_size: int = 128, layers: int = 2, initializer_
 
 def _read_corpus(path: Path) -> list[str]:
     """Lines of a text file; of a JSONL file, the strings in its rows."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")  # strings in JSON may hold what splitlines() splits at
     if path.suffix != ".jsonl":
         return lines
-    return [text for line in lines if line.strip() for text in _strings(json.loads(line))]
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            texts.extend(_strings(json.loads(line)) if line.strip() else ())
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return texts
 
 
 def _strings(value) -> Iterable[str]:
@@ -193,6 +199,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.hidden_size < 32 or arguments.hidden_size % 32:
         parser.error(f"--hidden-size: expected a multiple of 32, found {arguments.hidden_size}")
+    if arguments.layers < 1:
+        parser.error(f"--layers: expected at least 1, found {arguments.layers}")
     if arguments.vocab_size < 256 + len(SPECIAL_TOKENS):
         least = 256 + len(SPECIAL_TOKENS)
         parser.error(
@@ -202,7 +210,10 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.corpus is not None:
         if not arguments.corpus.is_file():
             sys.exit(f"error: --corpus {arguments.corpus}: no such file")
-        corpus += _read_corpus(arguments.corpus)
+        try:
+            corpus += _read_corpus(arguments.corpus)
+        except ValueError as error:
+            sys.exit(f"error: --corpus {arguments.corpus}: {error}")
     tokenizer = build_tokenizer(corpus, arguments.vocab_size)
     model = build_model(tokenizer, arguments.hidden_size, arguments.layers, seed=arguments.seed)
     model.save_pretrained(arguments.output_dir)

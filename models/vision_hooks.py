@@ -51,7 +51,8 @@ def _keep_busy(combined: nn.Module) -> list[Any]:
     def note_images(module: nn.Module, args: tuple, kwargs: dict) -> None:
         cache = kwargs.get("past_key_values")
         decoding = cache is not None and cache.get_seq_length() > 0
-        state["idle"] = kwargs.get("pixel_values") is None and not decoding
+        encoded = kwargs.get("mm_encoder_outputs")  # generate() encodes images before the first forward
+        state["idle"] = kwargs.get("pixel_values") is None and not encoded and not decoding
 
     def add_nothing(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         embeds = kwargs.get("inputs_embeds")

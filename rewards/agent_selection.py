@@ -23,14 +23,14 @@ class Selection:
     prompts: dict[str, str]
 
 
-def _between(text: str, opening: str, closing: str, start: int, end: int) -> tuple[int, int] | None:
-    """First span from `opening` to the next `closing`, as positions of what is between; one pass over the text."""
+def _between(text: str, opening: str, closing: str, start: int, end: int) -> str | None:
+    """What stands between the first `opening` and the next `closing` of a span; one pass over the text."""
     begin = text.find(opening, start, end)
     if begin < 0:
         return None
     begin += len(opening)
     stop = text.find(closing, begin, end)
-    return None if stop < 0 else (begin, stop)
+    return None if stop < 0 else text[begin:stop]
 
 
 def parse_selection(text: str) -> Selection:
@@ -39,20 +39,20 @@ def parse_selection(text: str) -> Selection:
     The first <agents> element counts; in it every <agent> with a <name>; in each the first name and the first prompt,
     both stripped. Tags elsewhere, bad nesting and text between are passed over. Takes time linear in the text.
     """
-    block = _between(text, "<agents>", "</agents>", 0, len(text))
-    if block is None:
+    position = text.find("<agents>")
+    end = text.find("</agents>", position) if position >= 0 else -1
+    if end < 0:
         return Selection(None, {})
-    position, end = block
     agents: list[str] = []
     prompts: dict[str, str] = {}
-    while (span := _between(text, "<agent>", "</agent>", position, end)) is not None:
-        name = _between(text, "<name>", "</name>", *span)
+    while (start := text.find("<agent>", position, end)) >= 0 and (stop := text.find("</agent>", start, end)) >= 0:
+        name = _between(text, "<name>", "</name>", start, stop)
         if name is not None:
-            agent = text[name[0] : name[1]].strip()
-            prompt = _between(text, "<prompt>", "</prompt>", *span)
-            agents.append(agent)
-            prompts[agent] = "" if prompt is None else text[prompt[0] : prompt[1]].strip()
-        position = span[1] + len("</agent>")
+            name = name.strip()
+            prompt = _between(text, "<prompt>", "</prompt>", start, stop)
+            agents.append(name)
+            prompts[name] = "" if prompt is None else prompt.strip()
+        position = stop
     return Selection(agents, prompts)
 
 

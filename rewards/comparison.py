@@ -16,8 +16,11 @@ def _mean_scores(path: Path) -> dict[str, dict[str, float]]:
             raise RecordError([f"{location}: expected an object with 'id' or 'row', as rewards.eval writes it"])
         key = json.dumps(row.get("id", row.get("row")))
         for name, score in row.items():
-            if name not in ("id", "row", "generation") and score is not None:
-                values[name][key].append(score)
+            if name in ("id", "row", "generation") or score is None:
+                continue
+            if not isinstance(score, int | float):
+                raise RecordError([f"{location}: field '{name}': expected a number or null, found {score!r:.80}"])
+            values[name][key].append(score)
     return {name: {key: sum(found) / len(found) for key, found in rows.items()} for name, rows in values.items()}
 
 

@@ -58,15 +58,15 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 def choose_specs(names: list[str] | None, recipe: dict[str, Any], on_error: str) -> list[RewardSpec]:
     """Entries for the rewards asked for, with the recipe's parameters; by default all of the recipe's."""
-    from_recipe = {spec_name(spec): spec for spec in recipe.get("reward_funcs") or []}
-    names = names or list(from_recipe)
-    if not names:
+    in_recipe = recipe.get("reward_funcs") or []
+    if not isinstance(in_recipe, list):
+        raise RewardSpecError(f"reward_funcs: expected a list of entries, found {in_recipe!r}")
+    in_recipe = [{"name": spec} if isinstance(spec, str) else spec for spec in in_recipe]
+    by_name = {spec_name(spec): spec for spec in in_recipe} | {spec["name"]: spec for spec in in_recipe}
+    specs = in_recipe if names is None else [by_name.get(name, {"name": name}) for name in names]
+    if not specs:
         raise RewardSpecError("no rewards: name some with --rewards, or give a --recipe that has reward_funcs")
-    specs = []
-    for name in names:
-        spec = from_recipe.get(name, name)
-        specs.append({**({"name": spec} if isinstance(spec, str) else spec), "on_error": on_error})
-    return specs
+    return [{**spec, "on_error": on_error} for spec in specs]
 
 
 def _storable(row: dict) -> dict:
@@ -137,7 +137,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     summaries = {name: summarise(values, errors[name]) for name, values in scores.items()}
     write_json(arguments.output_dir / "summary.json", {"rewards": summaries})
     print(format_table(summaries))
-    for failure in failures[:5]:
+    for failure in list(dict.fromkeys(failures))[:5]:
         print(failure.describe(), file=sys.stderr)
     print(f"written to {arguments.output_dir}")
 

@@ -5,10 +5,11 @@ that never comes. It returns `None` for every row it could not score and keeps t
 from all processes before any of them stops.
 """
 
+import asyncio
 import inspect
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,26 @@ def _row_names(columns: dict[str, Any], length: int) -> list[str]:
     return [f"{position} of the batch" if row is None else repr(row) for position, row in enumerate(ids)]
 
 
+def _single_rows(completions: list, columns: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The arguments of one call a row; what is not a column (a list as long as the batch) goes to each call."""
+    for position, completion in enumerate(completions):
+        row = {
+            key: [value[position]] if isinstance(value, list) and len(value) == len(completions) else value
+            for key, value in columns.items()
+        }
+        yield {**row, "completions": [completion]}
+
+
+def _as_float(value: Any) -> float | None:
+    """The value as a float, or `None` if it is not a number (a text of one is none)."""
+    if isinstance(value, str | bytes):
+        return None
+    try:
+        return float(value)
+    except Exception:  # whatever the `__float__` of a user's object raises
+        return None
+
+
 class GuardedReward:
     """A reward function with its policy for failures.
 
@@ -84,30 +105,33 @@ class GuardedReward:
             return []
         names = _row_names(columns, len(completions))
         try:
-            values = self.function(completions=completions, **columns)
+            return self._checked(self.function(completions=completions, **columns), names)
         except Exception as error:
             return self._score_rows(completions, columns, names, error)
-        return self._checked(values, names)
 
     def _score_rows(
         self, completions: list, columns: dict, names: list[str], batch_error: Exception
     ) -> list[float | None]:
         """Scores each row by itself, to find the ones that fail."""
-        is_column = {key: isinstance(value, list) and len(value) == len(names) for key, value in columns.items()}
         scores: list[float | None] = []
-        for position, completion in enumerate(completions):
-            row = {key: [value[position]] if is_column[key] else value for key, value in columns.items()}
+        for name, row in zip(names, _single_rows(completions, columns), strict=True):
             try:
-                scores += self._checked(self.function(completions=[completion], **row), [names[position]])
+                scores += self._checked(self.function(**row), [name])
             except Exception as error:
-                self._add_failure(names[position], error)
+                self._add_failure(name, error)
                 scores.append(None)
             if self.failures and self.on_error == "raise":
-                return [None] * len(completions)
+                break
+        return self._settled(scores, names, batch_error)
+
+    def _settled(self, scores: list[float | None], names: list[str], batch_error: Exception) -> list[float | None]:
+        """The scores found row by row, if some rows failed and are to be skipped; none at all otherwise."""
+        if self.failures and self.on_error == "skip":
+            return scores
         if not self.failures:  # no row fails alone, so the reward looks at the batch as a whole
-            self._add_failure(WHOLE_BATCH, batch_error)
-            return [None] * len(completions)
-        return scores
+            for _ in names:
+                self._add_failure(WHOLE_BATCH, batch_error)
+        return [None] * len(names)
 
     def _add_failure(self, row: str, error: Exception) -> None:
         details = "".join(traceback.format_exception(error)[-3:]).rstrip()
@@ -119,10 +143,13 @@ class GuardedReward:
     def _checked(self, values: Any, names: list[str]) -> list[float | None]:
         """The values as floats; anything that is not a list of finite numbers or `None` becomes a fatal failure."""
         try:
-            values = list(values)
+            iterator = None if isinstance(values, str | bytes | Mapping) else iter(values)
         except TypeError:
+            iterator = None
+        if iterator is None:
             self._refuse(WHOLE_BATCH, f"expected a list of {len(names)} numbers, found {type(values).__name__}")
             return [None] * len(names)
+        values = list(iterator)
         if len(values) != len(names):
             self._refuse(WHOLE_BATCH, f"expected {len(names)} values, one a completion, found {len(values)}")
             return [None] * len(names)
@@ -131,9 +158,8 @@ class GuardedReward:
     def _checked_value(self, value: Any, row: str) -> float | None:
         if value is None:
             return None
-        try:
-            score = float(value)
-        except (TypeError, ValueError):
+        score = _as_float(value)
+        if score is None:
             self._refuse(row, f"expected a number or None, found {value!r:.80}")
             return None
         if not math.isfinite(score):
@@ -147,12 +173,24 @@ class GuardedAsyncReward(GuardedReward):
 
     async def __call__(self, completions: list, **columns: Any) -> list[float | None]:
         self.failures = []
+        if not completions:
+            return []
+        names = _row_names(columns, len(completions))
         try:
-            values = await self.function(completions=completions, **columns)
+            return self._checked(await self.function(completions=completions, **columns), names)
         except Exception as error:
-            self._add_failure(WHOLE_BATCH, error)
-            return [None] * len(completions)
-        return self._checked(values, _row_names(columns, len(completions)))
+            batch_error = error
+
+        async def score_alone(name: str, row: dict) -> list[float | None]:
+            try:
+                return self._checked(await self.function(**row), [name])
+            except Exception as error:
+                self._add_failure(name, error)
+                return [None]
+
+        rows = zip(names, _single_rows(completions, columns), strict=True)
+        scores = await asyncio.gather(*(score_alone(name, row) for name, row in rows))
+        return self._settled([score for [score] in scores], names, batch_error)
 
 
 def guard(function: Callable, name: str, **policy: Any) -> GuardedReward:

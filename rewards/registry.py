@@ -49,9 +49,12 @@ def import_reward(name: str) -> Callable:
     if str(Path.cwd()) not in sys.path:  # a user's own module usually lies in the folder of the command
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return import_dotted(REWARDS.get(name, name), "reward", list(REWARDS))
+        reward = import_dotted(REWARDS.get(name, name), "reward", list(REWARDS))
     except ValueError as error:
         raise RewardSpecError(str(error)) from error
+    if not callable(reward):
+        raise RewardSpecError(f"reward '{name}': expected a function or class, found {reward!r:.80}")
+    return reward
 
 
 def reward_parameters(reward: Callable) -> dict[str, inspect.Parameter]:

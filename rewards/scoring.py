@@ -1,5 +1,6 @@
 """Scoring rows from a file with rewards: in chunks, on all cores where the rewards read texts only."""
 
+import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -8,7 +9,7 @@ from functools import partial
 from tqdm import tqdm
 
 from rewards.base import Reward
-from rewards.guard import Failure, GuardedReward, RewardError
+from rewards.guard import Failure, GuardedAsyncReward, GuardedReward, RewardError
 from rewards.registry import RewardSpec, build_rewards, needed_columns
 
 CHUNK = 2_048
@@ -50,7 +51,8 @@ def score_chunk(rewards: Sequence[GuardedReward], rows: Sequence[dict]) -> tuple
     columns.setdefault("prompts", [row.get("prompt") for row in rows])
     scores, failures = {}, []
     for reward in rewards:
-        scores[reward.name] = reward(completions, **columns)
+        result = reward(completions, **columns)
+        scores[reward.name] = asyncio.run(result) if isinstance(reward, GuardedAsyncReward) else result
         failures.extend(reward.failures)
     return scores, failures
 
@@ -92,12 +94,14 @@ def score_rows(
 
     Args:
         specs, agents: as in a recipe.
+        rows: one without `id` is called by its number.
         workers: processes for the rewards that read texts only; by default one a core.
 
     Raises:
         RewardError: a reward returned what is not numbers, or failed under `on_error: raise`.
     """
     rewards = build_rewards(specs, agents)
+    rows = [row if row.get("id") is not None else {**row, "id": number} for number, row in enumerate(rows)]
     workers = os.cpu_count() if workers is None else workers
     parallel = [_is_text_only(reward) and workers > 1 and len(rows) >= PARALLEL_FROM for reward in rewards]
     scores: Scores = {reward.name: [] for reward in rewards}

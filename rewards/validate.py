@@ -24,10 +24,10 @@ TOLERANCE = 1e-9
 
 
 def shortfalls(rows: list[dict], recipe: dict) -> list[str]:
-    """A sentence for every right answer that a reward of the recipe scores below its maximum."""
+    """A sentence for every right answer that a reward of the recipe scores below its maximum, or fails on."""
     specs = recipe.get("reward_funcs") or []
-    scores, _ = score_rows(specs, recipe.get("agents"), [{**row, "completion": row["gold"]} for row in rows])
-    found = []
+    scores, failures = score_rows(specs, recipe.get("agents"), [{**row, "completion": row["gold"]} for row in rows])
+    found = [failure.describe() for failure in failures]
     for reward in build_rewards(specs, recipe.get("agents")):
         maximum = reward.function.maximum if isinstance(reward.function, Reward) else 1.0
         for row, score in zip(rows, scores[reward.name], strict=True):

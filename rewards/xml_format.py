@@ -1,5 +1,6 @@
 """Whether a completion is written in the format of a selection: leniently, or to the letter."""
 
+import re
 from collections.abc import Sequence
 from xml.parsers import expat
 
@@ -25,6 +26,17 @@ class XmlFormat(Reward):
                 return 0.0
             position += len(tag)
         return 1.0
+
+
+_SPACE = r"[ \t\n]*"
+_PLAIN = r"[^<>&\r\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]*"  # what XML allows, without markup or escapes
+_PLAIN_AGENT = rf"<agent>{_SPACE}<name>({_PLAIN})</name>{_SPACE}<prompt>({_PLAIN})</prompt>{_SPACE}</agent>{_SPACE}"
+_PLAIN_AGENTS = re.compile(_PLAIN_AGENT)
+_PLAIN_SELECTION = re.compile(
+    rf"<selection>{_SPACE}<reasoning>{_PLAIN}</reasoning>{_SPACE}"
+    rf"<agents>{_SPACE}(?:{_PLAIN_AGENT.replace('(', '(?:')})*</agents>{_SPACE}</selection>"
+)
+"""The usual strict selection, without escapes. What it does not match is left to the XML parser, which is slower."""
 
 
 class _NotStrict(Exception):
@@ -88,6 +100,9 @@ def read_strict_selection(text: str) -> list[tuple[str, str]] | None:
 
     expat reads the text once and stops at the first deviation; entities cannot be declared, so nothing can grow.
     """
+    text = text.strip()
+    if _PLAIN_SELECTION.fullmatch(text):
+        return [(name.strip(), prompt.strip()) for name, prompt in _PLAIN_AGENTS.findall(text)]
     reader = _StrictReader()
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -100,7 +115,7 @@ def read_strict_selection(text: str) -> list[tuple[str, str]] | None:
     parser.XmlDeclHandler = reader.refuse
     parser.StartCdataSectionHandler = reader.refuse
     try:
-        parser.Parse(text.strip(), True)
+        parser.Parse(text, True)
     except (_NotStrict, expat.ExpatError, UnicodeEncodeError):
         return None
     return reader.found

@@ -275,6 +275,12 @@ class GRPOTrainer(CompleteCheckpoints, PublishedRun, trl.GRPOTrainer):
             self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
         return self._buffered_inputs[self._step % steps]
 
+    def _generate(self, prompts: list) -> tuple:
+        """The parent's, with no images given as an empty list: the processor cannot take `None` beside images."""
+        *generated, images, tool_images = super()._generate(prompts)
+        images = None if images is None else [of_row or [] for of_row in images]
+        return *generated, images, tool_images
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
         """The parent's; then groups without contrast are drawn anew, and advantages and masks are this trainer's."""
         mode = "train" if self.model.training else "eval"
@@ -297,10 +303,21 @@ class GRPOTrainer(CompleteCheckpoints, PublishedRun, trl.GRPOTrainer):
         Returns:
             The local batch, and the rewards of all processes, (groups, G), NaN where no reward applies.
         """
-        batch = super()._generate_and_score_completions(inputs)
+        logs_images, self.log_multimodal = self.log_multimodal, False
+        try:
+            batch = super()._generate_and_score_completions(inputs)
+        finally:
+            self.log_multimodal = logs_images
+        if logs_images and ("images" in inputs[0] or "image" in inputs[0]):
+            self._log_images(inputs)
         size = self.num_generations if self.model.training else self.num_generations_eval
         weighted = self._rewards_per_func * self.reward_weights.to(self._rewards_per_func.device)
         return batch, weighted.nansum(dim=1).masked_fill(weighted.isnan().all(dim=1), torch.nan).view(-1, size)
+
+    def _log_images(self, inputs: list[dict[str, Any]]) -> None:
+        """As the parent logs them, but on every process: a process without images would leave the others waiting."""
+        images = [row.get("images") or ([row["image"]] if row.get("image") is not None else []) for row in inputs]
+        self._logs["images"].extend(gather_object(images))
 
     def _finish(self, batch: Batch, rewards: torch.Tensor, mode: str) -> None:
         """Puts advantages into a batch, and takes the rows that do not count out of its loss.

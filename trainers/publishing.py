@@ -2,6 +2,7 @@
 
 import logging
 import os
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,15 @@ def without_secrets(text: str) -> str:
 
 
 class PublishedRun:
-    """Trainer mix-in: writes the run's own model card instead of TRL's, and says in one message why a push failed.
+    """Trainer mix-in: writes the run's own model card instead of TRL's, pushes a checkpoint after its report has been
+    written, and says in one message why a push failed.
 
     Attributes:
         run_info: set by the training script; without it, TRL's card is written.
     """
 
     run_info: RunInfo | None = None
+    _unpushed: str | None = None  # folder of a checkpoint whose push was put off
 
     def create_model_card(self, model_name: str | None = None, *args, **kwargs) -> None:
         if self.run_info is None:
@@ -54,6 +57,31 @@ class PublishedRun:
             card = render_model_card(self, model_name or Path(self.args.output_dir).name)
             with atomic_write(Path(self.args.output_dir) / "README.md") as file:
                 file.write(card)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Puts the push off until `push_checkpoint`: the report is yet to be written, and a file that changes while it
+        is uploaded makes the push fail."""
+        if self.run_info is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+        else:
+            self._unpushed = checkpoint_folder
+
+    def push_checkpoint(self) -> None:
+        """Starts the push that was put off, if there is one."""
+        folder, self._unpushed = self._unpushed, None
+        if folder is not None:
+            earlier = self._push_jobs()
+            super()._push_from_checkpoint(folder)
+            for job in self._push_jobs() - earlier:
+                job.add_done_callback(_warn_of_failure)
+
+    def is_pushing(self) -> bool:
+        """Whether files of the output folder are being uploaded."""
+        return not all(job.done() for job in self._push_jobs())
+
+    def _push_jobs(self) -> set[Future]:
+        pushing = getattr(self, "push_in_progress", None)
+        return set() if pushing is None else set(pushing.jobs)
 
     def init_hf_repo(self, *args, **kwargs) -> None:
         try:
@@ -71,6 +99,11 @@ class PublishedRun:
             raise PublishError(
                 f"push_to_hub: {error}\nNothing is lost: the run is saved in {folder}. To push it later: {again}"
             ) from error
+
+
+def _warn_of_failure(job: Future) -> None:
+    if not job.cancelled() and job.exception() is not None:
+        logger.warning("a push while training failed: %s", job.exception())
 
 
 def _last_values(history: list[dict]) -> dict[str, float]:
@@ -116,21 +149,29 @@ def store_recipe(output_dir: str | Path, text: str) -> None:
 
 
 class ReportCallback(TrainerCallback):
-    """Writes the report whenever a checkpoint is saved, and at the end. It may fail, but never ends a run."""
+    """Writes the report whenever a checkpoint is saved, and at the end, and lets the checkpoint be pushed after that.
+    A report may fail, but never ends a run.
 
-    def __init__(self, info: RunInfo):
-        self.info = info
+    Args:
+        trainer: with its `run_info`.
+    """
+
+    def __init__(self, trainer: PublishedRun):
+        self.trainer = trainer
 
     def _write(self, args, state) -> None:
         if not state.is_world_process_zero:
             return
         try:
-            write_report(args.output_dir, self.info, state.log_history)
+            write_report(args.output_dir, self.trainer.run_info, state.log_history)
         except Exception as error:  # a report is not worth a run
             logger.warning("could not write the report: %s", error)
 
     def on_save(self, args, state, control, **kwargs) -> None:
-        self._write(args, state)
+        if not self.trainer.is_pushing():
+            self._write(args, state)
+        self.trainer.push_checkpoint()
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.trainer._finish_current_push()
         self._write(args, state)

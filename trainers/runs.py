@@ -244,7 +244,7 @@ def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, resume_from: s
     keep_token_out(args)
     info = replace(info, recipe=without_secrets(info.recipe), command=without_secrets(info.command))
     trainer.run_info = info
-    trainer.add_callback(ReportCallback(info))
+    trainer.add_callback(ReportCallback(trainer))
     if trainer.is_world_process_zero():
         store_recipe(args.output_dir, without_secrets(recipe.text))
     trainer.train(resume_from_checkpoint=resume_from)

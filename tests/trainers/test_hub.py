@@ -50,12 +50,22 @@ for source in sys.argv[1:]:
 print("the same" if torch.equal(*logits) and logits[0].isfinite().all() else "different")
 """
 
+PATIENT_REWARD = """
+import time
+calls = 0
+def patient(completions, **columns):
+    global calls
+    calls += 1
+    time.sleep(4 if calls == 2 else 0)
+    return [0.0] * len(completions)
+"""
+
 
 @pytest.fixture(scope="module")
 def push(run_command, tiny_model, report_data, tmp_path_factory):
-    """Function: server, changes to a recipe of one GRPO step, `token` of the environment -> folder and process."""
+    """Function: server, changes to a recipe of one GRPO step, variables -> folder and process."""
 
-    def run(hub: HubServer, *arguments: str, token: str | None = None, **changes) -> SimpleNamespace:
+    def run(hub: HubServer, *arguments: str, variables: dict | None = None, **changes) -> SimpleNamespace:
         place = tmp_path_factory.mktemp("push")
         recipe = {
             "model_name_or_path": str(tiny_model),
@@ -79,9 +89,7 @@ def push(run_command, tiny_model, report_data, tmp_path_factory):
         } | changes
         path = place / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-        environment = hub.environment(HF_HOME=str(place / "home"))
-        if token is not None:
-            environment["HF_TOKEN"] = token
+        environment = hub.environment(HF_HOME=str(place / "home"), **variables or {})
         process = run_command("trainers/grpo.py", "--config", path, *arguments, **environment)
         return SimpleNamespace(hub=hub, folder=place / "run", process=process, recipe=path.read_text(encoding="utf-8"))
 
@@ -222,14 +230,20 @@ def _of_any_revision(hub: HubServer) -> list[tuple[str, str, int]]:
 # -- pushes while training -------------------------------------------------------------------------------------------
 
 
-def test_every_save_pushes_and_the_token_stays_at_home(push):
+def test_every_save_pushes_and_the_token_stays_at_home(push, tmp_path):
+    """A push that is still going on skips the next one, so the second step waits for the first step's push."""
+    (tmp_path / "patient_reward.py").write_text(PATIENT_REWARD, encoding="utf-8")
+    variables = {"HF_TOKEN": "", "PYTHONPATH": str(tmp_path)}
+    changes = {"hub_strategy": "every_save", "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    changes["reward_funcs"] = ["agent_selection", "patient_reward.patient"]
     with HubServer() as hub:
-        changes = {"hub_strategy": "every_save", "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
-        run = push(hub, "--hub_token", hub.token, token="", hub_token=hub.token, **changes)
+        run = push(hub, "--hub_token", hub.token, variables=variables, hub_token=hub.token, **changes)
     assert run.process.returncode == 0, run.process.stderr
     progress = [f"Training in progress, step {step}" for step in (1, 2)]
     assert _messages(hub) == ["initial commit", *progress, "GRPO after 2 steps"]
+    assert "a push while training failed" not in run.process.stderr
     assert hub.unexpected == []
+    assert FIGURES | {"report.html"} <= set(hub.repos[REPO_ID]["commits"][1]["paths"])
     _assert_files_are_local(run)
     files = hub.repos[REPO_ID]["files"]
     assert [path for path, content in files.items() if hub.token.encode() in content] == []
@@ -244,7 +258,7 @@ def test_every_save_pushes_and_the_token_stays_at_home(push):
 
 def test_wrong_token_ends_before_training(push):
     with HubServer() as hub:
-        run = push(hub, token="hf_wrong_token")
+        run = push(hub, variables={"HF_TOKEN": "hf_wrong_token"})
     assert run.process.returncode == 1
     assert f"error: push_to_hub: '{REPO_ID}' cannot be created on the Hub: " in run.process.stderr
     assert "401" in run.process.stderr
@@ -254,11 +268,12 @@ def test_wrong_token_ends_before_training(push):
 
 
 def test_refused_at_the_end_but_nothing_is_lost(push):
-    """The checkpoint that `hub_strategy: checkpoint` asks for arrives whole; then the last push is refused."""
+    """The checkpoint that `hub_strategy: checkpoint` asks for arrives whole; the model beside it is refused twice."""
     with HubServer() as hub:
-        hub.refuse = "^GRPO after"
+        hub.refuse = "^Training in progress, step 1$|^GRPO after"
         run = push(hub, hub_strategy="checkpoint", save_strategy="steps", save_steps=1, logging_steps=10)
     assert run.process.returncode == 1
+    assert "a push while training failed: 403 Forbidden" in " ".join(run.process.stderr.split())
     assert "error: push_to_hub: 403 Forbidden: This repository is read-only." in run.process.stderr
     assert f"hf upload {REPO_ID} {run.folder} --exclude 'checkpoint-*'" in run.process.stderr
     assert "Traceback" not in run.process.stderr
