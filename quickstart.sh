@@ -22,8 +22,8 @@ say "1/8 Write 2,000 data-quality reports on pools of real images that were dama
 python -m data.quality_reports --source easy_vqa --output-dir "$out/data" --seed "$seed" \
     --reports 2000 --pool-size 8 --damages 2 3 --train-split .84 --val-split .08 --test-split .08 --agent-list $agents
 
-say "2/8 Collect demonstrations from annotators, most of whom name one problem and stop"
-python -m data.annotators "$out/data" --output-dir "$out/demonstrations" --hasty 0.8 --seed "$seed"
+say "2/8 Collect demonstrations from annotators, three quarters of whom name one problem and stop"
+python -m data.annotators "$out/data" --output-dir "$out/demonstrations" --hasty 0.75 --seed "$seed"
 
 say "3/8 Build a tiny Qwen2-VL"
 python -m models.tiny --output-dir "$out/tiny" --corpus "$out/data/train.jsonl" --hidden-size 96 --seed "$seed"

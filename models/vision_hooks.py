@@ -63,9 +63,10 @@ def _keep_busy(combined: nn.Module) -> list[Any]:
         features = getattr(features, "pooler_output", features)
         return args, {**kwargs, "inputs_embeds": embeds + 0.0 * features.sum().to(embeds.dtype)}
 
+    # Before hooks that DeepSpeed has put on the language model: ZeRO-3 wants one order of modules on all processes.
     return [
         combined.register_forward_pre_hook(note_images, with_kwargs=True),
-        combined.language_model.register_forward_pre_hook(add_nothing, with_kwargs=True),
+        combined.language_model.register_forward_pre_hook(add_nothing, with_kwargs=True, prepend=True),
     ]
 
 
