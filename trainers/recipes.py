@@ -46,7 +46,9 @@ class DataArguments:
     )
     accelerate_config: str | None = field(
         default=None,
-        metadata={"help": "File of accelerate_configs/ that the recipe is meant for; `validate_only` estimates for it."},
+        metadata={
+            "help": "File of accelerate_configs/ that the recipe is meant for; `validate_only` estimates for it."
+        },
     )
     resume: bool = field(
         default=True, metadata={"help": "Go on from the newest complete checkpoint in output_dir, if there is one."}

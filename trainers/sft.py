@@ -95,7 +95,9 @@ def main(argv: list[str] | None = None) -> None:
             eval_rows = _with_completions(rows, script.dataset_name)
         if counts is not None:
             longest = max(len(row["completion"][-1]["content"].encode()) for row in train_rows)
-            load = replace(base_load(script, args, model_args, counts), completion_tokens=longest // 3, generated_rows=0)
+            load = replace(
+                base_load(script, args, model_args, counts), completion_tokens=longest // 3, generated_rows=0
+            )
             say_estimate(model.config, load)
         if script.validate_only:
             say("valid")
