@@ -3,14 +3,14 @@
     prompt    =  clause { ("," | ";" | "." | "and" | newline) clause }
     clause    =  [ verb ] { word } bound
     verb      =  keep | require | drop | remove | discard | exclude | reject
-    bound     =  lower NUMBER  |  upper NUMBER  |  between NUMBER and NUMBER  |  from NUMBER to NUMBER
+    bound     =  [ no | not ] ( lower | upper ) NUMBER  |  between NUMBER and NUMBER  |  from NUMBER to NUMBER
     lower     =  at least | above | over | more than | greater than | minimum | min | >= | >
     upper     =  at most | below | under | less than | up to | maximum | max | <= | <
     NUMBER    =  digits [ "." digits ] [ "%" ]
 
 The quantity that a bound is about is the last one named before it in the prompt, or else the agent's first one.
-"drop blur above 0.5" means the same as "keep blur at most 0.5"; bounds are inclusive either way. Words that the
-grammar does not know are passed over. Only the first 1,000 characters are read, each of them once.
+"drop blur above 0.5" and "keep blur no more than 0.5" mean the same as "keep blur at most 0.5"; bounds are inclusive
+either way. Words that the grammar does not know are passed over. Only the first 1,000 characters are read, each once.
 
     >>> parse_bounds("keep blur at most 0.45", {"blur": (0, 1)})
     {'blur': Bounds(minimum=None, maximum=0.45)}
@@ -33,6 +33,7 @@ _KEEP = {"keep", "require"}
 _DROP = {"drop", "remove", "discard", "exclude", "reject"}
 _LOWER = {"least", "above", "over", "more", "greater", "minimum", "min", ">", ">="}
 _UPPER = {"most", "below", "under", "less", "up", "maximum", "max", "<", "<="}
+_NOT = {"no", "not"}
 _RANGE = {"between", "from"}
 _SEPARATORS = {",", ";", ".", "\n"}
 
@@ -55,6 +56,7 @@ class _Reader:
         self.words = {word: name for name in quantities for word in name.split("_") if shared[word] == 1}
         self.quantity = next(iter(quantities))
         self.dropping = False
+        self.negated = False
         self.kind: str | None = None
         self.range_start: float | None = None
         self.found: dict[str, Bounds] = {}
@@ -65,16 +67,17 @@ class _Reader:
             self._read_number(number)
         elif token in _KEEP or token in _DROP:
             self.dropping = token in _DROP
-        elif token in _LOWER:
-            self.kind = "lower"
-        elif token in _UPPER:
-            self.kind = "upper"
+        elif token in _NOT:
+            self.negated = True
+        elif token in _LOWER or token in _UPPER:
+            self.kind = "lower" if (token in _LOWER) != self.negated else "upper"
+            self.negated = False
         elif token in _RANGE:
             self.kind, self.range_start = "range", None
         elif token in self.words:
             self.quantity = self.words[token]
         elif token in _SEPARATORS:
-            self.kind = None
+            self.kind, self.negated = None, False
 
     def _read_number(self, number: float) -> None:
         if self.kind == "range" and self.range_start is None:

@@ -143,8 +143,9 @@ def estimate_memory(config, load: Load) -> dict[str, float]:
     adapters = load.lora_rank * adapter_widths if load.lora_rank else 0
     frozen_vision = parameters.vision if load.freeze_vision else 0
     trainable = adapters or parameters.total - frozen_vision
-    weights = _weights(parameters, load) / sharded + adapters * 2
-    gradients = trainable * BYTES[load.dtype] / (load.processes if load.zero_stage >= 2 else 1)
+    weights = _weights(parameters, load) / sharded + adapters * 4
+    width = 4 if adapters else BYTES[load.dtype]  # adapters are kept in float32
+    gradients = trainable * width / (load.processes if load.zero_stage >= 2 else 1)
     master = 4 if load.zero_stage and load.dtype != "float32" and not adapters else 0
     optimizer = trainable * (load.optimizer_bytes + master) / (load.processes if load.zero_stage else 1)
     if load.offload:

@@ -31,6 +31,7 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
+from models.adapters import keep_adapters_in_float32
 from models.loading import VISION_TOKENS, load_processor, vision_token_ids
 from models.memory import Load
 from models.vision_hooks import install_vision_hooks, vision_tower
@@ -201,6 +202,7 @@ class GRPOTrainer(CompleteCheckpoints, PublishedRun, trl.GRPOTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        keep_adapters_in_float32(self.model)
         if self._is_vlm:
             self._prepare_vision(args)
         self.samples = samples

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from trl import ModelConfig
 
 from data.records import RecordError
+from models.adapters import keep_adapters_in_float32
 from models.vision_hooks import install_vision_hooks, vision_tower
 from trainers.checkpoints import CompleteCheckpoints
 from trainers.publishing import PublishedRun
@@ -61,6 +62,7 @@ class SFTTrainer(CompleteCheckpoints, PublishedRun, trl.SFTTrainer):
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
         super().__init__(model, args=args, **kwargs)
+        keep_adapters_in_float32(self.model)
         install_vision_hooks(self.model, self.accelerator.num_processes > 1)
         if args.freeze_vision_tower:
             vision_tower(self.model).requires_grad_(False)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -262,6 +263,16 @@ def test_a_changed_picture_is_measured_again(pool):
     after = measure_pool(pool)
     assert (after[0], after[2]) == (before[0], before[2])
     assert (after[1].side, after[1].aspect, after[1].brightness) == (30.0, 2.0, 0.0)
+
+
+def test_a_picture_replaced_by_one_of_the_same_size_is_measured_again(pool):
+    path = pool.image_path(pool.items[0])
+    brightness = []
+    for time, colour in ((1_000, "black"), (2_000, "white")):
+        Image.new("RGB", (20, 20), colour).save(path, "BMP")
+        os.utime(path, (time, time))
+        brightness.append((path.stat().st_size, measure_pool(pool)[0].brightness))
+    assert brightness == [(1254, 0.0), (1254, 1.0)]
 
 
 def test_a_changed_text_is_measured_again(pool):
