@@ -119,8 +119,8 @@ def _split_of_folder(folder: Path, split: str) -> Iterator[tuple[Location, Any]]
                 raise RecordError([f"{folder}: no split '{split}'; it has {', '.join(dataset)}"])
             dataset = dataset[split]
         return _read_dataset(str(folder), dataset)
-    names = " or ".join(f"{split}{ending}" for ending in SPLIT_FILE_ENDINGS)
-    raise RecordError([f"{folder}: found neither {names} nor a saved data set of the datasets library"])
+    names = ", ".join(f"{split}{ending}" for ending in SPLIT_FILE_ENDINGS)
+    raise RecordError([f"{folder}: found none of {names}, and no saved data set of the datasets library"])
 
 
 def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[Location, Any]]:
