@@ -34,11 +34,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this file is called like the package that it measures
 
-from benchmarks.official_vqa import OfficialEvaluator, official_input  # noqa: E402
-from data.prompts import format_selection  # noqa: E402
-from filter_agents.registry import DEFAULT_AGENTS  # noqa: E402
-from rewards import vqa_accuracy  # noqa: E402
-from rewards.registry import REWARDS, build_reward, import_reward, needed_columns, reward_parameters  # noqa: E402
+from benchmarks.official_vqa import OfficialEvaluator, official_input
+from data.prompts import format_selection
+from filter_agents.registry import DEFAULT_AGENTS
+from rewards import vqa_accuracy
+from rewards.registry import REWARDS, build_reward, import_reward, needed_columns, reward_parameters
 
 AGENT_REWARDS = ("agent_selection", "xml_format", "strict_xml_format")
 COMPLETIONS = 4_000

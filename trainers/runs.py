@@ -29,6 +29,7 @@ from models.memory import Load, estimate_memory, format_estimate
 from rewards.guard import RewardError
 from rewards.registry import RewardSpecError
 from trainers.checkpoints import checkpoint_folders, newest_complete_checkpoint
+from trainers.console import shorten_output
 from trainers.publishing import PublishError, ReportCallback, keep_token_out, store_recipe, without_secrets
 from trainers.recipes import DataArguments, Recipe, RecipeError
 from trainers.report import RunInfo
@@ -245,6 +246,7 @@ def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, resume_from: s
     info = replace(info, recipe=without_secrets(info.recipe), command=without_secrets(info.command))
     trainer.run_info = info
     trainer.add_callback(ReportCallback(trainer))
+    shorten_output(trainer)
     if trainer.is_world_process_zero():
         store_recipe(args.output_dir, without_secrets(recipe.text))
     trainer.train(resume_from_checkpoint=resume_from)

@@ -78,5 +78,5 @@ def test_hasty_is_a_share(hasty, capsys):
 
 
 def test_a_missing_split_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(SystemExit, match="error: .*: found neither train.jsonl or"):
+    with pytest.raises(SystemExit, match="error: .*: found none of train.jsonl,"):
         main([str(tmp_path), "--output-dir", str(tmp_path / "out")])

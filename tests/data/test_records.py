@@ -195,7 +195,7 @@ def test_a_data_set_that_the_hub_does_not_give_is_named():
 def test_a_folder_without_data_says_what_was_looked_for(tmp_path):
     with pytest.raises(RecordError) as caught:
         read_rows(tmp_path, "validation")
-    expected = "found neither validation.jsonl or validation.json or validation.parquet nor a saved data set"
+    expected = "found none of validation.jsonl, validation.json, validation.parquet, and no saved data set"
     assert str(caught.value).startswith(f"{tmp_path}: {expected}")
 
 

@@ -102,7 +102,7 @@ def test_a_file_that_does_not_exist(tmp_path):
 def test_a_split_that_does_not_exist(tmp_path):
     write(tmp_path / "train.jsonl", ROWS)
     [problem] = problems_of(str(tmp_path))
-    assert "found neither test.jsonl or test.json or test.parquet" in problem
+    assert "found none of test.jsonl, test.json, test.parquet" in problem
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""What a run prints while it goes on: one short line a log, where Trainer prints every figure it has."""
+
+from typing import Any
+
+from transformers import Trainer
+from transformers.trainer_callback import ProgressCallback
+
+# Logged key and how it is called; every reward's mean is shown besides. What is missing from a log is left out.
+SHOWN = (
+    ("reward", "reward"),
+    ("eval_reward", "eval reward"),
+    ("kl", "KL"),
+    ("beta", "beta"),
+    ("completions/mean_length", "length"),
+    ("frac_reward_zero_std", "flat groups"),
+    ("loss", "loss"),
+    ("eval_loss", "eval loss"),
+    ("mean_token_accuracy", "token accuracy"),
+    ("eval_mean_token_accuracy", "eval token accuracy"),
+    ("grad_norm", "gradient norm"),
+    ("learning_rate", "lr"),
+    ("train_runtime", "seconds"),
+)
+
+
+def format_log(step: int, max_steps: int, logs: dict[str, Any]) -> str:
+    """The line for one log entry.
+
+    >>> format_log(5, 65, {"reward": 1.25, "rewards/vqa_accuracy/mean": 0.625, "loss": -0.015, "epoch": 0.1})
+    'step 5/65  reward 1.25  vqa_accuracy 0.625  loss -0.015'
+    """
+    parts = [f"step {step}/{max_steps}"]
+    for key, name in SHOWN:
+        if isinstance(logs.get(key), int | float):
+            parts.append(f"{name} {logs[key]:.3g}")
+        if key == "eval_reward":
+            parts += [
+                f"{logged.split('/')[1]} {value:.3g}"
+                for logged, value in logs.items()
+                if logged.startswith(("rewards/", "eval_rewards/")) and logged.endswith("/mean")
+            ]
+    return "  ".join(parts)
+
+
+class CompactProgress(ProgressCallback):
+    """Trainer's progress bar, with short lines above it."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if state.is_world_process_zero and self.training_bar is not None:
+            self.training_bar.write(format_log(state.global_step, state.max_steps, logs))
+
+
+def shorten_output(trainer: Trainer) -> None:
+    """Puts `CompactProgress` in the place of Trainer's bar; with `disable_tqdm: true` everything is printed still."""
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(CompactProgress)
