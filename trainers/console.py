@@ -1,9 +1,10 @@
 """What a run prints while it goes on: one short line a log, where Trainer prints every figure it has."""
 
+import sys
 from typing import Any
 
-from transformers import Trainer
-from transformers.trainer_callback import ProgressCallback
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 # Logged key and how it is called; every reward's mean is shown besides. What is missing from a log is left out.
 SHOWN = (
@@ -50,7 +51,17 @@ class CompactProgress(ProgressCallback):
             self.training_bar.write(format_log(state.global_step, state.max_steps, logs))
 
 
+class CompactPrinter(TrainerCallback):
+    """The same lines, where `disable_tqdm` leaves out the bar."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if state.is_world_process_zero:
+            sys.stdout.write(format_log(state.global_step, state.max_steps, logs) + "\n")
+            sys.stdout.flush()
+
+
 def shorten_output(trainer: Trainer) -> None:
-    """Puts `CompactProgress` in the place of Trainer's bar; with `disable_tqdm: true` everything is printed still."""
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(CompactProgress)
+    """Puts the callbacks above in the places of Trainer's."""
+    for theirs, ours in ((ProgressCallback, CompactProgress), (PrinterCallback, CompactPrinter)):
+        if trainer.pop_callback(theirs) is not None:
+            trainer.add_callback(ours)

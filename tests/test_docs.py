@@ -1,0 +1,347 @@
+"""The documentation is true: its Python runs, its recipes parse, its commands and links exist.
+
+Python blocks of a page share one namespace and run in a folder that has `outputs/` as the quick start leaves it. A
+block that starts with `# name.py` is also stored under that name, for the recipes of the page.
+"""
+
+import argparse
+import doctest
+import importlib
+import importlib.util
+import json
+import os
+import re
+import runpy
+import shlex
+import sys
+import types
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGES = ("data", "filter_agents", "models", "rewards", "trainers", "benchmarks")
+FOLDERS = (*PACKAGES, "accelerate_configs", "docs", "recipes", "tests")
+ELSEWHERE = {"cd", "git", "hf", "pip", ".", "export"}
+"""Commands that are not this project's."""
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+NAMED_PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./*-]+|[\w-]+\.(?:md|sh|toml|cfg))`")
+FILE_NAME = re.compile(r"# (\w+\.py)\n")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page; `line` is where its content starts."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    """All blocks in these languages."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in FENCE.finditer(text):
+            line = text[: match.start()].count("\n") + 2
+            found.append(Block(page, line, match[1], match[2]))
+    return [block for block in found if block.language in languages]
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def test_blocks_are_of_a_language_that_is_checked():
+    """A block without a language, or with a misspelt one, would not be."""
+    checked = {"python", "yaml", "bash", "json", "text", "bibtex"}
+    found = {block.name: block.language for page in PAGES for block in blocks_of(page)}
+    assert {name: language for name, language in found.items() if language not in checked} == {}
+
+
+def blocks_of(page: Path) -> list[Block]:
+    languages = {match[1] for match in FENCE.finditer(page.read_text(encoding="utf-8"))}
+    return [block for block in blocks(*languages) if block.page == page]
+
+
+# -- python and json --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def quick_start(tmp_path_factory, tiny_model, report_data) -> Path:
+    """A folder with `outputs/` as the quick start, a report on images as they are, and an adapter run leave it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from data.quality_reports import main
+
+    outputs = tmp_path_factory.mktemp("docs") / "outputs"
+    outputs.mkdir()
+    for name, target in (("tiny", tiny_model), ("sft", tiny_model), ("grpo", tiny_model), ("data", report_data)):
+        (outputs / name).symlink_to(target)
+    pool = next((report_data / "pools").iterdir())
+    main(["--source", str(pool / "images"), "--output-dir", str(outputs / "report"), "--no-damage", "--workers", "1"])
+    base = AutoModelForImageTextToText.from_pretrained(str(tiny_model), dtype=torch.float32)
+    adapters = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    adapters.save_pretrained(str(outputs / "agent_selection_sft_qlora"))
+    AutoProcessor.from_pretrained(str(tiny_model)).save_pretrained(str(outputs / "agent_selection_sft_qlora"))
+    return outputs
+
+
+@pytest.fixture
+def workplace(quick_start, tmp_path, monkeypatch) -> Path:
+    """A current folder like a repository after the quick start; what is written below `outputs/` stays in it."""
+    (tmp_path / "outputs").mkdir()
+    for entry in quick_start.iterdir():
+        (tmp_path / "outputs" / entry.name).symlink_to(entry)
+    (tmp_path / "accelerate_configs").symlink_to(ROOT / "accelerate_configs")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+
+
+def store_named_blocks(page: Path, folder: Path) -> None:
+    for block in blocks_of(page):
+        if block.language == "python" and (named := FILE_NAME.match(block.text)):
+            (folder / named[1]).write_text(block.text, encoding="utf-8")
+
+
+PAGES_WITH_PYTHON = sorted({block.page for block in blocks("python")})
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=page_name)
+def test_python_runs(page, workplace, monkeypatch):
+    store_named_blocks(page, workplace)
+    module = types.ModuleType(f"blocks_of_{page.stem.lower()}")  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for block in blocks_of(page):
+        if block.language == "python":
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            exec(code, vars(module))
+
+
+@pytest.mark.parametrize("block", blocks("json"), ids=lambda block: block.name)
+def test_json_records_are_valid(block, tmp_path):
+    """Agent selection: a record or a list of raw reports. VQA: a record."""
+    from data import agent_selection, vqa
+    from data.records import Location
+
+    content = json.loads(block.text)
+    rows = content if isinstance(content, list) else [content]
+    task = vqa if "question" in rows[0] else agent_selection
+    located = [(Location(block.name, number), row) for number, row in enumerate(rows, start=1)]
+    assert task.parse_records(located, tmp_path, check_files=False)
+
+
+# -- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def recipe_types(method: str) -> tuple[type, ...]:
+    from trl import ModelConfig
+
+    from trainers.grpo import GRPOConfig, GRPOScriptArguments
+    from trainers.recipes import DataArguments
+    from trainers.sft import SFTConfig
+
+    first = (GRPOScriptArguments, GRPOConfig) if method == "grpo" else (DataArguments, SFTConfig)
+    return (*first, ModelConfig)
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.name)
+def test_recipes_parse(block, workplace):
+    from filter_agents.registry import build_agents
+    from rewards.registry import build_rewards
+    from trainers.recipes import check_recipe
+
+    for page in PAGES:
+        store_named_blocks(page, workplace)
+    check_recipe(Path(block.name), block.text, recipe_types("grpo"))
+    recipe = yaml.safe_load(block.text)
+    build_agents(recipe.get("agents"))
+    rewards = build_rewards(recipe.get("reward_funcs", []))
+    assert len(recipe.get("reward_weights", rewards)) == len(rewards)
+
+
+def test_line_by_line_table_is_the_recipe():
+    """Every key of the recipe that the README explains has a row, in the same order, with its value."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## A recipe, line by line")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, re.MULTILINE)
+    recipe = yaml.safe_load((ROOT / "recipes" / "agent_selection.yaml").read_text(encoding="utf-8"))
+    assert [key for key, _ in rows] == list(recipe)
+    quoted = {key: yaml.safe_load(value.strip("`")) for key, value in rows if value.startswith("`")}
+    assert quoted == {key: recipe[key] for key in quoted}
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """(place, words) of every command in the blocks; comments and variables before it are left out."""
+    found = []
+    for block in blocks("bash", "console"):
+        joined = block.text.replace("\\\n", " ")
+        for line in joined.splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                words.pop(0)
+            if words:
+                found.append((block.name, words))
+    inline = re.compile(r"`((?:python|make|accelerate|pip) [^`]+)`")
+    for page in PAGES:
+        found += [(page_name(page), shlex.split(text)) for text in inline.findall(prose(page)) if "..." not in text]
+    return found
+
+
+class Parsed(Exception):
+    """Stops a program after it has understood its arguments."""
+
+
+@pytest.fixture
+def only_parse(monkeypatch):
+    """Function: a program that parses its arguments, and the arguments -> whether the program takes them."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self, args=None, namespace=None):
+        parse(self, args, namespace)
+        raise Parsed
+
+    def run(program, arguments: list[str]) -> bool:
+        with monkeypatch.context() as patch:
+            patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+            patch.setattr(sys, "argv", ["program", *arguments])
+            try:
+                program()
+            except Parsed:
+                return True
+            except SystemExit as end:
+                return end.code in (0, None)  # --help
+        return False
+
+    return run
+
+
+def check_make(targets: list[str]) -> None:
+    known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(targets) <= set(known)
+
+
+def check_training(arguments: list[str]) -> None:
+    """A script of trainers/ and its arguments, parsed as the script does, on a machine without GPUs too."""
+    from trainers.recipes import parse_recipe
+
+    script, *rest = arguments
+    assert (ROOT / script).is_file(), f"no such script: {script}"
+    assert script in ("trainers/grpo.py", "trainers/sft.py")
+    if rest == ["--help"]:
+        return
+    named = dict(zip(rest, rest[1:], strict=False))
+    assert (ROOT / named["--config"]).is_file() or named["--config"] == "recipes/mine.yaml"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parse_recipe(recipe_types(Path(script).stem), [*rest, "--validate_only", "true"])
+
+
+@pytest.mark.parametrize(("place", "words"), commands(), ids=lambda value: value if isinstance(value, str) else "")
+def test_commands_exist(place, words, only_parse, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    program, *arguments = words
+    if program == "make":
+        check_make(arguments)
+    elif program == "accelerate":
+        from accelerate.commands.launch import launch_command_parser
+
+        launched = launch_command_parser().parse_args(arguments[1:])
+        assert arguments[0] == "launch"
+        assert launched.config_file is None or Path(launched.config_file).is_file()
+        check_training([launched.training_script, *launched.training_script_args])
+    elif program == "python" and arguments[0] == "-m":
+        module, *rest = arguments[1:]
+        assert importlib.util.find_spec(module) is not None, f"no such module: {module}"
+        if module.startswith(PACKAGES) and rest:
+            assert only_parse(importlib.import_module(module).main, rest), f"{module} refuses {rest}"
+        if module == "pytest":
+            assert [path for path in rest if path.startswith("tests/") and not Path(path).exists()] == []
+    elif program == "python" and arguments[0].startswith("trainers/"):
+        check_training(arguments)
+    elif program == "python":
+        assert only_parse(lambda: runpy.run_path(arguments[0], run_name="__main__"), arguments[1:])
+    else:
+        assert program in ELSEWHERE or Path(program).is_file(), f"no such program: {program}"
+
+
+# -- links and examples -----------------------------------------------------------------------------------------------
+
+
+def anchor(heading: str) -> str:
+    """The address that GitHub gives a heading."""
+    kept = "".join(letter for letter in heading.strip().lower() if letter.isalnum() or letter in " -_")
+    return kept.replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_lead_somewhere(page):
+    broken = []
+    for link in LINK.findall(prose(page)):
+        if re.match(r"https?://|mailto:", link):
+            continue
+        path, _, fragment = link.partition("#")
+        target = page if not path else (page.parent / path)
+        exists = target.is_file()
+        if exists and fragment:
+            exists = fragment in {anchor(heading) for heading in HEADING.findall(prose(target))}
+        broken += [] if exists else [link]
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_paths_in_the_text_exist(page):
+    """Paths below this repository's folders, also with `*`; `rollouts/` and others that are to come are not listed."""
+    coming = {"recipes/mine.yaml"}
+    named = set(NAMED_PATH.findall(prose(page))) - coming
+    assert [path for path in sorted(named) if not list(ROOT.glob(path)) and not (page.parent / path).exists()] == []
+
+
+def test_every_page_can_be_found_from_the_readme():
+    linked = {link.partition("#")[0] for link in LINK.findall(prose(ROOT / "README.md"))}
+    assert {page_name(page) for page in PAGES} - {"README.md"} <= linked
+
+
+def modules_with_examples() -> list[str]:
+    files = sorted(path for package in PACKAGES[:-1] for path in (ROOT / package).rglob("*.py"))
+    return [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in files
+        if ">>> " in path.read_text(encoding="utf-8")
+    ]
+
+
+@pytest.mark.parametrize("module", modules_with_examples())
+def test_examples_in_docstrings(module, monkeypatch):
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+    failed, tried = doctest.testmod(importlib.import_module(module))
+    assert (failed, tried > 0) == (0, True)
