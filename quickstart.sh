@@ -3,7 +3,7 @@
 #
 #   ./quickstart.sh [SEED] [OUTPUT_DIR]
 #
-# Each command below can be run by itself. Started again after being interrupted, it goes on where it was.
+# Each command below can be run by itself.
 set -euo pipefail
 
 seed=${1:-0}

@@ -43,6 +43,7 @@ from data.sources import EASY_VQA, load_splits
 from data.splits import Shares, add_share_arguments, read_share_arguments
 
 MAX_IMAGES = 4
+ANNOTATORS = 10
 
 
 class VqaRecord(BaseModel):
@@ -100,11 +101,21 @@ def load_records(source: str | Path, split: str = "train", check_files: bool = T
     return parse_records(read_rows(source, split), base_folder(source), check_files)
 
 
+def _as_ten_annotators(answers: tuple[str, ...]) -> list[str]:
+    """A single answer as if ten annotators agreed: VQA accuracy compares each of them with the nine others."""
+    return list(answers) * ANNOTATORS if len(answers) == 1 else list(answers)
+
+
 def _easy_vqa_rows(shares: Shares, seed: int) -> dict[str, list[dict]]:
     rows = {}
     for split, items in load_splits(EASY_VQA, shares, seed).items():
         rows[split] = [
-            {"id": f"{split}-{number}", "image": item.image, "question": item.question, "answers": list(item.answers)}
+            {
+                "id": f"{split}-{number}",
+                "image": item.image,
+                "question": item.question,
+                "answers": _as_ten_annotators(item.answers),
+            }
             for number, item in enumerate(items)
         ]
         random.Random(seed).shuffle(rows[split])

@@ -31,7 +31,7 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
-from models.adapters import keep_adapters_in_float32
+from models.adapters import adapter_values, keep_adapters_in_float32
 from models.loading import VISION_TOKENS, load_processor, vision_token_ids
 from models.memory import Load
 from models.vision_hooks import install_vision_hooks, vision_tower
@@ -51,8 +51,8 @@ from trainers.runs import (
     describe_rewards,
     inspect_model,
     load_checked_rows,
-    lora_config,
     model_init_kwargs,
+    policy_arguments,
     readable_errors,
     say,
     say_estimate,
@@ -195,6 +195,7 @@ class GRPOTrainer(CompleteCheckpoints, PublishedRun, trl.GRPOTrainer):
         if isinstance(processing_class, ProcessorMixin) and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        trained_before = adapter_values(model)
         super().__init__(
             model,
             [self._guarded(reward) for reward in reward_funcs],
@@ -202,7 +203,7 @@ class GRPOTrainer(CompleteCheckpoints, PublishedRun, trl.GRPOTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        keep_adapters_in_float32(self.model)
+        keep_adapters_in_float32(self.model, trained_before)
         if self._is_vlm:
             self._prepare_vision(args)
         self.samples = samples
@@ -636,14 +637,12 @@ def main(argv: list[str] | None = None) -> None:
         args.model_init_kwargs = model_init_kwargs(args, model_args)
         args.remove_unused_columns = False  # rows are looked up when they are needed
         trainer = GRPOTrainer(
-            model_args.model_name_or_path,
-            rewards,
+            reward_funcs=rewards,
             args=args,
             train_dataset=to_dataset(train_rows, model.bounds),
             eval_dataset=to_dataset(eval_rows, model.bounds) if evaluates else None,
             processing_class=model.processor,
-            quantization_config=trl.get_quantization_config(model_args),
-            peft_config=lora_config(model_args, args.freeze_vision_tower),
+            **policy_arguments(args, model_args),
             samples=SampleLog(args.output_dir),
         )
 

@@ -129,7 +129,7 @@ def render_model_card(trainer: PublishedRun, model_name: str) -> str:
         .render(
             info=info,
             model_name=model_name,
-            hub_model_id=trainer.hub_model_id if trainer.args.push_to_hub else None,
+            loads_from=trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir,
             base_model_id=None if os.path.isdir(info.base_model) else info.base_model,
             steps=trainer.state.global_step,
             final=_last_values(trainer.state.log_history),

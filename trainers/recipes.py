@@ -111,10 +111,10 @@ def _fields_by_name(dataclass_types: Sequence[type]) -> dict[str, tuple[type, An
     return {item.name: (cls, item) for cls in dataclass_types for item in fields(cls) if item.init}
 
 
-def _unknown_key(path: Path, line: int, key: str, known: Sequence[str]) -> RecipeError:
+def _unknown_key(where: str, key: str, known: Sequence[str]) -> RecipeError:
     close = difflib.get_close_matches(key, known, n=3)
     hint = f"did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
-    return RecipeError(f"{path}:{line}: unknown key '{key}'; {hint}Known keys: {', '.join(sorted(known))}")
+    return RecipeError(f"{where}: unknown key '{key}'; {hint}Known keys: {', '.join(sorted(known))}")
 
 
 def _expected_type(cls: type, item: Any) -> Any:
@@ -148,8 +148,16 @@ def check_recipe(path: Path, text: str, dataclass_types: Sequence[type]) -> None
         if key == "env":
             continue
         if key not in known:
-            raise _unknown_key(path, line, key, list(known))
+            raise _unknown_key(f"{path}:{line}", key, list(known))
         _check_type(path, line, key, value, _expected_type(*known[key]))
+
+
+def _check_command_line(argv: Sequence[str], dataclass_types: Sequence[type]) -> None:
+    known = [*_fields_by_name(dataclass_types), "config"]
+    for argument in argv:
+        key = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+        if argument.startswith("--") and key.removeprefix("no_") not in known and key not in known:
+            raise _unknown_key("command line", key, known)
 
 
 def _config_path(argv: list[str]) -> Path | None:
@@ -173,6 +181,7 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
     from trl import TrlParser
 
     argv = list(sys.argv[1:] if argv is None else argv)
+    _check_command_line(argv, dataclass_types)
     path = _config_path(argv)
     text = ""
     if path is not None:

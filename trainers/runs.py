@@ -80,6 +80,14 @@ class ModelAtHand:
     bounds: PixelBounds
 
 
+def adapters_base(name: str) -> str | None:
+    """The model that a folder of adapters was trained on; `None` if the name is no such folder."""
+    path = Path(name) / "adapter_config.json"
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+
+
 def inspect_model(name: str, arguments: DataArguments, required: bool) -> ModelAtHand:
     """Configuration and processor of a model, which may be out of reach when a recipe is only validated.
 
@@ -91,9 +99,11 @@ def inspect_model(name: str, arguments: DataArguments, required: bool) -> ModelA
     """
     from transformers import AutoConfig
 
+    base = adapters_base(name)
     try:
-        config = AutoConfig.from_pretrained(name)
-        processor = load_processor(name, arguments.min_pixels, arguments.max_pixels)
+        config = AutoConfig.from_pretrained(base or name)
+        of_base = base is not None and not any(Path(name).glob("*processor_config.json"))
+        processor = load_processor(base if of_base else name, arguments.min_pixels, arguments.max_pixels)
         return ModelAtHand(config, processor, pixel_bounds(processor))
     except ValueError as error:
         if "min_pixels" in str(error):
@@ -232,6 +242,26 @@ def lora_config(model_args: Any, freeze_vision_tower: bool) -> Any:
     if config is not None and freeze_vision_tower:
         config.exclude_modules = r".*\bvisual\..*"
     return config
+
+
+def policy_arguments(args: Any, model_args: Any) -> dict[str, Any]:
+    """What a trainer takes as `model`, `quantization_config` and `peft_config`.
+
+    Adapters of an earlier run, such as a warm start, are put on their model and trained further.
+    """
+    from peft import PeftModel
+    from trl import get_quantization_config
+    from trl.trainer.utils import create_model_from_path
+
+    name = model_args.model_name_or_path
+    quantization = get_quantization_config(model_args)
+    base = adapters_base(name)
+    if base is None:
+        adapters = lora_config(model_args, args.freeze_vision_tower)
+        return {"model": name, "quantization_config": quantization, "peft_config": adapters}
+    options, args.model_init_kwargs = args.model_init_kwargs, None  # a trainer takes none for a model that is loaded
+    model = create_model_from_path(base, quantization_config=quantization, **options)
+    return {"model": PeftModel.from_pretrained(model, name, is_trainable=True)}
 
 
 def command_line(script: str) -> str:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from trl import ModelConfig
 
 from data.records import RecordError
-from models.adapters import keep_adapters_in_float32
+from models.adapters import adapter_values, keep_adapters_in_float32
 from models.vision_hooks import install_vision_hooks, vision_tower
 from trainers.checkpoints import CompleteCheckpoints
 from trainers.publishing import PublishedRun
@@ -30,8 +30,8 @@ from trainers.runs import (
     command_line,
     inspect_model,
     load_checked_rows,
-    lora_config,
     model_init_kwargs,
+    policy_arguments,
     readable_errors,
     say,
     say_estimate,
@@ -61,8 +61,9 @@ class SFTTrainer(CompleteCheckpoints, PublishedRun, trl.SFTTrainer):
     def __init__(self, model: str | PreTrainedModel, args: SFTConfig, **kwargs: Any):
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
+        trained_before = adapter_values(model)
         super().__init__(model, args=args, **kwargs)
-        keep_adapters_in_float32(self.model)
+        keep_adapters_in_float32(self.model, trained_before)
         install_vision_hooks(self.model, self.accelerator.num_processes > 1)
         if args.freeze_vision_tower:
             vision_tower(self.model).requires_grad_(False)
@@ -111,13 +112,11 @@ def main(argv: list[str] | None = None) -> None:
         args.model_init_kwargs = model_init_kwargs(args, model_args)
         args.remove_unused_columns = False  # rows are looked up when they are needed
         trainer = SFTTrainer(
-            model_args.model_name_or_path,
             args=args,
             train_dataset=to_dataset(train_rows, model.bounds, columns),
             eval_dataset=to_dataset(eval_rows, model.bounds, columns) if eval_rows is not None else None,
             processing_class=model.processor,
-            quantization_config=trl.get_quantization_config(model_args),
-            peft_config=lora_config(model_args, args.freeze_vision_tower),
+            **policy_arguments(args, model_args),
         )
 
         # Train, save, report

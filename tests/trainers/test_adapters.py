@@ -65,3 +65,50 @@ def test_a_frozen_vision_tower_gets_no_adapters(make_grpo):
     )
     assert not any("lora_" in name for name, _ in vision_tower(frozen.model).named_parameters())
     assert any("lora_" in name for name, value in frozen.model.named_parameters() if value.requires_grad)
+
+
+QLORA_RECIPE = """\
+dtype: float32
+load_in_4bit: true
+use_peft: true
+lora_r: 4
+lora_target_modules: [all-linear]
+freeze_vision_tower: true
+dataset_name: {data}
+agents: [blur_filter]
+max_pixels: 1024
+use_cpu: true
+bf16: false
+gradient_checkpointing: false
+per_device_train_batch_size: 4
+max_steps: 2
+learning_rate: 1.0e-2
+save_strategy: "no"
+report_to: none
+"""
+
+
+def test_grpo_trains_the_adapters_of_a_warm_start_further(tiny_model, report_data, tmp_path):
+    """As the QLoRA recipes say: GRPO takes the folder that SFT wrote. The KL is to the warm start."""
+    from safetensors.torch import load_file
+
+    from rewards.eval import main as evaluate
+    from trainers.grpo import main as grpo
+    from trainers.sft import main as sft
+
+    recipe = QLORA_RECIPE.format(data=report_data)
+    (tmp_path / "sft.yaml").write_text(recipe, encoding="utf-8")
+    more = "reward_funcs: [xml_format]\nnum_generations: 4\nmax_completion_length: 8\nbeta: 0.1\n"
+    (tmp_path / "grpo.yaml").write_text(recipe + more, encoding="utf-8")
+    warm, final = tmp_path / "warm", tmp_path / "final"
+    sft(["--config", str(tmp_path / "sft.yaml"), "--model_name_or_path", str(tiny_model), "--output_dir", str(warm)])
+    grpo(["--config", str(tmp_path / "grpo.yaml"), "--model_name_or_path", str(warm), "--output_dir", str(final)])
+    before = load_file(warm / "adapter_model.safetensors")
+    after = load_file(final / "adapter_model.safetensors")
+    # No answer of an untrained model is XML: nothing to learn, so that GRPO leaves the adapters of the warm start.
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert any(value.abs().max() > 0 for name, value in before.items() if "lora_B" in name)
+    evaluate(["--input", str(report_data), "--model", str(final), "--rewards", "xml_format", "--limit", "2"]
+             + ["--max-new-tokens", "4", "--output-dir", str(tmp_path / "scores")])  # fmt: skip
+    assert (tmp_path / "scores" / "summary.json").is_file()

@@ -122,6 +122,11 @@ def test_command_line_wins_and_is_recorded(read):
     assert "--learning_rate 5e-4" in recipe.text
 
 
+def test_unknown_key_on_the_command_line(read):
+    with pytest.raises(RecipeError, match="command line: unknown key 'learnin_rate'; did you mean 'learning_rate'"):
+        read(MINIMAL, "--learnin_rate", "1e-3")
+
+
 def test_rewards_take_their_parameters_beside_their_name(read):
     entries = "reward_funcs:\n  - {name: combined, agent_weight: 0.7}\n  - strict_xml_format\n"
     script, *_ = read(MINIMAL.replace("reward_funcs: [strict_xml_format]\n", entries))
