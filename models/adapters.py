@@ -1,6 +1,6 @@
 """Adapters of quantised models, which TRL would train in bfloat16.
 
-bfloat16 keeps 8 bits of a weight, so that updates below 1/256 of it, the usual size late in training, are rounded away.
+bfloat16 keeps 8 bits of a weight: updates below 1/256 of it, the usual size late in training, are rounded away.
 float32 is PEFT's own default, costs two bytes more for each adapter weight, and makes what is saved give the same
 logits when PEFT loads it.
 """

@@ -72,6 +72,7 @@ dtype: float32
 load_in_4bit: true
 use_peft: true
 lora_r: 4
+lora_dropout: 0.0
 lora_target_modules: [all-linear]
 freeze_vision_tower: true
 dataset_name: {data}
