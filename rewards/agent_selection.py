@@ -1,6 +1,7 @@
 """How good a selection of agents is: the names chosen, and what is left of the data when the agents really run."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from data.pools import ItemId
@@ -73,12 +74,14 @@ def _as_names(agents: str | Sequence[str]) -> Sequence[str]:
 
 
 class AgentSelection(Reward):
-    """F1 of the set of selected agent names against the right ones."""
+    """F1 of the set of selected agent names against the right ones; `None` for rows of another task."""
 
     name = "agent_selection"
     columns = ("ground_truth_agents",)
 
-    def score(self, text: str, ground_truth_agents: str | Sequence[str]) -> float:
+    def score(self, text: str, ground_truth_agents: str | Sequence[str] | None) -> float | None:
+        if ground_truth_agents is None:
+            return None
         return set_f1(parse_selection(text).agents or (), _as_names(ground_truth_agents))
 
 
@@ -114,18 +117,23 @@ class FilteringQuality(Reward):
         return outcome.kept
 
     def score(self, text: str, ground_truth_filtered_data: Sequence[ItemId], pool: str | None) -> float | None:
-        if pool is None:
+        if pool is None or ground_truth_filtered_data is None:
             return None
         selection = parse_selection(text)
         remaining = () if selection.agents is None else self._remaining(pool, selection.prompts)
         return set_f1(remaining, ground_truth_filtered_data)
 
-    def __call__(self, completions: list[Completion], **columns) -> list[float | None]:
+    @contextmanager
+    def counting(self, completions: list[Completion], columns: dict) -> Iterator[None]:
+        """Logs how many prompts could not be read while the block ran."""
         self._unread_prompts = 0
-        scores = super().__call__(completions, **columns)
+        yield
         if (log_metric := columns.get("log_metric")) is not None and completions:
             log_metric("filtering_quality/unread_prompts", self._unread_prompts / len(completions))
-        return scores
+
+    def __call__(self, completions: list[Completion], **columns) -> list[float | None]:
+        with self.counting(completions, columns):
+            return super().__call__(completions, **columns)
 
 
 class Combined(Reward):
@@ -155,9 +163,11 @@ class Combined(Reward):
 
     def score(self, text: str, ground_truth_agents, ground_truth_filtered_data, pool: str | None) -> float | None:
         filtering = self._filtering_quality.score(text, ground_truth_filtered_data, pool)
-        if filtering is None:
+        selected = self._agent_selection.score(text, ground_truth_agents)
+        if filtering is None or selected is None:
             return None
-        return (
-            self.agent_weight * self._agent_selection.score(text, ground_truth_agents)
-            + self.filtering_weight * filtering
-        )
+        return self.agent_weight * selected + self.filtering_weight * filtering
+
+    def __call__(self, completions: list[Completion], **columns) -> list[float | None]:
+        with self._filtering_quality.counting(completions, columns):
+            return super().__call__(completions, **columns)

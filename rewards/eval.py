@@ -47,8 +47,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecordError([f"{path}: no such recipe"]) from error
+    except OSError as error:
+        raise RecordError([f"{path}: cannot be read as a recipe: {error.strerror}"]) from error
     except yaml.YAMLError as error:
         raise RecordError([f"{path}: not valid YAML: {error}"]) from error
     if not isinstance(recipe, dict):

@@ -278,3 +278,19 @@ def test_combined_weighs_both_halves_alike_by_default(select):
 def test_combined_is_none_without_a_pool(select):
     columns = {"ground_truth_agents": [["a"]], "ground_truth_filtered_data": [[1]]}
     assert Combined()([select(("a", ""))], pool=[None], **columns) == [None]
+
+
+def test_rows_of_another_task_get_none(pool, select):
+    text = select(("blur_filter", "keep blur at most 0.75"))
+    rows = {"ground_truth_agents": [None], "ground_truth_filtered_data": [None], "pool": [pool]}
+    assert AgentSelection()([text], **rows) == [None]
+    assert FilteringQuality()([text], **rows) == [None]
+    assert Combined()([text], **rows) == [None]
+
+
+def test_combined_logs_unread_prompts_too(pool, select):
+    metrics = {}
+    texts = [select(("blur_filter", "make it nice")), select(("blur_filter", "keep blur at most 0.75"))]
+    rows = {"ground_truth_agents": [[]] * 2, "ground_truth_filtered_data": [[]] * 2, "pool": [pool] * 2}
+    Combined()(texts, **rows, log_metric=metrics.__setitem__)
+    assert metrics == {"filtering_quality/unread_prompts": 0.5}
