@@ -16,7 +16,7 @@ help:           ## Show these lines
 $(STAMP): setup.cfg
 	@echo "== Making the environment in .venv (about 2 minutes and 6 GB, once)"
 	@$(PYTHON) -m venv .venv || { echo 'Python 3.11 with venv is needed (Debian: python3.11-venv)'; exit 1; }
-	@$(ACTIVATE) && python -m pip install --quiet --upgrade pip && python -m pip install --quiet --editable '.[test]'
+	@$(ACTIVATE) && python -m pip install -qq --upgrade pip && python -m pip install -qq --editable '.[test]'
 	@touch $@
 
 run: $(STAMP)   ## Quick start: from images to a trained, evaluated and reported model (SEED=0 OUT=outputs)

@@ -1,6 +1,7 @@
 """Agents made from the entries of a recipe, and the errors of entries that are wrong."""
 
 import inspect
+import sys
 
 import pytest
 
@@ -46,7 +47,7 @@ def own_module(tmp_path, monkeypatch):
     (tmp_path / "my_agents.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     yield
-    monkeypatch.delitem(__import__("sys").modules, "my_agents", raising=False)
+    sys.modules.pop("my_agents", None)
 
 
 def test_by_default_every_agent_without_a_model_is_made_in_order():
