@@ -45,11 +45,11 @@ def test_recipe_says_how_to_run_it_and_on_what(recipe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipe_validates_as_a_command(recipe, report_data, tiny_model, vqa_data, run_command, tmp_path):
+def test_recipe_validates_as_a_command(recipe, report_data, model_of_reports, vqa_data, run_command, tmp_path):
     """As a user would call it, on a machine without GPU, model or Hub."""
     data = vqa_data if "vqa" in recipe.stem else report_data
     script = "trainers/sft.py" if "sft" in recipe.stem else "trainers/grpo.py"
-    model = ["--model_name_or_path", tiny_model] if "tiny" in recipe.stem else []
+    model = ["--model_name_or_path", model_of_reports] if "tiny" in recipe.stem else []
     done = run_command(
         script, "--config", recipe, "--dataset_name", data, "--output_dir", tmp_path, "--validate_only", "true", *model
     )
@@ -57,6 +57,16 @@ def test_recipe_validates_as_a_command(recipe, report_data, tiny_model, vqa_data
     assert done.stdout.splitlines()[-1] == "valid"
     assert "memory estimate" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="session")
+def model_of_reports(report_data, tmp_path_factory):
+    """A tiny model whose tokenizer is trained on the reports, as the quick start's is."""
+    from models.tiny import main
+
+    folder = tmp_path_factory.mktemp("model_of_reports")
+    main(["--output-dir", str(folder), "--hidden-size", "32", "--corpus", str(report_data / "train.jsonl")])
+    return folder
 
 
 @pytest.fixture(scope="session")
