@@ -207,3 +207,15 @@ def test_the_command_asks_for_one_complete_source(arguments, tmp_path, capsys):
         main([*arguments, "--output-dir", str(tmp_path)])
     message = capsys.readouterr().err
     assert "give --source easy_vqa, or all of --questions" in message or "invalid choice: 'coco'" in message
+
+
+def test_easy_vqa_answers_can_earn_full_accuracy(tmp_path):
+    """Its one answer a question counts as ten annotators', or the official rule would never give a point."""
+    from data.vqa import main
+    from rewards.registry import build_reward
+
+    main(["--source", "easy_vqa", "--output-dir", str(tmp_path), "--limit", "5"])
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    answers = [row["answers"] for row in rows]
+    assert [len(given) for given in answers] == [10] * 5
+    assert build_reward("vqa_accuracy")([given[0] for given in answers], answers=answers) == [1.0] * 5
