@@ -211,7 +211,6 @@ def test_the_command_asks_for_one_complete_source(arguments, tmp_path, capsys):
 
 def test_easy_vqa_answers_can_earn_full_accuracy(tmp_path):
     """Its one answer a question counts as ten annotators', or the official rule would never give a point."""
-    from data.vqa import main
     from rewards.registry import build_reward
 
     main(["--source", "easy_vqa", "--output-dir", str(tmp_path), "--limit", "5"])
