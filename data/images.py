@@ -133,6 +133,7 @@ def qwen_size(size: tuple[int, int], min_pixels: int, max_pixels: int, patch_siz
 
 
 def _resize_for_qwen(image: Image.Image, min_pixels: int, max_pixels: int, patch_size: int) -> Image.Image:
+    # The step that qwen_vl_utils.fetch_image ends with; calling it would round the size of a strip once more.
     return image.resize(qwen_size(image.size, min_pixels, max_pixels, patch_size))
 
 

@@ -1,5 +1,6 @@
 """What every filtering agent is: a name, a description for the model that chooses, and a rule for what to keep."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,17 +23,18 @@ class Instruction:
     understood: bool
 
 
-class FilterAgent:
+class FilterAgent(ABC):
     """Keeps some ids of a pool. Subclasses set `name` and `description` and define `read_prompt` and `keep`."""
 
     name: ClassVar[str]
     description: ClassVar[str]
     """One line, shown to the model that selects agents."""
 
+    @abstractmethod
     def read_prompt(self, prompt: str) -> Instruction:
         """What the prompt says, or the agent's default if it cannot be read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
         """Ids that remain, in the pool's order.
 
@@ -40,7 +42,6 @@ class FilterAgent:
             pool_folder: see `data.pools.load_pool`.
             parameters: of the `Instruction`.
         """
-        raise NotImplementedError
 
 
 class BoundsAgent(FilterAgent):
@@ -72,8 +73,9 @@ class BoundsAgent(FilterAgent):
 class CopiesAgent(FilterAgent):
     """Drops the later of items that are copies of one another; subclasses say what a copy is."""
 
+    @abstractmethod
     def copies(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
-        raise NotImplementedError
+        """Ids of the later ones."""
 
     def keep(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
         dropped = set(self.copies(pool_folder, parameters))

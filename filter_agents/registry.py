@@ -9,7 +9,9 @@ In a recipe, `agents` is a list of entries, each of them
 
 import importlib
 import inspect
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from filter_agents.base import FilterAgent
 
@@ -35,7 +37,7 @@ class AgentError(ValueError):
 
 
 def import_dotted(path: str, what: str, known: Sequence[str]):
-    """The object at a dotted path.
+    """The object at a dotted path; a module of the user's own may lie in the folder of the command.
 
     Raises:
         ValueError: lists the known names.
@@ -43,6 +45,8 @@ def import_dotted(path: str, what: str, known: Sequence[str]):
     module_name, _, attribute = path.rpartition(".")
     if not module_name or path.startswith("."):
         raise ValueError(f"unknown {what} '{path}'; expected one of {', '.join(known)}, or a dotted path to your own")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
@@ -66,6 +70,9 @@ def build_agent(spec: AgentSpec) -> FilterAgent:
         raise AgentError(str(error)) from error
     if not (inspect.isclass(factory) and issubclass(factory, FilterAgent)):
         raise AgentError(f"agent '{name}': expected a subclass of filter_agents.base.FilterAgent, found {factory!r}")
+    if inspect.isabstract(factory):
+        missing = ", ".join(sorted(factory.__abstractmethods__))
+        raise AgentError(f"agent '{name}': its class does not define {missing}")
     try:
         inspect.signature(factory).bind(**arguments)
     except TypeError as error:

@@ -33,10 +33,10 @@ def _with_image_blocks(conversation: Conversation, images: Sequence[Image.Image]
             content = [{"type": "image"}] * waiting + [{"type": "text", "text": content}]
             waiting = 0
         placed.append({**message, "content": content})
-    already = sum(part.get("type") == "image" for turn in placed if isinstance(turn["content"], list)
-                  for part in turn["content"])  # fmt: skip
-    if already != len(images):
-        raise ValueError(f"number of images: expected {already} (the conversation's places), found {len(images)}")
+    contents = [message["content"] for message in placed if isinstance(message["content"], list)]
+    places = sum(part.get("type") == "image" for content in contents for part in content)
+    if places != len(images):
+        raise ValueError(f"number of images: expected {places} (places in the conversation), found {len(images)}")
     return placed
 
 

@@ -6,6 +6,7 @@ are lists as long as `completions`. Any function of this shape is a reward; the 
 that they have parameters and can be pickled to worker processes.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 Completion = str | list[dict[str, Any]]
@@ -25,7 +26,7 @@ def completion_text(completion: Completion) -> str:
     return "".join(part.get("text", "") for part in content or [])
 
 
-class Reward:
+class Reward(ABC):
     """A reward that scores one row at a time. Subclasses set the attributes and define `score`.
 
     Attributes:
@@ -45,9 +46,9 @@ class Reward:
     def __name__(self) -> str:  # TRL logs a reward under this
         return self.name
 
+    @abstractmethod
     def score(self, text: str, *row: Any) -> float | None:
         """The score of one completion, given its row's `columns`."""
-        raise NotImplementedError
 
     def __call__(self, completions: list[Completion], **columns: Any) -> list[float | None]:
         missing = [column for column in self.columns if column not in columns]

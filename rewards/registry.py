@@ -12,9 +12,7 @@ happens when the reward fails (`rewards/guard.py`).
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from filter_agents.registry import import_dotted
@@ -46,8 +44,6 @@ def import_reward(name: str) -> Callable:
     Raises:
         RewardSpecError: lists the valid names.
     """
-    if str(Path.cwd()) not in sys.path:  # a user's own module usually lies in the folder of the command
-        sys.path.insert(0, str(Path.cwd()))
     try:
         reward = import_dotted(REWARDS.get(name, name), "reward", list(REWARDS))
     except ValueError as error:
@@ -58,7 +54,7 @@ def import_reward(name: str) -> Callable:
 
 
 def reward_parameters(reward: Callable) -> dict[str, inspect.Parameter]:
-    """Parameters that a recipe can give to a reward: of the class, or keyword-only ones with a default."""
+    """Parameters that a recipe can give to a reward: of the class, or those of the function that have a default."""
     parameters = inspect.signature(reward).parameters
     if inspect.isclass(reward):
         return {name: value for name, value in parameters.items() if name not in _NOT_IN_RECIPES}

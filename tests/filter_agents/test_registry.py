@@ -30,10 +30,17 @@ class EveryNth(FilterAgent):
 
 class Nameless(FilterAgent):
     description = "has no name"
+    read_prompt, keep = EveryNth.read_prompt, EveryNth.keep
 
 
 class Undescribed(FilterAgent):
     name = "undescribed"
+    read_prompt, keep = EveryNth.read_prompt, EveryNth.keep
+
+
+class Unfinished(FilterAgent):
+    name = "unfinished"
+    description = "keeps nobody knows what"
 
 
 def function():
@@ -48,6 +55,14 @@ def own_module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     yield
     sys.modules.pop("my_agents", None)
+
+
+def test_a_module_in_the_folder_of_the_command_is_found(tmp_path, monkeypatch):
+    (tmp_path / "agents_here.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert build_agent({"name": "agents_here.EveryNth", "n": 2}).n == 2
+    sys.modules.pop("agents_here")
 
 
 def test_by_default_every_agent_without_a_model_is_made_in_order():
@@ -121,6 +136,7 @@ NAMES = ", ".join(AGENTS)
         ),
         ("my_agents.Nameless", "agent 'my_agents.Nameless': its class sets no 'name'"),
         ("my_agents.Undescribed", "agent 'my_agents.Undescribed': its class sets no 'description'"),
+        ("my_agents.Unfinished", "agent 'my_agents.Unfinished': its class does not define keep, read_prompt"),
     ],
 )
 def test_a_wrong_entry_is_named_with_what_was_expected(own_module, entry, message):
