@@ -1,6 +1,7 @@
 """Checkpoints that survive being killed while they are written, and finding the one to go on from."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,10 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from data.records import write_json
+from trainers.console import say
+from trainers.recipes import RecipeError
+
+logger = logging.getLogger(__name__)
 
 COMPLETE_FILE = "complete.json"
 """Written last. A checkpoint folder without it was cut short and is not used."""
@@ -96,3 +101,30 @@ class CompleteCheckpoints:
             if stored.is_file():
                 self.load_extra_state(json.loads(stored.read_text(encoding="utf-8")))
             self.load_process_state(Path(checkpoint))
+
+
+def checkpoint_to_resume(args: Any, resume: bool) -> str | None:
+    """The checkpoint that a run goes on from: the one named, or the newest complete one of its output folder.
+
+    Raises:
+        RecipeError: the one named does not exist.
+    """
+    named = args.resume_from_checkpoint
+    if named is not None:
+        if not (Path(named) / "trainer_state.json").is_file():
+            raise RecipeError(f"resume_from_checkpoint: no checkpoint in '{named}' (expected trainer_state.json)")
+        return named
+    folders = checkpoint_folders(args.output_dir)
+    newest = newest_complete_checkpoint(args.output_dir)
+    if not folders:
+        return None
+    if not resume:
+        raise RecipeError(
+            f"output_dir: {args.output_dir} holds checkpoints of an earlier run and resume is false; "
+            "choose another folder or remove them"
+        )
+    ignored = [folder.name for folder in folders if newest is None or folder.name > newest.name]
+    say(f"resuming from {newest}" if newest else f"starting anew: no checkpoint in {args.output_dir} is complete")
+    if ignored and newest is None:
+        logger.warning("ignoring incomplete checkpoints: %s", ", ".join(ignored))
+    return None if newest is None else str(newest)

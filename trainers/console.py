@@ -1,8 +1,9 @@
-"""What a run prints while it goes on: one short line a log, where Trainer prints every figure it has."""
+"""What a run prints: its own messages, and one short line a log, where Trainer prints every figure it has."""
 
 import sys
 from typing import Any
 
+from accelerate import PartialState
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -22,6 +23,13 @@ SHOWN = (
     ("learning_rate", "lr"),
     ("train_runtime", "seconds"),
 )
+
+
+def say(message: str) -> None:
+    """Prints on the main process."""
+    if PartialState().is_main_process:
+        sys.stdout.write(message + "\n")
+        sys.stdout.flush()
 
 
 def format_log(step: int, max_steps: int, logs: dict[str, Any]) -> str:

@@ -37,27 +37,17 @@ from models.memory import Load
 from models.vision_hooks import install_vision_hooks, vision_tower
 from rewards.guard import Failure, GuardedReward, RewardError, guard
 from rewards.registry import build_rewards, needed_columns, spec_name
-from trainers.checkpoints import CompleteCheckpoints
+from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
+from trainers.console import say
 from trainers.dynamic_sampling import Redraw, plan_redraw, rows_to_draw, rows_to_replace
 from trainers.losses import best_of_group, group_advantages, groups_without_contrast
+from trainers.memory_estimate import base_load, say_estimate
+from trainers.model_at_hand import inspect_model, model_init_kwargs, policy_arguments
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, RecipeError, parse_entries, parse_recipe
 from trainers.report import RunInfo, SampleGroup, SampleLog
 from trainers.rollout_batch import Batch, load_batches, replace_rows, rows_in, save_batches, shuffle_by_groups
-from trainers.runs import (
-    base_load,
-    checkpoint_to_resume,
-    command_line,
-    describe_rewards,
-    inspect_model,
-    load_checked_rows,
-    model_init_kwargs,
-    policy_arguments,
-    readable_errors,
-    say,
-    say_estimate,
-    train_and_record,
-)
+from trainers.runs import command_line, describe_rewards, load_checked_rows, readable_errors, train_and_record
 from trainers.schedules import Curriculum, adaptive_kl_beta, kl_temperature, linear_temperature
 from trainers.task_data import TokenCounts, to_dataset
 

@@ -20,23 +20,14 @@ from trl import ModelConfig
 from data.records import RecordError
 from models.adapters import adapter_values, keep_adapters_in_float32
 from models.vision_hooks import install_vision_hooks, vision_tower
-from trainers.checkpoints import CompleteCheckpoints
+from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
+from trainers.console import say
+from trainers.memory_estimate import base_load, say_estimate
+from trainers.model_at_hand import inspect_model, model_init_kwargs, policy_arguments
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, parse_recipe
 from trainers.report import RunInfo
-from trainers.runs import (
-    base_load,
-    checkpoint_to_resume,
-    command_line,
-    inspect_model,
-    load_checked_rows,
-    model_init_kwargs,
-    policy_arguments,
-    readable_errors,
-    say,
-    say_estimate,
-    train_and_record,
-)
+from trainers.runs import command_line, load_checked_rows, readable_errors, train_and_record
 from trainers.task_data import to_dataset
 
 

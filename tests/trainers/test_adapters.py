@@ -6,10 +6,17 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from models.vision_hooks import vision_tower
-from trainers.runs import lora_config
+from trainers.model_at_hand import lora_config
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def plain_four_bit_kernels(monkeypatch):
+    """On CPUs with AVX-512 BF16, bitsandbytes packs the weights of a model that generates: its scales are rounded, and
+    a layer that is not a multiple of 64 wide, as those of the tiny model, raises."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
 
 
 def logits_of(model, batch) -> torch.Tensor:

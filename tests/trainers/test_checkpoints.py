@@ -4,9 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainers.checkpoints import checkpoint_folders, newest_complete_checkpoint
+from trainers.checkpoints import checkpoint_folders, checkpoint_to_resume, newest_complete_checkpoint
 from trainers.recipes import RecipeError
-from trainers.runs import checkpoint_to_resume
 
 
 @pytest.fixture

@@ -1,0 +1,100 @@
+"""The model that a recipe names: what is known of it before it is loaded, and how a trainer is to load it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.known import PUBLISHED_MAX_PIXELS, PUBLISHED_MIN_PIXELS, PUBLISHED_PATCH_SIZE, known_config
+from models.loading import PixelBounds, load_processor, pixel_bounds
+from trainers.console import say
+from trainers.recipes import DataArguments, RecipeError
+
+
+@dataclass(frozen=True)
+class ModelAtHand:
+    """What could be found out about a model before loading it; both are `None` if neither folder nor Hub has it."""
+
+    config: Any
+    processor: Any
+    bounds: PixelBounds
+
+
+def adapters_base(name: str) -> str | None:
+    """The model that a folder of adapters was trained on; `None` if the name is no such folder."""
+    path = Path(name) / "adapter_config.json"
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+
+
+def inspect_model(name: str, arguments: DataArguments, required: bool) -> ModelAtHand:
+    """Configuration and processor of a model, which may be out of reach when a recipe is only validated.
+
+    Args:
+        required: an unreachable model is an error.
+
+    Raises:
+        RecipeError: the model cannot be loaded, or its pixel bounds are inconsistent.
+    """
+    from transformers import AutoConfig
+
+    base = adapters_base(name)
+    try:
+        config = AutoConfig.from_pretrained(base or name)
+        of_base = base is not None and not any(Path(name).glob("*processor_config.json"))
+        processor = load_processor(base if of_base else name, arguments.min_pixels, arguments.max_pixels)
+        return ModelAtHand(config, processor, pixel_bounds(processor))
+    except ValueError as error:
+        if "min_pixels" in str(error):
+            raise RecipeError(str(error)) from error
+        problem = error
+    except Exception as error:  # the Hub's client raises many kinds
+        problem = error
+    if required:
+        raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {problem}") from problem
+    say(f"note: {name} cannot be reached from here; token counts are upper bounds")
+    low = arguments.min_pixels or PUBLISHED_MIN_PIXELS
+    high = max(low, arguments.max_pixels or PUBLISHED_MAX_PIXELS)
+    return ModelAtHand(known_config(name), None, PixelBounds(low, high, PUBLISHED_PATCH_SIZE))
+
+
+def model_init_kwargs(args: Any, model_args: Any) -> dict[str, Any]:
+    """Keyword arguments with which policy and reference are loaded."""
+    chosen = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+    }
+    given = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
+    return {key: value for key, value in chosen.items() if value is not None} | given
+
+
+def lora_config(model_args: Any, freeze_vision_tower: bool) -> Any:
+    """The recipe's adapters, or `None`; a frozen vision tower gets none."""
+    from trl import get_peft_config
+
+    config = get_peft_config(model_args)
+    if config is not None and freeze_vision_tower:
+        config.exclude_modules = r".*\bvisual\..*"
+    return config
+
+
+def policy_arguments(args: Any, model_args: Any) -> dict[str, Any]:
+    """What a trainer takes as `model`, `quantization_config` and `peft_config`.
+
+    Adapters of an earlier run, such as a warm start, are put on their model and trained further.
+    """
+    from peft import PeftModel
+    from trl import get_quantization_config
+    from trl.trainer.utils import create_model_from_path
+
+    name = model_args.model_name_or_path
+    quantization = get_quantization_config(model_args)
+    base = adapters_base(name)
+    if base is None:
+        adapters = lora_config(model_args, args.freeze_vision_tower)
+        return {"model": name, "quantization_config": quantization, "peft_config": adapters}
+    options, args.model_init_kwargs = args.model_init_kwargs, None  # a trainer takes none for a model that is loaded
+    model = create_model_from_path(base, quantization_config=quantization, **options)
+    return {"model": PeftModel.from_pretrained(model, name, is_trainable=True)}
