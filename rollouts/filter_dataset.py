@@ -1,0 +1,156 @@
+"""A trained model reads the data-quality report on a data set, and the agents that it selects filter the data set.
+
+    python -m data.quality_reports --source my_images/ --output-dir outputs/report --no-damage
+    python -m rollouts.filter_dataset outputs/report/report.jsonl --model outputs/grpo \\
+        --recipe recipes/agent_selection_tiny.yaml --output outputs/report/kept.jsonl
+
+Reads rows of `{"report", "pool", "images"?, "id"?}`. Writes a row each: `{"id", "completion", "agents": {name:
+prompt}, "kept": [ids], "removed": [ids], "unread_prompts", "unknown_agents"}`. The data set itself is not changed.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr
+
+from data.images import ImageError, check_images, resolve_images, resolve_path
+from data.pools import ItemId, load_pool
+from data.records import RecordError, base_folder, parse_rows, read_rows, write_jsonl
+
+
+class Report(BaseModel):
+    """What a model needs to select agents for a data set."""
+
+    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
+
+    report: StrictStr = Field(min_length=1)
+    pool: StrictStr
+    images: list[Any] = Field(default_factory=list)
+    id: ItemId | None = None
+
+
+def load_reports(source: str, split: str) -> list[Report]:
+    """Reports with absolute paths, whose pools and images exist.
+
+    Raises:
+        RecordError: lists what is wrong.
+    """
+    base = base_folder(source)
+    reports = [
+        report.model_copy(
+            update={"pool": resolve_path(report.pool, base), "images": resolve_images(report.images, base)}
+        )
+        for report in parse_rows(read_rows(source, split), Report)
+    ]
+    for report in reports:
+        load_pool(report.pool)
+    problems = check_images(
+        (f"{source}: report {report.id!r}", image) for report in reports for image in report.images
+    )
+    if problems:
+        raise RecordError(problems)
+    return reports
+
+
+def select_agents(
+    reports: list[Report], model_name: str, recipe: dict[str, Any], agents: dict, batch_size: int = 8
+) -> list[str]:
+    """The model's answer to each report, most likely token by token.
+
+    Args:
+        recipe: `min_pixels`, `max_pixels` and `max_completion_length`, as in training.
+        agents: that may be selected, by name.
+    """
+    from tqdm import tqdm
+
+    from data.images import load_for_qwen
+    from data.prompts import selection_messages
+    from models.generation import generate
+    from models.loading import load_processor, load_vlm, pixel_bounds
+
+    model, _ = load_vlm(model_name)
+    processor = load_processor(model_name, recipe.get("min_pixels"), recipe.get("max_pixels"))
+    bounds = pixel_bounds(processor)
+    available = [(agent.name, agent.description) for agent in agents.values()]
+    answers = []
+    for start in tqdm(range(0, len(reports), batch_size), desc="selecting", unit="batch"):
+        batch = reports[start : start + batch_size]
+        prompts = [selection_messages(report.report, available) for report in batch]
+        images = [
+            [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in report.images]
+            for report in batch
+        ]
+        texts = generate(model, processor, prompts, images, recipe.get("max_completion_length") or 256)
+        answers += [text for [text] in texts]
+    return answers
+
+
+def filter_datasets(reports: list[Report], answers: list[str], agents: dict) -> list[dict]:
+    """Runs each answer's selection on its report's data set; a row each, as in the module's description.
+
+    An answer without a readable selection keeps nothing and removes nothing: `kept` is `None`.
+    """
+    from filter_agents.executor import Executor
+    from rewards.agent_selection import parse_selection
+
+    executor = Executor(agents)
+    rows = []
+    for number, (report, answer) in enumerate(zip(reports, answers, strict=True)):
+        row = {"id": report.id if report.id is not None else number, "completion": answer}
+        selection = parse_selection(answer)
+        if selection.agents is None:
+            rows.append({**row, "agents": None, "kept": None, "removed": None})
+            continue
+        outcome = executor.run(report.pool, selection.prompts)
+        kept = set(outcome.kept)
+        row |= {"agents": selection.prompts, "kept": outcome.kept}
+        row["removed"] = [item_id for item_id in load_pool(report.pool).ids if item_id not in kept]
+        rows.append({**row, "unread_prompts": outcome.unread_prompts, "unknown_agents": outcome.unknown_agents})
+    return rows
+
+
+def describe(row: dict) -> str:
+    """One line on what a row says."""
+    if row["agents"] is None:
+        return f"report {row['id']}: the answer holds no readable selection: {row['completion']!r:.120}"
+    chosen = ", ".join(row["agents"]) or "no agent"
+    return f"report {row['id']}: {chosen}; {len(row['kept'])} items kept, {len(row['removed'])} removed"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m rollouts.filter_dataset",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("reports", help="JSONL, JSON or parquet file, or folder with splits")
+    parser.add_argument("--split", default="test", help="split of a folder")
+    parser.add_argument("--model", required=True, help="folder or Hub id")
+    parser.add_argument("--recipe", type=Path, help="that the model was trained with: agents, image sizes, length")
+    parser.add_argument("--batch-size", type=int, default=8, help="reports read at once")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+
+    from filter_agents.registry import AgentError, build_agents
+    from rewards.eval import read_recipe
+
+    try:
+        recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
+        agents = build_agents(recipe.get("agents"))
+        reports = load_reports(arguments.reports, arguments.split)
+        answers = select_agents(reports, arguments.model, recipe, agents, arguments.batch_size)
+        rows = filter_datasets(reports, answers, agents)
+    except (RecordError, ImageError, AgentError) as error:
+        sys.exit(f"error: {error}")
+    write_jsonl(arguments.output, rows)
+    for row in rows:
+        print(describe(row))
+    print(f"written to {arguments.output}")
+    if any(row["agents"] is None for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
