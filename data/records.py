@@ -21,10 +21,10 @@ RecordType = TypeVar("RecordType", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Location:
-    """Where a row stands: a line of a JSONL file, or an item of any other source (both counted from 1)."""
+    """Where a row stands: a line of a JSONL file, or an item of any other source (both counted from 1), or its key."""
 
     source: str
-    number: int
+    number: int | str
     unit: str = "line"
 
     def __str__(self) -> str:

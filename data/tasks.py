@@ -37,7 +37,7 @@ def selection_row(record: agent_selection.AgentSelectionRecord, agents: AgentDes
 
 def vqa_row(record: vqa.VqaRecord, answer_tags: bool = False) -> dict:
     """A row of visual question answering; the gold answer is the annotators' most common one."""
-    common = max(record.answers, key=record.answers.count)
+    common = vqa.common_answer(record)
     return {
         "id": record.id,
         "prompt": vqa_messages(record.question, answer_tags),

@@ -12,7 +12,7 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,29 @@ class VqaRecord(BaseModel):
         if isinstance(answers, list):
             return [answer.get("answer") if isinstance(answer, dict) else answer for answer in answers]
         return answers
+
+
+def common_answer(record: VqaRecord) -> str:
+    """The annotators' most common answer, the first of those equally common: what an example is shown with."""
+    return max(record.answers, key=record.answers.count)
+
+
+def record_ids(records: Sequence[VqaRecord]) -> list[ItemId]:
+    """Ids of records in their order; one without an id goes by its position, from 0.
+
+    Raises:
+        RecordError: an id that stands twice.
+    """
+    ids = [position if record.id is None else record.id for position, record in enumerate(records)]
+    first: dict[ItemId, int] = {}
+    problems = []
+    for position, item in enumerate(ids):
+        if item in first:
+            problems.append(f"record {position + 1}: field 'id': {item!r} is record {first[item] + 1}'s id too")
+        first.setdefault(item, position)
+    if problems:
+        raise RecordError(problems)
+    return ids
 
 
 def parse_records(rows: Iterable[tuple[Location, Any]], base: Path, check_files: bool = True) -> list[VqaRecord]:

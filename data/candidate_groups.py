@@ -1,0 +1,378 @@
+"""Candidate groups: a query, several candidates for it, and how well each of them did. JSONL, a group a line.
+
+    python -m data.candidate_groups beams.json --output groups.jsonl
+    python -m data.candidate_groups groups.jsonl --output rl_data.json --to rl
+    python -m data.candidate_groups groups.jsonl --examples outputs/vqa --split train
+
+The first two convert from and to the JSON of earlier systems (`data/earlier_groups.py`), told by its content; the
+last, without --output, only checks. Group:
+
+    {"id", "pool"?: [example ids], "candidates": [{"pointer": [ids] | "completion": text, "reward"?, ...}], ...}
+
+A candidate is a pointer (which examples to show, in the order in which they were selected) or a completion of a
+model. What may stand beside it is in `Candidate`; further columns of groups and candidates are kept.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Container, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from tqdm import tqdm
+
+from data.candidate_pools import load_pools
+from data.earlier_groups import (
+    CONSTRUCT_ORDERS,
+    RL_FORMS,
+    EarlierFormat,
+    EntryLocation,
+    beam_entry,
+    entries_by_key,
+    read_earlier,
+    rl_entry,
+)
+from data.field_types import Count, Finite, Hit, IdList, OneId, Share
+from data.images import check_images, resolve_images
+from data.pools import ItemId
+from data.records import Location, RecordError, atomic_write, base_folder, parse_row, read_rows
+
+
+class Candidate(BaseModel):
+    """One candidate: a pointer or a completion, and what is known of it. All numbers are finite.
+
+    Attributes:
+        pointer: ids of examples in the order of selection; none twice.
+        completion: text that a model wrote.
+        reward: what is learned from, if it is set.
+        scores: by name of a reward; `None` where one does not apply.
+        gen_method: "beam", "sample", "retrieval", "random", "model", ...
+        beam_rank: 0 for the best beam.
+        beam_score: of the whole sequence.
+        step_scores: of each step, in the order of selection.
+        logprob_score: log-probability of the sequence under the policy that made it.
+        temperature: it was sampled with.
+        similarity_score: to the query, for retrieved candidates.
+        vqa_raw_generation, vqa_pred_answer: what the VLM wrote, and the answer read from it.
+        vqa_correct: 1 if the accuracy is above 0.
+        vqa_acc_score: VQA accuracy, 0 to 1.
+        vqa_gt_prob: probability that the VLM gives to the right answers; a sum over answers, so it may pass 1.
+        vqa_rel_token_f1, vqa_rel_edit_sim, vqa_rel_score: likeness of the answer to the right ones, 0 to 1.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    pointer: IdList | None = None
+    completion: StrictStr | None = None
+    reward: Finite | None = None
+    scores: dict[StrictStr, Finite | None] | None = None
+    gen_method: StrictStr | None = None
+    beam_rank: Count | None = None
+    beam_score: Finite | None = None
+    step_scores: list[Finite] | None = None
+    logprob_score: Finite | None = None
+    temperature: Finite | None = Field(default=None, ge=0)
+    similarity_score: Finite | None = None
+    vqa_raw_generation: StrictStr | None = None
+    vqa_pred_answer: StrictStr | None = None
+    vqa_correct: Hit | None = None
+    vqa_acc_score: Share | None = None
+    vqa_gt_prob: Finite | None = Field(default=None, ge=0)
+    vqa_rel_token_f1: Share | None = None
+    vqa_rel_edit_sim: Share | None = None
+    vqa_rel_score: Share | None = None
+
+    @property
+    def kind(self) -> str:
+        """`pointer` or `completion`."""
+        return "completion" if self.pointer is None else "pointer"
+
+
+class CandidateGroup(BaseModel):
+    """A query's candidates, all pointers or all completions.
+
+    Attributes:
+        id: of the query.
+        pool: ids of the examples that could be chosen for it, if known; every pointer is among them.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    id: OneId
+    pool: IdList | None = None
+    candidates: list[Candidate] = Field(min_length=1)
+
+    @property
+    def kind(self) -> str:
+        """`pointer` or `completion`."""
+        return self.candidates[0].kind
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "CandidateGroup":
+        wrong = list(_wrong_candidates(self)) + list(_not_finite(self))
+        if wrong:
+            details = [
+                InitErrorDetails(type=PydanticCustomError("group", message), loc=loc, input=found)
+                for loc, message, found in wrong
+            ]
+            raise ValidationError.from_exception_data("CandidateGroup", details)
+        return self
+
+
+Wrong = tuple[tuple[str | int, ...], str, Any]
+"""Place in the row, what is wrong, what was found there."""
+
+
+def _wrong_candidates(group: CandidateGroup) -> Iterator[Wrong]:
+    pool = None if group.pool is None else set(group.pool)
+    for number, candidate in enumerate(group.candidates):
+        place = ("candidates", number)
+        if (candidate.pointer is None) == (candidate.completion is None):
+            both = "both" if candidate.pointer is not None else "neither"
+            yield place, f"expected either 'pointer' or 'completion', found {both}", _given(candidate)
+        elif candidate.kind != group.kind:
+            message = f"expected a {group.kind}, as the group's first candidate is, found a {candidate.kind}"
+            yield place, message, _given(candidate)
+        elif candidate.pointer is not None:
+            if pool is not None and not pool.issuperset(candidate.pointer):
+                outside = [item for item in candidate.pointer if item not in pool]
+                yield (*place, "pointer"), "expected ids of the group's pool", outside
+            steps = candidate.step_scores
+            if steps is not None and len(steps) != len(candidate.pointer):
+                message = f"expected {len(candidate.pointer)} scores, one for each id of the pointer"
+                yield (*place, "step_scores"), message, steps
+
+
+def _given(record: BaseModel) -> dict:
+    """The fields of a record that were given, with further columns."""
+    return record.model_dump(exclude_unset=True)
+
+
+def _not_finite(group: CandidateGroup) -> Iterator[Wrong]:
+    """NaN and infinity in further columns, which no type checks; JSON has neither."""
+    waiting: list[tuple[tuple, Any]] = [((name,), value) for name, value in (group.model_extra or {}).items()]
+    for number, candidate in enumerate(group.candidates):
+        waiting += [(("candidates", number, name), value) for name, value in (candidate.model_extra or {}).items()]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, float) and not -float("inf") < value < float("inf"):
+            yield place, "expected a finite number", value
+        elif isinstance(value, dict):
+            waiting += [((*place, str(name)), item) for name, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [((*place, number), item) for number, item in enumerate(value)]
+
+
+# -- reading and writing ----------------------------------------------------------------------------------------------
+
+
+def _as_in_file(location: Location, problem: str) -> str:
+    return location.as_in_file(problem) if isinstance(location, EntryLocation) else problem
+
+
+class _Reader:
+    """Collects groups, and every problem of those that are wrong."""
+
+    def __init__(self, example_ids: Container[ItemId] | None):
+        self.example_ids = example_ids
+        self.groups: list[CandidateGroup] = []
+        self.places: list[Location] = []
+        self.problems: list[str] = []
+        self._seen: dict[ItemId, Location] = {}
+
+    def add(self, location: Location, row: Any) -> None:
+        try:
+            group = parse_row(location, row, CandidateGroup)
+        except RecordError as error:
+            self.problems.extend(_as_in_file(location, problem) for problem in error.problems)
+            return
+        problems = [f"{location}: field '{field}': {text}" for field, text in self._misfits(group)]
+        problems = [_as_in_file(location, problem) for problem in problems]
+        self._seen.setdefault(group.id, location)
+        self.problems.extend(problems)
+        if not problems:
+            self.groups.append(group)
+            self.places.append(location)
+
+    def _misfits(self, group: CandidateGroup) -> Iterator[tuple[str, str]]:
+        """(field, problem): what is wrong beside the other groups and the data set of examples."""
+        if group.id in self._seen:
+            yield "id", f"{group.id!r} stands twice, first at {self._seen[group.id]}"
+        if self.groups and group.kind != self.groups[0].kind:
+            yield "candidates", f"expected {self.groups[0].kind}s as in {self.places[0]}, found {group.kind}s"
+        if self.example_ids is None:
+            return
+        lists = {"pool": group.pool} | {f"candidates.{n}.pointer": c.pointer for n, c in enumerate(group.candidates)}
+        for field, ids in lists.items():
+            if missing := [item for item in ids or () if item not in self.example_ids]:
+                yield field, f"expected ids of the examples' data set, found {missing!r:.80}"
+
+
+def load_groups(
+    source: str | Path,
+    split: str = "train",
+    example_ids: Container[ItemId] | None = None,
+    check_files: bool = True,
+    earlier: EarlierFormat | None = None,
+) -> list[CandidateGroup]:
+    """Groups of a file, or of one split of a folder or Hub data set; see `data.records.read_rows`.
+
+    A `.json` file that holds an object instead of a list is read as an earlier system's beam or RL data.
+
+    Args:
+        example_ids: of the data set that pointers name; every pointer and pool must be among them.
+        check_files: decode the images that groups bring (a column `images`).
+        earlier: how to read earlier systems' files, where their content does not say it.
+
+    Returns:
+        Groups in the order of the file; relative paths in `images` have become absolute.
+
+    Raises:
+        RecordError: lists every problem: malformed lines, fields of a wrong type or range, numbers that are not
+            finite, no candidates, pointers that leave the pool or the data set, an id twice.
+    """
+    reader = _Reader(example_ids)
+    for location, row in tqdm(_located_rows(source, split, earlier), desc="reading groups", unit="group", delay=2):
+        reader.add(location, row)
+    if not reader.groups and not reader.problems:
+        reader.problems.append(f"{source}: expected at least one group, found none")
+    _resolve_images(reader, base_folder(source), check_files)
+    if reader.problems:
+        raise RecordError(reader.problems)
+    return reader.groups
+
+
+def _located_rows(source: str | Path, split: str, earlier: EarlierFormat | None) -> Iterator[tuple[Location, Any]]:
+    path = Path(source)
+    if path.is_file() and path.suffix == ".json":
+        return read_earlier(path, earlier or EarlierFormat())
+    return read_rows(source, split)
+
+
+def _resolve_images(reader: _Reader, base: Path, check_files: bool) -> None:
+    used: dict[str, str] = {}
+    for group, location in zip(reader.groups, reader.places, strict=True):
+        images = (group.model_extra or {}).get("images")
+        if images is None:
+            continue
+        if not isinstance(images, list):
+            reader.problems.append(f"{location}: field 'images': expected a list, found {images!r:.80}")
+            continue
+        group.images = resolve_images(images, base)
+        used |= {image: str(location) for image in group.images if isinstance(image, str) and image not in used}
+    if check_files:
+        reader.problems.extend(check_images((place, image) for image, place in used.items()))
+
+
+def group_row(group: CandidateGroup) -> dict:
+    """The group as JSON: fields that were given (`None` too), and further columns."""
+    return _given(group)
+
+
+def write_groups(path: str | Path, groups: Iterable[CandidateGroup]) -> None:
+    """Writes a group a line, atomically.
+
+    Raises:
+        RecordError: an id twice, or a value that JSON cannot hold (NaN, an image that is not a path); nothing is
+            written then.
+    """
+    seen = set()
+    with atomic_write(path) as file:
+        for group in tqdm(groups, desc="writing groups", unit="group", delay=2):
+            if group.id in seen:
+                raise RecordError([f"{path}: field 'id': {group.id!r} stands twice"])
+            seen.add(group.id)
+            try:
+                line = _to_json(group_row(group))
+            except (TypeError, ValueError) as error:
+                raise RecordError([f"{path}: group {group.id!r}: cannot be stored as JSON: {error}"]) from error
+            file.write(line + "\n")
+
+
+def write_earlier(path: str | Path, groups: Iterable[CandidateGroup], convert: Callable[[dict], dict]) -> None:
+    """Writes one JSON object with an entry for each group, an entry a line, atomically.
+
+    Args:
+        convert: a group's row -> its entry; see `data.earlier_groups`.
+
+    Raises:
+        RecordError: a group that the format cannot hold, or a value that JSON cannot.
+    """
+    rows = (group_row(group) for group in tqdm(groups, desc="writing groups", unit="group", delay=2))
+    with atomic_write(path) as file:
+        before = "{\n"
+        for key, entry in entries_by_key(rows, convert):
+            try:
+                text = f"{json.dumps(key, ensure_ascii=False)}: {_to_json(entry)}"
+            except (TypeError, ValueError) as error:
+                raise RecordError([f"{path}: group {key}: cannot be stored as JSON: {error}"]) from error
+            file.write(before + text)
+            before = ",\n"
+        file.write("\n}\n")
+
+
+def _to_json(row: dict) -> str:
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    text.encode()  # a lone surrogate cannot be written
+    return text
+
+
+# -- command ----------------------------------------------------------------------------------------------------------
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.candidate_groups",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", type=Path, help="groups (JSONL), or an earlier system's beams or RL data (JSON)")
+    parser.add_argument("--output", type=Path, help="where to write; without it the input is only checked")
+    parser.add_argument("--to", choices=("groups", "rl", "beams"), default="groups", help="format to write")
+    parser.add_argument("--examples", help="VQA records that pointers name; every id must be among theirs")
+    parser.add_argument("--split", default="train", help="split of --examples, and of INPUT if it is a folder")
+    parser.add_argument("--pools", type=Path, help="candidate pools (JSONL), for RL data or beams that lack them")
+    parser.add_argument("--integer-ids", action="store_true", help="query ids that stand only in keys are integers")
+    order_help = "of beams: where a newly selected example was put, before or after the earlier ones"
+    parser.add_argument("--construct-order", choices=CONSTRUCT_ORDERS, default="left", help=order_help)
+    form_help = "of RL data to write: ids, or positions in the pool; by default local if every group has a pool"
+    parser.add_argument("--form", choices=RL_FORMS, help=form_help)
+    return parser.parse_args(argv)
+
+
+def _write(arguments: argparse.Namespace, groups: list[CandidateGroup]) -> None:
+    if arguments.to == "groups":
+        write_groups(arguments.output, groups)
+    elif arguments.to == "beams":
+        write_earlier(arguments.output, groups, lambda row: beam_entry(row, arguments.construct_order))
+    else:
+        form = arguments.form or ("local" if all(group.pool is not None for group in groups) else "global")
+        write_earlier(arguments.output, groups, lambda row: rl_entry(row, form))
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parse_arguments(argv)
+    try:
+        example_ids = None
+        if arguments.examples is not None:
+            from data.vqa import load_records, record_ids
+
+            example_ids = set(record_ids(load_records(arguments.examples, arguments.split, check_files=False)))
+        pools = {} if arguments.pools is None else load_pools(arguments.pools, example_ids)
+        earlier = EarlierFormat(arguments.construct_order, arguments.integer_ids, pools)
+        groups = load_groups(arguments.input, arguments.split, example_ids, earlier=earlier)
+        count = f"{len(groups)} groups with {sum(len(group.candidates) for group in groups)} candidates"
+        if arguments.output is None:
+            print(f"{count}: no problems found")
+            return
+        _write(arguments, groups)
+        print(f"{count} written to {arguments.output}")
+    except (RecordError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
