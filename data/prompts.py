@@ -1,6 +1,6 @@
 """What a model is asked, and what the right answer looks like."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 SELECTION_FORMAT = (
@@ -63,3 +63,56 @@ def vqa_messages(question: str, answer_tags: bool = False) -> Messages:
     if answer_tags:
         system = "Look at the image, think, and give the answer as a word or phrase: <answer>...</answer>"
     return [{"role": "system", "content": system}, {"role": "user", "content": question}]
+
+
+IN_CONTEXT_STYLES = ("chat", "single_turn")
+IN_CONTEXT_SYSTEM_PROMPT = (
+    "Answer the question about the last image with a single word or phrase, the way the examples before it do."
+)
+
+
+def in_context_messages(
+    question: str,
+    shown: Sequence[tuple[str, str]] = (),
+    style: str = "chat",
+    system: str | None = IN_CONTEXT_SYSTEM_PROMPT,
+    image_counts: Sequence[int] | None = None,
+) -> list[dict]:
+    """The conversation that asks a question about an image after showing solved examples.
+
+    Args:
+        shown: (question, answer) of the examples, in the order in which they are shown.
+        style: "chat", a user turn (images, question) and an assistant turn (answer) for each example; "single_turn",
+            one user turn with the images and `Question:<question> Short answer:<answer>` of each example. Either ends
+            with the question itself, which the assistant's next turn answers.
+        system: system text; with None the chat template decides.
+        image_counts: number of images of each example and, last, of the question; by default one each.
+
+    Raises:
+        ValueError: an unknown style, or another number of counts than examples and question.
+
+    >>> [turn["role"] for turn in in_context_messages("what is it?", [("what color?", "red")])]
+    ['system', 'user', 'assistant', 'user']
+    >>> in_context_messages("what?", [("is it?", "no")], "single_turn")[1]["content"][1]
+    {'type': 'text', 'text': 'Question:is it? Short answer:no'}
+    """
+    if style not in IN_CONTEXT_STYLES:
+        raise ValueError(f"prompt style: expected one of {', '.join(IN_CONTEXT_STYLES)}, found {style!r}")
+    counts = [1] * (len(shown) + 1) if image_counts is None else list(image_counts)
+    if len(counts) != len(shown) + 1:
+        raise ValueError(f"image counts: expected {len(shown) + 1}, of each example and the question, found {counts}")
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    if style == "chat":
+        for (example, answer), count in zip(shown, counts, strict=False):  # the last count is the question's
+            messages.append({"role": "user", "content": _image_parts(count) + [{"type": "text", "text": example}]})
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        messages.append({"role": "user", "content": _image_parts(counts[-1]) + [{"type": "text", "text": question}]})
+        return messages
+    parts = []
+    for (text, answer), count in zip([*shown, (question, "")], counts, strict=True):
+        parts += [*_image_parts(count), {"type": "text", "text": f"Question:{text} Short answer:{answer}"}]
+    return [*messages, {"role": "user", "content": parts}]
+
+
+def _image_parts(count: int) -> list[dict]:
+    return [{"type": "image"}] * count

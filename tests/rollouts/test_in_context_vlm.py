@@ -1,0 +1,93 @@
+"""The VLM that is shown examples equals the plain processor and model, one request at a time, whatever the batch."""
+
+import importlib.util
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from data.prompts import IN_CONTEXT_SYSTEM_PROMPT
+from rollouts.in_context_vlm import InContextRequest, InContextVLM, first_answer, shown_order
+
+_spec = importlib.util.spec_from_file_location("vlm_cases", Path(__file__).with_name("vlm_cases.py"))
+cases = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cases)
+
+RECORDS = cases.records()
+ANSWERS = ("red", "a red circle", "triangle", "no", "red, white and blue")
+styles = pytest.mark.parametrize("style", ["chat", "single_turn"])
+
+
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl"])
+def tiny(request):
+    return cases.build_qwen2() if request.param == "qwen2_vl" else cases.build_qwen25()
+
+
+def _requests(count: int = 12) -> list[InContextRequest]:
+    """Of 0 to 4 examples, so that a batch needs padding."""
+    rng = random.Random(0)
+    made = []
+    for number in range(count):
+        query, *examples = rng.sample(RECORDS, 1 + number % 5)
+        made.append(InContextRequest(query, tuple(examples), ANSWERS[number % len(ANSWERS)]))
+    return made
+
+
+_computed: dict[tuple, list[float]] = {}
+
+
+def _expected_log_probs(tiny, requests: list[InContextRequest], style: str, system: str | None) -> list[float]:
+    key = (tiny[0].config.model_type, style, system)
+    if key not in _computed:
+        _computed[key] = [cases.plain_log_prob(*tiny, request, style, system) for request in requests]
+    return _computed[key]
+
+
+@styles
+@pytest.mark.parametrize("budget", [1, 1_000, 100_000], ids=["alone", "few", "all"])
+@pytest.mark.parametrize("system", [IN_CONTEXT_SYSTEM_PROMPT, None], ids=["system", "none"])
+def test_probabilities_equal_the_plain_computation(tiny, style, budget, system):
+    requests = _requests()
+    vlm = InContextVLM(*tiny, prompt_style=style, system_prompt=system, max_batch_tokens=budget)
+    expected = _expected_log_probs(tiny, requests, style, system)
+    assert vlm.answer_log_probs(requests) == pytest.approx(expected, abs=1e-5)
+    assert vlm.answer_probabilities(requests) == pytest.approx([math.exp(value) for value in expected], abs=1e-6)
+    assert len({round(value, 3) for value in expected}) >= len(requests) - 1
+
+
+@styles
+@pytest.mark.parametrize("budget", [1, 100_000], ids=["alone", "all"])
+def test_greedy_answers_equal_the_plain_ones(tiny, style, budget):
+    requests = _requests()
+    vlm = InContextVLM(*tiny, prompt_style=style, max_batch_tokens=budget)
+    expected = [
+        cases.plain_answer(*tiny, request, style, IN_CONTEXT_SYSTEM_PROMPT, max_new_tokens=7) for request in requests
+    ]
+    assert vlm.generate(requests, max_new_tokens=7) == expected
+    assert len(set(expected)) > 5
+
+
+@styles
+def test_beam_search_equals_the_plain_one(tiny, style):
+    requests = _requests(6)
+    settings = {"max_new_tokens": 5, "num_beams": 3, "length_penalty": 0.0}
+    vlm = InContextVLM(*tiny, prompt_style=style)
+    expected = [
+        cases.plain_answer(*tiny, request, style, IN_CONTEXT_SYSTEM_PROMPT, **settings) for request in requests
+    ]
+    assert vlm.generate(requests, **settings) == expected
+
+
+def test_answers_are_cut_at_the_prompts_own_marks_and_keep_their_commas():
+    assert first_answer(" red, white and blue\nQuestion:what?") == "red, white and blue"
+    assert first_answer("two Short answer:three") == "two"
+    assert first_answer("\n red") == "red"
+    assert first_answer("Question:what?") == ""
+
+
+def test_construct_order_puts_the_newest_first_or_last():
+    assert shown_order([3, 1, 2], "left") == [2, 1, 3]
+    assert shown_order((3, 1, 2), "right") == [3, 1, 2]
+    with pytest.raises(ValueError, match="construct order: expected one of left, right, found 'up'"):
+        shown_order([1], "up")
