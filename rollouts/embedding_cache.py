@@ -106,7 +106,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], cache_dir: str | Path | 
     return cache.complete(keys, lambda todo: encoder.encode_texts([texts[n] for n in todo]), TEXT_CHUNK, "texts")
 
 
-def _content(source: ImageSource) -> tuple[str, bytes]:
+def image_content(source: ImageSource) -> tuple[str, bytes]:
     """How an image is identified: by the bytes of its file or, where it has none, by its pixels."""
     if isinstance(source, Image.Image):
         rgb = open_image(source)
@@ -124,7 +124,7 @@ def _content(source: ImageSource) -> tuple[str, bytes]:
 
 def _decode(encoder: Encoder, source: ImageSource, key: bytes) -> Image.Image:
     """Opens an image from the very bytes that its key was made from."""
-    kind, content = _content(source)
+    kind, content = image_content(source)
     if _key(encoder, kind, content) != key:
         raise ImageError(f"{describe_source(source)}: changed while it was in use")
     if kind != "file":
@@ -146,7 +146,7 @@ def embed_images(
     by_path = {image: place for place, image in reversed(list(enumerate(flat))) if isinstance(image, str)}
     distinct = [image for place, image in enumerate(flat) if not isinstance(image, str) or by_path[image] == place]
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda image: _key(encoder, *_content(image)), distinct)
+        found = pool.map(lambda image: _key(encoder, *image_content(image)), distinct)
         keys = list(tqdm(found, total=len(distinct), desc="reading images", unit="image"))
 
         def encode(todo: list[int]) -> np.ndarray:

