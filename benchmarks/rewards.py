@@ -271,6 +271,8 @@ SHAPES = {  # name: what comes once, what is repeated, what comes last
     "words and marks": ("", "The 2,000 cats, or two.. ", ""),
 }
 _ROW = {"ground_truth_agents": ["blur_filter"], "answers": ["yes"] * 9 + ["no, it is not"]}
+_ROW |= {"vqa_correct": 1, "vqa_acc_score": 0.9, "vqa_gt_prob": 0.5, "vqa_rel_score": 1.0}
+_ROW |= {"beam_score": 0.1, "logprob_score": -2.0}
 
 
 def text_rewards() -> list[str]:

@@ -272,6 +272,18 @@ def group_row(group: CandidateGroup) -> dict:
     return _given(group)
 
 
+def candidate_rows(group: CandidateGroup) -> list[dict]:
+    """A row for each candidate, as rewards take them: its fields, and the group's further columns.
+
+    `completion` is empty for a pointer; `generation` is the candidate's number in the group.
+    """
+    columns = {"id": group.id, **(group.model_extra or {})}
+    return [
+        {**columns, **candidate.model_dump(), "completion": candidate.completion or "", "generation": number}
+        for number, candidate in enumerate(group.candidates)
+    ]
+
+
 def write_groups(path: str | Path, groups: Iterable[CandidateGroup]) -> None:
     """Writes a group a line, atomically.
 

@@ -98,6 +98,7 @@ class FilteringQuality(Reward):
 
     name = "filtering_quality"
     columns = ("ground_truth_filtered_data", "pool")
+    optional = ("pool",)
     text_only = False
 
     def __init__(
@@ -146,6 +147,7 @@ class Combined(Reward):
 
     name = "combined"
     columns = ("ground_truth_agents", "ground_truth_filtered_data", "pool")
+    optional = ("pool",)
     text_only = False
 
     def __init__(

@@ -32,12 +32,14 @@ class Reward(ABC):
     Attributes:
         name: as in recipes and logs.
         columns: columns of the data that `score` takes after the text, in this order.
+        optional: those of them that the data may lack; `score` gets `None` then. One column at least must be there.
         minimum, maximum: range of the scores; the right answer scores `maximum`.
         text_only: depends on texts alone, so that many processes can share the work.
     """
 
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
     minimum: float = 0.0
     maximum: float = 1.0
     text_only: ClassVar[bool] = True
@@ -52,12 +54,15 @@ class Reward(ABC):
 
     def __call__(self, completions: list[Completion], **columns: Any) -> list[float | None]:
         missing = [column for column in self.columns if column not in columns]
-        if missing:
+        needed = [column for column in missing if column not in self.optional]
+        if needed or (missing and len(missing) == len(self.columns)):
+            wish = f"the column '{needed[0]}'" if needed else f"one of the columns {', '.join(self.columns)}"
             having = ", ".join(sorted(column for column in columns if isinstance(columns[column], list)))
-            raise RewardColumnError(f"reward '{self.name}' needs the column '{missing[0]}'; the data has: {having}")
-        rows = zip(*(columns[column] for column in self.columns), strict=True) if self.columns else None
-        if rows is None:
+            raise RewardColumnError(f"reward '{self.name}' needs {wish}; the data has: {having}")
+        if not self.columns:
             return [self.score(completion_text(completion)) for completion in completions]
+        empty = [None] * len(completions)
+        rows = zip(*(columns.get(column, empty) for column in self.columns), strict=True)
         return [
             self.score(completion_text(completion), *row) for completion, row in zip(completions, rows, strict=True)
         ]

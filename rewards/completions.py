@@ -14,6 +14,9 @@ def read_completions(source: str, split: str) -> list[dict]:
     for location, row in read_rows(source, split):
         if isinstance(row, Malformed) or not isinstance(row, dict):
             problems.append(f"{location}: {row if isinstance(row, Malformed) else 'expected an object'}")
+        elif isinstance(row.get("candidates"), list) and "completion" not in row:
+            text = "this is a candidate group; rewards score rows with one completion each"
+            problems.append(f"{location}: {text} (data.candidate_groups.candidate_rows makes them)")
         elif not isinstance(row.get("completion"), str | list):
             found = f"{row['completion']!r:.80}" if "completion" in row else f"only {', '.join(sorted(row))}"
             problems.append(f"{location}: field 'completion': expected a text or chat messages, found {found}")

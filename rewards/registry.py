@@ -26,6 +26,9 @@ REWARDS = {
     "xml_format": "rewards.xml_format.XmlFormat",
     "strict_xml_format": "rewards.xml_format.StrictXmlFormat",
     "vqa_accuracy": "rewards.vqa_accuracy.VqaAccuracy",
+    "relevance": "rewards.relevance.RelevanceReward",
+    "candidate": "rewards.beam.CandidateReward",
+    "beam_score": "rewards.beam.BeamScore",
 }
 
 _POLICY = ("on_error", "max_error_rate")
@@ -116,3 +119,8 @@ def build_rewards(specs: Sequence[RewardSpec], agents: Sequence[str | dict] | No
 def needed_columns(reward: GuardedReward) -> tuple[str, ...]:
     """Columns that a built-in reward declares; nothing is known of a user's own function."""
     return reward.function.columns if isinstance(reward.function, Reward) else ()
+
+
+def optional_columns(reward: GuardedReward) -> tuple[str, ...]:
+    """Those of its columns that the data may lack."""
+    return reward.function.optional if isinstance(reward.function, Reward) else ()

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from rewards.base import Reward
 from rewards.guard import Failure, GuardedAsyncReward, GuardedReward, RewardError
-from rewards.registry import RewardSpec, build_rewards, needed_columns
+from rewards.registry import RewardSpec, build_rewards, needed_columns, optional_columns
 
 CHUNK = 2_048
 PARALLEL_FROM = 4 * CHUNK
@@ -24,30 +24,39 @@ class MissingColumn(ValueError):
 
 
 def check_columns(rewards: Sequence[GuardedReward], rows: Sequence[dict], source: str) -> None:
-    """Raises `MissingColumn` for the first row that lacks its completion or a column."""
+    """Raises `MissingColumn` for the first row that lacks its completion or a column.
+
+    Optional columns may be missing; a reward that has no others must find one of them in some row.
+    """
     needed = {"completion": "every reward"}
     for reward in rewards:
-        needed |= dict.fromkeys(needed_columns(reward), f"reward '{reward.name}'")
-    optional = {"pool"}
+        required = [column for column in needed_columns(reward) if column not in optional_columns(reward)]
+        needed |= dict.fromkeys(required, f"reward '{reward.name}'")
     for number, row in enumerate(rows):
         for column, user in needed.items():
-            if column not in row and column not in optional:
+            if column not in row:
                 name = row.get("id", number)
                 having = ", ".join(sorted(row))
                 raise MissingColumn(
                     f"{source}: row {name!r}: no column '{column}', which {user} needs; it has {having}"
                 )
+    for reward in rewards:
+        columns = needed_columns(reward)
+        if columns and rows and not any(column in row for row in rows for column in columns):
+            raise MissingColumn(f"{source}: no row has any of {', '.join(columns)}, of which {reward.name} needs one")
 
 
-def _columns(rows: Sequence[dict]) -> dict[str, list]:
-    names = sorted({name for row in rows for name in row if name != "completion"} | {"pool"})
-    return {name: [row.get(name) for row in rows] for name in names}
+def _columns(rewards: Sequence[GuardedReward], rows: Sequence[dict]) -> dict[str, list]:
+    """Columns of the rows; optional ones too that these rows lack, because other rows may have them."""
+    names = {name for row in rows for name in row if name != "completion"}
+    names |= {name for reward in rewards for name in optional_columns(reward)}
+    return {name: [row.get(name) for row in rows] for name in sorted(names)}
 
 
 def score_chunk(rewards: Sequence[GuardedReward], rows: Sequence[dict]) -> tuple[Scores, list[Failure]]:
     """Scores of some rows by every reward, and the rows that failed."""
     completions = [row["completion"] for row in rows]
-    columns = _columns(rows)
+    columns = _columns(rewards, rows)
     columns.setdefault("prompts", [row.get("prompt") for row in rows])
     scores, failures = {}, []
     for reward in rewards:

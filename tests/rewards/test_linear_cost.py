@@ -15,6 +15,12 @@ COLUMNS = {
     "ground_truth_agents": ["blur_filter"],
     "ground_truth_filtered_data": [1],
     "answers": ["yes"] * 9 + ["no, it is not."],
+    "vqa_correct": 1,
+    "vqa_acc_score": 0.9,
+    "vqa_gt_prob": 0.5,
+    "vqa_rel_score": 1.0,
+    "beam_score": 0.1,
+    "logprob_score": -2.0,
 }
 HEAD = "<selection><reasoning>r</reasoning><agents>"
 REPEATED = {  # name: what comes once, what fills the megabyte, what comes last

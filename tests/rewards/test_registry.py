@@ -21,6 +21,7 @@ from rewards.registry import (
 )
 
 NAMES = ["agent_selection", "filtering_quality", "combined", "xml_format", "strict_xml_format", "vqa_accuracy"]
+NAMES += ["relevance", "candidate", "beam_score"]
 OWN = '''
 class Brevity:
     """Shorter is better."""
@@ -76,7 +77,7 @@ def test_every_reward_goes_by_its_name_and_says_what_it_is(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_reward_survives_pickling(name, select):
     columns = {"ground_truth_agents": [["a"]], "ground_truth_filtered_data": [[1]], "pool": [None]}
-    columns |= {"answers": [["cat"] * 10]}
+    columns |= {"answers": [["cat"] * 10], "vqa_correct": [1], "beam_score": [0.5]}
     reward = build_reward(name)
     again = pickle.loads(pickle.dumps(reward))
     for completion in (select(("a", "p")), "cat"):
@@ -93,6 +94,8 @@ def test_every_reward_survives_pickling(name, select):
         ("xml_format", ()),
         ("strict_xml_format", ()),
         ("vqa_accuracy", ("answers",)),
+        ("relevance", ("answers",)),
+        ("beam_score", ("beam_score",)),
     ],
 )
 def test_columns_that_rewards_need(name, columns):
