@@ -9,30 +9,13 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from data.records import write_json
+from models.checkpoints import COMPLETE_FILE, checkpoint_folders, newest_complete_checkpoint
 from trainers.console import say
 from trainers.recipes import RecipeError
 
 logger = logging.getLogger(__name__)
 
-COMPLETE_FILE = "complete.json"
-"""Written last. A checkpoint folder without it was cut short and is not used."""
 STATE_FILE = "posttrain_state.json"
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])
-
-
-def checkpoint_folders(output_dir: str | Path) -> list[Path]:
-    """All checkpoint folders of a run, oldest first, complete or not."""
-    folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    return sorted((folder for folder in folders if folder.name.rpartition("-")[2].isdigit()), key=_step_of)
-
-
-def newest_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """The last checkpoint that was written to its end, or `None`."""
-    complete = [folder for folder in checkpoint_folders(output_dir) if (folder / COMPLETE_FILE).is_file()]
-    return complete[-1] if complete else None
 
 
 class CompleteCheckpoints:

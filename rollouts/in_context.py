@@ -1,0 +1,105 @@
+"""How well a VLM answers when it is shown examples, by the way in which they are chosen.
+
+    python -m rollouts.in_context --dataset outputs/vqa --split test --pools outputs/pools/test.jsonl \\
+        --query-table outputs/test.safetensors --example-table outputs/train.safetensors --model outputs/vlm \\
+        --methods zero_shot random image_text_similarity rce=outputs/rce --shots 1 2 4 --best-of 64 \\
+        --output-dir outputs/evaluation
+
+Methods: zero_shot, random (from each query's pool), random_fixed (the same examples for every query),
+image_similarity, text_similarity, image_text_similarity (cosines within the pool), and NAME=SELECTOR: a model or the
+folder of a run. Writes every answer, `summary.json` and `accuracy.png`; prints a table with intervals. Started again
+after it was stopped, it goes on. See docs/in_context_evaluation.md.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data.images import ImageError
+from data.records import RecordError
+from rollouts.vlm_arguments import add_vlm_arguments
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Reads and checks everything, asks the VLM, and reports."""
+    from rollouts.choices import parse_methods
+    from rollouts.selection import load_selection_data, load_tables
+
+    methods = parse_methods(arguments.methods)
+    data = load_selection_data(
+        (arguments.dataset, arguments.split),
+        (arguments.examples or arguments.dataset, arguments.examples_split),
+        arguments.pools,
+        max(arguments.shots),
+        pool_size=arguments.pool_size,
+        limit=arguments.limit,
+        seed=arguments.seed,
+    )
+    tables = None
+    if any(method.needs_tables for method in methods):
+        if arguments.query_table is None or arguments.example_table is None:
+            names = ", ".join(method.name for method in methods if method.needs_tables)
+            raise RecordError([f"--query-table and --example-table are needed by {names}"])
+        tables = load_tables(arguments.query_table, arguments.example_table, data)
+
+    from accelerate import PartialState
+
+    from rollouts.answers import open_answer_book
+    from rollouts.evaluation import Evaluation
+    from rollouts.evaluation_report import format_summary, write_report
+
+    book = open_answer_book(arguments, arguments.answer_cache or arguments.output_dir / "answer_cache")
+    evaluation = Evaluation(data, book, arguments.shots, arguments.construct_order, arguments.seed)
+    evaluation.choose(methods, tables, book.vlm.model.device)
+    if arguments.best_of:
+        evaluation.choose_random_sets(arguments.best_of)
+    evaluation.answer()
+    if PartialState().is_main_process:
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+        print(format_summary(write_report(evaluation, arguments.output_dir, settings)))
+        print(f"\nwritten to {arguments.output_dir}")
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rollouts.in_context", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", required=True, help="the queries: VQA records, file or folder or Hub data set")
+    parser.add_argument("--split", default="test", help="of a folder or Hub data set")
+    parser.add_argument("--examples", help="what is shown: VQA records; by default --dataset")
+    parser.add_argument("--examples-split", default="train")
+    pools = parser.add_mutually_exclusive_group(required=True)
+    pools.add_argument("--pools", type=Path, help="candidate pools of the queries, over the examples")
+    pools.add_argument("--pool-size", type=int, help="instead: this many random examples for each query")
+    parser.add_argument("--query-table", type=Path, help="embeddings of the queries (rollouts.embeddings)")
+    parser.add_argument("--example-table", type=Path, help="embeddings of the examples, by the same encoders")
+    parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD", help="names, and NAME=SELECTOR")
+    parser.add_argument("--shots", nargs="+", type=int, default=[1, 2, 4], help="numbers of examples shown")
+    parser.add_argument("--best-of", type=int, default=0, metavar="N", help="also the best of N random sets a query")
+    parser.add_argument("--limit", type=int, help="only the first queries; by default all")
+    parser.add_argument("--seed", type=int, default=0, help="of random choices and pools")
+    parser.add_argument("--answer-cache", type=Path, help="folder of answers to share between runs")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    add_vlm_arguments(parser)
+    arguments = parser.parse_args(argv)
+    for name, least in (("pool_size", 1), ("best_of", 0), ("limit", 1)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')}: expected at least {least}, found {value}")
+    if min(arguments.shots) < 1:
+        parser.error(
+            f"--shots: expected at least 1, found {min(arguments.shots)}; no examples are --methods zero_shot"
+        )
+    arguments.shots = sorted(set(arguments.shots))
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    try:
+        evaluate(_parse_arguments(argv))
+    except (RecordError, ImageError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
