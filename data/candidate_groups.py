@@ -96,12 +96,15 @@ class CandidateGroup(BaseModel):
 
     Attributes:
         id: of the query.
+        shots: number of examples of its pointers, where a query has a group for each of several numbers; a query has
+            one group a number, or one without.
         pool: ids of the examples that could be chosen for it, if known; every pointer is among them.
     """
 
     model_config = ConfigDict(extra="allow")
 
     id: OneId
+    shots: Count | None = None
     pool: IdList | None = None
     candidates: list[Candidate] = Field(min_length=1)
 
@@ -109,6 +112,11 @@ class CandidateGroup(BaseModel):
     def kind(self) -> str:
         """`pointer` or `completion`."""
         return self.candidates[0].kind
+
+    @property
+    def name(self) -> str:
+        """For messages; no two groups of a file share it."""
+        return repr(self.id) if self.shots is None else f"{self.id!r} with {self.shots} shots"
 
     @model_validator(mode="after")
     def _fits_together(self) -> "CandidateGroup":
@@ -181,7 +189,7 @@ class _Reader:
         self.groups: list[CandidateGroup] = []
         self.places: list[Location] = []
         self.problems: list[str] = []
-        self._seen: dict[ItemId, Location] = {}
+        self._seen: dict[str, Location] = {}
 
     def add(self, location: Location, row: Any) -> None:
         try:
@@ -191,7 +199,7 @@ class _Reader:
             return
         problems = [f"{location}: field '{field}': {text}" for field, text in self._misfits(group)]
         problems = [_as_in_file(location, problem) for problem in problems]
-        self._seen.setdefault(group.id, location)
+        self._seen.setdefault(group.name, location)
         self.problems.extend(problems)
         if not problems:
             self.groups.append(group)
@@ -199,8 +207,8 @@ class _Reader:
 
     def _misfits(self, group: CandidateGroup) -> Iterator[tuple[str, str]]:
         """(field, problem): what is wrong beside the other groups and the data set of examples."""
-        if group.id in self._seen:
-            yield "id", f"{group.id!r} stands twice, first at {self._seen[group.id]}"
+        if group.name in self._seen:
+            yield "id", f"{group.name} stands twice, first at {self._seen[group.name]}"
         if self.groups and group.kind != self.groups[0].kind:
             yield "candidates", f"expected {self.groups[0].kind}s as in {self.places[0]}, found {group.kind}s"
         if self.example_ids is None:
@@ -294,9 +302,9 @@ def write_groups(path: str | Path, groups: Iterable[CandidateGroup]) -> None:
     seen = set()
     with atomic_write(path) as file:
         for group in tqdm(groups, desc="writing groups", unit="group", delay=2):
-            if group.id in seen:
-                raise RecordError([f"{path}: field 'id': {group.id!r} stands twice"])
-            seen.add(group.id)
+            if group.name in seen:
+                raise RecordError([f"{path}: field 'id': {group.name} stands twice"])
+            seen.add(group.name)
             try:
                 line = _to_json(group_row(group))
             except (TypeError, ValueError) as error:
@@ -347,6 +355,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--examples", help="VQA records that pointers name; every id must be among theirs")
     parser.add_argument("--split", default="train", help="split of --examples, and of INPUT if it is a folder")
     parser.add_argument("--pools", type=Path, help="candidate pools (JSONL), for RL data or beams that lack them")
+    parser.add_argument("--shots", type=int, help="only groups made for this number of examples")
     parser.add_argument("--integer-ids", action="store_true", help="query ids that stand only in keys are integers")
     order_help = "of beams: where a newly selected example was put, before or after the earlier ones"
     parser.add_argument("--construct-order", choices=CONSTRUCT_ORDERS, default="left", help=order_help)
@@ -376,6 +385,10 @@ def main(argv: list[str] | None = None) -> None:
         pools = {} if arguments.pools is None else load_pools(arguments.pools, example_ids)
         earlier = EarlierFormat(arguments.construct_order, arguments.integer_ids, pools)
         groups = load_groups(arguments.input, arguments.split, example_ids, earlier=earlier)
+        if arguments.shots is not None:
+            groups = [group for group in groups if group.shots == arguments.shots]
+            if not groups:
+                raise RecordError([f"{arguments.input}: field 'shots': no group has {arguments.shots}"])
         count = f"{len(groups)} groups with {sum(len(group.candidates) for group in groups)} candidates"
         if arguments.output is None:
             print(f"{count}: no problems found")

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from tqdm import tqdm
 
 from data.records import RecordError
 from data.vqa import VqaRecord, common_answer
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts.in_context_vlm import DEFAULT_BATCH_TOKENS, InContextRequest, InContextVLM
+from rollouts.shards import process_state
 
 FULL_WEIGHT = 3
 """Annotators whose agreement makes an answer fully right, in the official VQA accuracy."""
@@ -89,6 +89,7 @@ class AnswerBook:
         generation: arguments of `InContextVLM.generate`.
 
     Attributes:
+        settings: as given, with those of generation.
         counts: how many requests were looked up (`asked`), and how many of them the VLM computed (`computed`).
 
     What is asked at once is stored as one line, or not at all: a run that is killed and started again asks the VLM the
@@ -105,14 +106,15 @@ class AnswerBook:
         self.vlm = vlm
         self.generation = generation or {}
         self.counts: Counter[str] = Counter()
-        self._settings = _digest([settings, self.generation])
+        self.settings = {**settings, **self.generation}
+        self._settings = _digest(self.settings)
         self._keys = ContentKeys(vlm.images.key)
         self._known: dict[str, str | float] = {}
         self._file: Path | None = None
         if folder is not None:
             folder = Path(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = folder / f"answers-{PartialState().process_index}.jsonl"
+            self._file = folder / f"answers-{process_state().process_index}.jsonl"
             self.reload()
 
     def reload(self) -> None:
@@ -139,7 +141,7 @@ class AnswerBook:
 
         Afterwards every process knows all of them. What is done when a run is killed is not done again.
         """
-        state = PartialState()
+        state = process_state()
         missing = list(self._missing(requests).values())
         if state.num_processes > 1 and self._file is None:
             raise ValueError("several processes share answers in a folder; give one")
@@ -244,7 +246,7 @@ def open_answer_book(arguments: argparse.Namespace, folder: str | Path | None) -
     }
     vlm = InContextVLM.load(
         arguments.model,
-        device=arguments.device or PartialState().device,
+        device=arguments.device or process_state().device,
         dtype=arguments.dtype,
         min_pixels=arguments.min_pixels,
         max_pixels=arguments.max_pixels,

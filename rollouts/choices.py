@@ -127,27 +127,43 @@ def selected(
     return choices
 
 
+def load_fitting_selector(name: str, tables: tuple[EmbeddingTable, EmbeddingTable], shots: int, device=None):
+    """A trained selector, and where it was found: the model itself, or the newest complete checkpoint of a run.
+
+    Raises:
+        RecordError: no selector there, or one for embeddings of another width or for fewer shots.
+    """
+    from models.pointer_selector import load_selector
+
+    try:
+        found = find_model(name)
+        selector = load_selector(found)
+    except (FileNotFoundError, ValueError) as error:
+        raise RecordError([f"selector {error}"]) from error
+    expected, width, limit = selector.config.embedding_size, tables[0].width, selector.shot_limit
+    if expected != width:
+        raise RecordError([f"selector {found}: expected embeddings of {expected} numbers, the tables have {width}"])
+    if limit is not None and shots > limit:
+        raise RecordError([f"selector {found}: chooses at most {limit} examples, asked for {shots}"])
+    return found, selector.to(device)
+
+
 def make_chooser(
-    method: Method, data: SelectionData, tables: tuple[EmbeddingTable, EmbeddingTable] | None, seed: int, device=None
+    method: Method,
+    data: SelectionData,
+    tables: tuple[EmbeddingTable, EmbeddingTable] | None,
+    max_shots: int,
+    seed: int,
+    device=None,
 ) -> Chooser:
     """The function behind a method.
 
     Args:
         tables: of queries and examples, where the method needs them.
+        max_shots: the most shots that it will be asked for.
     """
     if method.selector is not None:
-        from models.pointer_selector import load_selector
-
-        selector = load_selector(method.selector)
-        width = tables[0].width
-        if selector.config.embedding_size != width:
-            raise RecordError(
-                [
-                    f"selector {method.selector}: expected embeddings of {selector.config.embedding_size} numbers, "
-                    f"the tables have {width}"
-                ]
-            )
-        selector = selector.to(device).eval()
+        _, selector = load_fitting_selector(method.selector, tables, max_shots, device)
         return lambda shots: selected(selector, data, shots, *tables)
     if method.name in SIMILARITIES:
         return lambda shots: most_similar(data, shots, SIMILARITIES[method.name], *tables)

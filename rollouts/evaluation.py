@@ -59,20 +59,20 @@ class Evaluation:
 
     Args:
         data: queries, examples and pools.
-        book: the VLM.
         shots: numbers of examples.
         construct_order: how a choice becomes the order in which examples are shown.
         seed: of random choices.
     """
 
-    def __init__(self, data: SelectionData, book: AnswerBook, shots: Sequence[int], construct_order: str, seed: int):
-        self.data, self.book = data, book
+    def __init__(self, data: SelectionData, shots: Sequence[int], construct_order: str = "left", seed: int = 0):
+        self.data = data
         self.shots = list(shots)
         self.construct_order = construct_order
         self.seed = seed
         self.methods: list[Method] = []
         self.outcomes: list[Outcome] = []
         self.best_of: list[BestOf] = []
+        self.counts: dict[str, int] = {}
 
     def choose(
         self, methods: Sequence[Method], tables: tuple[EmbeddingTable, EmbeddingTable] | None, device=None
@@ -80,7 +80,7 @@ class Evaluation:
         """Lets every method choose, before anything is asked."""
         self.methods = list(methods)
         for method in methods:
-            chooser = make_chooser(method, self.data, tables, self.seed, device)
+            chooser = make_chooser(method, self.data, tables, max(self.shots), self.seed, device)
             for shots in [0] if method.name == ZERO_SHOT else self.shots:
                 self.outcomes.append(Outcome(method.name, shots, chooser(shots), [], []))
 
@@ -90,15 +90,15 @@ class Evaluation:
             sets = random_sets(self.data, shots, count, self.seed)
             self.best_of.append(BestOf(shots, count, sets, [], []))
 
-    def answer(self) -> None:
+    def answer(self, book: AnswerBook) -> None:
         """Asks the VLM everything, each distinct question once, and scores the answers."""
         queries = self.data.queries
         asked = [self._requests(zip(queries, outcome.choices, strict=True)) for outcome in self.outcomes]
         for best in self.best_of:
             rows = zip(queries, best.choices, strict=True)
             asked.append(self._requests((query, choice) for query, row in rows for choice in row))
-        self.book.prepare([request for requests in asked for request in requests])
-        answers = [self.book.answers(requests) for requests in asked]
+        book.prepare([request for requests in asked for request in requests])
+        answers = [book.answers(requests) for requests in asked]
         scores = [accuracies(*pair) for pair in zip(answers, asked, strict=True)]
         for outcome, found, scored in zip(self.outcomes, answers, scores, strict=False):  # the rest is of best_of
             outcome.answers, outcome.accuracies = found, scored
@@ -106,6 +106,7 @@ class Evaluation:
         for best, found, scored in zip(self.best_of, answers[start:], scores[start:], strict=True):
             sizes = [len(row) for row in best.choices]
             best.answers, best.accuracies = _rows(found, sizes), _rows(scored, sizes)
+        self.counts = dict(book.counts)
 
     def _requests(self, pairs: Iterable[tuple[VqaRecord, Choice]]) -> list[InContextRequest]:
         examples = self.data.examples

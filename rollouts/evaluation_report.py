@@ -76,7 +76,7 @@ def summarise_evaluation(evaluation: Evaluation) -> dict:
         "accuracy": accuracy,
         "differences": differences,
         "gap_closed": gaps,
-        "answers": dict(evaluation.book.counts),
+        "answers": evaluation.counts,
     }
 
 

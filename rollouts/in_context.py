@@ -42,19 +42,18 @@ def evaluate(arguments: argparse.Namespace) -> None:
             raise RecordError([f"--query-table and --example-table are needed by {names}"])
         tables = load_tables(arguments.query_table, arguments.example_table, data)
 
-    from accelerate import PartialState
-
     from rollouts.answers import open_answer_book
     from rollouts.evaluation import Evaluation
     from rollouts.evaluation_report import format_summary, write_report
+    from rollouts.shards import process_state
 
-    book = open_answer_book(arguments, arguments.answer_cache or arguments.output_dir / "answer_cache")
-    evaluation = Evaluation(data, book, arguments.shots, arguments.construct_order, arguments.seed)
-    evaluation.choose(methods, tables, book.vlm.model.device)
+    state = process_state()
+    evaluation = Evaluation(data, arguments.shots, arguments.construct_order, arguments.seed)
+    evaluation.choose(methods, tables, arguments.device or state.device)
     if arguments.best_of:
         evaluation.choose_random_sets(arguments.best_of)
-    evaluation.answer()
-    if PartialState().is_main_process:
+    evaluation.answer(open_answer_book(arguments, arguments.answer_cache or arguments.output_dir / "answer_cache"))
+    if state.is_main_process:
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
         print(format_summary(write_report(evaluation, arguments.output_dir, settings)))
         print(f"\nwritten to {arguments.output_dir}")

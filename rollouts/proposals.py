@@ -49,7 +49,7 @@ class ProposalSettings:
     """
 
     num_beams: int = 5
-    temperatures: tuple[float, ...] = (1.0, 1.3)
+    temperatures: Sequence[float] = (1.0, 1.3)
     num_samples: int = 2
     num_retrieval: int = 5
     num_random: int = 1

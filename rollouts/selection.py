@@ -156,6 +156,13 @@ class PoolBatch:
     examples: torch.Tensor
     pools: torch.Tensor
 
+    @classmethod
+    def without_embeddings(cls, sizes: Sequence[int]) -> "PoolBatch":
+        """Pools of these sizes about which nothing is known: good for choosing by chance."""
+        places = torch.arange(max(sizes))
+        pools = torch.where(places < torch.tensor(sizes)[:, None], places, -1)
+        return cls(torch.zeros(len(sizes), 0), torch.zeros(max(sizes), 0), pools)
+
     def to(self, device) -> "PoolBatch":
         return PoolBatch(self.queries.to(device), self.examples.to(device), self.pools.to(device))
 

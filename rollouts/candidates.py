@@ -1,0 +1,249 @@
+"""Candidates for a selector to learn from: sets of examples, each shown to a VLM and scored by VQA accuracy.
+
+    python -m rollouts.candidates --dataset outputs/vqa --split train --pools outputs/pools.jsonl \\
+        --selector outputs/selector_sft --query-table outputs/train.safetensors \\
+        --example-table outputs/train.safetensors --model outputs/vlm --shots 1 2 4 --output outputs/candidates.jsonl
+
+For every query that has a pool and every number of shots: the selector's beams, samples of it at each temperature, the
+sets most similar to the query, and random sets; equal ones once. Without --selector only the last two, and those of
+--beams. Writes candidate groups (`data/candidate_groups.py`), one for each query and number of shots. Started again
+after it was stopped, it goes on; `accelerate launch` divides the queries among processes. See docs/candidates.md.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from data.images import ImageError
+from data.records import RecordError
+from rollouts.vlm_arguments import add_vlm_arguments
+
+VERSION = 1
+"""Raised when the same settings make other rows."""
+
+
+def _file_digest(path: str | Path | None) -> str | None:
+    if path is None:
+        return None
+    path = Path(path) / "embeddings.safetensors" if Path(path).is_dir() else Path(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _data_digest(data) -> str:
+    """Of what the rows are made from: queries, pools, and the examples in them."""
+    digest = hashlib.sha256()
+    pooled = dict.fromkeys(item for pool in data.pools.values() for item in pool)
+    for record in (*data.queries, *(data.examples[item] for item in pooled)):
+        images = [image for image in record.images if isinstance(image, str)]
+        row = [record.id, record.question, record.answers, images, data.pools.get(record.id)]
+        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+PROPOSAL_OPTIONS = ("num_beams", "temperatures", "num_samples", "num_retrieval", "num_random", "distinct", "seed")
+OTHER_OPTIONS = ("shots", "construct_order", "gt_prob", "relevance", "batch_size")
+
+
+def _settings(arguments: argparse.Namespace, data, book, selector_name: str | None) -> dict:
+    """What decides the rows; a store with other settings is refused."""
+    from rollouts.answers import model_fingerprint
+
+    return {
+        "version": VERSION,
+        "data": _data_digest(data),
+        "vlm": book.settings,
+        "selector": None if selector_name is None else model_fingerprint(selector_name),
+        "query_table": _file_digest(arguments.query_table),
+        "example_table": _file_digest(arguments.example_table),
+        "beams": _file_digest(arguments.beams),
+        **{name: getattr(arguments, name) for name in (*PROPOSAL_OPTIONS, *OTHER_OPTIONS)},
+    }
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raises `RecordError` for options that do not go together."""
+    users = {"--selector": arguments.selector, "--num-retrieval above 0": arguments.num_retrieval}
+    needing = [name for name, used in users.items() if used]
+    problems = []
+    if needing and (arguments.query_table is None or arguments.example_table is None):
+        problems.append(f"--query-table and --example-table are needed by {' and by '.join(needing)}")
+    if not (needing or arguments.num_random or arguments.beams):
+        problems.append("nothing to make: give --selector, --beams, --num-retrieval or --num-random")
+    if problems:
+        raise RecordError(problems)
+
+
+def make_candidates(arguments: argparse.Namespace) -> None:
+    """Reads and checks everything, makes what is missing, and merges."""
+    from rollouts.selection import load_selection_data, load_tables
+
+    _check_options(arguments)
+    examples = (arguments.dataset, arguments.split)
+    queries = (arguments.queries, arguments.queries_split) if arguments.queries else examples
+    shots = max(arguments.shots)
+    data = load_selection_data(queries, examples, arguments.pools, shots, only_pooled=True, limit=arguments.limit)
+    tables = None
+    if arguments.query_table is not None and arguments.example_table is not None:
+        tables = load_tables(arguments.query_table, arguments.example_table, data)
+    given = _load_given(arguments, data)
+
+    from rollouts.answers import open_answer_book
+    from rollouts.choices import load_fitting_selector
+    from rollouts.proposals import ProposalSettings
+    from rollouts.scored_candidates import CandidateMaker
+    from rollouts.shards import process_state
+
+    device = arguments.device or process_state().device
+    selector_name, selector = None, None
+    if arguments.selector:
+        selector_name, selector = load_fitting_selector(arguments.selector, tables, shots, device)
+    work = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
+    book = open_answer_book(arguments, arguments.answer_cache or work / "answers")
+    maker = CandidateMaker(
+        data,
+        book,
+        ProposalSettings(**{name: getattr(arguments, name) for name in PROPOSAL_OPTIONS}),
+        arguments.shots,
+        tables,
+        selector,
+        given,
+        arguments.construct_order,
+        arguments.gt_prob,
+        arguments.relevance,
+    )
+    _make_all(maker, work, _settings(arguments, data, book, selector_name), arguments)
+
+
+def _make_all(maker, work: Path, settings: dict, arguments: argparse.Namespace) -> None:
+    """The rows of all queries, each kept as soon as it is there, and the file of groups at the end."""
+    from tqdm import tqdm
+
+    from rollouts.shards import ShardStore
+
+    by_id = {query.id: query for query in maker.data.queries}
+    with ShardStore(work, settings) as store:
+        chunks = store.chunks(list(by_id), size=arguments.batch_size)
+        with tqdm(total=sum(map(len, chunks)), desc="candidates", unit="query", disable=not store.is_main) as bar:
+            for chunk in chunks:
+                made = maker.groups([by_id[query_id] for query_id in chunk])
+                for query_id, groups in zip(chunk, made, strict=True):
+                    if query_id not in store.done:
+                        store.append({"id": query_id, "groups": groups})
+                bar.update(len(chunk))
+        merged = work / "merged.jsonl"
+        store.merge(merged, order=list(by_id))
+        if store.is_main:
+            _write_groups(merged, arguments)
+            asked, computed = (maker.book.counts[name] for name in ("asked", "computed"))
+            print(f"{asked} answers and probabilities looked up, {computed} of them asked of the VLM in this run")
+
+
+def _load_given(arguments: argparse.Namespace, data) -> dict:
+    if arguments.beams is None:
+        return {}
+    from data.candidate_groups import load_groups
+    from rollouts.scored_candidates import given_candidates
+
+    groups = load_groups(arguments.beams, example_ids=data.examples.keys(), check_files=False)
+    return given_candidates(groups, str(arguments.beams), data)
+
+
+def _write_groups(merged: Path, arguments: argparse.Namespace) -> None:
+    """The groups of the merged rows that pass the filters, a line each; and a line on what they hold."""
+    from data.records import read_rows, write_jsonl
+    from rollouts.scored_candidates import share_of_positive
+
+    groups = [group for _, row in read_rows(merged) for group in row["groups"]]
+    shares = [share_of_positive(group) for group in groups]
+    low, high = arguments.balance or (0.0, 1.0)
+    least = 1e-12 if arguments.require_positive else 0.0
+    kept = [group for group, share in zip(groups, shares, strict=True) if low <= share <= high and share >= least]
+    if not kept:
+        raise RecordError(
+            [f"{arguments.output}: none of {len(groups)} groups passes --balance and --require-positive; not written"]
+        )
+    write_jsonl(arguments.output, kept)
+    total = sum(len(group["candidates"]) for group in kept)
+    mean = sum(candidate["vqa_acc_score"] for group in kept for candidate in group["candidates"]) / total
+    print(
+        f"{len(kept)} of {len(groups)} groups written to {arguments.output}: {total} candidates, mean accuracy "
+        f"{mean:.3f}, {100 * sum(map(share_of_positive, kept)) / len(kept):.1f}% right"
+    )
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rollouts.candidates", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", required=True, help="the examples: VQA records, file or folder or Hub data set")
+    data.add_argument("--split", default="train", help="of a folder or Hub data set")
+    data.add_argument("--queries", help="records of the queries; by default they are among the examples")
+    data.add_argument("--queries-split", default="train")
+    data.add_argument("--pools", type=Path, required=True, help="candidate pools; their queries are answered")
+    data.add_argument("--query-table", type=Path, help="embeddings of the queries (rollouts.embeddings)")
+    data.add_argument("--example-table", type=Path, help="embeddings of the examples, by the same encoders")
+    data.add_argument("--limit", type=int, help="only the first queries of the pools")
+    made = parser.add_argument_group("candidates of a query")
+    made.add_argument("--shots", nargs="+", type=int, default=[2], help="numbers of examples, a group for each")
+    made.add_argument("--selector", help="a model, the folder of a run, or a Hub id")
+    made.add_argument(
+        "--beams", type=Path, help="candidate groups (or earlier beam JSON) whose pointers are taken too"
+    )
+    made.add_argument("--num-beams", type=int, default=5, help="of the selector")
+    made.add_argument("--temperatures", nargs="+", type=float, default=[1.0, 1.3])
+    made.add_argument("--num-samples", type=int, default=2, help="of the selector, at each temperature")
+    made.add_argument("--num-retrieval", type=int, default=5, help="sets with the largest summed cosine to the query")
+    made.add_argument("--num-random", type=int, default=1, help="sets unlike all others")
+    made.add_argument("--distinct", choices=("sets", "orders"), default="sets", help="what makes two candidates two")
+    made.add_argument("--seed", type=int, default=0, help="of samples and random sets")
+    scored = parser.add_argument_group("scores and filters")
+    scored.add_argument("--gt-prob", action="store_true", help="also the probability of the right answers")
+    scored.add_argument("--relevance", action="store_true", help="also the likeness of answers to the right ones")
+    scored.add_argument(
+        "--balance",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="keep groups whose share of right candidates is in this range",
+    )
+    scored.add_argument("--require-positive", action="store_true", help="keep groups with a right candidate")
+    parser.add_argument("--batch-size", type=int, default=32, help="queries whose candidates are made together")
+    parser.add_argument("--work-dir", type=Path, help="where unfinished work is kept; by default OUTPUT.parts")
+    parser.add_argument("--answer-cache", type=Path, help="folder of answers to share between runs")
+    parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
+    add_vlm_arguments(parser)
+    arguments = parser.parse_args(argv)
+    for name, least in (
+        ("num_beams", 0),
+        ("num_samples", 0),
+        ("num_retrieval", 0),
+        ("num_random", 0),
+        ("batch_size", 1),
+        ("limit", 1),
+    ):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')}: expected at least {least}, found {value}")
+    if min(arguments.shots) < 1:
+        parser.error(f"--shots: expected at least 1, found {min(arguments.shots)}")
+    if min(arguments.temperatures) <= 0:
+        parser.error(f"--temperatures: expected numbers above 0, found {min(arguments.temperatures)}")
+    if arguments.balance and not 0 <= arguments.balance[0] <= arguments.balance[1] <= 1:
+        parser.error(f"--balance: expected 0 <= LOW <= HIGH <= 1, found {' '.join(map(str, arguments.balance))}")
+    arguments.shots = sorted(set(arguments.shots))
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    try:
+        make_candidates(_parse_arguments(argv))
+    except (RecordError, ImageError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
