@@ -11,7 +11,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 SHOWN = (
     ("reward", "reward"),
     ("eval_reward", "eval reward"),
+    ("accuracy", "accuracy"),
+    ("expected_reward", "expected reward"),
+    ("eval_accuracy", "eval accuracy"),
+    ("eval_expected_reward", "eval expected reward"),
     ("kl", "KL"),
+    ("ratio", "ratio"),
     ("beta", "beta"),
     ("completions/mean_length", "length"),
     ("frac_reward_zero_std", "flat groups"),

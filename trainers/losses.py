@@ -167,6 +167,7 @@ def rce_loss(
     valid: torch.Tensor,
     temperature: float,
     top1: bool = False,
+    per_group: bool = False,
 ) -> torch.Tensor:
     """Reward-weighted cross-entropy: the mean over groups of sum_g softmax(r / temperature)_g * CE_g.
 
@@ -177,12 +178,14 @@ def rce_loss(
         rewards, valid: (B, G).
         temperature: above 0; the lower, the more the best candidate counts.
         top1: the best candidate alone counts.
+        per_group: leave out the mean.
 
     Returns:
-        Scalar. Groups without any valid candidate count as 0.
+        Scalar, or (B,). Groups without any valid candidate count as 0.
     """
     weights = best_weights(rewards, valid, 1) if top1 else softmax_weights(rewards, valid, temperature)
-    return weighted_cross_entropy(cross_entropy, weights).mean()
+    losses = weighted_cross_entropy(cross_entropy, weights)
+    return losses if per_group else losses.mean()
 
 
 def kl_k3(log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

@@ -98,3 +98,24 @@ def policy_arguments(args: Any, model_args: Any) -> dict[str, Any]:
     options, args.model_init_kwargs = args.model_init_kwargs, None  # a trainer takes none for a model that is loaded
     model = create_model_from_path(base, quantization_config=quantization, **options)
     return {"model": PeftModel.from_pretrained(model, name, is_trainable=True)}
+
+
+def load_policy(args: Any, model_args: Any) -> Any:
+    """The model that a recipe names, with the adapters that it asks for, for a trainer that loads none itself."""
+    from peft import PeftModel, get_peft_model
+    from trl import get_kbit_device_map
+    from trl.trainer.utils import create_model_from_path
+
+    arguments = policy_arguments(args, model_args)
+    model, adapters = arguments["model"], arguments.get("peft_config")
+    if isinstance(model, str):
+        quantization = arguments["quantization_config"]
+        devices = None if quantization is None else get_kbit_device_map()
+        options = {"device_map": devices} | args.model_init_kwargs
+        model = create_model_from_path(model, quantization_config=quantization, **options)
+    if adapters is not None:
+        model = get_peft_model(model, adapters)
+    if isinstance(model, PeftModel) and args.gradient_checkpointing:
+        model.enable_input_require_grads()
+    args.model_init_kwargs = None  # they hold types that a saved configuration cannot
+    return model

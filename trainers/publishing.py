@@ -14,8 +14,18 @@ from trainers.report import FIGURES_FOLDER, TEMPLATES, RunInfo, versions, write_
 logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
-CARD_FIGURES = ("reward", "reward_parts", "loss")
-CARD_KEYS = ("reward", "kl", "loss", "eval_reward", "eval_loss", "completions/mean_length", "frac_reward_zero_std")
+CARD_FIGURES = ("reward", "reward_parts", "accuracy_of_the_most_likely_candidate", "loss")
+CARD_KEYS = (
+    "reward",
+    "kl",
+    "loss",
+    "eval_reward",
+    "eval_accuracy",
+    "eval_expected_reward",
+    "eval_loss",
+    "completions/mean_length",
+    "frac_reward_zero_std",
+)
 SECRET_VARIABLES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 """How the name of an environment variable ends whose value is not to be published."""
 SHORTEST_SECRET = 8
@@ -130,7 +140,7 @@ def render_model_card(trainer: PublishedRun, model_name: str) -> str:
             info=info,
             model_name=model_name,
             loads_from=trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir,
-            base_model_id=None if os.path.isdir(info.base_model) else info.base_model,
+            base_model_id=None if os.path.isdir(info.base_model) or " " in info.base_model else info.base_model,
             steps=trainer.state.global_step,
             final=_last_values(trainer.state.log_history),
             figures=[name for name in CARD_FIGURES if (folder / f"{name}.png").is_file()],

@@ -169,6 +169,24 @@ def _config_path(argv: list[str]) -> Path | None:
     return None
 
 
+def recipe_value(argv: Sequence[str], key: str) -> Any:
+    """A key of the recipe or command line that is read before everything is parsed, because it decides how.
+
+    The command line wins. `None` where neither has the key, or the recipe cannot be read (parsing says why).
+    """
+    given = dict(zip(argv, argv[1:], strict=False))
+    if f"--{key}" in given:
+        return given[f"--{key}"]
+    path = _config_path(list(argv))
+    if path is None or not path.is_file():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return content.get(key) if isinstance(content, dict) else None
+
+
 def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Reads `--config RECIPE` and the command line, which wins, into one instance of each dataclass.
 

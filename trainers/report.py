@@ -31,12 +31,19 @@ PACKAGES = ("vlm-posttrain", "torch", "transformers", "trl", "peft", "accelerate
 FIGURES = (
     ("reward", "reward", ("reward", "eval_reward")),
     ("reward parts", "mean score", ("rewards/*/mean", "eval_rewards/*/mean")),
-    ("KL to the reference", "nats a token", ("kl",)),
+    ("accuracy of the most likely candidate", "accuracy", ("accuracy", "eval_accuracy")),
+    ("expected reward", "reward", ("expected_reward", "eval_expected_reward")),
+    ("KL to the reference", "nats a token", ("kl", "eval_kl")),
     ("KL coefficient", "beta", ("beta",)),
     ("completion length", "tokens", ("completions/mean_length", "completions/max_length")),
     ("share of groups without contrast", "share", ("frac_reward_zero_std", "dynamic_sampling/frac_zero_std_left")),
     ("entropy", "nats a token", ("entropy",)),
     ("rollout temperature", "temperature", ("rollout_temperature",)),
+    ("temperature of the weights", "temperature", ("temperature",)),
+    ("probability ratio", "ratio to the old policy", ("ratio",)),
+    ("clipped steps", "share", ("clip_fraction",)),
+    ("policy loss", "loss", ("policy_loss",)),
+    ("advantages", "standard deviations", ("advantage_mean", "advantage_std", "advantage_max")),
     ("reward errors", "rows", ("rewards/*/errors",)),
     ("loss", "loss", ("loss", "eval_loss")),
     ("token accuracy", "share", ("mean_token_accuracy", "eval_mean_token_accuracy")),
@@ -139,6 +146,7 @@ class RunInfo:
         rewards: one line a reward.
         base_model: that training started from.
         results: label -> figure, shown at the top.
+        kind: "vlm" or "selector".
     """
 
     method: str
@@ -148,6 +156,7 @@ class RunInfo:
     base_model: str
     rewards: list[str] = field(default_factory=list)
     results: dict[str, str] = field(default_factory=dict)
+    kind: str = "vlm"
 
 
 def versions() -> dict[str, str]:

@@ -37,8 +37,11 @@ def fields_of(path: Path) -> Iterator[tuple[str, str, str, str]]:
                     yield item.target.id, ast.unparse(item.annotation), default, text
 
 
-def answer_help(script: str) -> None:
+def answer_help(script: str, *sources: str) -> None:
     """Prints usage and ends the program if the command line asks for help.
+
+    Args:
+        sources: further files beside the script whose dataclasses it reads.
 
     The fields of this toolkit are read from the source; those of TRL's and transformers' configurations, several
     hundred, are in their documentation.
@@ -49,7 +52,7 @@ def answer_help(script: str) -> None:
     lines = [ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "", ""]
     lines += [f"usage: accelerate launch trainers/{path.name} --config RECIPE [--KEY VALUE ...]", ""]
     lines += ["Keys of this toolkit, in a recipe or on the command line, which wins:", ""]
-    for source in (path.parent / "recipes.py", path):
+    for source in (path.parent / "recipes.py", *(path.parent / name for name in sources), path):
         for name, annotation, default, text in fields_of(source):
             lines.append(f"  {name}: {annotation} = {default}\n      {text}")
     lines += ["", "And every key of TRL's configuration for this method, transformers.TrainingArguments and"]

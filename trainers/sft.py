@@ -2,17 +2,20 @@
 
     accelerate launch trainers/sft.py --config recipes/agent_selection_sft.yaml
 
-Runs TRL's SFTTrainer. The answers are those of the records (data/tasks.py), or a column `completion`.
+Runs TRL's SFTTrainer. The answers are those of the records (data/tasks.py), or a column `completion`. With
+`policy: selector`, an example selector learns the best beams of stored groups (docs/rce_and_offline_grpo.md).
 """
 
 if __name__ == "__main__":  # --help answers before the heavy imports
     from trainers.scripts import answer_help
 
-    answer_help(__file__)
+    answer_help(__file__, "group_data.py", "rce.py")
 
+import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 import trl
 from transformers import PreTrainedModel
 from trl import ModelConfig
@@ -22,10 +25,14 @@ from models.adapters import adapter_values, keep_adapters_in_float32
 from models.vision_hooks import install_vision_hooks, vision_tower
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
+from trainers.group_data import GroupArguments
+from trainers.group_policies import GroupLogProbs
+from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import inspect_model, model_init_kwargs, policy_arguments
 from trainers.publishing import PublishedRun
-from trainers.recipes import DataArguments, parse_recipe
+from trainers.rce import GroupConfig, RCETrainer
+from trainers.recipes import DataArguments, parse_recipe, recipe_value
 from trainers.report import RunInfo
 from trainers.runs import command_line, load_checked_rows, readable_errors, train_and_record
 from trainers.task_data import to_dataset
@@ -75,8 +82,52 @@ def _with_completions(rows: list[dict], source: str) -> list[dict]:
     return prepared
 
 
+# -- selectors --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SelectorSFTConfig(GroupConfig):
+    """Settings of a selector's warm start."""
+
+    best_beams: int = field(
+        default=1, metadata={"help": "Selector: learn so many best candidates of each group, all alike."}
+    )
+
+    def __post_init__(self):
+        if self.best_beams < 1:
+            raise ValueError(f"best_beams: expected at least 1, found {self.best_beams}")
+        super().__post_init__()
+
+
+class SelectorSFTTrainer(RCETrainer):
+    """`RCETrainer` whose weights are equal for the best candidates of a group and 0 for the others: cross-entropy with
+    the examples of the best pointers as labels, each within its query's own pool."""
+
+    def group_losses(self, scored: GroupLogProbs, index: torch.Tensor) -> torch.Tensor:
+        cross_entropy = scored.of_candidates(scored.cross_entropy, self.policy.mean_over_steps)  # (B, G)
+        rewards, valid = self.groups.rows(index, cross_entropy.shape[1])
+        if self.model.training:
+            self.note(frac_reward_zero_std=groups_without_contrast(rewards, valid).float())
+        return weighted_cross_entropy(cross_entropy, best_weights(rewards, valid, self.args.best_beams))
+
+
+def train_selector(argv: list[str]) -> None:
+    """The warm start of an example selector."""
+    from trainers.group_runs import train_on_groups
+
+    script, args, model_args, recipe = parse_recipe((GroupArguments, SelectorSFTConfig, ModelConfig), argv)
+    train_on_groups(SelectorSFTTrainer, "SFT", __file__, script, args, model_args, recipe)
+
+
+# -- the script -------------------------------------------------------------------------------------------------------
+
+
 def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
     with readable_errors():
+        if recipe_value(argv, "policy") == "selector":
+            train_selector(argv)
+            return
         script, args, model_args, recipe = parse_recipe((DataArguments, SFTConfig, ModelConfig), argv)
 
         # Data

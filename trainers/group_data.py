@@ -1,0 +1,379 @@
+"""Stored groups as trainers read them: candidates of one query with a reward each, ready for a policy.
+
+Where the reward comes from is the recipe's choice: what is stored as `reward`, another stored field
+(`reward_field`), or rewards of the registry that score the candidates anew (`reward_funcs`).
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from data.candidate_groups import Candidate, CandidateGroup, load_groups
+from data.candidate_pools import load_pools
+from data.pools import ItemId
+from data.records import RecordError
+from rewards.guard import GuardedReward, RewardError
+from rewards.registry import build_rewards, needed_columns, spec_name
+from trainers.losses import groups_without_contrast
+from trainers.recipes import DataArguments, RecipeError, parse_entries
+from trainers.task_data import load_task_rows
+
+logger = logging.getLogger(__name__)
+
+KINDS = {"selector": "pointer", "vlm": "completion"}
+"""Which candidates each policy learns from."""
+
+
+@dataclass
+class GroupArguments(DataArguments):
+    """The groups, what they are rewarded by, and the policy that learns from them."""
+
+    policy: Literal["selector", "vlm"] = field(
+        default="selector",
+        metadata={"help": "What learns: a selector (candidates are pointers) or a VLM (completions)."},
+    )
+    query_table: str | None = field(
+        default=None, metadata={"help": "Embeddings of the queries (rollouts/embeddings.py); selector only."}
+    )
+    example_table: str | None = field(
+        default=None, metadata={"help": "Embeddings of the examples, made by the same encoders; selector only."}
+    )
+    pools: str | None = field(
+        default=None, metadata={"help": "Candidate pools (rollouts/pools.py), for groups that bring none."}
+    )
+    selector: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Configuration of a new selector (models/pointer_selector.py), in place of model_name_or_path; "
+            "embedding_size is that of the tables."
+        },
+    )
+    shots: list[int] | None = field(
+        default=None, metadata={"help": "Learn only from pointers of these lengths; by default from all."}
+    )
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Rewards that score the stored candidates (rewards/registry.py); by default the stored reward.",
+            "type": list[str | dict],
+        },
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weight of each of reward_funcs; by default 1."}
+    )
+    reward_field: str | None = field(
+        default=None, metadata={"help": "Field of a candidate, or name in its scores, to take as its reward."}
+    )
+    accuracy_field: str | None = field(
+        default=None, metadata={"help": "Field that eval_accuracy averages; by default the reward itself."}
+    )
+    task_data: str | None = field(
+        default=None, metadata={"help": "Data set (data/tasks.py) with the groups' prompts, found by id; vlm only."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.reward_funcs = parse_entries(self.reward_funcs)
+        if isinstance(self.selector, str):
+            self.selector = _json_mapping("selector", self.selector)
+        if self.reward_funcs and self.reward_field is not None:
+            raise ValueError("reward_funcs and reward_field both say what the reward is: set one of them")
+        if self.reward_weights is not None and len(self.reward_weights) != len(self.reward_funcs or ()):
+            names = ", ".join(spec_name(spec) for spec in self.reward_funcs or ()) or "none"
+            count = len(self.reward_funcs or ())
+            raise ValueError(
+                f"reward_weights: expected {count} numbers, one for each of {names}; found {self.reward_weights}"
+            )
+        if self.shots is not None and not (self.shots and all(count >= 1 for count in self.shots)):
+            raise ValueError(f"shots: expected numbers of at least 1, found {self.shots}")
+        foreign = ("query_table", "example_table", "pools", "selector", "shots")
+        foreign = foreign if self.policy == "vlm" else ("task_data",)
+        for name in foreign:
+            if getattr(self, name) is not None:
+                other = "selector" if self.policy == "vlm" else "vlm"
+                raise ValueError(f"{name}: only policy: {other} reads it")
+
+
+def _json_mapping(key: str, text: str) -> dict:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{key}: expected a mapping, on the command line as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{key}: expected a mapping, found {text}")
+    return content
+
+
+@dataclass(frozen=True)
+class StoredGroup:
+    """Candidates that are compared with each other.
+
+    Attributes:
+        id: of the query.
+        where: the group, for messages.
+        candidates: pointers of one selector, or completions.
+        rewards: of each, `None` where none applies.
+        accuracies: what `eval_accuracy` averages.
+        pool: ids that a pointer could choose from.
+        columns: of the query: `prompt`, `images`, ...
+    """
+
+    id: ItemId
+    where: str
+    candidates: Sequence[Candidate]
+    rewards: Sequence[float | None]
+    accuracies: Sequence[float | None]
+    pool: Sequence[ItemId] | None = None
+    columns: dict[str, Any] | None = None
+
+
+class RewardTable:
+    """Rewards of all groups of a run.
+
+    Attributes:
+        rewards, accuracies: (N, G), 0 where there is none.
+        valid: (N, G), True where a candidate has a reward.
+        measured: (N, G), True where it has an accuracy.
+    """
+
+    def __init__(self, groups: Sequence[StoredGroup]):
+        size = max(len(group.candidates) for group in groups)
+        self.rewards, self.valid = _padded([group.rewards for group in groups], size)
+        self.accuracies, self.measured = _padded([group.accuracies for group in groups], size)
+
+    def rows(self, index: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, size) rewards, and which are valid, on the device of `index` (B,)."""
+        at = index.cpu()
+        return self.rewards[at, :size].to(index.device), self.valid[at, :size].to(index.device)
+
+    def accuracy_rows(self, index: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of what `eval_accuracy` averages."""
+        at = index.cpu()
+        return self.accuracies[at, :size].to(index.device), self.measured[at, :size].to(index.device)
+
+
+def _padded(rows: Sequence[Sequence[float | None]], size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    filled = [[*row, *[None] * (size - len(row))] for row in rows]
+    values = torch.tensor([[0.0 if value is None else value for value in row] for row in filled])
+    return values, torch.tensor([[value is not None for value in row] for row in filled])
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_stored_groups(arguments: GroupArguments, split: str, by_length: bool = True) -> list[StoredGroup]:
+    """Groups of a split with their rewards.
+
+    Args:
+        by_length: pointers of different lengths are different groups, because a selector that is told how many
+            examples to choose never has to prefer one length to another.
+
+    Raises:
+        RecordError: malformed groups, candidates of another kind than the policy's, no pool, no prompt, no rewards.
+        RewardError: a reward failed.
+    """
+    groups = load_groups(arguments.dataset_name, split)
+    source = arguments.dataset_name
+    expected = KINDS[arguments.policy]
+    if groups[0].kind != expected:
+        other = next(name for name, kind in KINDS.items() if kind != expected)
+        raise RecordError(
+            [
+                f"{source}: field 'candidates': policy: {arguments.policy} learns from {expected}s, found "
+                f"{groups[0].kind}s (for policy: {other})"
+            ]
+        )
+    columns = _columns(arguments, split, groups)
+    rewards = _rewards(arguments, groups, columns)
+    accuracies = rewards
+    if arguments.accuracy_field is not None:
+        accuracies = [[_field(one, arguments.accuracy_field) for one in group.candidates] for group in groups]
+        _check_any(accuracies, f"{source}: accuracy_field: no candidate has a field '{arguments.accuracy_field}'")
+    pools = _pools(arguments, groups)
+    stored = [
+        StoredGroup(group.id, f"{source}: group {group.id!r}", group.candidates, scores, measured, pool, given)
+        for group, scores, measured, pool, given in zip(groups, rewards, accuracies, pools, columns, strict=True)
+    ]
+    if arguments.policy == "selector":
+        stored = [part for group in stored for part in _parts(group, arguments.shots, by_length)]
+        if not stored:
+            raise RecordError([f"{source}: no candidate has {arguments.shots} examples (shots)"])
+    return _with_rewards(stored, source)
+
+
+def _field(candidate: Candidate, name: str) -> float | None:
+    """A number that is stored with a candidate, in a field or in its scores."""
+    value = (
+        getattr(candidate, name, None) if name in Candidate.model_fields else (candidate.model_extra or {}).get(name)
+    )
+    if value is None and candidate.scores is not None:
+        value = candidate.scores.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RecordError([f"field '{name}' of a candidate: expected a number, found {value!r:.80}"])
+    return float(value)
+
+
+def _check_any(values: Sequence[Sequence[float | None]], message: str) -> None:
+    if all(value is None for row in values for value in row):
+        raise RecordError([message])
+
+
+def _columns(arguments: GroupArguments, split: str, groups: Sequence[CandidateGroup]) -> list[dict[str, Any]]:
+    """What is known of each query: the columns of the task's data set, and those of its group."""
+    own = [dict(group.model_extra or {}) for group in groups]
+    if arguments.policy == "selector":
+        return own
+    tasks: dict[ItemId, dict] = {}
+    if arguments.task_data is not None:
+        task_arguments = DataArguments(
+            dataset_name=arguments.task_data, agents=arguments.agents, answer_tags=arguments.answer_tags
+        )
+        tasks = {row["id"]: row for row in load_task_rows(task_arguments, split, check_files=True)}
+    joined = [{"images": [], **tasks.get(group.id, {}), **given} for group, given in zip(groups, own, strict=True)]
+    source = arguments.task_data or "task_data is not set, and the group has none"
+    problems = [
+        f"{arguments.dataset_name}: group {group.id!r}: field 'prompt': expected chat messages, found "
+        f"{columns.get('prompt')!r:.80} ({source})"
+        for group, columns in zip(groups, joined, strict=True)
+        if not _is_prompt(columns.get("prompt"))
+    ]
+    if problems:
+        raise RecordError(problems)
+    return joined
+
+
+def _is_prompt(prompt: Any) -> bool:
+    return (
+        isinstance(prompt, list) and bool(prompt) and all(isinstance(turn, dict) and "role" in turn for turn in prompt)
+    )
+
+
+def _pools(arguments: GroupArguments, groups: Sequence[CandidateGroup]) -> list[Sequence[ItemId] | None]:
+    if arguments.policy == "vlm":
+        return [None] * len(groups)
+    stored = load_pools(arguments.pools) if arguments.pools is not None else {}
+    found, problems = [], []
+    for group in groups:
+        pool = group.pool if group.pool is not None else stored.get(group.id)
+        where = f"{arguments.dataset_name}: group {group.id!r}"
+        if pool is None:
+            hint = (
+                f"{arguments.pools} has none for it" if arguments.pools else "set pools to a file of candidate pools"
+            )
+            problems.append(f"{where}: field 'pool': missing, so what the query could choose from is unknown; {hint}")
+        elif group.pool is None:
+            inside = set(pool)
+            outside = [item for one in group.candidates for item in one.pointer or () if item not in inside]
+            if outside:
+                problems.append(f"{where}: field 'pointer': {outside[0]!r} is not in the pool of {arguments.pools}")
+        found.append(pool)
+    if problems:
+        raise RecordError(problems)
+    return found
+
+
+def _parts(group: StoredGroup, shots: Sequence[int] | None, by_length: bool) -> Iterator[StoredGroup]:
+    """The candidates that are learned from, and compared with each other."""
+    lengths = [len(candidate.pointer or ()) for candidate in group.candidates]
+    wanted = sorted({length for length in lengths if shots is None or length in shots})
+    for chosen in [[length] for length in wanted] if by_length else [wanted]:
+        kept = [place for place, length in enumerate(lengths) if length in chosen]
+        if kept:
+            rows = (
+                [values[place] for place in kept] for values in (group.candidates, group.rewards, group.accuracies)
+            )
+            yield StoredGroup(group.id, group.where, *rows, group.pool, group.columns)
+
+
+def _with_rewards(groups: Sequence[StoredGroup], source: str) -> list[StoredGroup]:
+    """The groups in which some candidate has a reward."""
+    kept = [group for group in groups if any(reward is not None for reward in group.rewards)]
+    if len(kept) < len(groups):
+        logger.warning(
+            "%s: %d of %d groups have no reward and are left out", source, len(groups) - len(kept), len(groups)
+        )
+    table = RewardTable(kept)
+    flat = groups_without_contrast(table.rewards, table.valid)
+    if flat.all():
+        logger.warning("%s: the rewards of every group are all equal: there is nothing to prefer", source)
+    return kept
+
+
+# -- rewards ----------------------------------------------------------------------------------------------------------
+
+
+def _rewards(
+    arguments: GroupArguments, groups: Sequence[CandidateGroup], columns: Sequence[dict]
+) -> list[list[float | None]]:
+    source = arguments.dataset_name
+    if arguments.reward_funcs:
+        rewards = build_rewards(arguments.reward_funcs, arguments.agents)
+        weights = arguments.reward_weights or [1.0] * len(rewards)
+        scored = _scored(rewards, weights, groups, columns, source)
+        names = ", ".join(reward.name for reward in rewards)
+        _check_any(scored, f"{source}: reward_funcs: {names} applies to no candidate")
+        return scored
+    name = arguments.reward_field or "reward"
+    stored = [[_field(candidate, name) for candidate in group.candidates] for group in groups]
+    hint = "reward_field names another one, reward_funcs score the candidates"
+    _check_any(stored, f"{source}: no candidate has a '{name}' to learn from; {hint}")
+    return stored
+
+
+def _scored(
+    rewards: Sequence[GuardedReward],
+    weights: Sequence[float],
+    groups: Sequence[CandidateGroup],
+    columns: Sequence[dict],
+    source: str,
+) -> list[list[float | None]]:
+    """Weighted sum of the rewards that apply to each candidate."""
+    rows = [
+        _reward_row(group, given, one)
+        for group, given in zip(groups, columns, strict=True)
+        for one in group.candidates
+    ]
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = {name: [row.get(name) for row in rows] for name in names}
+    completions = [one.completion or "" for group in groups for one in group.candidates]
+    totals: list[float | None] = [None] * len(rows)
+    for reward, weight in zip(rewards, weights, strict=True):
+        missing = [name for name in needed_columns(reward) if name not in table]
+        if missing:
+            raise RecipeError(
+                f"reward_funcs: '{reward.name}' needs the column '{missing[0]}', which neither groups nor candidates "
+                f"of {source} have; they have {', '.join(sorted(table))}"
+            )
+        for place, score in enumerate(_checked_scores(reward, completions, table)):
+            if score is not None:
+                totals[place] = (totals[place] or 0.0) + weight * score
+    scores = iter(totals)
+    return [[next(scores) for _ in group.candidates] for group in groups]
+
+
+def _reward_row(group: CandidateGroup, columns: dict, candidate: Candidate) -> dict[str, Any]:
+    """What rewards may read of a candidate: its query's columns, its own fields, and each of its scores."""
+    fields = {name: getattr(candidate, name) for name in Candidate.model_fields if name != "completion"}
+    return {**columns, **fields, **(candidate.model_extra or {}), "id": group.id}
+
+
+def _checked_scores(reward: GuardedReward, completions: list[str], table: dict[str, list]) -> list[float | None]:
+    scores = reward(completions, **table)
+    if reward.failures:
+        failure = reward.failures[0]
+        rate = len(reward.failures) / len(completions)
+        if failure.fatal or reward.on_error == "raise":
+            raise RewardError(failure.describe())
+        if rate > reward.max_error_rate:
+            raise RewardError(
+                f"reward '{reward.name}' failed for {100 * rate:.1f}% of the candidates, more than its max_error_rate "
+                f"of {100 * reward.max_error_rate:.1f}%; the first: {failure.describe()}"
+            )
+        logger.warning("reward '%s' failed for %d candidates, which have none", reward.name, len(reward.failures))
+    return scores

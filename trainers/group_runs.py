@@ -1,0 +1,250 @@
+"""What the scripts that learn from stored groups have in common: the policy at hand, its groups, the run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from data.embedding_table import EmbeddingTable
+from data.records import RecordError
+from models.memory import Load
+from trainers.checkpoints import checkpoint_to_resume
+from trainers.console import say
+from trainers.group_data import GroupArguments, RewardTable, StoredGroup, load_stored_groups
+from trainers.group_policies import GroupPolicy, SelectorPolicy, VLMPolicy
+from trainers.losses import groups_without_contrast
+from trainers.memory_estimate import base_load, say_estimate
+from trainers.model_at_hand import ModelAtHand, inspect_model, load_policy, model_init_kwargs
+from trainers.recipes import Recipe, RecipeError
+from trainers.report import RunInfo
+from trainers.runs import command_line, describe_rewards, train_and_record
+from trainers.task_data import check_lengths, count_tokens
+
+NEW_SELECTOR = "a new selector"
+
+
+@dataclass(frozen=True)
+class PolicyAtHand:
+    """A policy before its weights are loaded.
+
+    Attributes:
+        policy: `None` where the model's processor is out of reach, which only validating a recipe allows.
+        load: the model.
+        by_length: pointers of different lengths are different groups.
+        base_model: for the report.
+        processor: saved beside the model.
+    """
+
+    policy: GroupPolicy | None
+    load: Callable[[], nn.Module]
+    by_length: bool
+    base_model: str
+    processor: Any = None
+    known: ModelAtHand | None = None
+
+
+# -- selectors --------------------------------------------------------------------------------------------------------
+
+
+def load_table(script: GroupArguments, name: str) -> EmbeddingTable:
+    """The table of embeddings under one of the recipe's keys."""
+    path = getattr(script, name)
+    if path is None:
+        raise RecipeError(f"{name}: policy: selector needs a table of embeddings (python -m rollouts.embeddings)")
+    try:
+        return EmbeddingTable.load(path)
+    except RecordError as error:
+        raise RecordError([f"{name}: {problem}" for problem in error.problems]) from error
+
+
+def new_selector_config(settings: dict[str, Any], embedding_size: int, seed: int) -> Any:
+    """Configuration of a new selector.
+
+    Raises:
+        RecipeError: an unknown key or value; lists what is allowed.
+    """
+    from transformers import AutoConfig
+
+    from models import gpt2_selector  # noqa: F401  registers its configuration
+    from models.pointer_selector import SELECTOR_TYPES, PointerSelectorConfig
+
+    model_type = settings.get("model_type", PointerSelectorConfig.model_type)
+    if model_type not in SELECTOR_TYPES:
+        raise RecipeError(f"selector: model_type: expected one of {', '.join(SELECTOR_TYPES)}, found {model_type!r}")
+    config_class = type(AutoConfig.for_model(model_type))
+    allowed = sorted(set(config_class.__annotations__) - {"model_type"})
+    unknown = sorted(set(settings) - {*allowed, "model_type"})
+    if unknown:
+        raise RecipeError(f"selector: unknown key '{unknown[0]}'; expected some of model_type, {', '.join(allowed)}")
+    given = {"embedding_size": embedding_size, "seed": seed} | settings
+    given.pop("model_type", None)
+    try:
+        return config_class(**{key: value for key, value in given.items() if key in allowed})
+    except Exception as error:  # strict configurations raise errors of their library
+        raise RecipeError(f"selector: {error}") from error
+
+
+def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtHand:
+    """The selector that a recipe names or describes, with its tables of embeddings."""
+    from transformers import AutoConfig, AutoModel
+
+    from models.pointer_selector import load_selector
+
+    name = model_args.model_name_or_path
+    if (name is None) == (script.selector is None):
+        found = "neither" if name is None else "both"
+        raise RecipeError(f"policy: selector needs either model_name_or_path or selector, found {found}")
+    queries, examples = load_table(script, "query_table"), load_table(script, "example_table")
+    policy = SelectorPolicy(queries, examples, args.label_smoothing_factor)
+    if name is None:
+        config = new_selector_config(script.selector, examples.width, args.seed)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(name)
+        except Exception as error:  # the Hub's client raises many kinds
+            raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
+    width = getattr(config, "embedding_size", None)
+    if width != examples.width:
+        raise RecipeError(
+            f"example_table: {script.example_table} has embeddings of {examples.width} numbers, the selector reads "
+            f"{width}"
+        )
+
+    def load() -> nn.Module:
+        if name is None:
+            return AutoModel.from_config(config)
+        try:
+            return load_selector(name)
+        except ValueError as error:
+            raise RecipeError(f"model_name_or_path: {error}") from error
+
+    return PolicyAtHand(policy, load, by_length=not getattr(config, "stop", False), base_model=name or NEW_SELECTOR)
+
+
+# -- vision-language models -------------------------------------------------------------------------------------------
+
+
+def vlm_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtHand:
+    """The VLM that a recipe names."""
+    name = model_args.model_name_or_path
+    if name is None:
+        raise RecipeError("model_name_or_path: policy: vlm needs a model")
+    known = inspect_model(name, script, required=not script.validate_only)
+    policy = None if known.processor is None else VLMPolicy(known.processor, known.bounds)
+    args.model_init_kwargs = model_init_kwargs(args, model_args)
+    return PolicyAtHand(
+        policy,
+        load=lambda: load_policy(args, model_args),
+        by_length=False,
+        base_model=name,
+        processor=known.processor,
+        known=known,
+    )
+
+
+def _say_prompts(
+    script: GroupArguments, args: Any, model_args: Any, hand: PolicyAtHand, groups: Sequence[StoredGroup]
+) -> None:
+    """Counts the prompts' tokens, checks that they fit, and prints the memory estimate."""
+    rows = [{"id": group.id, **group.columns} for group in groups]
+    counts = count_tokens(rows, script.dataset_name, hand.known.bounds, hand.processor)
+    check_lengths(counts, script.dataset_name, script.max_prompt_length, "max_prompt_length")
+    completions = [candidate.completion for group in groups for candidate in group.candidates]
+    load: Load = replace(
+        base_load(script, args, model_args, counts),
+        rows=args.per_device_train_batch_size * max(len(group.candidates) for group in groups),
+        completion_tokens=max(len(text.encode()) for text in completions) // 3 + 1,
+        generated_rows=0,
+    )
+    say_estimate(hand.known.config, load)
+
+
+def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Callable[[str], nn.Module]:
+    """What loads a reference policy by its path, as the policy itself is loaded."""
+
+    def load(path: str) -> nn.Module:
+        if script.policy == "selector":
+            from models.pointer_selector import load_selector
+
+            try:
+                return load_selector(path)
+            except (OSError, ValueError) as error:
+                raise RecipeError(f"reference_model: '{path}' cannot be loaded: {error}") from error
+        args.model_init_kwargs = model_init_kwargs(args, model_args)
+        return load_policy(args, replace(model_args, model_name_or_path=path, use_peft=False))
+
+    return load
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+def _say_groups(split: str, groups: Sequence[StoredGroup]) -> None:
+    table = RewardTable(groups)
+    flat = groups_without_contrast(table.rewards, table.valid).float().mean().item()
+    count = sum(len(group.candidates) for group in groups)
+    say(f"{split}: {len(groups)} groups, {count} candidates; in {100 * flat:.1f}% of the groups all rewards are equal")
+
+
+def train_on_groups(
+    trainer_class: type,
+    method: str,
+    file: str,
+    script: GroupArguments,
+    args: Any,
+    model_args: Any,
+    recipe: Recipe,
+    **trainer_options: Any,
+) -> None:
+    """Reads the groups, checks everything, trains, saves and reports.
+
+    Args:
+        trainer_class: `RCETrainer` or one that is made from it.
+        method: for the report.
+        file: of the script.
+        trainer_options: further arguments of the trainer.
+    """
+    from trainers.rce import prepare_groups
+
+    # Policy and data
+    at_hand = selector_at_hand if script.policy == "selector" else vlm_at_hand
+    hand = at_hand(script, args, model_args)
+    splits = [script.dataset_train_split] + [script.dataset_test_split] * (args.eval_strategy != "no")
+    groups = {split: load_stored_groups(script, split, hand.by_length) for split in splits}
+    for split, stored in groups.items():
+        _say_groups(split, stored)
+    train_groups, eval_groups = groups[splits[0]], groups[splits[1]] if len(splits) > 1 else None
+    if script.policy == "vlm":
+        _say_prompts(script, args, model_args, hand, train_groups)
+    if script.validate_only:
+        if hand.policy is not None:
+            for stored in groups.values():
+                prepare_groups(hand.policy, stored)
+        say("valid")
+        return
+    resume_from = checkpoint_to_resume(args, script.resume)
+
+    # Trainer
+    trainer = trainer_class(
+        hand.load(),
+        args,
+        hand.policy,
+        train_groups,
+        eval_groups,
+        processing_class=hand.processor,
+        **trainer_options,
+    )
+
+    # Train, save, report
+    rewards = describe_rewards(script.reward_funcs, script.reward_weights) if script.reward_funcs else []
+    info = RunInfo(
+        method=method,
+        command=command_line(file),
+        recipe=recipe.text,
+        dataset=script.dataset_name,
+        base_model=hand.base_model,
+        rewards=rewards or [script.reward_field or "reward, as stored"],
+        kind=script.policy,
+    )
+    train_and_record(trainer, info, recipe, resume_from)

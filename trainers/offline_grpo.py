@@ -1,0 +1,359 @@
+"""Offline GRPO: clipped policy gradient on stored candidates, held near a reference policy by a KL penalty.
+
+    accelerate launch trainers/offline_grpo.py --config recipes/selector_offline_grpo.yaml
+
+Candidates are scored once by the policy as it is when this stage starts: these log-probabilities are the reference,
+and, refreshed every few epochs, the old policy of the ratio. No second model is kept in memory. See
+docs/rce_and_offline_grpo.md.
+"""
+
+if __name__ == "__main__":  # --help answers before the heavy imports
+    from trainers.scripts import answer_help
+
+    answer_help(__file__, "group_data.py", "rce.py")
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm import tqdm
+from transformers import TrainerCallback
+from trl import ModelConfig
+
+from data.records import atomic_write
+from models.generation import evaluating
+from trainers.group_data import GroupArguments
+from trainers.group_policies import GroupLogProbs
+from trainers.losses import (
+    ends_of_group,
+    group_advantages,
+    groups_without_contrast,
+    grpo_loss,
+    normalise_rewards,
+    per_step_or_sequence,
+)
+from trainers.rce import GroupConfig, RCETrainer
+from trainers.recipes import RecipeError, parse_recipe
+from trainers.runs import readable_errors
+from trainers.schedules import Curriculum, adaptive_kl_beta
+
+STORE_FILE = "log_probs.safetensors"
+DROPOUT_ATTRIBUTES = ("dropout", "attention_dropout", "dropout_p", "attn_dropout")
+
+
+@dataclass
+class OfflineGRPOConfig(GroupConfig):
+    """Settings of the clipped policy gradient on stored groups."""
+
+    ratio_level: Literal["sequence", "step"] = field(
+        default="sequence",
+        metadata={
+            "help": "Probability ratios of whole candidates, or of each of their steps. A VLM's candidate counts by "
+            "the mean over its tokens."
+        },
+    )
+    clip_epsilon: float = field(default=0.2, metadata={"help": "How far below 1 a ratio is followed."})
+    clip_epsilon_high: float | None = field(
+        default=None, metadata={"help": "How far above 1; by default as clip_epsilon."}
+    )
+    advantage_std_floor: float = field(
+        default=0.1, metadata={"help": "Smallest standard deviation of a group's rewards to divide by."}
+    )
+    advantage_clip: float = field(default=5.0, metadata={"help": "Largest absolute advantage."})
+    beta: float = field(default=0.15, metadata={"help": "Weight of the KL to the reference; where it starts."})
+    adaptive_kl: bool = field(
+        default=True, metadata={"help": "Change `beta` after each optimizer step to hold the KL within its target."}
+    )
+    kl_target_min: float = field(default=0.01, metadata={"help": "KL in nats below which beta shrinks."})
+    kl_target_max: float = field(default=0.1, metadata={"help": "KL in nats above which beta grows."})
+    kl_factor: float = field(default=1.5, metadata={"help": "Factor by which beta grows or shrinks."})
+    beta_min: float = field(default=0.001, metadata={"help": "Smallest beta under `adaptive_kl`."})
+    beta_max: float = field(default=10.0, metadata={"help": "Largest beta under `adaptive_kl`."})
+    reference_model: str | None = field(
+        default=None, metadata={"help": "Policy that the KL is taken to; by default the one this stage starts from."}
+    )
+    old_policy_epochs: int = field(
+        default=1,
+        metadata={"help": "Epochs after which the old policy of the ratio becomes the current one; 0: never."},
+    )
+    curriculum_top_k: int | None = field(
+        default=None,
+        metadata={"help": "So many best and so many worst candidates of a group count in the first part of training."},
+    )
+    curriculum_share: float = field(
+        default=0.3, metadata={"help": "Share of the optimizer steps that are the first part of training."}
+    )
+
+    def __post_init__(self):
+        for name in ("advantage_clip", "kl_factor", "beta_min", "curriculum_top_k", "clip_epsilon"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}: expected a number above 0, found {value}")
+        for low, high in (("kl_target_min", "kl_target_max"), ("beta_min", "beta_max")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low} ({getattr(self, low)}) must not exceed {high} ({getattr(self, high)})")
+        for name in ("advantage_std_floor", "old_policy_epochs", "beta"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+        if not 0 <= self.curriculum_share <= 1:
+            raise ValueError(f"curriculum_share: expected 0 to 1, found {self.curriculum_share}")
+        if self.reward_normalization not in ("raw", "rank"):
+            raise ValueError(
+                "reward_normalization: advantages are z-scores already; expected 'raw' or 'rank', "
+                f"found '{self.reward_normalization}'"
+            )
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor: a policy gradient has no labels to smooth")
+        if self.adaptive_kl and self.beta == 0:
+            raise ValueError("adaptive_kl needs the KL to a reference: set beta above 0")
+        super().__post_init__()
+
+
+class StoredLogProbs:
+    """Log-probabilities (G, T) of every group of a run, under a policy as it once was."""
+
+    def __init__(self, rows: Sequence[torch.Tensor]):
+        self.rows = list(rows)
+
+    def batch(self, index: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """(B, G, T), padded as `like`, of groups `index` (B,)."""
+        placed = like.new_zeros(like.shape)
+        for row, group in enumerate(index.tolist()):
+            stored = self.rows[group]
+            placed[row, : stored.shape[0], : stored.shape[1]] = stored.to(like.device)
+        return placed
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """As two tensors, for a file."""
+        shapes = torch.tensor([list(row.shape) for row in self.rows]).view(-1, 2)
+        flat = torch.cat([row.flatten() for row in self.rows]) if self.rows else torch.zeros(0)
+        return {f"{name}.shapes": shapes, f"{name}.values": flat}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, torch.Tensor], name: str) -> "StoredLogProbs":
+        shapes = tensors[f"{name}.shapes"].tolist()
+        flat = tensors[f"{name}.values"].split([groups * steps for groups, steps in shapes])
+        return cls([values.view(*shape) for values, shape in zip(flat, shapes, strict=True)])
+
+
+class _Epochs(TrainerCallback):
+    """Tells the trainer when an epoch begins."""
+
+    def __init__(self, trainer: "OfflineGRPOTrainer"):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.trainer.refresh(int(state.epoch or 0))
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Sets every dropout of a model to 0, so that the same policy scores a candidate the same in training."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name in DROPOUT_ATTRIBUTES:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+class OfflineGRPOTrainer(RCETrainer):
+    """`RCETrainer` whose loss is the clipped policy gradient with a KL penalty, without dropout.
+
+    Args:
+        load_reference: loads `args.reference_model`.
+    """
+
+    def __init__(
+        self, model: nn.Module, args: OfflineGRPOConfig, *rest, load_reference: Callable | None = None, **kwargs
+    ):
+        disable_dropout(model)
+        super().__init__(model, args, *rest, **kwargs)
+        self.add_callback(_Epochs(self))
+        self.beta = args.beta
+        self.curriculum = Curriculum(args.curriculum_top_k, args.curriculum_share)
+        self._load_reference = load_reference
+        self._old: StoredLogProbs | None = None  # of the groups trained on
+        self._old_round = -1
+        self._reference: StoredLogProbs | None = None  # of these, and of those evaluated on
+        self._step_kls: list[float] = []  # of the micro-batches since the last optimizer step
+
+    # -- old and reference policy -------------------------------------------------------------------------------------
+
+    def refresh(self, epoch: int) -> None:
+        """Scores all groups anew where an epoch begins that the recipe gives a new old policy.
+
+        Raises:
+            RecipeError: a run is resumed from a checkpoint that has no log-probabilities.
+        """
+        every = self.args.old_policy_epochs
+        number = epoch // every if every else 0
+        if self._reference is None:
+            if self.state.global_step:
+                raise RecipeError(
+                    f"resume_from_checkpoint: the checkpoint has no {STORE_FILE}: another trainer wrote it"
+                )
+            self._reference = self._start_of_stage()
+        elif number != self._old_round:
+            self._old = self._score_all(self.model_wrapped, self.train_dataset.items, "old policy")
+        self._old_round = number
+
+    def _start_of_stage(self) -> StoredLogProbs:
+        """Scores everything under the policy that training starts from, and under the reference if it is another."""
+        items = [*self.train_dataset.items, *(self.eval_dataset.items if self.eval_dataset is not None else ())]
+        start = self._score_all(self.model_wrapped, items, "policy at the start")
+        self._old = StoredLogProbs(start.rows[: len(self.train_dataset)])
+        if self.args.reference_model is None:
+            return start
+        reference = self._load_reference(self.args.reference_model).to(self.args.device)
+        scores = self._score_all(reference, items, "reference policy")
+        del reference
+        return scores
+
+    def _score_all(self, model: nn.Module, items: Sequence[dict[str, Any]], what: str) -> StoredLogProbs:
+        """Log-probabilities of all candidates; the processes share the work, and all get all of it."""
+        size = self.args.per_device_eval_batch_size
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        rounds = -(-len(batches) // processes)
+        mine: list[tuple[int, list[torch.Tensor]]] = []
+        shown = tqdm(
+            range(rounds), desc=f"scoring candidates: {what}", delay=2, disable=bool(process) or self.args.disable_tqdm
+        )
+        for number in shown:  # every process takes part in every round, as ZeRO-3 needs
+            place = number * processes + process
+            rows = self._score(model, batches[min(place, len(batches) - 1)])
+            if place < len(batches):
+                mine.append((place, rows))
+        scored = dict(gather_object(mine))
+        return StoredLogProbs([row for place in range(len(batches)) for row in scored[place]])
+
+    @torch.no_grad()
+    def _score(self, model: nn.Module, items: Sequence[dict[str, Any]]) -> list[torch.Tensor]:
+        """(G, T) of each group, on the CPU, without padding."""
+        batch = self._prepare_inputs(self.policy.collate(items))
+        with evaluating(model), self.compute_loss_context_manager():
+            scored = self.policy.group_log_probs(model, batch)
+        sizes = scored.mask.any(dim=2).sum(dim=1).tolist()
+        steps = scored.mask.sum(dim=2).amax(dim=1).tolist()
+        log_probs = scored.log_probs.float().cpu()
+        return [
+            log_probs[row, :count, :length].clone()
+            for row, (count, length) in enumerate(zip(sizes, steps, strict=True))
+        ]
+
+    # -- loss ---------------------------------------------------------------------------------------------------------
+
+    def group_losses(self, scored: GroupLogProbs, index: torch.Tensor) -> torch.Tensor:
+        """(B,): the clipped policy gradient of each group. In evaluation, the old policy is the reference."""
+        args, training = self.args, self.model.training
+        rewards, valid = self.groups.rows(index, scored.mask.shape[1])
+        values = normalise_rewards(rewards, valid, args.reward_normalization)
+        floor, clip = args.advantage_std_floor, args.advantage_clip
+        advantages = group_advantages(values, valid, std_floor=floor, clip=clip, epsilon=0.0)  # (B, G)
+        reference = self._reference.batch(index, scored.log_probs)
+        old = self._old.batch(index, scored.log_probs) if training else reference
+        counted = self._counted(rewards, valid) if training else valid
+        mean = self.policy.mean_over_steps
+        units = [
+            per_step_or_sequence(x, scored.mask, args.ratio_level, mean) for x in (scored.log_probs, old, reference)
+        ]
+        (log_probs, mask), (old, _), (reference, _) = units
+        high = args.clip_epsilon if args.clip_epsilon_high is None else args.clip_epsilon_high
+        terms = grpo_loss(log_probs, old, reference, advantages, mask, counted, args.clip_epsilon, high, self.beta)
+        if training:
+            self.note(
+                policy_loss=terms.policy,
+                kl=terms.kl,
+                ratio=terms.ratio,
+                clip_fraction=terms.clipped,
+                frac_reward_zero_std=groups_without_contrast(rewards, valid).float(),
+                beta=torch.full((1,), self.beta, device=index.device),
+                **_advantage_figures(advantages, counted),
+            )
+            self._note_kl(self._figures["kl"][-1])
+        return terms.loss
+
+    def _counted(self, rewards: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """(B, G): the candidates that take part; their advantages are those within the whole group."""
+        k = self.curriculum.k_at(self.state.global_step, self.state.max_steps)
+        return valid if k is None else ends_of_group(rewards, valid, k)
+
+    def _note_kl(self, kl: float) -> None:
+        """Collects the KL of micro-batches, and adapts beta after the last one of a step."""
+        self._step_kls.append(kl)
+        if not self.accelerator.sync_gradients:
+            return
+        kl, self._step_kls = sum(self._step_kls) / len(self._step_kls), []
+        args = self.args
+        if args.adaptive_kl:
+            self.beta = adaptive_kl_beta(
+                self.beta, kl, args.kl_target_min, args.kl_target_max, args.kl_factor, args.beta_min, args.beta_max
+            )
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"beta": self.beta, "old_round": self._old_round}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        self.beta = state["beta"]
+        self._old_round = state["old_round"]
+
+    def save_process_state(self, folder: Path) -> None:
+        """The log-probabilities of old and reference policy, once a machine: they cannot be computed again later."""
+        if not self.accelerator.is_local_main_process:
+            return
+        from safetensors.torch import save
+
+        content = save({**self._old.tensors("old"), **self._reference.tensors("reference")})
+        with atomic_write(folder / STORE_FILE, "wb") as file:
+            file.write(content)
+
+    def load_process_state(self, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        if (folder / STORE_FILE).is_file():
+            tensors = load_file(folder / STORE_FILE)
+            self._old = StoredLogProbs.from_tensors(tensors, "old")
+            self._reference = StoredLogProbs.from_tensors(tensors, "reference")
+
+
+def _advantage_figures(advantages: torch.Tensor, counted: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Mean, mean square root deviation and largest size of the advantages that take part."""
+    present = advantages.masked_fill(~counted, torch.nan)
+    mean = present.nanmean(dim=1)
+    spread = (present - mean.unsqueeze(1)).square().nanmean(dim=1).sqrt()
+    return {
+        "advantage_mean": mean,
+        "advantage_std": spread,
+        "advantage_max": advantages.abs().masked_fill(~counted, 0.0).amax(dim=1),
+    }
+
+
+# -- the script -------------------------------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> None:
+    from trainers.group_runs import reference_loader, train_on_groups
+
+    with readable_errors():
+        script, args, model_args, recipe = parse_recipe((GroupArguments, OfflineGRPOConfig, ModelConfig), argv)
+        load_reference = reference_loader(script, args, model_args)
+        train_on_groups(
+            OfflineGRPOTrainer,
+            "offline GRPO",
+            __file__,
+            script,
+            args,
+            model_args,
+            recipe,
+            load_reference=load_reference,
+        )
+
+
+if __name__ == "__main__":
+    main()

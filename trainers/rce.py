@@ -1,0 +1,292 @@
+"""RCE: a policy learns its stored candidates, the more the higher their reward (reward-weighted cross-entropy).
+
+    accelerate launch trainers/rce.py --config recipes/selector_rce.yaml
+
+The policy is an example selector (candidates are pointers) or a VLM (completions); transformers' Trainer runs the
+loop. See docs/rce_and_offline_grpo.md.
+"""
+
+if __name__ == "__main__":  # --help answers before the heavy imports
+    from trainers.scripts import answer_help
+
+    answer_help(__file__, "group_data.py")
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from transformers import EarlyStoppingCallback, EvalPrediction
+from trl import ModelConfig
+
+from data.records import RecordError
+from models.vision_hooks import install_vision_hooks, vision_tower
+from trainers.checkpoints import CompleteCheckpoints
+from trainers.group_data import GroupArguments, RewardTable, StoredGroup
+from trainers.group_policies import Batch, GroupLogProbs, GroupPolicy, VLMPolicy
+from trainers.losses import groups_without_contrast, normalise_rewards, rce_loss, softmax_weights
+from trainers.publishing import PublishedRun
+from trainers.recipes import RecipeError, parse_recipe
+from trainers.runs import readable_errors
+from trainers.schedules import linear_temperature
+
+BACKBONE = ("input_proj", "query_proj", "cand_proj")
+"""The parts of a selector that `freeze_backbone` leaves as they are."""
+
+
+@dataclass
+class GroupConfig(transformers.TrainingArguments):
+    """`transformers.TrainingArguments`, with what trainers on stored groups have in common."""
+
+    reward_normalization: Literal["raw", "z_score", "z_score_clamp", "rank"] = field(
+        default="raw", metadata={"help": "What is done to the rewards of each group before they are used."}
+    )
+    reward_clamp: float = field(default=3.0, metadata={"help": "Largest absolute reward of z_score_clamp."})
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Evaluations in a row without a better metric_for_best_model after which the run ends."},
+    )
+    freeze_backbone: bool = field(
+        default=False, metadata={"help": "Selector: leave input_proj, query_proj and cand_proj as they are."}
+    )
+    freeze_vision_tower: bool = field(default=False, metadata={"help": "VLM: train everything but the vision tower."})
+    model_init_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "VLM: further arguments of from_pretrained."}
+    )
+
+    def __post_init__(self):
+        if self.early_stopping_patience is not None:
+            if self.early_stopping_patience < 1:
+                raise ValueError(f"early_stopping_patience: expected at least 1, found {self.early_stopping_patience}")
+            self.load_best_model_at_end = True
+            self.restore_callback_states_from_checkpoint = True  # how many evaluations were without progress so far
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = "eval_accuracy"
+        if self.reward_clamp <= 0:
+            raise ValueError(f"reward_clamp: expected a number above 0, found {self.reward_clamp}")
+        self.remove_unused_columns = False  # batches are the policy's
+        super().__post_init__()
+
+
+@dataclass
+class RCEConfig(GroupConfig):
+    """Settings of reward-weighted cross-entropy: weights are softmax(reward / temperature) within a group."""
+
+    temperature_start: float = field(default=2.0, metadata={"help": "Temperature at the first optimizer step."})
+    temperature_end: float = field(default=0.5, metadata={"help": "Temperature at the last one; linear in between."})
+    top1: bool = field(default=False, metadata={"help": "Learn the best candidate of each group alone."})
+
+    def __post_init__(self):
+        for name in ("temperature_start", "temperature_end"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: expected a number above 0, found {getattr(self, name)}")
+        super().__post_init__()
+
+
+class PreparedGroups(torch.utils.data.Dataset):
+    """Groups as their policy looked them up, each with its row in the run's `RewardTable` as `index`."""
+
+    def __init__(self, items: Sequence[dict[str, Any]]):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.items[number]
+
+
+def prepare_groups(policy: GroupPolicy, groups: Sequence[StoredGroup]) -> list[dict[str, Any]]:
+    """What the policy needs of each group.
+
+    Raises:
+        RecordError: lists the problems of all groups.
+    """
+    items, problems = [], []
+    for index, group in enumerate(groups):
+        try:
+            items.append({"index": index, **policy.prepare(group)})
+        except RecordError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise RecordError(problems)
+    return items
+
+
+def group_means(prediction: EvalPrediction) -> dict[str, float]:
+    """Figures of an evaluation: means over the groups that have them."""
+    names = ("accuracy", "expected_reward")
+    return {name: float(np.nanmean(prediction.predictions[:, column])) for column, name in enumerate(names)}
+
+
+class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
+    """`transformers.Trainer` on stored groups: the loss is `trainers.losses.rce_loss`, averaged over all groups of an
+    optimizer step however they are spread over micro-batches and processes.
+
+    Args:
+        model: of the policy.
+        policy: how groups become batches and log-probabilities.
+        train_groups, eval_groups: from `trainers.group_data.load_stored_groups`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: GroupConfig,
+        policy: GroupPolicy,
+        train_groups: Sequence[StoredGroup],
+        eval_groups: Sequence[StoredGroup] | None = None,
+        **kwargs: Any,
+    ):
+        groups = [*train_groups, *(eval_groups or ())]
+        items = prepare_groups(policy, groups)
+        self.policy = policy
+        self.groups = RewardTable(groups)
+        self._figures: dict[str, list[float]] = defaultdict(list)  # of the micro-batches since the last log
+        if args.freeze_backbone:
+            freeze_backbone(model)
+        if isinstance(policy, VLMPolicy) and args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
+        callbacks = list(kwargs.pop("callbacks", None) or ())
+        if args.early_stopping_patience is not None:
+            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        super().__init__(
+            model,
+            args=args,
+            data_collator=policy.collate,
+            train_dataset=PreparedGroups(items[: len(train_groups)]),
+            eval_dataset=PreparedGroups(items[len(train_groups) :]) if eval_groups else None,
+            compute_metrics=group_means,
+            callbacks=callbacks,
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = True  # the loss below is divided by the groups of the whole step
+        if isinstance(policy, VLMPolicy):
+            install_vision_hooks(self.model, self.accelerator.num_processes > 1)
+            if args.freeze_vision_tower:
+                vision_tower(self.model).requires_grad_(False)
+
+    # -- loss ---------------------------------------------------------------------------------------------------------
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
+        """The parent counts labels; this counts the groups of a step, over all processes."""
+        count = torch.tensor(float(sum(len(batch["index"]) for batch in batch_samples)), device=device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """The mean of `group_losses` over the groups of the step; what wraps the model averages over processes."""
+        scored = self.policy.group_log_probs(model, inputs)
+        losses = self.group_losses(scored, inputs["index"])  # (B,)
+        figures = self.group_figures(scored, inputs["index"])  # (B, 2)
+        if self.model.training:
+            self.note(accuracy=figures[:, 0], expected_reward=figures[:, 1])
+        if num_items_in_batch is None:
+            loss = losses.mean()
+        else:
+            loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
+        return (loss, figures) if return_outputs else loss
+
+    def group_losses(self, scored: GroupLogProbs, index: torch.Tensor) -> torch.Tensor:
+        """(B,): the loss of each group.
+
+        Args:
+            index: (B,), rows of `self.groups`.
+        """
+        cross_entropy = scored.of_candidates(scored.cross_entropy, self.policy.mean_over_steps)  # (B, G)
+        rewards, valid = self.normalised_rewards(index, cross_entropy.shape[1])
+        temperature = self.temperature()
+        if self.model.training:
+            self.note(temperature=torch.full((1,), temperature, device=index.device))
+            self.note(frac_reward_zero_std=groups_without_contrast(rewards, valid).float())
+        return rce_loss(cross_entropy, rewards, valid, temperature, self.args.top1, per_group=True)
+
+    def temperature(self) -> float:
+        """Of the weights, at this optimizer step."""
+        step, steps = self.state.global_step, self.state.max_steps
+        return linear_temperature(step, steps, self.args.temperature_start, self.args.temperature_end)
+
+    def normalised_rewards(self, index: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, size) rewards as the recipe wants them, and which are valid."""
+        rewards, valid = self.groups.rows(index, size)
+        return normalise_rewards(rewards, valid, self.args.reward_normalization, self.args.reward_clamp), valid
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def group_figures(self, scored: GroupLogProbs, index: torch.Tensor) -> torch.Tensor:
+        """(B, 2): accuracy of the candidate that the policy finds most likely (by the mean over its steps), and the
+        expected reward under the policy restricted to the candidates. NaN for a group without any accuracy.
+        """
+        each = scored.of_candidates(scored.log_probs, mean=True)
+        accuracies, measured = self.groups.accuracy_rows(index, each.shape[1])
+        likely = each.masked_fill(~measured, -torch.inf).argmax(dim=1, keepdim=True)
+        accuracy = accuracies.gather(1, likely).squeeze(1).masked_fill(~measured.any(dim=1), torch.nan)
+        rewards, valid = self.groups.rows(index, each.shape[1])
+        total = scored.of_candidates(scored.log_probs, self.policy.mean_over_steps)
+        expected = (softmax_weights(total, valid, 1.0) * rewards).sum(dim=1)
+        return torch.stack([accuracy, expected], dim=1)
+
+    def note(self, **values: torch.Tensor) -> None:
+        """Keeps the means over all processes for the next log; every process notes the same names.
+
+        Args:
+            values: (n,) each, NaN where a group has none.
+        """
+        sums = [torch.stack([value.nansum(), (~value.isnan()).sum()]) for value in values.values()]
+        sums = self.accelerator.reduce(torch.stack(sums).detach().double(), reduction="sum")  # (names, 2)
+        for name, (total, count) in zip(values, sums.tolist(), strict=True):
+            if count:
+                self._figures[name].append(total / count)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= {name: sum(values) / len(values) for name, values in self._figures.items()}
+            self._figures.clear()
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The parent's, for batches without labels: the figures stand where logits would."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, figures = self.compute_loss(model, inputs, return_outputs=True)
+        return loss.detach(), figures, torch.zeros_like(figures[:, 0])
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Leaves the projections of a selector as they are.
+
+    Raises:
+        RecipeError: it has none, or nothing else to train.
+    """
+    for name, parameter in model.named_parameters():
+        if name.split(".")[0] in BACKBONE:
+            parameter.requires_grad_(False)
+    trainable = [parameter.requires_grad for parameter in model.parameters()]
+    if all(trainable) or not any(trainable):
+        rest = "no such part" if all(trainable) else "nothing else"
+        raise RecipeError(
+            f"freeze_backbone: {type(model).__name__} has {rest}; expected {', '.join(BACKBONE)} and more"
+        )
+
+
+# -- the script -------------------------------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> None:
+    from trainers.group_runs import train_on_groups
+
+    with readable_errors():
+        script, args, model_args, recipe = parse_recipe((GroupArguments, RCEConfig, ModelConfig), argv)
+        train_on_groups(RCETrainer, "RCE", __file__, script, args, model_args, recipe)
+
+
+if __name__ == "__main__":
+    main()
