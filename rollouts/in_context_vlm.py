@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, GenerationConfig
 
+from data.earlier_groups import CONSTRUCT_ORDERS
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT
 from data.vqa import VqaRecord, common_answer
 from models.generation import evaluating
@@ -28,7 +29,6 @@ from models.loading import load_processor, load_vlm, vision_token_ids
 from rollouts.image_features import ImageFeatures
 from rollouts.prompt_pieces import IMAGE_TOKEN, Layout, Piece, PieceMaker, lay_out
 
-CONSTRUCT_ORDERS = ("left", "right")
 DEFAULT_BATCH_TOKENS = 16_384
 DEFAULT_CACHE_BYTES = 2 * 2**30
 _KEPT_PIECES = 32_768

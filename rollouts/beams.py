@@ -1,0 +1,332 @@
+"""Beams: for each query, the sequences of examples that help a frozen VLM most, found by beam search.
+
+    python -m rollouts.beams --pools outputs/pools.jsonl --dataset outputs/vqa --split train --model outputs/vlm \\
+        --output outputs/beams.jsonl
+    accelerate launch -m rollouts.beams ...
+
+An example is scored by what it adds. `info_gain`: the probability that the VLM gives to the query's answer with the
+example, less that without it. `accuracy`: the same difference in VQA accuracy of the VLM's answer, ties broken by
+`info_gain`. The largest gain wins, whatever its sign. A sequence's score is the sum of its steps' gains, which is its
+own value less that of no examples; so beams are compared at one baseline.
+
+Writes candidate groups (`data/candidate_groups.py`). Killed, it goes on where it was when started again.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.candidate_pools import load_pools
+from data.pools import ItemId
+from data.records import RecordError
+from data.vqa import VqaRecord, common_answer, load_records, record_ids
+from rollouts.vlm_arguments import add_vlm_arguments
+
+SCORERS = ("info_gain", "accuracy")
+DEFAULT_CHUNK = 4
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query and what can be shown with it.
+
+    Attributes:
+        id: of the query.
+        record: whose most common answer the VLM should give.
+        pool_ids, pool: the candidates, at least as many as there are shots.
+    """
+
+    id: ItemId
+    record: VqaRecord
+    pool_ids: list[ItemId]
+    pool: list[VqaRecord]
+
+
+@dataclass(frozen=True)
+class Value:
+    """How well the VLM does with some examples.
+
+    Attributes:
+        score: what gains are differences of: a probability, or an accuracy.
+        tie: decides between equal scores.
+        text: what the VLM wrote, if it was asked to.
+    """
+
+    score: float
+    tie: float = 0.0
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Beam:
+    """Examples in the order of selection.
+
+    Attributes:
+        places: in the query's pool.
+        values: with no example, with the first, with the first two, ...
+    """
+
+    places: tuple[int, ...]
+    values: tuple[Value, ...]
+
+    @property
+    def score(self) -> float:
+        """The sum of all gains."""
+        return self.values[-1].score - self.values[0].score
+
+    @property
+    def step_scores(self) -> list[float]:
+        """The gain of each step."""
+        return [after.score - before.score for before, after in zip(self.values, self.values[1:], strict=False)]
+
+    def order(self) -> tuple:
+        """Sorts beams best first; equal ones by their places in the pool."""
+        return (-self.values[-1].score, -self.values[-1].tie, self.places)
+
+
+class Scorer:
+    """Values of shown examples, many at a time.
+
+    Args:
+        vlm: a `rollouts.in_context_vlm.InContextVLM`.
+        name: of `SCORERS`.
+        construct_order: "left" or "right"; see `rollouts.in_context_vlm.shown_order`.
+        generation: arguments of `InContextVLM.generate`, for `accuracy`.
+    """
+
+    def __init__(self, vlm, name: str, construct_order: str = "left", generation: dict | None = None):
+        if name not in SCORERS:
+            raise ValueError(f"scorer: expected one of {', '.join(SCORERS)}, found {name!r}")
+        self.vlm = vlm
+        self.name = name
+        self.construct_order = construct_order
+        self.generation = generation or {}
+
+    def __call__(self, sequences: Sequence[tuple[Query, tuple[int, ...]]]) -> list[Value]:
+        """The value of each (query, places of its examples in the order of selection)."""
+        from rollouts.in_context_vlm import InContextRequest, shown_order
+
+        requests = [
+            InContextRequest(
+                query.record,
+                tuple(query.pool[place] for place in shown_order(places, self.construct_order)),
+                common_answer(query.record),
+            )
+            for query, places in sequences
+        ]
+        probabilities = self.vlm.answer_probabilities(requests)
+        if self.name == "info_gain":
+            return [Value(probability) for probability in probabilities]
+        texts = self.vlm.generate(requests, **self.generation)
+        return [
+            Value(self._accuracy(text, request.query), probability, text)
+            for text, request, probability in zip(texts, requests, probabilities, strict=True)
+        ]
+
+    def _accuracy(self, text: str, query: VqaRecord) -> float:
+        from rewards.vqa_accuracy import vqa_accuracy
+
+        return vqa_accuracy(self.vlm.first_answer(text), query.answers)
+
+
+def search(queries: Sequence[Query], scorer: Scorer, beam_size: int, shots: int) -> list[list[Beam]]:
+    """The best `beam_size` sequences of `shots` different examples for each query, best first.
+
+    At each step every beam is continued with each candidate that it does not have, and the best of all are kept.
+    """
+    values = scorer([(query, ()) for query in queries])
+    beams = [[Beam((), (value,))] for value in values]
+    for _ in range(shots):
+        longer = [
+            [
+                (beam, (*beam.places, place))
+                for beam in kept
+                for place in range(len(query.pool))
+                if place not in beam.places
+            ]
+            for query, kept in zip(queries, beams, strict=True)
+        ]
+        found = iter(
+            scorer([(query, places) for query, pairs in zip(queries, longer, strict=True) for _, places in pairs])
+        )
+        beams = [
+            sorted((Beam(places, (*beam.values, next(found))) for beam, places in pairs), key=Beam.order)[:beam_size]
+            for pairs in longer
+        ]
+    return beams
+
+
+def beam_group(query: Query, beams: Sequence[Beam], scorer: Scorer) -> dict:
+    """The row of a query; see `data/candidate_groups.py`. `zero_shot_score` is the baseline of its scores."""
+    candidates = []
+    for rank, beam in enumerate(beams):
+        candidate = {
+            "pointer": [query.pool_ids[place] for place in beam.places],
+            "gen_method": "beam",
+            "beam_rank": rank,
+            "beam_score": beam.score,
+            "step_scores": beam.step_scores,
+        }
+        last = beam.values[-1]
+        if last.text is not None:
+            candidate |= {
+                "vqa_raw_generation": last.text,
+                "vqa_pred_answer": scorer.vlm.first_answer(last.text),
+                "vqa_correct": int(last.score > 0),
+                "vqa_acc_score": last.score,
+            }
+        candidates.append(candidate)
+    return {
+        "id": query.id,
+        "question": query.record.question,
+        "answers": query.record.answers,
+        "pool": query.pool_ids,
+        "scorer": scorer.name,
+        "zero_shot_score": beams[0].values[0].score,
+        "candidates": candidates,
+    }
+
+
+def read_queries(arguments: argparse.Namespace) -> list[Query]:
+    """The queries of the pools' file, in its order.
+
+    Raises:
+        RecordError: lists every problem of the files, and every query that cannot be worked on.
+    """
+    examples = load_records(arguments.dataset, arguments.split)
+    by_id = dict(zip(record_ids(examples), examples, strict=True))
+    same = arguments.queries is None
+    queries = examples if same else load_records(arguments.queries, arguments.queries_split)
+    queries_by_id = by_id if same else dict(zip(record_ids(queries), queries, strict=True))
+    pools = load_pools(arguments.pools, by_id)
+    problems, found = [], []
+    for query_id, pool in list(pools.items())[: arguments.limit]:
+        where = f"{arguments.pools}: query {query_id!r}"
+        record = queries_by_id.get(query_id)
+        if record is None:
+            problems.append(f"{where}: field 'query_id': expected the id of a query, found none such in the data set")
+            continue
+        if len(pool) < arguments.shots:
+            problems.append(f"{where}: field 'pool': expected at least {arguments.shots} ids, found {len(pool)}")
+        if same and query_id in pool:
+            problems.append(f"{where}: field 'pool': expected other examples than the query, found the query itself")
+        if not common_answer(record).strip():
+            problems.append(f"{where}: field 'answers': expected a most common answer to score, found an empty one")
+        found.append(Query(query_id, record, pool, [by_id[item] for item in pool]))
+    if problems:
+        raise RecordError(problems)
+    return found
+
+
+def _digest(queries: Sequence[Query]) -> str:
+    """Of all that the queries hold; images go by their paths."""
+    digest = hashlib.sha256()
+    for query in queries:
+        for item, record in zip((query.id, *query.pool_ids), (query.record, *query.pool), strict=True):
+            images = [image if isinstance(image, str) else None for image in record.images]
+            digest.update(json.dumps([item, record.question, record.answers, images]).encode())
+    return digest.hexdigest()
+
+
+_WHERE_THINGS_ARE = ("pools", "dataset", "split", "queries", "queries_split", "output", "work_dir", "limit", "device")
+
+
+def shard_settings(arguments: argparse.Namespace, queries: Sequence[Query]) -> dict:
+    """What the rows depend on."""
+    from rollouts.answers import model_fingerprint
+
+    settings = {key: value for key, value in vars(arguments).items() if key not in _WHERE_THINGS_ARE}
+    return {**settings, "model": model_fingerprint(arguments.model), "queries": _digest(queries)}
+
+
+def load_scorer(arguments: argparse.Namespace) -> Scorer:
+    """The VLM on this process's device, and how it scores."""
+    from rollouts.in_context_vlm import DEFAULT_BATCH_TOKENS, InContextVLM
+    from rollouts.shards import process_state
+
+    vlm = InContextVLM.load(
+        arguments.model,
+        device=arguments.device or process_state().device,
+        dtype=arguments.dtype,
+        min_pixels=arguments.min_pixels,
+        max_pixels=arguments.max_pixels,
+        prompt_style=arguments.prompt_style,
+        system_prompt=arguments.system_prompt,
+        max_batch_tokens=arguments.max_batch_tokens or DEFAULT_BATCH_TOKENS,
+    )
+    generation = {
+        "max_new_tokens": arguments.max_new_tokens,
+        "num_beams": arguments.generation_beams,
+        "length_penalty": arguments.length_penalty,
+    }
+    return Scorer(vlm, arguments.scorer, arguments.construct_order, generation)
+
+
+def make_beams(arguments: argparse.Namespace) -> int:
+    """Searches, and writes the file; returns the number of groups."""
+    from rollouts.shards import ShardStore
+
+    queries = {query.id: query for query in read_queries(arguments)}
+    work_dir = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
+    with ShardStore(work_dir, shard_settings(arguments, list(queries.values()))) as store:
+        chunks = store.chunks(list(queries), arguments.chunk_size)
+        scorer = load_scorer(arguments) if chunks else None
+        total = sum(map(len, chunks))
+        with tqdm(total=total, desc="beams", unit="query", disable=not store.is_main) as bar:
+            for chunk in chunks:
+                members = [queries[query_id] for query_id in chunk]
+                found = search(members, scorer, arguments.beam_size, arguments.shots)
+                for query, beams in zip(members, found, strict=True):
+                    if query.id not in store.done:
+                        store.append(beam_group(query, beams, scorer))
+                bar.update(len(chunk))
+        store.merge(arguments.output, list(queries))
+        if store.is_main:
+            print(f"{len(queries)} groups written to {arguments.output}")
+    return len(queries)
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rollouts.beams", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pools", type=Path, required=True, help="candidate pools: JSONL of rollouts.pools")
+    parser.add_argument("--dataset", required=True, help="VQA records of the examples, and of the queries")
+    parser.add_argument("--split", default="train", help="split of --dataset; default: train")
+    parser.add_argument("--queries", help="VQA records of the queries, where they are not those of --dataset")
+    parser.add_argument("--queries-split", default="validation", help="split of --queries; default: validation")
+    parser.add_argument("--scorer", choices=SCORERS, default="info_gain", help="default: info_gain")
+    parser.add_argument("--beam-size", type=int, default=5, help="sequences kept for each query; default: 5")
+    parser.add_argument("--shots", type=int, default=2, help="examples of a sequence; default: 2")
+    add_vlm_arguments(parser)
+    parser.add_argument("--limit", type=int, help="only the first pools")
+    parser.add_argument(
+        "--chunk-size", type=int, default=DEFAULT_CHUNK, help=f"queries scored together; default: {DEFAULT_CHUNK}"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="JSONL file of candidate groups")
+    parser.add_argument("--work-dir", type=Path, help="unfinished work; default: OUTPUT.parts")
+    arguments = parser.parse_args(argv)
+    for name in ("beam_size", "shots", "chunk_size", "max_new_tokens", "generation_beams"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(arguments, name)}")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parse_arguments(argv)
+    from data.images import ImageError
+
+    try:
+        make_beams(arguments)
+    except (RecordError, ImageError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

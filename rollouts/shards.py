@@ -1,0 +1,219 @@
+"""Results of long work, kept row by row, by several processes, so that killing them loses nothing.
+
+    with ShardStore("outputs/beams.parts", settings) as store:
+        for chunk in store.chunks(ids, size=8):
+            for row in work(chunk):
+                if row["id"] not in store.done:
+                    store.append(row)
+        store.merge("outputs/beams.jsonl", order=ids)
+
+Every process appends to a file of its own, a row a line, each forced to disk before the next. A process that is killed
+leaves at most one incomplete line, which the next start cuts off. `settings.json` beside the files says what the rows
+were made with; other settings are refused, because their rows must not mix.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from data.records import RecordError, atomic_write, write_json
+
+SETTINGS_FILE = "settings.json"
+_LONGEST_WAIT = timedelta(days=30)
+"""For the slowest process, at the end; by default the others would give up within half an hour."""
+
+
+def process_state():
+    """This process's place among those of an `accelerate launch`, or that of a single process."""
+    from accelerate import PartialState
+
+    return PartialState(timeout=_LONGEST_WAIT)
+
+
+class ShardStore:
+    """Rows of all processes in one folder; a context manager.
+
+    Args:
+        folder: made if it is not there.
+        settings: JSON values that decide what the rows look like.
+        id_field: the field that tells rows apart, an integer or a string.
+        sync_every: rows after which they are forced to disk. With more than 1, a power failure may cost the last few
+            (a killed process costs none), and they are then made again.
+
+    All processes must enter together, with the same arguments.
+
+    Raises:
+        RecordError: a folder with other settings, one that another run is writing to, or a malformed row in it.
+    """
+
+    def __init__(self, folder: str | Path, settings: dict[str, Any], id_field: str = "id", sync_every: int = 1):
+        self.folder = Path(folder)
+        self.settings = settings
+        self.id_field = id_field
+        self.sync_every = sync_every
+        self.done: set[int | str] = set()
+        self._state = None
+        self._file = None
+        self._unsynced = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that merges and shows progress."""
+        return self._state.is_main_process
+
+    def __enter__(self) -> "ShardStore":
+        self._state = process_state()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        problem = ""
+        try:
+            self._open_own()
+            if self.is_main:
+                self._check_settings()
+                for path in self._paths():
+                    _cut_incomplete_line(path)
+        except RecordError as error:
+            problem = str(error)
+        self._share_problem(problem)
+        for path in self._paths():
+            self.done.update(row_id for row_id, _ in self._rows(path))
+        self._state.wait_for_everyone()  # nobody appends while another still reads
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._file is not None:
+            self._sync()
+            self._file.close()
+            self._file = None
+
+    def _open_own(self) -> None:
+        path = self.folder / f"shard-{self._state.process_index:05d}.jsonl"
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+        except BlockingIOError as error:
+            file.close()
+            raise RecordError([f"{path}: another process is writing to it; wait for it, or end it"]) from error
+        self._file = file
+
+    def _check_settings(self) -> None:
+        path = self.folder / SETTINGS_FILE
+        wanted = json.loads(json.dumps(self.settings))
+        if not path.is_file():
+            if any(shard.stat().st_size for shard in self._paths()):
+                raise RecordError([f"{self.folder}: has rows but no {SETTINGS_FILE}; choose another folder"])
+            write_json(path, wanted)
+            return
+        try:
+            stored = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise RecordError([f"{path}: not valid JSON: {error}"]) from error
+        problems = [
+            f"{path}: field '{key}': the rows there were made with {stored.get(key)!r}, now it is {wanted.get(key)!r}"
+            "; use the same settings or another folder"
+            for key in dict.fromkeys((*stored, *wanted))
+            if stored.get(key) != wanted.get(key)
+        ]
+        if problems:
+            raise RecordError(problems)
+
+    def _share_problem(self, problem: str) -> None:
+        """Every process stops if one of them has a problem, instead of waiting for it."""
+        from accelerate.utils import gather_object
+
+        for found in gather_object([problem]):
+            if found:
+                self.__exit__()
+                raise RecordError(found.split("\n"))
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("shard-*.jsonl"))
+
+    def _rows(self, path: Path) -> Iterator[tuple[int | str, bytes]]:
+        """(id, line) of the complete rows of a file."""
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row_id = json.loads(line)[self.id_field]
+                except (ValueError, TypeError, KeyError) as error:
+                    found = line[:80].decode("utf-8", errors="replace")
+                    raise RecordError(
+                        [f"{path}:{number}: expected an object with '{self.id_field}', found {found!r}"]
+                    ) from error
+                yield row_id, line
+
+    def chunks(self, ids: Sequence[int | str], size: int = 1) -> list[list[int | str]]:
+        """This process's share of the work: parts of `ids` of which at least one has no row yet.
+
+        Part i goes to process i modulo the number of processes, so that all ids are somebody's. A part is always
+        whole, also where some of its rows are there: what is computed together can then be computed together again,
+        to the last bit.
+        """
+        parts = [list(ids[start : start + size]) for start in range(0, len(ids), size)]
+        own = parts[self._state.process_index :: self._state.num_processes]
+        return [part for part in own if not self.done.issuperset(part)]
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Keeps a row for good.
+
+        Raises:
+            ValueError: a row that is there already, or with NaN or infinity.
+        """
+        row_id = row[self.id_field]
+        if row_id in self.done:
+            raise ValueError(f"row {row_id!r} is there already")
+        self._file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        self._file.flush()
+        self.done.add(row_id)
+        self._unsynced += 1
+        if self._unsynced >= self.sync_every:
+            self._sync()
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._unsynced = 0
+
+    def merge(self, output: str | Path, order: Iterable[int | str]) -> None:
+        """Writes the rows of all processes to one file, in the order of `order`, atomically.
+
+        Waits for all processes; the main one writes. The shards stay.
+
+        Raises:
+            RecordError: on every process, if an id of `order` has no row.
+        """
+        self._sync()
+        self._state.wait_for_everyone()
+        problem = ""
+        if self.is_main:
+            try:
+                self._write_merged(Path(output), list(order))
+            except RecordError as error:
+                problem = str(error)
+        self._share_problem(problem)
+
+    def _write_merged(self, output: Path, order: list[int | str]) -> None:
+        lines = {row_id: line for path in self._paths() for row_id, line in self._rows(path)}
+        missing = [row_id for row_id in order if row_id not in lines]
+        if missing:
+            shown = ", ".join(map(repr, missing[:5]))
+            raise RecordError([f"{self.folder}: {len(missing)} of {len(order)} rows are missing: {shown}"])
+        with atomic_write(output, "wb") as file:
+            file.writelines(lines[row_id] for row_id in order)
+
+
+def _cut_incomplete_line(path: Path) -> None:
+    """Removes what a killed process left after its last line break."""
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65_536)
+            file.seek(start)
+            last = file.read(end - start).rfind(b"\n")
+            if last >= 0:
+                end = start + last + 1
+                break
+            end = start
+        file.truncate(end)
