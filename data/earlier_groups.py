@@ -61,6 +61,7 @@ class EntryLocation(Location):
         """A problem of the group that was made from the entry, with the field's name in the file."""
         if self.candidates == "id_list":
             return re.sub(r"field 'candidates\.(\d+)\.pointer", r"field 'id_list.\1", problem)
+        problem = problem.replace("field 'pool'", "field 'candidate_pool_ids'")
         return problem.replace("field 'candidates", f"field '{self.candidates}")
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data.records import RecordError
-from data.vqa import load_records, main, official_rows
+from data.vqa import VqaRecord, common_answer, load_records, main, official_rows, record_ids
 
 RECORD = {"image": "red.png", "question": "What colour?", "answers": ["red", "red", "pink"]}
 
@@ -218,3 +218,18 @@ def test_easy_vqa_answers_can_earn_full_accuracy(tmp_path):
     answers = [row["answers"] for row in rows]
     assert [len(given) for given in answers] == [10] * 5
     assert build_reward("vqa_accuracy")([given[0] for given in answers], answers=answers) == [1.0] * 5
+
+
+def make_record(**fields) -> VqaRecord:
+    return VqaRecord.model_validate({"question": "q", "answers": ["a"], "image": "a.png", **fields})
+
+
+def test_the_common_answer_is_the_most_frequent_and_the_first_of_equals():
+    assert common_answer(make_record(answers=["x", "red", "blue", "blue", "red"])) == "red"
+    assert common_answer(make_record(answers=[{"answer": "x"}])) == "x"
+
+
+def test_records_without_an_id_go_by_their_position():
+    assert record_ids([make_record(id="a"), make_record(), make_record(id="2"), make_record()]) == ["a", 1, "2", 3]
+    with pytest.raises(RecordError, match="record 2: field 'id': 1 is record 1's id too"):
+        record_ids([make_record(id=1), make_record()])

@@ -299,6 +299,11 @@ def test_a_missing_column_is_named(completions, tmp_path):
     [
         ("rows.jsonl", '{"completion": "x"}\nnonsense\n', "rows.jsonl:2: column 1: not valid JSON"),
         ("rows.jsonl", '{"text": "x"}', "rows.jsonl:1: field 'completion': expected a text or chat messages"),
+        (
+            "groups.jsonl",
+            '{"id": 1, "candidates": [{"completion": "x"}]}',
+            "groups.jsonl:1: this is a candidate group; rewards score rows with one completion each",
+        ),
         ("rows.txt", "x", "rows.txt: cannot tell the format"),
         ("rows.json", "{}", "rows.json: expected a JSON list of objects, found dict"),
     ],

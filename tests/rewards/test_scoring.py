@@ -185,6 +185,15 @@ def test_a_row_without_a_completion_is_named():
         check_columns(build_rewards(["xml_format"]), [{"completion": "x"}, {"text": "y"}], "my.jsonl")
 
 
+def test_optional_columns_may_be_missing_in_rows_and_chunks_but_not_in_all(small_chunks):
+    rows = [{"completion": ""}] * 4 + [{"completion": "", "vqa_acc_score": 0.5}]
+    check_columns(build_rewards(["candidate"]), rows, "my.jsonl")
+    for workers in (1, 2):
+        assert score_rows(["candidate"], None, rows * 2, workers)[0] == {"candidate": ([None] * 4 + [0.5]) * 2}
+    with pytest.raises(MissingColumn, match="my.jsonl: no row has any of vqa_correct, .*, of which candidate needs"):
+        check_columns(build_rewards(["candidate"]), rows[:4], "my.jsonl")
+
+
 def test_a_pool_may_be_missing():
     rows = [{"completion": "x", "ground_truth_filtered_data": []}]
     check_columns(build_rewards(["filtering_quality"]), rows, "my.jsonl")
