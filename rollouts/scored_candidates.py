@@ -122,11 +122,7 @@ class CandidateMaker:
                     Proposal(
                         tuple(place[example] for example in candidate.pointer),
                         candidate.gen_method or "given",
-                        {
-                            name: value
-                            for name, value in candidate.model_dump(exclude_unset=True).items()
-                            if name in GIVEN_FIELDS
-                        },
+                        candidate.model_dump(include=set(GIVEN_FIELDS), exclude_none=True),
                     )
                     for candidate in candidates
                 ]

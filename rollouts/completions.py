@@ -1,0 +1,338 @@
+"""Stored completions of a VLM to learn from: several for each prompt, each scored by any rewards.
+
+    python -m rollouts.completions --dataset outputs/data --split train --model outputs/sft \\
+        --recipe recipes/agent_selection_tiny.yaml --num-completions 8 --output outputs/completions.jsonl
+
+Prompts come from any data set of `data/tasks.py`; rewards, their weights, agents and image sizes from the recipe, as
+for `rewards.eval`. Writes candidate groups (`data/candidate_groups.py`) with the prompt and all that its rewards need.
+Started again after it was stopped, it goes on; `accelerate launch` divides the prompts among processes.
+"""
+
+import argparse
+import hashlib
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.records import RecordError
+from rewards.eval import USER_ERRORS, choose_specs, read_recipe
+from rewards.guard import ON_ERROR, Failure, GuardedReward, RewardError
+from rewards.registry import RewardSpec, RewardSpecError, build_rewards, spec_name
+
+VERSION = 1
+"""Raised when the same settings make other rows."""
+NOT_STORED = ("gold", "pool")
+"""Columns that groups do not bring: the right answer, and the data set to filter (a group's `pool` are examples)."""
+
+
+def choose_weights(
+    specs: Sequence[RewardSpec], given: Sequence[float] | None, recipe: dict[str, Any]
+) -> dict[str, float]:
+    """Weight of each reward by name: given ones, else the recipe's `reward_weights` of the same reward, else 1.
+
+    Raises:
+        RewardSpecError: another number of weights than of rewards.
+    """
+    names = [spec_name(spec) for spec in specs]
+    if given is not None:
+        if len(given) != len(names):
+            raise RewardSpecError(
+                f"--weights: expected {len(names)}, one for each of {', '.join(names)}; found {given}"
+            )
+        return dict(zip(names, map(float, given), strict=True))
+    in_recipe, weights = recipe.get("reward_funcs") or [], recipe.get("reward_weights")
+    if weights is None:
+        return dict.fromkeys(names, 1.0)
+    if len(weights) != len(in_recipe):
+        raise RewardSpecError(f"reward_weights: expected {len(in_recipe)}, one a reward, found {weights!r}")
+    by_name = dict(zip(map(spec_name, in_recipe), map(float, weights), strict=True))
+    return {name: by_name.get(name, 1.0) for name in names}
+
+
+def weighted_sum(scores: dict[str, float | None], weights: dict[str, float]) -> float | None:
+    """The sum of the scores that apply, each times its weight; `None` if none does.
+
+    >>> weighted_sum({"accuracy": 0.5, "format": None}, {"accuracy": 2.0, "format": 1.0})
+    1.0
+    """
+    present = [weights[name] * score for name, score in scores.items() if score is not None]
+    return sum(present) if present else None
+
+
+class CompletionMaker:
+    """Completions of a batch of prompts with their scores, as rows of `data.candidate_groups`.
+
+    Args:
+        model, processor: the VLM.
+        rewards: score the completions.
+        weights: of the rewards, by name.
+        num_completions: for each prompt.
+        seed: with the ids of a batch it decides what is sampled, whatever was sampled before.
+
+    Attributes:
+        failures: rows that a reward could not score (`on_error: skip`).
+    """
+
+    def __init__(
+        self,
+        model,
+        processor,
+        rewards: Sequence[GuardedReward],
+        weights: dict[str, float],
+        num_completions: int,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
+    ):
+        from models.loading import pixel_bounds
+
+        self.model, self.processor = model, processor
+        self.rewards, self.weights = rewards, weights
+        self.num_completions = num_completions
+        self.temperature, self.max_new_tokens = temperature, max_new_tokens
+        self.seed = seed
+        self.bounds = pixel_bounds(processor)
+        self.failures: list[Failure] = []
+
+    def groups(self, rows: Sequence[dict]) -> list[dict]:
+        """A group for each row of `data.tasks.load_rows`."""
+        texts = self._generate(rows)
+        scored = self._score(
+            [{**row, "completion": text} for row, found in zip(rows, texts, strict=True) for text in found]
+        )
+        candidates = [
+            {
+                "completion": text,
+                "reward": weighted_sum(scores, self.weights),
+                "scores": scores,
+                "gen_method": "model",
+                "temperature": self.temperature,
+            }
+            for text, scores in zip((text for found in texts for text in found), scored, strict=True)
+        ]
+        size = self.num_completions
+        return [
+            {
+                **{name: value for name, value in row.items() if name not in NOT_STORED},
+                "candidates": candidates[number * size : (number + 1) * size],
+            }
+            for number, row in enumerate(rows)
+        ]
+
+    def _generate(self, rows: Sequence[dict]) -> list[list[str]]:
+        import torch
+
+        from data.images import load_for_qwen
+        from models.generation import generate
+
+        bounds = self.bounds
+        images = [
+            [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in row["images"]]
+            for row in rows
+        ]
+        torch.manual_seed(random.Random(f"{self.seed} {[row['id'] for row in rows]!r}").getrandbits(63))
+        prompts = [row["prompt"] for row in rows]
+        return generate(
+            self.model,
+            self.processor,
+            prompts,
+            images,
+            self.max_new_tokens,
+            self.num_completions,
+            self.temperature,
+        )
+
+    def _score(self, rows: list[dict]) -> list[dict[str, float | None]]:
+        """Scores of each row by reward name.
+
+        Raises:
+            RewardError: a reward returned what is not numbers, or failed under `on_error: raise`.
+        """
+        from rewards.scoring import score_chunk
+
+        scores, failures = score_chunk(self.rewards, rows)
+        strict = {reward.name for reward in self.rewards if reward.on_error == "raise"}
+        for failure in failures:
+            if failure.fatal or failure.reward in strict:
+                raise RewardError(failure.describe())
+        self.failures += failures
+        return [{name: values[number] for name, values in scores.items()} for number in range(len(rows))]
+
+
+def with_image_files(row: dict, folder: Path) -> dict:
+    """The row with paths in place of pictures: those that are not files yet are stored in a folder, by content."""
+    return {**row, "images": [_image_file(image, folder) for image in row["images"]]}
+
+
+def _image_file(image: Any, folder: Path) -> str:
+    from data.images import open_image
+    from data.records import atomic_write
+
+    if isinstance(image, str):
+        return image
+    opened = open_image(image)
+    content = hashlib.sha256(repr(opened.size).encode() + opened.tobytes()).hexdigest()
+    path = (folder / f"{content}.png").resolve()
+    if not path.is_file():
+        with atomic_write(path, "wb") as file:
+            opened.save(file, format="PNG")
+    return str(path)
+
+
+def _load_rows(arguments: argparse.Namespace, recipe: dict[str, Any]) -> list[dict]:
+    from data.tasks import load_rows
+    from filter_agents.registry import build_agents
+
+    agents = [(agent.name, agent.description) for agent in build_agents(recipe.get("agents")).values()]
+    answer_tags = bool(recipe.get("answer_tags"))
+    rows = load_rows(arguments.dataset, arguments.split, agents, answer_tags, limit=arguments.limit)
+    ids = [row["id"] for row in rows]
+    repeated = [item for item in dict.fromkeys(ids) if ids.count(item) > 1] if len(set(ids)) < len(ids) else []
+    if repeated:
+        raise RecordError([f"{arguments.dataset}: field 'id': {item!r} stands twice" for item in repeated])
+    return rows
+
+
+def _rows_digest(rows: Sequence[dict]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        columns = {name: value for name, value in sorted(row.items()) if name != "images"}
+        images = [image if isinstance(image, str) else "a picture" for image in row["images"]]
+        digest.update(repr([columns, images]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def make_completions(arguments: argparse.Namespace) -> None:
+    """Reads and checks everything, makes what is missing, and merges."""
+    from rewards.scoring import check_columns
+
+    recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
+    specs = choose_specs(arguments.rewards, recipe, arguments.on_error)
+    weights = choose_weights(specs, arguments.weights, recipe)
+    rewards = build_rewards(specs, recipe.get("agents"))
+    rows = _load_rows(arguments, recipe)
+    check_columns(rewards, [{**row, "completion": ""} for row in rows], arguments.dataset)
+
+    from models.checkpoints import find_model
+    from models.loading import load_processor, load_vlm
+    from rollouts.answers import model_fingerprint
+    from rollouts.shards import process_state
+
+    try:
+        model_name = find_model(arguments.model)
+    except FileNotFoundError as error:
+        raise RecordError([f"--model {error}"]) from error
+    max_new_tokens = arguments.max_new_tokens or recipe.get("max_completion_length") or 256
+    settings = {
+        "version": VERSION,
+        "data": _rows_digest(rows),
+        "model": model_fingerprint(model_name),
+        "rewards": specs,
+        "agents": recipe.get("agents"),
+        "weights": weights,
+        "pixels": [recipe.get("min_pixels"), recipe.get("max_pixels")],
+        "max_new_tokens": max_new_tokens,
+        **{name: getattr(arguments, name) for name in ("num_completions", "temperature", "seed", "batch_size")},
+    }
+    model, _ = load_vlm(model_name, device=arguments.device or process_state().device)
+    processor = load_processor(model_name, recipe.get("min_pixels"), recipe.get("max_pixels"))
+    maker = CompletionMaker(
+        model,
+        processor,
+        rewards,
+        weights,
+        arguments.num_completions,
+        arguments.temperature,
+        max_new_tokens,
+        arguments.seed,
+    )
+    _make_all(maker, rows, settings, arguments)
+
+
+def _make_all(maker: CompletionMaker, rows: Sequence[dict], settings: dict, arguments: argparse.Namespace) -> None:
+    """The groups of all rows, each kept as soon as it is there, and the file at the end."""
+    from tqdm import tqdm
+
+    from rollouts.shards import ShardStore
+
+    by_id = {row["id"]: row for row in rows}
+    work = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
+    images = arguments.output.with_name(arguments.output.stem + "_images")
+    with ShardStore(work, settings) as store:
+        chunks = store.chunks(list(by_id), size=arguments.batch_size)
+        with tqdm(total=sum(map(len, chunks)), desc="completions", unit="prompt", disable=not store.is_main) as bar:
+            for chunk in chunks:
+                made = maker.groups([by_id[row_id] for row_id in chunk])
+                for group in made:
+                    if group["id"] not in store.done:
+                        store.append(with_image_files(group, images))
+                bar.update(len(chunk))
+        store.merge(arguments.output, order=list(by_id))
+        if store.is_main:
+            _report(arguments.output, maker.failures)
+
+
+def _report(output: Path, failures: Sequence[Failure]) -> None:
+    from data.records import read_rows
+    from rewards.eval import format_table
+    from rewards.statistics import summarise
+
+    found: dict[str, list[float | None]] = {}
+    groups = 0
+    for _, group in read_rows(output):
+        groups += 1
+        for candidate in group["candidates"]:
+            for name, score in {"reward": candidate["reward"], **candidate["scores"]}.items():
+                found.setdefault(name, []).append(score)
+    errors = [failure.reward for failure in failures]
+    print(format_table({name: summarise(scores, errors.count(name)) for name, scores in found.items()}))
+    for failure in list(dict.fromkeys(failures))[:5]:
+        print(failure.describe(), file=sys.stderr)
+    print(f"{groups} groups written to {output}")
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rollouts.completions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dataset", required=True, help="file, folder or Hub data set of any task (data/tasks.py)")
+    parser.add_argument("--split", default="train", help="of a folder or Hub data set")
+    parser.add_argument("--limit", type=int, help="only the first rows")
+    parser.add_argument("--model", required=True, help="folder (also of a run) or Hub id")
+    parser.add_argument("--recipe", type=Path, help="takes rewards, weights, agents and image sizes from a recipe")
+    parser.add_argument("--rewards", nargs="+", metavar="NAME", help="names, or dotted paths of your own")
+    parser.add_argument("--weights", nargs="+", type=float, help="of the rewards, in their order")
+    parser.add_argument("--on-error", choices=ON_ERROR, default="raise", help="stop at a failing row, or count it")
+    parser.add_argument("--num-completions", type=int, default=8, help="for each prompt")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--max-new-tokens", type=int, help="by default the recipe's max_completion_length, or 256")
+    parser.add_argument("--batch-size", type=int, default=16, help="prompts completed at once")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="by default an accelerator if there is one")
+    parser.add_argument("--work-dir", type=Path, help="where unfinished work is kept; by default OUTPUT.parts")
+    parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
+    arguments = parser.parse_args(argv)
+    for name in ("limit", "num_completions", "max_new_tokens", "batch_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')}: expected at least 1, found {value}")
+    if arguments.temperature <= 0:
+        parser.error(
+            f"--temperature: expected above 0, or all completions are the same; found {arguments.temperature}"
+        )
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    try:
+        make_completions(_parse_arguments(argv))
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
