@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 DENSE_LIMIT = 16
-"""Up to this many examples in the table per candidate in a pool, products with the whole table and picking from them
-are quicker than copying each pool's rows out of it."""
+"""Up to this many examples in a shared table per candidate in a pool, products with the whole table and picking from
+them are quicker than copying each pool's rows out of it (measured with 64 and 1,000 candidates, one thread)."""
 
 
 @dataclass
@@ -69,7 +69,8 @@ class PoolTable:
 
     def __init__(self, values: torch.Tensor, pools: Pools):
         self.values, self.rows = values, pools.rows
-        self.dense = len(pools.rows) > 1 and len(values) <= DENSE_LIMIT * pools.rows.shape[1]
+        shared = 2 * len(values) <= self.rows.numel()
+        self.dense = shared and len(values) <= DENSE_LIMIT * self.rows.shape[1]
 
     @cached_property
     def own(self) -> torch.Tensor:

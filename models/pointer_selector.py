@@ -113,11 +113,12 @@ class PoolAttention(nn.Module):
         by_head = (self.heads, hidden // self.heads, hidden)
         to_query, to_key, to_value = self.in_proj_weight.chunk(3)
         query_bias, _, value_bias = self.in_proj_bias.chunk(3)  # the keys' bias moves all scores alike
-        query = F.linear(queries, to_query, query_bias).view(len(queries), *by_head[:2]) / math.sqrt(by_head[1])
-        scores = table.dot(torch.einsum("bnd,ndc->bnc", query, to_key.view(by_head)))  # (B, heads, K)
-        weights = scores.masked_fill(~valid.unsqueeze(1), float("-inf")).softmax(-1)
-        weights = F.dropout(weights, self.dropout, self.training)
-        value = torch.einsum("bnc,ndc->bnd", table.mix(weights), to_value.view(by_head))
+        query = F.linear(queries, to_query, query_bias).view(-1, *by_head[:2]) / math.sqrt(by_head[1])
+        asked = (query.transpose(0, 1) @ to_key.view(by_head)).transpose(0, 1)  # (B, heads, hidden)
+        scores = table.dot(asked).masked_fill(~valid.unsqueeze(1), float("-inf"))  # (B, heads, K)
+        weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        mixed = table.mix(weights).transpose(0, 1)  # (heads, B, hidden)
+        value = (mixed @ to_value.view(by_head).transpose(1, 2)).transpose(0, 1)  # (B, heads, hidden / heads)
         value = value + value_bias.view(by_head[:2]) * weights.sum(-1, keepdim=True)
         return self.out_proj(value.flatten(1))
 

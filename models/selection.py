@@ -83,12 +83,14 @@ class Encoded:
         queries: (B, hidden).
         examples: what `encode_examples` gave.
         keys: products with the keys of each pool's examples.
+        first: (B, 1, K or K + 1), logits of the first choice, once a choice has been made.
     """
 
     pools: Pools
     queries: torch.Tensor
     examples: EncodedExamples
     keys: PoolTable
+    first: torch.Tensor | None = None
 
     def key_rows(self, picks: torch.Tensor) -> torch.Tensor:
         """(B, ...) positions in the pool -> (B, ..., hidden) keys."""
@@ -107,20 +109,22 @@ def _check_pointers(pointers: torch.Tensor, pools: Pools, max_shots: int | None)
     if max_shots is not None and pointers.shape[2] > max_shots:
         raise ValueError(f"pointers: expected at most max_shots = {max_shots} examples, found {pointers.shape[2]}")
     width = pools.rows.shape[1]
-    outside = (pointers < -1) | (pointers >= width)
-    inside = pointers.clamp(0, width - 1)
-    padding = ~pools.valid.gather(1, inside.flatten(1)).view_as(pointers) & (pointers >= 0)
-    gap = F.pad((pointers[..., 1:] >= 0) & (pointers[..., :-1] < 0), (1, 0))
-    for what, wrong in (("outside of the pool", outside | padding), ("after a -1", gap)):
-        if bool(wrong.any()):
-            query, sequence, step = wrong.nonzero()[0].tolist()
-            found = int(pointers[query, sequence, step])
-            raise ValueError(f"pointers: query {query}, sequence {sequence}, step {step}: {found} is {what}")
+    # -1 is the last entry of this: a place that sequences may always name. So is what lies outside: told apart below.
+    allowed = F.pad(pools.valid, (0, 1), value=True)
+    inside = torch.where((pointers < width) & (pointers >= 0), pointers, width)
+    wrong = ~allowed.gather(1, inside.flatten(1)).view_as(pointers) | (pointers >= width) | (pointers < -1)
+    gap = (pointers[..., 1:] >= 0) & (pointers[..., :-1] < 0)
+    if bool(wrong.any() | gap.any()):
+        gap = F.pad(gap, (1, 0))
+        query, sequence, step = (wrong | gap).nonzero()[0].tolist()
+        found = int(pointers[query, sequence, step])
+        why = "is outside of the pool" if wrong[query, sequence, step] else "comes after -1"
+        raise ValueError(f"pointers: query {query}, sequence {sequence}, step {step}: {found} {why}")
 
 
 def chosen_before(pointers: torch.Tensor, width: int, steps: int) -> torch.Tensor:
     """(B, G, steps, width): which positions of the pool were chosen before each step. `pointers` is (B, G, S)."""
-    picked = F.one_hot(pointers.clamp(min=0), width).bool() & (pointers >= 0).unsqueeze(-1)  # (B, G, S, K)
+    picked = pointers.unsqueeze(-1) == torch.arange(width, device=pointers.device)  # (B, G, S, K)
     before = [torch.zeros_like(picked[:, :, 0])]
     for step in range(steps - 1):
         before.append(before[-1] | picked[:, :, step])
@@ -303,9 +307,10 @@ class Selector(PreTrainedModel):
         breadth = {"greedy": 1, "beam": num_beams, "sample": num_samples}[method]
         search = _Search(self, encoded)
         for step in range(shots):
+            last = step == shots - 1 and not self.config.stop
             log_probs, logits = search.step(step)
             if method == "beam":
-                search.extend(*_best(search.totals, log_probs, breadth))
+                search.extend(*_best(search.totals, log_probs, breadth), last)
             else:
                 parents = torch.arange(breadth, device=log_probs.device).expand(len(log_probs), -1)
                 parents = parents if step else torch.zeros_like(parents)
@@ -316,7 +321,7 @@ class Selector(PreTrainedModel):
                     probs = (offers / temperature).softmax(-1).flatten(0, 1)
                     picks = torch.multinomial(probs, 1, generator=generator).view(parents.shape)
                 gained = take(log_probs, parents).gather(-1, picks.unsqueeze(-1)).squeeze(-1)
-                search.extend(parents, picks, take(search.totals, parents) + gained)
+                search.extend(parents, picks, take(search.totals, parents) + gained, last)
         return search.finish(shots, ranked=method == "beam")
 
     def _check_choice(self, encoded, shots, method, num_beams, num_samples, temperature) -> None:
@@ -386,17 +391,22 @@ class _Search:
             free = F.pad(free, (0, 1), value=step > 0)
             stopped = F.pad(torch.zeros_like(self.chosen), (0, 1), value=True)
             free = torch.where(self.done.unsqueeze(-1), stopped, free)
-        logits = self.model.raw_logits(self.encoded, self.state, step).float().masked_fill(~free, float("-inf"))
+        if step == 0 and self.encoded.first is None:  # the same however the search goes on
+            self.encoded.first = self.model.raw_logits(self.encoded, self.state, 0)
+        logits = self.encoded.first if step == 0 else self.model.raw_logits(self.encoded, self.state, step)
+        logits = logits.float().masked_fill(~free, float("-inf"))
         return logits.log_softmax(-1), logits
 
-    def extend(self, parents: torch.Tensor, picks: torch.Tensor, totals: torch.Tensor) -> None:
-        """Continues sequences `parents` (B, G') by `picks` (B, G')."""
+    def extend(self, parents: torch.Tensor, picks: torch.Tensor, totals: torch.Tensor, last: bool) -> None:
+        """Continues sequences `parents` (B, G') by `picks` (B, G'); no step follows the last one."""
         stopped = picks == self.width
         picks = picks.masked_fill(stopped, 0)
-        kept = take(self.chosen, parents)
-        picked = F.one_hot(picks, self.width).bool() & ~stopped.unsqueeze(-1)
-        self.chosen, self.done, self.totals = kept | picked, stopped, totals
+        self.done, self.totals = stopped, totals
         self.pointers = torch.cat([take(self.pointers, parents), picks.masked_fill(stopped, -1)[..., None]], dim=-1)
+        if last:
+            return
+        picked = torch.zeros_like(take(self.chosen, parents)).scatter(2, picks[..., None], ~stopped[..., None])
+        self.chosen = take(self.chosen, parents) | picked
         self.state = self.model.advance(self.encoded, follow(self.state, parents), picks)
 
     def finish(self, shots: int, ranked: bool) -> Selections:
