@@ -29,9 +29,11 @@ _LONGEST_WAIT = timedelta(days=30)
 
 def process_state():
     """This process's place among those of an `accelerate launch`, or that of a single process."""
+    import torch
     from accelerate import PartialState
 
-    return PartialState(timeout=_LONGEST_WAIT)
+    # Without `cpu`, processes on a machine without accelerators would not find each other.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=_LONGEST_WAIT)
 
 
 class ShardStore:
