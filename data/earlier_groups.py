@@ -346,9 +346,9 @@ def rl_entry(row: dict, form: RLForm) -> dict:
 
 
 def _rl_query(row: dict) -> dict | None:
-    """As it was read; or made from the row's columns, so that the id keeps its type."""
-    if row.get("query") is not None:
-        return row["query"]
+    """As it was read, or made from the row's columns; an integer id stands in it, so that it keeps its type."""
+    if isinstance(query := row.get("query"), dict):
+        return {"query_id": row["id"], **query} if isinstance(row["id"], int) else query
     columns = {"question": row.get("question"), "gt_answers_raw": row.get("answers")}
     columns = {name: value for name, value in columns.items() if value is not None}
     return {"query_id": row["id"], **columns} if columns or isinstance(row["id"], int) else None
@@ -360,6 +360,7 @@ def _as_rl_candidate(candidate: dict, form: RLForm, pool: list[ItemId] | None) -
     if pool is None:
         return {"pointer": ids, **rest}
     positions = [pool.index(item) for item in ids]
+    rest.pop("pointer_pos", None)
     if form == "local":
         return {"pointer": positions, "pointer_global": ids, **rest}
     return {"pointer": ids, "pointer_pos": positions, **rest}
@@ -369,13 +370,16 @@ def beam_entry(row: dict, order: ConstructOrder) -> dict:
     """The entry of beam data for a group's row; pools and what else is known of candidates have no place there.
 
     Raises:
-        EntryError: completions, or a candidate without `beam_score`.
+        EntryError: completions, a candidate without `beam_score`, or an example that has the query's id.
     """
     _only_pointers(row)
     candidates = row["candidates"]
     for number, candidate in enumerate(candidates):
         if candidate.get("beam_score") is None:
             raise EntryError((f"candidates.{number}.beam_score", "missing; beams have one each"))
+        if row["id"] in candidate["pointer"]:
+            text = f"{row['id']!r} is the query's id too, and beams have both in one list"
+            raise EntryError((f"candidates.{number}.pointer", text))
     pointers = [candidate["pointer"] for candidate in candidates]
     shown = [pointer[::-1] if order == "left" else pointer for pointer in pointers]
     sequences = [[*ids, row["id"]] for ids in shown]

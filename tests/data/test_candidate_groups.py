@@ -115,6 +115,17 @@ def test_images_are_found_from_the_file(path):
     assert load_groups(path, check_files=False)[0].images == [str(path.with_name("b.png").resolve())]
 
 
+def test_groups_of_a_data_set_have_none_where_fields_are_missing(tmp_path):
+    from datasets import Dataset
+
+    candidates = [{"pointer": [5], "reward": 0.5}, {"pointer": [6, 5], "vqa_acc_score": 1.0}]
+    Dataset.from_list([{"id": 1, "candidates": candidates}]).to_parquet(str(tmp_path / "groups.parquet"))
+    [group] = load_groups(tmp_path / "groups.parquet")
+    assert [candidate.pointer for candidate in group.candidates] == [[5], [6, 5]]
+    assert [candidate.reward for candidate in group.candidates] == [0.5, None]
+    assert (group.candidates[1].vqa_acc_score, group.pool) == (1.0, None)
+
+
 def test_a_folder_has_splits(path, tmp_path):
     write(tmp_path / "train.jsonl", ROWS)
     write(tmp_path / "dev.jsonl", ROWS[1:])

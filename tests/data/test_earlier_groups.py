@@ -6,7 +6,7 @@ import pytest
 
 from data.candidate_groups import group_row, load_groups, main, write_groups
 from data.candidate_pools import write_pools
-from data.earlier_groups import EarlierFormat
+from data.earlier_groups import EarlierFormat, rl_entry
 from data.records import RecordError
 
 SEED = {  # as the design note of the RL data shows it
@@ -188,6 +188,18 @@ def test_columns_of_groups_become_the_query(tmp_path):
     [group] = load_groups(tmp_path / "rl.json")
     assert (group.id, group.question, group.answers, group.extra) == (1, "q?", ["a"], 5)
     assert group.candidates[0].reward == 0.5
+
+
+def test_an_integer_id_stands_in_the_query(convert):
+    content = {"12": {"query": {"question": "q?"}, **SEED["12"]}}
+    _, written = convert(content, "rl", ("--integer-ids",))
+    assert written["12"]["query"] == {"query_id": 12, "question": "q?"}
+
+
+def test_positions_follow_a_pool_that_came_later():
+    row = {"id": 1, "pool": [5, 6, 7], "candidates": [{"pointer": [7, 5], "pointer_pos": [1, 0]}]}
+    assert rl_entry(row, "global")["pointer_candidates"] == [{"pointer": [7, 5], "pointer_pos": [2, 0]}]
+    assert rl_entry(row, "local")["pointer_candidates"] == [{"pointer": [2, 0], "pointer_global": [7, 5]}]
 
 
 def test_groups_survive_the_way_through_rl_data(tmp_path):
@@ -372,6 +384,14 @@ def test_only_scored_candidates_are_beams(tmp_path):
         main([str(path), "--output", str(tmp_path / "beams.json"), "--to", "beams"])
     assert caught.value.code == "error: group '12': field 'candidates.1.beam_score': missing; beams have one each"
     assert not (tmp_path / "beams.json").exists()
+
+
+def test_an_example_cannot_have_the_querys_id_in_beams(tmp_path):
+    path = tmp_path / "groups.jsonl"
+    path.write_text('{"id": 7, "candidates": [{"pointer": [5, 7], "beam_score": 1.0}]}', encoding="utf-8")
+    with pytest.raises(SystemExit) as caught:
+        main([str(path), "--output", str(tmp_path / "o.json"), "--to", "beams"])
+    assert "group 7: field 'candidates.0.pointer': 7 is the query's id too" in caught.value.code
 
 
 # -- the file as a whole ----------------------------------------------------------------------------------------------
