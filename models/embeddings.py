@@ -120,8 +120,7 @@ class DualEncoder(Encoder):
         self._padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
         self._longest = self._model.config.text_config.max_position_embeddings
         fingerprint = _fingerprint(self._model, [_described(self._model.config)], [self._processor])
-        width = getattr(self._model.config, "projection_dim", None) or self._model.config.text_config.hidden_size
-        super().__init__(name, fingerprint, width)
+        super().__init__(name, fingerprint, self._text_batch(["a"]).shape[1])
 
     def _text_batch(self, texts: list[str]) -> "torch.Tensor":
         inputs = self._processor(
@@ -246,7 +245,7 @@ def load_encoder(name: str, device: str | None = None) -> Encoder:
 
     Raises:
         ValueError: a model of another kind.
-        OSError: no such folder or Hub id, or its files are incomplete; from the library that loads it.
+        OSError: no such folder or Hub id, or its files are incomplete.
     """
     import torch
     from transformers import AutoConfig
@@ -258,7 +257,10 @@ def load_encoder(name: str, device: str | None = None) -> Encoder:
         return SentenceEncoder(name, _bundled_minilm(), device)
     if _is_sentence_transformers(name):
         return SentenceEncoder(name, name, device)
-    config = AutoConfig.from_pretrained(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise OSError(f"{name}: not a folder with a model, and not to be had from the Hub: {error}") from error
     if config.model_type in _VISION_TOWERS:
         return VisionTowerEncoder(name, config, device)
     model_class = MODEL_MAPPING.get(type(config), None)

@@ -85,7 +85,7 @@ class EmbeddingCache:
         stored, last = 0, time.monotonic()
         made = 0
         try:
-            with tqdm(total=len(missing), desc=title, unit=title.split()[-1], disable=not len(missing)) as bar:
+            with tqdm(total=len(missing), desc=f"embedding {title}s", unit=title, delay=1) as bar:
                 for start in range(0, len(missing), chunk):
                     todo = missing[start : start + chunk]
                     values[todo] = encode([position[distinct[row]] for row in todo])
@@ -103,7 +103,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], cache_dir: str | Path | 
     """float32 (N, width), rows of length 1. Equal texts are encoded once."""
     keys = [_key(encoder, "text", text.encode()) for text in texts]
     cache = EmbeddingCache(cache_dir, encoder)
-    return cache.complete(keys, lambda todo: encoder.encode_texts([texts[n] for n in todo]), TEXT_CHUNK, "texts")
+    return cache.complete(keys, lambda todo: encoder.encode_texts([texts[n] for n in todo]), TEXT_CHUNK, "text")
 
 
 def image_content(source: ImageSource) -> tuple[str, bytes]:
@@ -147,12 +147,12 @@ def embed_images(
     distinct = [image for place, image in enumerate(flat) if not isinstance(image, str) or by_path[image] == place]
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda image: _key(encoder, *image_content(image)), distinct)
-        keys = list(tqdm(found, total=len(distinct), desc="reading images", unit="image"))
+        keys = list(tqdm(found, total=len(distinct), desc="reading images", unit="image", delay=1))
 
         def encode(todo: list[int]) -> np.ndarray:
             return encoder.encode_images(list(pool.map(lambda n: _decode(encoder, distinct[n], keys[n]), todo)))
 
-        values = EmbeddingCache(cache_dir, encoder).complete(keys, encode, IMAGE_CHUNK, "images")
+        values = EmbeddingCache(cache_dir, encoder).complete(keys, encode, IMAGE_CHUNK, "image")
     row_of_path = {image: row for row, image in enumerate(distinct) if isinstance(image, str)}
     others = iter(row for row, image in enumerate(distinct) if not isinstance(image, str))
     rows = [row_of_path[image] if isinstance(image, str) else next(others) for image in flat]
