@@ -9,52 +9,30 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, GPT2Config, GPT2Model, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, GPT2Config, GPT2Model
 
 from models.candidate_table import PoolTable
 from models.selection import Encoded, EncodedExamples, Selector, State, fresh_weights
+from models.selector_config import SelectorConfig
 
 
-class GPT2SelectorConfig(PreTrainedConfig):
-    """Shape of a `GPT2Selector`.
+class GPT2SelectorConfig(SelectorConfig):
+    """Shape of a `GPT2Selector`; `SelectorConfig` describes the fields that are not here.
 
     Attributes:
-        embedding_size: d, of queries and examples.
         hidden_size, num_heads, num_layers: of the GPT-2.
-        temperature: of the softmax over the pool.
-        stop: after the first example, STOP is one of the choices.
-        max_shots: the most examples that can be chosen; GPT-2 has no positions beyond.
-        dropout: of embeddings, attention and residuals, in training.
-        seed: of the initial weights.
+        max_shots: the most examples that can be chosen, with or without `stop`: GPT-2 has no positions beyond.
+        dropout: of embeddings, attention and residuals.
     """
 
     model_type = "gpt2_selector"
 
-    embedding_size: int = 768
-    hidden_size: int = 256
     num_heads: int = 4
     num_layers: int = 2
-    temperature: float = 0.1
-    stop: bool = False
-    max_shots: int = 4
-    dropout: float = 0.0
-    seed: int = 0
 
-    def __post_init__(self, **kwargs):
-        for name in ("embedding_size", "hidden_size", "num_heads", "num_layers", "max_shots"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"num_heads: expected a divisor of hidden_size {self.hidden_size}, found {self.num_heads}"
-            )
-        if self.temperature <= 0:
-            raise ValueError(f"temperature: expected more than 0, found {self.temperature}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected at least 0 and less than 1, found {self.dropout}")
-        if self.stop and self.max_shots < 2:
-            raise ValueError(f"max_shots: expected at least 2 in a model that can stop, found {self.max_shots}")
-        super().__post_init__(**kwargs)
+    def check(self) -> None:
+        super().check()
+        self.expect_least("num_layers", 1)
 
 
 class GPT2Selector(Selector):

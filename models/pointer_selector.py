@@ -18,68 +18,43 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoModel
 
 from models.candidate_table import PoolTable
 from models.selection import Encoded, EncodedExamples, Selector, State, fresh_weights, project
+from models.selector_config import SelectorConfig
 
-SELECTOR_TYPES = ("pointer_selector", "gpt2_selector")
 HISTORIES = ("none", "gate", "gru")
 SCORERS = ("cosine", "additive", "bilinear")
 DIVERSITY_START = 0.1
 """Weight of the similarity to what is chosen already, before training."""
 
 
-class PointerSelectorConfig(PreTrainedConfig):
-    """Shape and variant of a `PointerSelector`.
+class PointerSelectorConfig(SelectorConfig):
+    """Shape and variant of a `PointerSelector`; `SelectorConfig` describes the fields that are not here.
 
     Attributes:
-        embedding_size: d, of queries and examples.
-        hidden_size: without a projection if equal to `embedding_size`.
+        hidden_size: there is no input projection if it equals `embedding_size`.
         num_heads, num_layers: of the query's cross-attention to its pool; 0 layers make a bi-encoder.
         history: how a choice changes the state: `none` not at all, `gate` mixes the chosen example in, `gru`.
         scorer: how state and example are compared: `cosine`, `additive` (v . tanh(Ws s + Wc c)) or `bilinear`.
-        temperature: of the softmax over the pool; scores are divided by it.
         diversity: subtract a learned multiple of the similarity to the most similar example chosen already.
-        stop: after the first example, STOP is one of the choices.
-        max_shots: of a model with `stop`: the number of examples after which it has stopped anyway.
-        dropout: of the attention's weights, in training.
-        seed: of the initial weights.
+        dropout: of the attention's weights.
     """
 
     model_type = "pointer_selector"
 
-    embedding_size: int = 768
-    hidden_size: int = 256
-    num_heads: int = 1
     num_layers: int = 1
     history: str = "gate"
     scorer: str = "cosine"
-    temperature: float = 0.1
     diversity: bool = False
-    stop: bool = False
-    max_shots: int = 4
-    dropout: float = 0.0
-    seed: int = 0
 
-    def __post_init__(self, **kwargs):
-        for name, least in (("embedding_size", 1), ("hidden_size", 1), ("num_heads", 1), ("num_layers", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+    def check(self) -> None:
+        super().check()
+        self.expect_least("num_layers", 0)
         for name, allowed in (("history", HISTORIES), ("scorer", SCORERS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, found {getattr(self, name)!r}")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"num_heads: expected a divisor of hidden_size {self.hidden_size}, found {self.num_heads}"
-            )
-        if self.temperature <= 0:
-            raise ValueError(f"temperature: expected more than 0, found {self.temperature}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected at least 0 and less than 1, found {self.dropout}")
-        if self.stop and self.max_shots < 2:
-            raise ValueError(f"max_shots: expected at least 2 in a model that can stop, found {self.max_shots}")
-        super().__post_init__(**kwargs)
 
 
 @dataclass
@@ -274,13 +249,12 @@ def load_selector(path: str | Path) -> Selector:
     from models import gpt2_selector  # noqa: F401  registers its class
 
     config = AutoConfig.from_pretrained(path)
-    if config.model_type not in SELECTOR_TYPES:
-        known = ", ".join(SELECTOR_TYPES)
-        raise ValueError(f"{path}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
-    model, info = AutoModel.from_pretrained(path, output_loading_info=True)
-    wrong = [f"{kind.removesuffix('_keys')}: {info[kind]}" for kind in info if info[kind]]
+    if not isinstance(config, SelectorConfig):
+        raise ValueError(f"{path}: config.json: model_type: expected a selector's, found {config.model_type!r}")
+    model, found = AutoModel.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True)
+    wrong = [f"{what.removesuffix('_keys')}: {sorted(map(str, found[what]))}" for what in found if found[what]]
     if wrong:
-        raise ValueError(f"{path}: weights do not fit the configuration: {'; '.join(wrong)}")
+        raise ValueError(f"{path}: weights do not fit config.json: {'; '.join(wrong)}")
     return model.eval()
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from models.candidate_table import Pools, PoolTable, read_pools
+from models.selector_config import SelectorConfig
 
 METHODS = ("greedy", "beam", "sample")
 CHOSEN_LOGIT = -100.0
@@ -138,7 +139,7 @@ class Selector(PreTrainedModel):
     `teacher_logits` by something faster that gives the same.
     """
 
-    config_class = PreTrainedConfig
+    config_class = SelectorConfig
     base_model_prefix = ""
     main_input_name = "query_embeddings"
 
@@ -433,5 +434,6 @@ def project(width: int, hidden: int) -> nn.Module | None:
     if width == hidden:
         return None
     layer = nn.Linear(width, hidden, bias=False)
-    nn.init.orthogonal_(layer.weight)
+    with torch.no_grad():
+        layer.weight.copy_(nn.init.orthogonal_(torch.empty(hidden, width, dtype=torch.float32)))
     return layer
