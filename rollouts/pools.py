@@ -12,8 +12,8 @@ import argparse
 import hashlib
 import random
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from data.images import ImageError
 from data.pools import ItemId
 from data.records import RecordError
 from data.vqa import VqaRecord
+from models.embeddings import Encoder
 from rollouts.embedding_cache import embed_images, embed_texts, image_content
 from rollouts.embeddings import (
     TEXTS,
@@ -108,7 +109,7 @@ def parse_mix(text: str) -> dict[str, float]:
     return shares
 
 
-def mix_counts(shares: dict[str, float], size: int) -> dict[str, int]:
+def mix_counts(shares: Mapping[str, float], size: int) -> dict[str, int]:
     """How many candidates of a pool each sampler gives: its share, rounded down; the last one named gives the rest.
 
     >>> mix_counts({"random": 0.5, "text_similarity": 0.25, "image_similarity": 0.25}, 10)
@@ -169,79 +170,78 @@ def excluded_rows(
     return found
 
 
-@dataclass
+Vectors = tuple[np.ndarray, np.ndarray]
+"""Of queries (Q, d) and of examples (N, d); the inner product is the similarity."""
+
+
+def compared_vectors(
+    queries: Sequence[VqaRecord],
+    examples: Sequence[VqaRecord],
+    text_encoder: Encoder | None = None,
+    image_encoder: Encoder | None = None,
+    example_text: str = "question",
+    cache_dir: str | Path | None = None,
+) -> dict[str, Vectors]:
+    """Embeddings of `text`, of `image`, or of both, as far as there are encoders.
+
+    Args:
+        example_text: what of an example is encoded; of a query it is always the question.
+    """
+    vectors = {}
+    # Queries and examples at once, so that equal content has equal vectors even where no cache is kept.
+    if image_encoder is not None:
+        images = [record.images for record in (*examples, *queries)]
+        vectors["image"] = embed_images(image_encoder, images, cache_dir)
+    if text_encoder is not None:
+        texts = [record_text(record, example_text) for record in examples] + [record.question for record in queries]
+        vectors["text"] = embed_texts(text_encoder, texts, cache_dir)
+    return {kind: (both[len(examples) :], both[: len(examples)]) for kind, both in vectors.items()}
+
+
+@dataclass(frozen=True)
 class Sampler:
     """Makes pools of rows of examples for queries.
 
     Args:
-        text_encoder, image_encoder: needed by the samplers that compare texts or images.
+        total: number of examples.
+        excluded: of each query, rows that are no candidates.
+        vectors: of `text` and `image`, as far as the sampler compares them.
         text_weight: share of the text in `image_text_similarity`; the rest is the image's.
-        example_text: what of an example its text encoder reads; of a query it is always the question.
         shares: of a mix, by sampler.
-        cache_dir: where embeddings are kept.
     """
 
-    examples: Sequence[VqaRecord]
-    queries: Sequence[VqaRecord]
+    total: int
     excluded: Sequence[Sequence[int]]
-    text_encoder: Any = None
-    image_encoder: Any = None
+    vectors: Mapping[str, Vectors] = field(default_factory=dict)
     text_weight: float = 0.5
-    example_text: str = "question"
-    shares: dict[str, float] | None = None
-    cache_dir: str | None = None
-
-    def __post_init__(self):
-        self._vectors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    shares: Mapping[str, float] = field(default_factory=lambda: parse_mix(DEFAULT_MIX))
 
     def pools(self, name: str, size: int, seed: int = DEFAULT_SEED) -> np.ndarray:
         """int64 (queries, size): rows of examples; those of similarity samplers best first."""
         if name == RANDOM:
-            return random_pools(len(self.examples), size, self.excluded, seed)
+            return random_pools(self.total, size, self.excluded, seed)
         if name == MIX:
             return self._mixed(size, seed)
         queries, examples = self._compared(name)
         return ExactSearch(examples).nearest(queries, size, self.excluded, title=name)
 
     def _mixed(self, size: int, seed: int) -> np.ndarray:
-        counts = mix_counts(self.shares or parse_mix(DEFAULT_MIX), size)
+        counts = mix_counts(self.shares, size)
         names = [name for name in MIX_ORDER if counts.get(name)]
         # Rankings go on behind what is taken at first; the random part comes first, and so never lacks any.
         parts = [self.pools(name, counts[name] if name == RANDOM else size, seed) for name in names]
         taken = [counts[name] for name in names]
         return np.array([mix_rankings(rankings, taken) for rankings in zip(*parts, strict=True)])
 
-    def _compared(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of queries and of examples whose inner product is the similarity."""
-        if name == TEXT:
-            return self._of_texts()
-        if name == IMAGE:
-            return self._of_images()
-        weights = np.sqrt([1 - self.text_weight, self.text_weight]).astype(np.float32)
-        images, texts = self._of_images(), self._of_texts()
+    def _compared(self, name: str) -> Vectors:
+        if name != IMAGE_TEXT:
+            return self.vectors["text" if name == TEXT else "image"]
+        weights = np.sqrt([1 - self.text_weight, self.text_weight], dtype=np.float32)
         queries, examples = (
             np.concatenate([image * weights[0], text * weights[1]], axis=1)
-            for image, text in zip(images, texts, strict=True)
+            for image, text in zip(self.vectors["image"], self.vectors["text"], strict=True)
         )
         return queries, examples
-
-    # Queries are embedded together with the examples, so that equal content has equal vectors without a cache too.
-
-    def _of_texts(self) -> tuple[np.ndarray, np.ndarray]:
-        if "text" not in self._vectors:
-            texts = [record_text(record, self.example_text) for record in self.examples]
-            texts += [record.question for record in self.queries]
-            self._vectors["text"] = self._split(embed_texts(self.text_encoder, texts, self.cache_dir))
-        return self._vectors["text"]
-
-    def _of_images(self) -> tuple[np.ndarray, np.ndarray]:
-        if "image" not in self._vectors:
-            images = [record.images for record in (*self.examples, *self.queries)]
-            self._vectors["image"] = self._split(embed_images(self.image_encoder, images, self.cache_dir))
-        return self._vectors["image"]
-
-    def _split(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return vectors[len(self.examples) :], vectors[: len(self.examples)]
 
 
 def check_sizes(size: int, total: int, queries: Sequence[VqaRecord], excluded: Sequence[Sequence[int]]) -> None:
@@ -332,17 +332,9 @@ def make_pools(arguments: argparse.Namespace, shares: dict[str, float]) -> dict[
         arguments.image_encoder if "image" in kinds else None,
         arguments.device,
     )
-    sampler = Sampler(
-        examples,
-        queries,
-        excluded,
-        text_encoder,
-        image_encoder,
-        arguments.text_weight,
-        arguments.example_text,
-        shares,
-        arguments.cache_dir or None,
-    )
+    cache = arguments.cache_dir or None
+    vectors = compared_vectors(queries, examples, text_encoder, image_encoder, arguments.example_text, cache)
+    sampler = Sampler(len(examples), excluded, vectors, arguments.text_weight, shares)
     pools = sampler.pools(arguments.sampler, arguments.pool_size, arguments.seed)
     ids = [example.id for example in examples]
     return {query.id: [ids[row] for row in pool] for query, pool in zip(queries, pools, strict=True)}

@@ -19,6 +19,7 @@ from rollouts.nearest import ExactSearch
 from rollouts.pools import (
     DEFAULT_MIX,
     IMAGE,
+    IMAGE_TEXT,
     RANDOM,
     SAMPLERS,
     TEXT,
@@ -171,24 +172,15 @@ def test_the_query_is_excluded_by_its_id():
     assert excluded_rows(queries, examples, same_image=True) == [[1], [2, 3], [0, 2]]
 
 
-class OneVector:
-    """An encoder to which all texts and all images are alike."""
-
-    fingerprint, width, can_text, can_images = "f" * 64, 2, True, True
-
-    def encode_texts(self, texts) -> np.ndarray:
-        return np.tile(np.array([0.6, 0.8], dtype=np.float32), (len(texts), 1))
-
-
-@pytest.mark.parametrize("sampler", [RANDOM, TEXT, "mix"])
+@pytest.mark.parametrize("sampler", [RANDOM, TEXT, IMAGE_TEXT, "mix"])
 def test_identical_embeddings_do_not_bring_the_query_into_its_pool(sampler):
     examples = [record(number) for number in range(30)]
-    excluded = excluded_rows(examples, examples)
-    made = Sampler(examples, examples, excluded, OneVector(), shares=parse_mix("random=.5,text_similarity=.5"))
+    alike = np.tile(np.array([0.6, 0.8], dtype=np.float32), (30, 1))
+    made = Sampler(30, excluded_rows(examples, examples), {"text": (alike, alike), "image": (alike, alike)})
     for row, pool in enumerate(made.pools(sampler, 12).tolist()):
         assert row not in pool
         assert len(set(pool)) == 12
-    if sampler == TEXT:  # ties in the order of the rows
+    if sampler in (TEXT, IMAGE_TEXT):  # ties in the order of the rows
         assert made.pools(sampler, 12)[3].tolist() == [0, 1, 2, *range(4, 13)]
 
 
@@ -285,7 +277,7 @@ def _image(examples: dict, query, pool: list) -> bool:
 
 def test_the_weight_leads_from_images_to_texts(command):
     options = ("--num-queries", "10", "--pool-size", "8")
-    both = [command("image_text_similarity", *options, "--text-weight", weight) for weight in ("0", "0.5", "1")]
+    both = [command(IMAGE_TEXT, *options, "--text-weight", weight) for weight in ("0", "0.5", "1")]
     pure = [command(IMAGE, *options), command(TEXT, *options)]
     assert [row["pool"] for row in both[0]] == [row["pool"] for row in pure[0]]
     assert [row["pool"] for row in both[2]] == [row["pool"] for row in pure[1]]
