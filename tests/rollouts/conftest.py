@@ -1,6 +1,7 @@
 """A small example-selection data set with pools, embeddings and untrained selectors, and a VLM that echoes."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,17 +43,28 @@ def echo_vlm() -> EchoVLM:
     return EchoVLM()
 
 
-@pytest.fixture
-def echoing(monkeypatch, echo_vlm) -> EchoVLM:
-    """Commands of this process use the echoing VLM."""
+def _use(patch: pytest.MonkeyPatch, vlm: EchoVLM) -> EchoVLM:
     from rollouts import answers
 
     def open_book(arguments, folder):
         generation = {"max_new_tokens": arguments.max_new_tokens}
-        return answers.AnswerBook(echo_vlm, {"model": str(arguments.model)}, folder, generation)
+        return answers.AnswerBook(vlm, {"model": str(arguments.model)}, folder, generation)
 
-    monkeypatch.setattr(answers, "open_answer_book", open_book)
-    return echo_vlm
+    patch.setattr(answers, "open_answer_book", open_book)
+    return vlm
+
+
+@pytest.fixture
+def echoing(monkeypatch, echo_vlm) -> EchoVLM:
+    """Commands of this process use the echoing VLM."""
+    return _use(monkeypatch, echo_vlm)
+
+
+@pytest.fixture(scope="module")
+def echoing_module() -> Iterator[EchoVLM]:
+    """The same for fixtures of a whole module."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield _use(patch, EchoVLM())
 
 
 def _write_records(folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from models.gpt2_selector import GPT2Selector, GPT2SelectorConfig
 from models.pointer_selector import PointerSelector, PointerSelectorConfig
-from rollouts.proposals import Proposal, Proposer, ProposalSettings, distinct_key, random_tuples
+from rollouts.proposals import Proposal, ProposalSettings, Proposer, distinct_key, random_tuples
 from rollouts.selection import PoolBatch, cosines, most_similar_sets
 
 WIDTH, EXAMPLES = 6, 15
