@@ -6,7 +6,7 @@ numbers (a question asked of many images) are compared once.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -53,6 +53,7 @@ class ExactSearch:
         queries: np.ndarray,
         count: int,
         excluded: Sequence[Sequence[int]] | None = None,
+        weights: np.ndarray | None = None,
         title: str = "searching",
     ) -> np.ndarray:
         """int64 (Q, count): for each query its most similar rows, best first, ties by row number.
@@ -60,11 +61,12 @@ class ExactSearch:
         Args:
             queries: float32 (Q, d).
             excluded: of each query, rows that it must not get.
+            weights: float64 (d,), of the columns; by default all count as they are.
 
         Raises:
             ValueError: fewer than `count` rows are left for a query.
         """
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        weights = np.ones(queries.shape[1]) if weights is None else weights
         excluded = [()] * len(queries) if excluded is None else [np.unique(rows) for rows in excluded]
         for number, rows in enumerate(excluded):
             if self._total - len(rows) < count:
@@ -74,13 +76,16 @@ class ExactSearch:
         with tqdm(total=len(queries), desc=title, unit="query", delay=1) as bar:
             for start in range(0, len(queries), QUERY_CHUNK):
                 chunk = np.arange(start, min(start + QUERY_CHUNK, len(queries)))
-                self._fill(result, queries, count, excluded, chunk)
+                weighted = queries[chunk].astype(np.float64) * weights
+                result[chunk] = self._of_chunk(weighted, count, [excluded[number] for number in chunk])
                 bar.update(len(chunk))
         return result
 
-    def _fill(self, result: np.ndarray, queries: np.ndarray, count: int, excluded: Sequence, todo: np.ndarray) -> None:
-        """Answers the queries `todo`; those that remain uncertain again, each time with more candidates."""
-        wanted = count + max(len(excluded[number]) for number in todo)
+    def _of_chunk(self, queries: np.ndarray, count: int, excluded: Sequence) -> np.ndarray:
+        """Answers float64 queries (Q, d); those that remain uncertain again, each time with more candidates."""
+        result = np.empty((len(queries), count), dtype=np.int64)
+        wanted = count + max(map(len, excluded))
+        todo = np.arange(len(queries))
         for limit in (wanted + SPARE, WIDER * (wanted + SPARE), len(self._distinct)):
             uncertain = []
             for number, found, beyond in self._candidates(queries, todo, min(limit, len(self._distinct))):
@@ -90,10 +95,11 @@ class ExactSearch:
                 else:
                     result[number] = rows
             if not uncertain:
-                return
+                break
             todo = np.array(uncertain)
+        return result
 
-    def _candidates(self, queries: np.ndarray, todo: np.ndarray, limit: int):
+    def _candidates(self, queries: np.ndarray, todo: np.ndarray, limit: int) -> Iterator[tuple]:
         """For each query: its number, `limit` distinct rows, and what the exact score of no other one can exceed."""
         import faiss
 
@@ -101,12 +107,13 @@ class ExactSearch:
             for number in todo:
                 yield number, np.arange(limit), -np.inf
             return
-        scores, found = faiss.knn(queries[todo], self._distinct, limit, metric=faiss.METRIC_INNER_PRODUCT)
-        width = queries.shape[1]
-        for number, worst, rows in zip(todo, scores[:, -1], found, strict=True):
-            # A float32 sum of `width` products is off by at most width * 2^-24 times the product of both lengths.
-            slip = 1.01 * (width + 1) * 2.0**-24 * np.linalg.norm(queries[number]) * self._longest
-            yield number, rows, worst + slip
+        rounded = queries[todo].astype(np.float32)
+        scores, found = faiss.knn(rounded, self._distinct, limit, metric=faiss.METRIC_INNER_PRODUCT)
+        # Rounding the query and summing `width` products in float32 puts a score off by at most (width + 2) * 2^-24
+        # times the product of both lengths.
+        slips = 1.01 * (queries.shape[1] + 2) * 2.0**-24 * np.linalg.norm(queries[todo], axis=1) * self._longest
+        for number, rows, beyond in zip(todo, found, scores[:, -1] + slips, strict=True):
+            yield number, rows, beyond
 
     def _ranked(
         self, query: np.ndarray, found: np.ndarray, beyond: float, count: int, excluded: Sequence[int]
@@ -135,7 +142,6 @@ class ExactSearch:
 
     def _scores(self, query: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """float64 inner products; each is summed in the same order wherever its row stands."""
-        query = query.astype(np.float64)
         return np.concatenate(
             [
                 np.einsum("nd,d->n", self._distinct[groups[start : start + HASH_CHUNK]].astype(np.float64), query)

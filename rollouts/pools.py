@@ -222,8 +222,8 @@ class Sampler:
             return random_pools(self.total, size, self.excluded, seed)
         if name == MIX:
             return self._mixed(size, seed)
-        queries, examples = self._compared(name)
-        return ExactSearch(examples).nearest(queries, size, self.excluded, title=name)
+        queries, examples, weights = self._compared(name)
+        return ExactSearch(examples).nearest(queries, size, self.excluded, weights, title=name)
 
     def _mixed(self, size: int, seed: int) -> np.ndarray:
         counts = mix_counts(self.shares, size)
@@ -233,15 +233,14 @@ class Sampler:
         taken = [counts[name] for name in names]
         return np.array([mix_rankings(rankings, taken) for rankings in zip(*parts, strict=True)])
 
-    def _compared(self, name: str) -> Vectors:
+    def _compared(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Vectors of queries and of examples, and the weights of their columns."""
         if name != IMAGE_TEXT:
-            return self.vectors["text" if name == TEXT else "image"]
-        weights = np.sqrt([1 - self.text_weight, self.text_weight], dtype=np.float32)
-        queries, examples = (
-            np.concatenate([image * weights[0], text * weights[1]], axis=1)
-            for image, text in zip(self.vectors["image"], self.vectors["text"], strict=True)
-        )
-        return queries, examples
+            return *self.vectors["text" if name == TEXT else "image"], None
+        images, texts = self.vectors["image"], self.vectors["text"]
+        queries, examples = (np.concatenate(parts, axis=1) for parts in zip(images, texts, strict=True))
+        widths = [images[0].shape[1], texts[0].shape[1]]
+        return queries, examples, np.repeat([1 - self.text_weight, self.text_weight], widths)
 
 
 def check_sizes(size: int, total: int, queries: Sequence[VqaRecord], excluded: Sequence[Sequence[int]]) -> None:

@@ -46,6 +46,15 @@ def test_results_are_exact(kind):
         assert found.tolist() == expected
 
 
+def test_weights_of_columns_are_exact():
+    """0.3 and 0.7 have no exact float32: rounding them before the search would reorder near ties."""
+    rng = np.random.default_rng(5)
+    vectors = made("nearly copies", 300, 12, rng)
+    weights = np.repeat([0.3, 0.7], 6)
+    found = ExactSearch(vectors).nearest(vectors[:20], 30, weights=weights)
+    assert found.tolist() == [exact(vectors, vectors[row].astype(np.float64) * weights, 30) for row in range(20)]
+
+
 def test_float32_alone_would_not_be_exact():
     """The hard case above is one: FAISS's own order differs from the exact one."""
     import faiss
