@@ -17,10 +17,10 @@ from typing import Any
 from tqdm import tqdm
 
 from data.records import RecordError
+from data.shards import process_state
 from data.vqa import VqaRecord, common_answer
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts.in_context_vlm import DEFAULT_BATCH_TOKENS, InContextRequest, InContextVLM
-from rollouts.shards import process_state
 
 FULL_WEIGHT = 3
 """Annotators whose agreement makes an answer fully right, in the official VQA accuracy."""

@@ -247,8 +247,8 @@ def shard_settings(arguments: argparse.Namespace, queries: Sequence[Query]) -> d
 
 def load_scorer(arguments: argparse.Namespace) -> Scorer:
     """The VLM on this process's device, and how it scores."""
+    from data.shards import process_state
     from rollouts.in_context_vlm import DEFAULT_BATCH_TOKENS, InContextVLM
-    from rollouts.shards import process_state
 
     vlm = InContextVLM.load(
         arguments.model,
@@ -270,7 +270,7 @@ def load_scorer(arguments: argparse.Namespace) -> Scorer:
 
 def make_beams(arguments: argparse.Namespace) -> int:
     """Searches, and writes the file; returns the number of groups."""
-    from rollouts.shards import ShardStore
+    from data.shards import ShardStore
 
     queries = {query.id: query for query in read_queries(arguments)}
     work_dir = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")

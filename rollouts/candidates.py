@@ -90,11 +90,11 @@ def make_candidates(arguments: argparse.Namespace) -> None:
         tables = load_tables(arguments.query_table, arguments.example_table, data)
     given = _load_given(arguments, data)
 
+    from data.shards import process_state
     from rollouts.answers import open_answer_book
     from rollouts.choices import load_fitting_selector
     from rollouts.proposals import ProposalSettings
     from rollouts.scored_candidates import CandidateMaker
-    from rollouts.shards import process_state
 
     device = arguments.device or process_state().device
     selector_name, selector = None, None
@@ -121,7 +121,7 @@ def _make_all(maker, work: Path, settings: dict, arguments: argparse.Namespace) 
     """The rows of all queries, each kept as soon as it is there, and the file of groups at the end."""
     from tqdm import tqdm
 
-    from rollouts.shards import ShardStore
+    from data.shards import ShardStore
 
     by_id = {query.id: query for query in maker.data.queries}
     with ShardStore(work, settings) as store:

@@ -215,10 +215,10 @@ def make_completions(arguments: argparse.Namespace) -> None:
     rows = _load_rows(arguments, recipe)
     check_columns(rewards, [{**row, "completion": ""} for row in rows], arguments.dataset)
 
+    from data.shards import process_state
     from models.checkpoints import find_model
     from models.loading import load_processor, load_vlm
     from rollouts.answers import model_fingerprint
-    from rollouts.shards import process_state
 
     try:
         model_name = find_model(arguments.model)
@@ -255,7 +255,7 @@ def _make_all(maker: CompletionMaker, rows: Sequence[dict], settings: dict, argu
     """The groups of all rows, each kept as soon as it is there, and the file at the end."""
     from tqdm import tqdm
 
-    from rollouts.shards import ShardStore
+    from data.shards import ShardStore
 
     by_id = {row["id"]: row for row in rows}
     work = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")

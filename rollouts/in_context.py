@@ -42,10 +42,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
             raise RecordError([f"--query-table and --example-table are needed by {names}"])
         tables = load_tables(arguments.query_table, arguments.example_table, data)
 
+    from data.shards import process_state
     from rollouts.answers import open_answer_book
     from rollouts.evaluation import Evaluation
     from rollouts.evaluation_report import format_summary, write_report
-    from rollouts.shards import process_state
 
     state = process_state()
     evaluation = Evaluation(data, arguments.shots, arguments.construct_order, arguments.seed)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data.records import RecordError
-from rollouts.shards import ShardStore
+from data.shards import ShardStore
 
 SETTINGS = {"model": "tiny", "shots": 2}
 IDS = ["a", 1, "1", "with space", 7]
