@@ -230,6 +230,9 @@ def open_answer_book(arguments: argparse.Namespace, folder: str | Path | None) -
 
     Args:
         folder: where answers are kept.
+
+    Raises:
+        RecordError: there is no model of this name.
     """
     settings = {
         "model": model_fingerprint(arguments.model),
@@ -244,14 +247,17 @@ def open_answer_book(arguments: argparse.Namespace, folder: str | Path | None) -
         "num_beams": arguments.generation_beams,
         "length_penalty": arguments.length_penalty,
     }
-    vlm = InContextVLM.load(
-        arguments.model,
-        device=arguments.device or process_state().device,
-        dtype=arguments.dtype,
-        min_pixels=arguments.min_pixels,
-        max_pixels=arguments.max_pixels,
-        prompt_style=arguments.prompt_style,
-        system_prompt=arguments.system_prompt,
-        max_batch_tokens=arguments.max_batch_tokens or DEFAULT_BATCH_TOKENS,
-    )
+    try:
+        vlm = InContextVLM.load(
+            arguments.model,
+            device=arguments.device or process_state().device,
+            dtype=arguments.dtype,
+            min_pixels=arguments.min_pixels,
+            max_pixels=arguments.max_pixels,
+            prompt_style=arguments.prompt_style,
+            system_prompt=arguments.system_prompt,
+            max_batch_tokens=arguments.max_batch_tokens or DEFAULT_BATCH_TOKENS,
+        )
+    except OSError as error:  # transformers' own, for a folder or Hub id without a model
+        raise RecordError([f"--model {arguments.model}: {error}"]) from error
     return AnswerBook(vlm, settings, folder, generation)

@@ -138,8 +138,8 @@ def load_fitting_selector(name: str, tables: tuple[EmbeddingTable, EmbeddingTabl
     try:
         found = find_model(name)
         selector = load_selector(found)
-    except (FileNotFoundError, ValueError) as error:
-        raise RecordError([f"selector {error}"]) from error
+    except (OSError, ValueError) as error:
+        raise RecordError([f"selector {name}: {error}"]) from error
     expected, width, limit = selector.config.embedding_size, tables[0].width, selector.shot_limit
     if expected != width:
         raise RecordError([f"selector {found}: expected embeddings of {expected} numbers, the tables have {width}"])
