@@ -93,14 +93,14 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024):
     )
 
 
-def build_processor(tokenizer, max_pixels: int = MAX_PIXELS):
-    """A `Qwen2VLProcessor` for images of at most `max_pixels` pixels."""
+def build_processor(tokenizer, max_pixels: int = MAX_PIXELS, merge_size: int = MERGE_SIZE):
+    """A `Qwen2VLProcessor` for images of at most `max_pixels` pixels; `merge_size` as the model's."""
     from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
     sizes = {
         "patch_size": PATCH_SIZE,
-        "merge_size": MERGE_SIZE,
-        "size": {"shortest_edge": (PATCH_SIZE * MERGE_SIZE) ** 2, "longest_edge": max_pixels},
+        "merge_size": merge_size,
+        "size": {"shortest_edge": (PATCH_SIZE * merge_size) ** 2, "longest_edge": max_pixels},
     }
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(**sizes),
@@ -110,12 +110,25 @@ def build_processor(tokenizer, max_pixels: int = MAX_PIXELS):
     )
 
 
-def build_model(tokenizer, hidden_size: int = 128, layers: int = 2, initializer_range: float = 0.08, seed: int = 0):
+def build_model(
+    tokenizer,
+    hidden_size: int = 128,
+    layers: int = 2,
+    initializer_range: float = 0.08,
+    seed: int = 0,
+    merge_size: int = MERGE_SIZE,
+    vision_depth: int = 2,
+    vision_width: int = 64,
+    vision_initializer_range: float | None = None,
+):
     """A `Qwen2VLForConditionalGeneration` with random float32 weights.
 
     Args:
         hidden_size: of the language model; a multiple of 32, the width of a head.
         initializer_range: standard deviation of the initial weights. At this size the usual 0.02 does not learn.
+        merge_size: a visual token is made of this many patches in height and width.
+        vision_depth, vision_width: layers and width of the vision tower.
+        vision_initializer_range: of the vision tower's weights; by default the same.
     """
     from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration, set_seed
 
@@ -138,13 +151,13 @@ def build_model(tokenizer, hidden_size: int = 128, layers: int = 2, initializer_
             "pad_token_id": ids["<|endoftext|>"],
         },
         vision_config={
-            "depth": 2,
-            "embed_dim": 64,
+            "depth": vision_depth,
+            "embed_dim": vision_width,
             "hidden_size": hidden_size,  # width of the language model, by Qwen2-VL's naming
             "num_heads": 2,
             "patch_size": PATCH_SIZE,
-            "spatial_merge_size": MERGE_SIZE,
-            "initializer_range": initializer_range,
+            "spatial_merge_size": merge_size,
+            "initializer_range": initializer_range if vision_initializer_range is None else vision_initializer_range,
         },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
