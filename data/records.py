@@ -95,7 +95,20 @@ def _read_json(path: Path) -> Iterator[tuple[Location, Any]]:
         yield Location(str(path), number, "item"), row
 
 
-def _read_dataset(source: str, rows: Iterable[dict]) -> Iterator[tuple[Location, Any]]:
+def _undecoded(feature: Any) -> Any:
+    """A feature of the datasets library whose images stay bytes, so that a broken one is found with its row."""
+    from datasets import Image, List
+
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    return List(_undecoded(feature.feature), feature.length) if isinstance(feature, List) else feature
+
+
+def _read_dataset(source: str, rows: Any) -> Iterator[tuple[Location, Any]]:
+    from datasets import Features
+
+    features = Features({name: _undecoded(feature) for name, feature in rows.features.items()})
+    rows = rows if features == rows.features else rows.cast(features)
     for number, row in enumerate(rows, start=1):
         yield Location(source, number, "row"), row
 

@@ -1,0 +1,200 @@
+"""Preferences from easy-VQA: a right against a plausible wrong answer, both in the same natural sentence.
+
+The question must not give the answer away. easy-VQA's question text alone predicts most of its yes/no answers, so
+every split is drawn evenly over the kinds of questions, over yes and no within each yes/no question, and over all
+(right, wrong) pairs of colours or shapes. Beside the preferences, the right answers are written as visual question
+answering, for a warm start and for reinforcement learning:
+
+    train.jsonl, validation.jsonl, test.jsonl              preferences (data/preferences.py); no image in two of them
+    test_blank_image.jsonl, test_other_image.jsonl,        the test with the image grey, with another record's image,
+    test_blank_question.jsonl                              and without the question: what the images and questions do
+    answers/train.jsonl, ...                               {"question", "answers", "image", ...} (data/vqa.py)
+"""
+
+import itertools
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from data.records import atomic_write, write_jsonl
+from data.sources import EASY_VQA, SourceItem, load_splits
+from data.vqa import ANNOTATORS
+
+SHARES = (0.9, 0.1, 0.1)
+"""Of training and validation, of the images that are not easy-VQA's own test."""
+COLOURS = ("red", "green", "blue", "black", "gray", "teal", "brown", "yellow")
+SHAPES = ("circle", "rectangle", "triangle")
+KINDS = {"colour": 1, "shape": 1, "presence": 2, "absence": 2}
+"""Kinds of questions and their shares of the training pairs, more of the harder ones; held-out pairs are even."""
+SENTENCES = {
+    "colour": ("The shape is {}.", "Its color is {}.", "The color is {}."),
+    "shape": ("It is a {}.", "The shape is a {}.", "The image shows a {}."),
+    "yes": ("There is a {}.", "The image contains a {}.", "A {} is present."),
+    "no": ("There is no {}.", "The image contains no {}.", "No {} is present."),
+}
+"""Each kind's phrasings; the two answers of a pair have the same one."""
+BLANK_QUESTION = "..."
+GREY = (128, 128, 128)
+IMAGE_SIDE = 64
+
+Cell = tuple[str, ...]
+"""What items must be drawn evenly over."""
+
+
+def question_kind(item: SourceItem) -> str:
+    """One of `KINDS`."""
+    answer = item.answers[0]
+    if answer in COLOURS:
+        return "colour"
+    if answer in SHAPES:
+        return "shape"
+    return "absence" if re.search(r"\b(no|not)\b", item.question) else "presence"
+
+
+def _subject(question: str) -> str:
+    """What a yes/no question asks for: "red shape", "circle"."""
+    found = [word for word in re.findall(r"[a-z]+", question) if word in (*COLOURS, *SHAPES)]
+    return f"{found[0]} shape" if found[0] in COLOURS else found[0]
+
+
+def sentences(item: SourceItem, phrasing: int, wrong: str | None = None) -> tuple[str, str]:
+    """The right and a wrong answer to an item's question, as sentences.
+
+    Args:
+        phrasing: 0 to 2.
+        wrong: colour or shape of the wrong answer; a yes/no question has only one.
+
+    >>> sentences(SourceItem("", "is there not a red shape?", ("no",)), 0)
+    ('There is a red shape.', 'There is no red shape.')
+    """
+    kind, answer = question_kind(item), item.answers[0]
+    if kind in ("colour", "shape"):
+        return SENTENCES[kind][phrasing].format(answer), SENTENCES[kind][phrasing].format(wrong)
+    subject, is_there = _subject(item.question), (answer == "yes") == (kind == "presence")
+    there, not_there = SENTENCES["yes"][phrasing].format(subject), SENTENCES["no"][phrasing].format(subject)
+    return (there, not_there) if is_there else (not_there, there)
+
+
+def _cells(kind: str, items: Sequence[SourceItem]) -> dict[Cell, list[SourceItem]]:
+    """The items of a kind by what they must be drawn evenly over."""
+    cells: dict[Cell, list[SourceItem]] = defaultdict(list)
+    values = {"colour": COLOURS, "shape": SHAPES}.get(kind, ())
+    for item in items:
+        if question_kind(item) != kind:
+            continue
+        if values:
+            for wrong in values:
+                if wrong != item.answers[0]:
+                    cells[item.answers[0], wrong].append(item)
+        else:
+            cells[item.question, item.answers[0]].append(item)
+    # What occurs without its opposite would give the answer away.
+    return {cell: cells[cell] for cell in sorted(cells) if _opposite(kind, cell) in cells}
+
+
+def _opposite(kind: str, cell: Cell) -> Cell:
+    """The cell whose right answer is this one's wrong answer."""
+    if kind in ("colour", "shape"):
+        return cell[1], cell[0]
+    return cell[0], "no" if cell[1] == "yes" else "yes"
+
+
+def _draw(kind: str, items: Sequence[SourceItem], count: int, rng: random.Random) -> Iterator[tuple[SourceItem, str]]:
+    """`count` items with the value of their wrong answer; the cells take turns, each followed by its opposite, and so
+    do the items of a cell."""
+    cells = _cells(kind, items)
+    for found in cells.values():
+        rng.shuffle(found)
+    couples = [(cell, _opposite(kind, cell)) for cell in cells if cell < _opposite(kind, cell)]
+    rng.shuffle(couples)
+    order = [cell for couple in couples for cell in couple]
+    turns = {cell: itertools.cycle(found) for cell, found in cells.items()}
+    for cell in itertools.islice(itertools.cycle(order), count):
+        yield next(turns[cell]), cell[1]
+
+
+def _preferences(split: str, items: Sequence[SourceItem], counts: dict[str, int], rng: random.Random) -> list[dict]:
+    rows = []
+    for kind, count in counts.items():
+        for number, (item, wrong) in enumerate(_draw(kind, items, count, rng)):
+            answers = list(sentences(item, rng.randrange(3), wrong))
+            ranking = [0, 1]
+            if rng.random() < 0.5:  # the place of the right answer tells nothing
+                answers.reverse()
+                ranking.reverse()
+            row = {"id": f"{kind}-{split}-{number}", "query": item.question, "image": item.image}
+            rows.append({**row, "response": answers, "human_ranking": ranking, "kind": kind})
+    rng.shuffle(rows)
+    return rows
+
+
+def _answers(split: str, items: Sequence[SourceItem], counts: dict[str, int], rng: random.Random) -> list[dict]:
+    rows = []
+    for kind, count in counts.items():
+        for number, (item, wrong) in enumerate(_draw(kind, items, count, rng)):
+            right = sentences(item, 0, wrong)[0]
+            row = {"id": f"{kind}-{split}-{number}", "image": item.image, "question": item.question}
+            rows.append({**row, "answers": [right] * ANNOTATORS, "question_type": kind})
+    rng.shuffle(rows)
+    return rows
+
+
+def _divided(total: int, weights: dict[str, int]) -> dict[str, int]:
+    """`total` by weight, at least 1 each."""
+    whole = sum(weights.values())
+    return {name: max(1, total * weight // whole) for name, weight in weights.items()}
+
+
+def _with_other_images(rows: Sequence[dict], rng: random.Random) -> list[dict]:
+    """Every row with the image of another one, drawn so that no row keeps its own."""
+    other = list(rows)
+    rng.shuffle(other)
+    return [
+        {
+            **row,
+            "image": next(
+                one["image"] for one in itertools.chain(other[number:], other) if one["image"] != row["image"]
+            ),
+        }
+        for number, row in enumerate(rows)
+    ]
+
+
+def write_easy_preferences(
+    folder: Path, pairs: int, held_out: int, kinds: Sequence[str], seed: int
+) -> dict[Path, int]:
+    """Writes the files above.
+
+    Args:
+        pairs: of training; also the number of training answers.
+        held_out: pairs of validation and of test, each.
+        kinds: of questions.
+
+    Returns:
+        Number of records of each file.
+    """
+    written: dict[Path, int] = {}
+
+    def write(name: str, rows: list[dict]) -> None:
+        write_jsonl(folder / name, rows)
+        written[folder / name] = len(rows)
+
+    for split, items in load_splits(EASY_VQA, SHARES, seed).items():
+        rng = random.Random(f"{seed}/{split}")
+        weights = {kind: KINDS[kind] if split == "train" else 1 for kind in kinds}
+        counts = _divided(pairs if split == "train" else held_out, weights)
+        rows = _preferences(split, items, counts, rng)
+        write(f"{split}.jsonl", rows)
+        write(f"answers/{split}.jsonl", _answers(split, items, counts, rng))
+        if split == "test":
+            blank = folder / "blank.png"
+            with atomic_write(blank, "wb") as file:
+                Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), GREY).save(file, "PNG")
+            write("test_blank_image.jsonl", [{**row, "image": blank.name} for row in rows])
+            write("test_other_image.jsonl", _with_other_images(rows, rng))
+            write("test_blank_question.jsonl", [{**row, "query": BLANK_QUESTION} for row in rows])
+    return written

@@ -1,0 +1,332 @@
+"""Records of preferences: two or more responses to a prompt with images, ranked by people.
+
+    python -m data.preferences --source easy_vqa --output-dir outputs/preferences
+
+writes preferences from easy-VQA (data/easy_preferences.py). Record, in JSONL, JSON, parquet or a HF data set:
+
+    {"id"?, "query", "image" | "images"?: path(s), bytes or PIL images, "response": [str, str, ...],
+     "human_ranking": [0, 1, ...]: a number a response, lower is better, "margin"?: float}
+
+TRL's form is read too: {"prompt", "chosen", "rejected", "images"?}, texts or chat messages, where the prompt may also
+be what the messages of `chosen` and `rejected` have in common.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from data.field_types import Finite, OneId
+from data.images import ImageError, open_image, resolve_images
+from data.records import RecordError, base_folder, parse_row, read_rows
+
+MAX_CHARACTERS = 200_000
+"""Of a text. More is a file that went astray: no Qwen2-VL reads as many tokens."""
+_FOR_IMAGES = re.compile(r"<\|(?:vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
+WORKERS = 8
+
+
+def _check_text(value: Any) -> Any:
+    """The value, unless it is a text that cannot be used."""
+    if not isinstance(value, str):
+        return value  # its type is checked next
+    if not value.strip():
+        raise PydanticCustomError("text", "expected a text, and this one is empty")
+    if len(value) > MAX_CHARACTERS:
+        context = {"found": len(value), "limit": MAX_CHARACTERS}
+        raise PydanticCustomError("text", "expected at most {limit} characters, and this text has {found}", context)
+    token = _FOR_IMAGES.search(value)
+    if token:
+        raise PydanticCustomError("text", "the text contains {token}, which promises an image", {"token": token[0]})
+    return value
+
+
+Text = Annotated[StrictStr, BeforeValidator(_check_text)]
+"""Not empty, not endless, and without Qwen2-VL's tokens for images."""
+
+
+class Message(BaseModel):
+    """A turn of a conversation; `content` is a text, or parts of type `text` and `image`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: StrictStr
+    content: Text | list[dict[str, Any]]
+
+    @field_validator("content")
+    @classmethod
+    def _check_parts(cls, content: Any) -> Any:
+        if isinstance(content, list):
+            for part in content:
+                kind = part.get("type")
+                if kind not in ("text", "image"):
+                    raise PydanticCustomError(
+                        "part", "expected parts of type text or image, found {kind}", {"kind": kind}
+                    )
+                if kind == "text":
+                    _check_text(part.get("text"))
+        return content
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part["text"] for part in self.content if part["type"] == "text")
+
+
+class PreferenceRecord(BaseModel):
+    """One prompt with the responses that people ranked.
+
+    Attributes:
+        query: a question, or chat messages without the response.
+        images: of the prompt, in order; maybe none.
+        response: texts.
+        human_ranking: of each response; lower is better, equal is a tie.
+        margin: by how much the better response should win, at least.
+    """
+
+    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
+
+    id: OneId | None = None
+    query: Text | list[Message]
+    images: list[Any] = Field(default_factory=list)
+    response: list[Text] = Field(min_length=2)
+    human_ranking: list[Finite]
+    margin: Finite | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_form(cls, row: Any) -> Any:
+        """Reads `image`, and TRL's form, into the fields above."""
+        if not isinstance(row, dict):
+            return row
+        row = dict(row)
+        if row.get("images") is None:
+            image = row.get("image")
+            row["images"] = [] if image is None else list(image) if isinstance(image, list | tuple) else [image]
+        if "chosen" in row and "response" not in row:
+            row |= _from_trl(row)
+        return row
+
+    @field_validator("images")
+    @classmethod
+    def _no_addresses(cls, images: list[Any]) -> list[Any]:
+        for image in images:
+            if isinstance(image, str) and image.startswith(("http://", "https://")):
+                raise PydanticCustomError("image", "expected a path, bytes or an image: addresses are not fetched")
+            if isinstance(image, str) and not image:
+                raise PydanticCustomError("image", "expected a path, and this one is empty")
+        return images
+
+    @model_validator(mode="after")
+    def _check(self) -> "PreferenceRecord":
+        if len(self.human_ranking) != len(self.response):
+            context = {"responses": len(self.response), "ranks": len(self.human_ranking)}
+            message = "human_ranking: expected a rank for each of {responses} responses, found {ranks}"
+            raise PydanticCustomError("ranking", message, context)
+        if self.margin is not None and self.margin < 0:
+            raise PydanticCustomError("margin", "margin: expected at least 0, found {found}", {"found": self.margin})
+        if not isinstance(self.query, str):
+            self._check_messages()
+        return self
+
+    def _check_messages(self) -> None:
+        if not self.query or self.query[-1].role != "user":
+            raise PydanticCustomError("query", "query: expected chat messages that end with the user's turn")
+        parts = [part for turn in self.query if isinstance(turn.content, list) for part in turn.content]
+        places = sum(part["type"] == "image" for part in parts)
+        plain = any(turn.role == "user" and isinstance(turn.content, str) for turn in self.query)
+        if places != len(self.images) and not (plain and places < len(self.images)):
+            context = {"places": places, "images": len(self.images)}
+            message = "images: expected as many as the messages have places ({places}), found {images}"
+            raise PydanticCustomError("images", message, context)
+
+    def prompt(self) -> str | list[dict[str, Any]]:
+        """`query` as a model takes it."""
+        return self.query if isinstance(self.query, str) else [turn.model_dump() for turn in self.query]
+
+
+def _from_trl(row: dict) -> dict[str, Any]:
+    """`query`, `response` and `human_ranking` of a row of TRL's form."""
+    prompt, sides = row.get("prompt", row.get("query")), [row.get("chosen"), row.get("rejected")]
+    found: dict[str, Any] = {"human_ranking": [0, 1]}
+    if not all(isinstance(side, list) for side in sides):
+        return found | {"response": sides, **({} if prompt is None else {"query": prompt})}
+    if prompt is None:  # what both have in common
+        length = 0
+        while length < min(map(len, sides)) - 1 and sides[0][length] == sides[1][length]:
+            length += 1
+        prompt, sides = sides[0][:length], [side[length:] for side in sides]
+    responses = []
+    for name, side in zip(("chosen", "rejected"), sides, strict=True):
+        turn = side[0] if len(side) == 1 and isinstance(side[0], dict) else None
+        if turn is None or turn.get("role") != "assistant" or "content" not in turn:
+            context = {"name": name, "count": len(side)}
+            message = (
+                "{name}: expected the prompt and one turn of the assistant after it, found {count} turns after it"
+            )
+            raise PydanticCustomError("trl", message, context)
+        responses.append(Message.model_validate(turn).text)
+    return found | {"query": prompt, "response": responses}
+
+
+def pairs(record: PreferenceRecord) -> list[tuple[int, int]]:
+    """All (better, worse) positions of responses of unequal rank, in the order of the ranks.
+
+    >>> pairs(PreferenceRecord(query="?", response=["a", "b", "c"], human_ranking=[1, 0, 1]))
+    [(1, 0), (1, 2)]
+    """
+    ranks = record.human_ranking
+    order = sorted(range(len(ranks)), key=lambda position: ranks[position])
+    return [(better, worse) for better in order for worse in order if ranks[better] < ranks[worse]]
+
+
+def tied_pairs(record: PreferenceRecord) -> int:
+    """Number of pairs of responses of equal rank."""
+    count = len(record.response)
+    return count * (count - 1) // 2 - len(pairs(record))
+
+
+@dataclass
+class PreferenceCounts:
+    """What was read.
+
+    Attributes:
+        rows: of the source.
+        records: that are used.
+        pairs: of unequal rank in them.
+        tied_records: left out because all their responses have one rank.
+        tied_pairs: pairs of equal rank, left out; those of `tied_records` too.
+        skipped: bad rows left out.
+        problems: a sentence for each problem of a bad row.
+    """
+
+    rows: int = 0
+    records: int = 0
+    pairs: int = 0
+    tied_records: int = 0
+    tied_pairs: int = 0
+    skipped: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{self.records} of {self.rows} records used, {self.pairs} pairs"
+        if self.tied_pairs:
+            text += f"; ties left out: {self.tied_pairs} pairs, {self.tied_records} whole records"
+        return text + (f"; bad rows skipped: {self.skipped}" if self.skipped else "")
+
+
+def _image_problems(images: Sequence[Any]) -> list[str | None]:
+    """Why each image cannot be used, or `None`; a file that stands several times is opened once."""
+    keys = [image if isinstance(image, str) else number for number, image in enumerate(images)]
+    different = dict(zip(keys, images, strict=True))
+
+    def problem(image: Any) -> str | None:
+        try:
+            open_image(image)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        found = dict(zip(different, pool.map(problem, different.values()), strict=True))
+    return [found[key] for key in keys]
+
+
+def load_preferences(
+    source: str | Path, split: str = "train", skip_bad_rows: bool = False, check_files: bool = True
+) -> tuple[list[PreferenceRecord], PreferenceCounts]:
+    """Records of a file, or of one split of a folder or Hub data set (`data.records.read_rows`).
+
+    Records whose responses all have one rank are left out and counted: they prefer nothing. Records without an id get
+    their row number, from 0.
+
+    Args:
+        skip_bad_rows: leave out rows that cannot be used, and count them, in place of an error.
+        check_files: decode every image.
+
+    Raises:
+        RecordError: lists every problem of every row; or nothing is left.
+    """
+    base = base_folder(source)
+    counts = PreferenceCounts()
+    read: list[tuple[str, PreferenceRecord]] = []
+    for number, (location, row) in enumerate(read_rows(source, split)):
+        counts.rows += 1
+        try:
+            record = parse_row(location, row, PreferenceRecord)
+        except RecordError as error:
+            counts.skipped += 1
+            counts.problems.extend(error.problems)
+            continue
+        known = {"id": number if record.id is None else record.id, "images": resolve_images(record.images, base)}
+        read.append((str(location), record.model_copy(update=known)))
+    bad: set[int] = set()
+    if check_files:
+        places = [(number, image) for number, (_, record) in enumerate(read) for image in record.images]
+        for (number, _), problem in zip(places, _image_problems([image for _, image in places]), strict=True):
+            if problem is not None:
+                bad.add(number)
+                counts.problems.append(f"{read[number][0]}: field 'images': {problem}")
+    counts.skipped += len(bad)
+    if counts.problems and not skip_bad_rows:
+        raise RecordError(counts.problems)
+    records = []
+    for number, (_, record) in enumerate(read):
+        if number in bad:
+            continue
+        counts.tied_pairs += tied_pairs(record)
+        found = len(pairs(record))
+        counts.pairs += found
+        counts.tied_records += not found
+        records += [record] if found else []
+    counts.records = len(records)
+    if not records:
+        where = f"{source}: the {split} split" if Path(source).is_dir() else f"{source}"
+        raise RecordError([f"{where}: no preferences: {counts}", *counts.problems])
+    return records, counts
+
+
+def as_pairs(record: PreferenceRecord) -> list[PreferenceRecord]:
+    """A record of two responses for each pair of unequal rank, the better one first."""
+    return [
+        record.model_copy(update={"response": [record.response[one] for one in pair], "human_ranking": [0, 1]})
+        for pair in pairs(record)
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    from data.easy_preferences import KINDS, write_easy_preferences
+
+    parser = argparse.ArgumentParser(
+        prog="python -m data.preferences", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", choices=["easy_vqa"], required=True)
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=12_000, help="training pairs")
+    parser.add_argument("--held-out-pairs", type=int, default=1_000, help="pairs of validation and of test, each")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="kinds of questions")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    for name in ("pairs", "held_out_pairs"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(arguments, name)}")
+    try:
+        written = write_easy_preferences(
+            arguments.output_dir, arguments.pairs, arguments.held_out_pairs, arguments.kinds, arguments.seed
+        )
+    except RecordError as error:
+        sys.exit(f"error: {error}")
+    for path, count in written.items():
+        print(f"{count} records written to {path}")
+
+
+if __name__ == "__main__":
+    main()
