@@ -1,0 +1,164 @@
+"""Imports a pointer selector of the earlier system (Lever-Plus): v1, v2 or v3, a `.pt` or `.ckpt` file.
+
+    python -m models.convert_selector results/okvqa/model_cpk/v3/rce_epoch5.pt --output-dir outputs/rce
+
+Its checkpoints hold no configuration. Widths, layers and the history are read from the weights; the number of heads
+leaves no trace in them, and is given. A weight that is not known here (other variants, encoders trained along) is an
+error that lists all of them: nothing is left out in silence. Nothing but tensors and plain values is unpickled.
+"""
+
+import argparse
+import pickle
+import re
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+STATE_KEYS = ("model_state_dict", "state_dict")
+"""Where `.pt` files (RCE, GRPO) and `.ckpt` files (Lightning) keep their weights."""
+ANCHOR = "cand_proj.weight"
+"""A weight that all versions have; what stands before its name is the prefix of all."""
+ATTENTION = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+
+
+def read_state(path: Path) -> tuple[dict, dict]:
+    """Weights of a checkpoint without their prefix, and the plain values that were stored beside them.
+
+    Raises:
+        ValueError: not such a checkpoint.
+    """
+    import torch
+
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not a file that torch.save wrote")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path}: not a checkpoint of tensors and plain values alone: {reason}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a dictionary, found {type(content).__name__}")
+    key = next((key for key in STATE_KEYS if key in content), None)
+    state = content if key is None else content[key]
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: {key}: expected a dictionary, found {type(state).__name__}")
+    notes = {} if key is None else {name: value for name, value in content.items() if _is_note(value)}
+    return _without_prefix(path, state), notes
+
+
+def _is_note(value) -> bool:
+    return isinstance(value, (int, float, str))
+
+
+def _without_prefix(path: Path, state: dict) -> dict:
+    import torch
+
+    anchors = [key for key in state if key == ANCHOR or key.endswith(f".{ANCHOR}")]
+    if len(anchors) != 1:
+        found = ", ".join(map(str, list(state)[:10])) or "nothing"
+        raise ValueError(f"{path}: expected one weight named {ANCHOR}, found {len(anchors)} of them; it has {found}")
+    prefix = anchors[0].removesuffix(ANCHOR)
+    others = [key for key in state if not key.startswith(prefix)]
+    if others:
+        raise ValueError(f"{path}: weights outside of {prefix!r}, where the selector is: {', '.join(others)}")
+    weights = {key.removeprefix(prefix): value for key, value in state.items()}
+    for name, value in weights.items():
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            raise ValueError(
+                f"{path}: {prefix}{name}: expected a tensor of floating-point numbers, found {value!r:.80}"
+            )
+        if not value.isfinite().all():
+            raise ValueError(f"{path}: {prefix}{name}: expected finite numbers, found NaN or infinite ones")
+    return weights
+
+
+def expected_shapes(hidden: int, width: int, layers: int, gate: bool) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of a selector."""
+    shapes = {"query_proj.weight": (hidden, hidden), "cand_proj.weight": (hidden, hidden)}
+    if width != hidden:
+        shapes["input_proj.weight"] = (hidden, width)
+    attention = dict(zip(ATTENTION, [(3 * hidden, hidden), (3 * hidden,), (hidden, hidden), (hidden,)], strict=True))
+    for layer in range(layers):
+        shapes |= {f"cross_attn_layers.{layer}.{name}": shape for name, shape in attention.items()}
+        shapes |= {f"attn_norms.{layer}.{name}": (hidden,) for name in ("weight", "bias")}
+    if gate:
+        shapes |= {"query_update_gate.weight": (hidden, 2 * hidden), "query_update_gate.bias": (hidden,)}
+    return shapes
+
+
+def convert(path: Path, num_heads: int = 1, temperature: float = 0.1):
+    """The `PointerSelector` of a checkpoint, in float32 and eval mode, and the values stored beside its weights.
+
+    Args:
+        num_heads: of the attention; the earlier system's configurations have 1.
+        temperature: of the softmax, which its checkpoints do not hold.
+
+    Raises:
+        ValueError: weights that are missing, unknown or of another shape; lists all of them.
+    """
+    from models.pointer_selector import PointerSelector, PointerSelectorConfig
+
+    weights, notes = read_state(path)
+    hidden = weights[ANCHOR].shape[0]
+    width = weights["input_proj.weight"].shape[-1] if "input_proj.weight" in weights else hidden
+    numbers = [int(found[1]) for name in weights if (found := re.match(r"cross_attn_layers\.(\d+)\.", name))]
+    gate = any(name.startswith("query_update_gate.") for name in weights)
+    shapes = expected_shapes(hidden, width, max(numbers, default=-1) + 1, gate)
+    problems = [f"unknown: {name}" for name in weights if name not in shapes]
+    problems += [f"missing: {name}" for name in shapes if name not in weights]
+    for name in shapes.keys() & weights.keys():
+        found = tuple(weights[name].shape)
+        if found != shapes[name]:
+            problems.append(f"{name}: expected shape {shapes[name]}, found {found}")
+    if problems:
+        raise ValueError(f"{path}: not a selector that can be imported: {'; '.join(sorted(problems))}")
+    config = PointerSelectorConfig(
+        embedding_size=width,
+        hidden_size=hidden,
+        num_heads=num_heads,
+        num_layers=max(numbers, default=-1) + 1,
+        history="gate" if gate else "none",
+        temperature=temperature,
+    )
+    selector = PointerSelector(config)
+    selector.load_state_dict({name: value.float() for name, value in weights.items()})
+    return selector.eval(), notes
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m models.convert_selector",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="OLD", help=".pt or .ckpt file of the earlier system")
+    parser.add_argument("--output-dir", type=Path, required=True, help="a folder that is not there yet, or empty")
+    parser.add_argument(
+        "--num-heads", type=int, default=1, help="of its attention (default 1, as in its configurations)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.1, help="of its softmax (default 0.1)")
+    arguments = parser.parse_args(argv)
+    folder = arguments.output_dir
+    if not arguments.checkpoint.is_file():
+        sys.exit(f"error: {arguments.checkpoint}: no such file")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        sys.exit(f"error: --output-dir {folder}: exists and is not an empty folder")
+    try:
+        selector, notes = convert(arguments.checkpoint, arguments.num_heads, arguments.temperature)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+        selector.save_pretrained(Path(made) / "selector")
+        (Path(made) / "selector").replace(folder)
+    config = selector.config
+    stored = "".join(f", {name} {value}" for name, value in notes.items())
+    print(
+        f"{selector.num_parameters():,} parameters (width {config.embedding_size}, hidden size {config.hidden_size}, "
+        f"{config.num_layers} layers, history {config.history}{stored}), written to {folder}"
+    )
+
+
+if __name__ == "__main__":
+    main()
