@@ -10,6 +10,7 @@ the example with the query's id, has no example twice, and has exactly `--pool-s
 
 import argparse
 import hashlib
+import itertools
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -126,8 +127,11 @@ def mix_rankings(rankings: Sequence[np.ndarray], counts: Sequence[int]) -> list[
     First the best `counts[i]` of each ranking in turn, without those that an earlier one has brought. What a ranking
     thereby lacks follows at the end, from its further rows, again in turn.
 
+    Raises:
+        ValueError: a ranking is too short to make up for what it lacks; one as long as the pool never is.
+
     >>> mix_rankings([np.array([4, 7]), np.array([7, 4, 1, 0]), np.array([1, 2, 3, 4])], [2, 1, 1])
-    [4, 7, 1, 2]
+    [4, 7, 1, 0]
     """
     chosen: dict[int, None] = {}
     lacking = []
@@ -137,7 +141,10 @@ def mix_rankings(rankings: Sequence[np.ndarray], counts: Sequence[int]) -> list[
         lacking.append(count - len(new))
     for ranking, count, lack in zip(rankings, counts, lacking, strict=True):
         further = (row for row in ranking[count:].tolist() if row not in chosen)
-        chosen.update(dict.fromkeys([row for row, _ in zip(further, range(lack), strict=False)]))
+        made_up = list(itertools.islice(further, lack))
+        if len(made_up) < lack:
+            raise ValueError(f"a ranking of {len(ranking)} rows: {lack - len(made_up)} too few to fill the pool")
+        chosen.update(dict.fromkeys(made_up))
     return list(chosen)
 
 

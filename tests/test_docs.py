@@ -23,7 +23,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-PACKAGES = ("data", "filter_agents", "models", "rewards", "trainers", "benchmarks")
+PACKAGES = ("data", "filter_agents", "models", "rewards", "rollouts", "trainers", "benchmarks")
 FOLDERS = (*PACKAGES, "accelerate_configs", "docs", "recipes", "tests")
 ELSEWHERE = {"cd", "git", "hf", "pip", ".", "export"}
 """Commands that are not this project's."""

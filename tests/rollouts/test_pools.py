@@ -161,6 +161,12 @@ def test_a_mix_of_any_overlap_has_its_size():
         assert set(pool[len(distinct) :]) <= further
 
 
+def test_a_ranking_that_cannot_fill_the_pool_is_an_error():
+    assert mix_rankings([np.array([1]), np.array([1, 2])], [1, 1]) == [1, 2]
+    with pytest.raises(ValueError, match="a ranking of 2 rows: 1 too few to fill the pool"):
+        mix_rankings([np.array([1, 2]), np.array([1, 2])], [2, 1])
+
+
 def record(number, image: str = "a.png", question: str = "?") -> VqaRecord:
     return VqaRecord(id=number, question=question, images=image.split(), answers=["x"])
 
