@@ -13,7 +13,7 @@ and model, up to the rounding of floating-point sums.
 import inspect
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,9 @@ from models.generation import evaluating
 from models.loading import load_processor, load_vlm, vision_token_ids
 from rollouts.image_features import ImageFeatures
 from rollouts.prompt_pieces import IMAGE_TOKEN, Layout, Piece, PieceMaker, lay_out
+from rollouts.shared_prefixes import KeptStates, Node, plan_waves
 
-DEFAULT_BATCH_TOKENS = 16_384
+DEFAULT_BATCH_TOKENS = 8_192
 DEFAULT_CACHE_BYTES = 2 * 2**30
 _KEPT_PIECES = 32_768
 _PROMPT_MARKS = re.compile(r"\n|Question:|Short answer:")
@@ -85,6 +86,7 @@ class InContextVLM:
         system_prompt: None leaves it to the chat template.
         max_batch_tokens: tokens of a batch, padding included. A longer request is a batch of its own.
         image_cache_bytes: memory for the features of images.
+        prefix_bytes: memory for the keys and values of beginnings that prompts of a call share; 0 shares nothing.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class InContextVLM:
         system_prompt: str | None = IN_CONTEXT_SYSTEM_PROMPT,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
         image_cache_bytes: int = DEFAULT_CACHE_BYTES,
+        prefix_bytes: int = DEFAULT_CACHE_BYTES,
     ):
         if max_batch_tokens < 1:
             raise ValueError(f"max_batch_tokens: expected at least 1, found {max_batch_tokens}")
@@ -108,6 +111,7 @@ class InContextVLM:
         # Its name changed from past_key_values to cache.
         accepted = inspect.signature(self._language_model.forward).parameters
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"
+        self._max_shared_tokens = prefix_bytes // _bytes_per_token(self._language_model)
         self._embed, self._head = model.get_input_embeddings(), model.get_output_embeddings()
         self._image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self._pad_id = tokenizer.pad_token_id
@@ -190,46 +194,43 @@ class InContextVLM:
 
     def answer_log_probs(self, requests: Sequence[InContextRequest]) -> list[float]:
         """Mean log-probability of the answer's tokens, of each request."""
-        rows, targets = [], []
-        for request in requests:
+        # The last token is predicted, never read: rows that differ in it alone share one pass.
+        rows: dict[tuple, tuple[list[Piece], list[Piece]]] = {}
+        numbers: dict[tuple, dict[tuple[int, ...], list[int]]] = {}
+        for number, request in enumerate(requests):
             answer = self._make_answer(request)
-            targets.append(tuple(answer.ids.tolist()))
-            # The last token is predicted, never read.
-            rows.append([*self._prompt(request), *_without_last(answer)])
-        # Rows that differ in the last token of the answer alone share one pass.
-        by_row: dict[tuple, dict[tuple, list[int]]] = {}
-        for number, (row, target) in enumerate(zip(rows, targets, strict=True)):
-            by_row.setdefault(_row_key(row), {}).setdefault(target, []).append(number)
-        firsts = [next(iter(members.values()))[0] for members in by_row.values()]
-        groups = list(by_row.values())
+            *beginning, question = self._prompt(request)
+            rest = [question, *_without_last(answer)]
+            key = tuple(piece.key for piece in (*beginning, *rest))
+            rows.setdefault(key, (beginning, rest))
+            numbers.setdefault(key, {}).setdefault(tuple(answer.ids.tolist()), []).append(number)
+        targets = [list(by_target) for by_target in numbers.values()]
+        members = [list(by_target.values()) for by_target in numbers.values()]
         results = [0.0] * len(requests)
         with torch.inference_mode(), evaluating(self.model):
-            for batch in self._batches([rows[first] for first in firsts]):
-                wanted = [[list(target) for target in groups[member]] for member in batch]
-                scores = iter(self._score([rows[firsts[member]] for member in batch], wanted))
-                for member in batch:
-                    for numbers in groups[member].values():
+            for batch, done in self._run(list(rows.values())):
+                scores = iter(self._score(done, [targets[row] for row in batch]))
+                for row in batch:
+                    for same in members[row]:
                         score = next(scores)
-                        for number in numbers:
+                        for number in same:
                             results[number] = score
         return results
 
-    def _score(self, rows: list[list[Piece]], targets: list[list[list[int]]]) -> list[float]:
+    def _score(self, done: "_Pass", targets: list[list[tuple[int, ...]]]) -> list[float]:
         """Mean log-probabilities of token lists that end one token after each row's end.
 
         Args:
             targets: of each row, one list or several of the same length.
         """
-        layout = lay_out(rows, self._pad_id)
-        hidden = self._forward(layout)  # (B, L, hidden)
         row_of, column_of, token = [], [], []
-        for row, (length, lists) in enumerate(zip(layout.lengths.tolist(), targets, strict=True)):
+        for row, (length, lists) in enumerate(zip(done.layout.lengths.tolist(), targets, strict=True)):
             for tokens in lists:
                 row_of += [row] * len(tokens)
                 column_of += range(length - len(tokens), length)
                 token += tokens
-        device = hidden.device
-        states = hidden[torch.tensor(row_of, device=device), torch.tensor(column_of, device=device)]
+        device = done.hidden.device
+        states = done.hidden[torch.tensor(row_of, device=device), torch.tensor(column_of, device=device)]
         log_probs = self._head(states).float().log_softmax(-1)
         chosen = log_probs.gather(1, torch.tensor(token, device=device)[:, None])[:, 0].double().cpu().numpy()
         sizes = [len(tokens) for lists in targets for tokens in lists]
@@ -252,38 +253,47 @@ class InContextVLM:
         Args:
             length_penalty: of beam search; 0 compares sums of log-probabilities, 1 means.
         """
-        rows = [self._prompt(request) for request in requests]
         members: dict[tuple, list[int]] = {}
-        for number, row in enumerate(rows):
-            members.setdefault(_row_key(row), []).append(number)
-        unique = list(members.values())
+        rows: list[list[Piece]] = []
+        for number, request in enumerate(requests):
+            row = self._prompt(request)
+            same = members.setdefault(tuple(piece.key for piece in row), [])
+            if not same:
+                rows.append(row)
+            same.append(number)
+        numbers = list(members.values())
         results = [""] * len(requests)
         with torch.inference_mode(), evaluating(self.model):
-            for batch in self._batches([rows[numbers[0]] for numbers in unique], max_new_tokens, num_beams):
-                layout = lay_out([rows[unique[member][0]] for member in batch], self._pad_id)
-                if num_beams == 1:
-                    tokens = self._greedy(layout, max_new_tokens)
-                else:
-                    tokens = self._beam_search(layout, max_new_tokens, num_beams, length_penalty)
+            if num_beams == 1:
+                batches = (
+                    (batch, self._greedy(done, max_new_tokens))
+                    for batch, done in self._run([(row[:-1], row[-1:]) for row in rows], max_new_tokens)
+                )
+            else:
+                lengths = [num_beams * (_tokens(row) + max_new_tokens) for row in rows]
+                batches = (
+                    (batch, self._beam_search([rows[row] for row in batch], max_new_tokens, num_beams, length_penalty))
+                    for batch in self._batches([(length, 0) for length in lengths])
+                )
+            for batch, tokens in batches:
                 texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-                for member, text in zip(batch, texts, strict=True):
-                    for number in unique[member]:
+                for row, text in zip(batch, texts, strict=True):
+                    for number in numbers[row]:
                         results[number] = text
         return results
 
     first_answer = staticmethod(first_answer)
 
-    def _greedy(self, layout: Layout, max_new_tokens: int) -> torch.Tensor:
+    def _greedy(self, done: "_Pass", max_new_tokens: int) -> torch.Tensor:
         """New tokens of each row, (B, at most max_new_tokens), filled up after an end token."""
-        cache = DynamicCache(config=self._language_model.config)
-        hidden = self._forward(layout, cache)
-        device = hidden.device
-        rows, width = layout.ids.shape
-        lengths = torch.tensor(layout.lengths, device=device)
-        positions = torch.tensor(layout.ends, device=device)
-        mask = torch.ones(rows, width + max_new_tokens, dtype=torch.long, device=device)
-        mask[:, :width] = torch.arange(width, device=device) < lengths[:, None]  # new keys come after the padding
-        last = hidden[torch.arange(rows, device=device), lengths - 1]
+        device = done.hidden.device
+        rows = len(done.layout.ids)
+        width = done.mask.shape[1]
+        # New keys come after the padding of prompts.
+        mask = torch.nn.functional.pad(torch.tensor(done.mask, device=device).long(), (0, max_new_tokens), value=1)
+        positions = torch.tensor(done.layout.ends, device=device)
+        lengths = torch.tensor(done.layout.lengths, device=device)
+        last = done.hidden[torch.arange(rows, device=device), lengths - 1]
         ends = torch.tensor(self._end_ids, device=device)
         finished = torch.zeros(rows, dtype=torch.bool, device=device)
         tokens = []
@@ -300,11 +310,14 @@ class InContextVLM:
                 position_ids=(positions + step).view(1, rows, 1).expand(3, rows, 1),
                 attention_mask=mask[:, : width + step + 1],
                 use_cache=True,
-                **{self._cache_name: cache},
+                **{self._cache_name: done.cache},
             ).last_hidden_state[:, 0]
         return torch.stack(tokens, dim=1)
 
-    def _beam_search(self, layout: Layout, max_new_tokens: int, num_beams: int, length_penalty: float) -> torch.Tensor:
+    def _beam_search(
+        self, prompts: list[list[Piece]], max_new_tokens: int, num_beams: int, length_penalty: float
+    ) -> torch.Tensor:
+        layout = lay_out(prompts, self._pad_id)
         width = layout.ids.shape[1]
         # `generate` pads on the left: rows are turned around within their width.
         columns = (np.arange(width) + layout.lengths[:, None]) % width  # (B, L)
@@ -334,15 +347,52 @@ class InContextVLM:
 
     # The model
 
-    def _batches(self, rows: list[list[Piece]], new_tokens: int = 0, num_beams: int = 1) -> list[list[int]]:
-        """Numbers of rows, longest first (so that memory runs out at once or never), under the token budget."""
-        lengths = [sum(len(piece.ids) for piece in row) + new_tokens for row in rows]
+    def _run(
+        self, rows: Sequence[tuple[list[Piece], list[Piece]]], new_tokens: int = 0
+    ) -> Iterator[tuple[list[int], "_Pass"]]:
+        """Runs prompts in batches: (numbers of its rows, what came out) of each.
+
+        Args:
+            rows: of each prompt, the pieces that it may share with others, and those that it runs for itself.
+            new_tokens: that will be generated after each.
+        """
+        if self._max_shared_tokens == 0:
+            rows = [([], [*beginning, *rest]) for beginning, rest in rows]
+        for wave in plan_waves([beginning for beginning, _ in rows], self._max_shared_tokens):
+            kept = KeptStates()
+            for nodes in wave.levels:
+                sizes = [(node.parent.tokens if node.parent else 0, len(node.piece.ids)) for node in nodes]
+                for batch in self._batches(sizes):
+                    chosen = [nodes[member] for member in batch]
+                    parents = [node.parent for node in chosen]
+                    done = self._forward([[node.piece] for node in chosen], parents, kept, keep=True)
+                    kept.add(chosen, done.cache, done.mask.shape[1] - done.layout.ids.shape[1])
+            own = []
+            for row, (shared, _) in zip(wave.members, wave.shared, strict=True):
+                beginning, rest = rows[row]
+                own.append([*beginning[shared:], *rest])
+            nodes = [node for _, node in wave.shared]
+            sizes = [
+                (node.tokens if node else 0, _tokens(row) + new_tokens) for node, row in zip(nodes, own, strict=True)
+            ]
+            for batch in self._batches(sizes):
+                chosen = [nodes[member] for member in batch]
+                done = self._forward([own[member] for member in batch], chosen, kept, keep=new_tokens > 0)
+                yield [wave.members[member] for member in batch], done
+
+    def _batches(self, sizes: list[tuple[int, int]]) -> list[list[int]]:
+        """Numbers of rows, longest first (so that memory runs out at once or never), under the token budget.
+
+        Args:
+            sizes: of each row, tokens whose keys and values are there already, and tokens to run.
+        """
         batches: list[list[int]] = []
-        widest = 0
-        for number in sorted(range(len(rows)), key=lambda number: -lengths[number]):
-            if not batches or (len(batches[-1]) + 1) * widest * num_beams > self.max_batch_tokens:
+        there, here = 0, 0
+        for number in sorted(range(len(sizes)), key=lambda number: (-sizes[number][0], -sizes[number][1])):
+            there, here = max(there, sizes[number][0]), max(here, sizes[number][1])
+            if not batches or (len(batches[-1]) + 1) * (there + here) > self.max_batch_tokens:
                 batches.append([])
-                widest = lengths[number]
+                there, here = sizes[number]
             batches[-1].append(number)
         return batches
 
@@ -355,20 +405,65 @@ class InContextVLM:
             embeds.view(-1, embeds.shape[-1])[torch.tensor(places, device=device)] = features
         return embeds
 
-    def _forward(self, layout: Layout, cache: DynamicCache | None = None) -> torch.Tensor:
-        """Last hidden states, (B, L, hidden). Padding stands on the right, where causal attention never looks."""
+    def _forward(
+        self, rows: list[list[Piece]], beginnings: Sequence[Node | None], kept: KeptStates, keep: bool
+    ) -> "_Pass":
+        """Runs rows of pieces, each after its beginning.
+
+        Padding stands on the right, where causal attention never looks; that of beginnings is masked.
+
+        Args:
+            kept: keys and values of the beginnings.
+            keep: whether the cache is needed afterwards.
+        """
+        layout = lay_out(rows, self._pad_id, [node.advance if node else 0 for node in beginnings])
         embeds = self._embeddings(layout)
-        keywords = {} if cache is None else {self._cache_name: cache}
-        return self._language_model(
+        mask = np.arange(layout.ids.shape[1]) < layout.lengths[:, None]
+        keywords: dict[str, Any] = {}
+        cache = None
+        if keep or any(beginnings):
+            cache = DynamicCache(config=self._language_model.config)
+            keywords[self._cache_name] = cache
+        if any(beginnings):
+            real = kept.fill(cache, beginnings)
+            mask = np.concatenate([real, mask], axis=1)
+            if not real.all():
+                keywords["attention_mask"] = torch.tensor(mask, device=embeds.device).long()
+        hidden = self._language_model(
             inputs_embeds=embeds,
             position_ids=torch.tensor(layout.positions, device=embeds.device),
             use_cache=cache is not None,
             **keywords,
         ).last_hidden_state
+        return _Pass(layout, hidden, mask, cache)
 
 
-def _row_key(row: Sequence[Piece]) -> tuple[bytes, ...]:
-    return tuple(piece.key for piece in row)
+@dataclass(frozen=True)
+class _Pass:
+    """What came out of running a batch.
+
+    Attributes:
+        layout: what was run.
+        hidden: last hidden states, (B, L, hidden).
+        mask: which keys in the cache are real, bool (B, keys).
+        cache: keys and values, if they were kept.
+    """
+
+    layout: Layout
+    hidden: torch.Tensor
+    mask: np.ndarray
+    cache: DynamicCache | None
+
+
+def _bytes_per_token(language_model) -> int:
+    """Of keys and values in all layers."""
+    config = language_model.config
+    width = config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
+    return 2 * config.num_hidden_layers * width * language_model.dtype.itemsize
+
+
+def _tokens(pieces: Sequence[Piece]) -> int:
+    return sum(len(piece.ids) for piece in pieces)
 
 
 def _without_last(answer: Piece) -> list[Piece]:

@@ -161,15 +161,20 @@ class Layout:
     images: list[str]
 
 
-def lay_out(rows: Sequence[Sequence[Piece]], pad_id: int) -> Layout:
-    """Puts rows of pieces one below the other."""
+def lay_out(rows: Sequence[Sequence[Piece]], pad_id: int, starts: Sequence[int] | None = None) -> Layout:
+    """Puts rows of pieces one below the other.
+
+    Args:
+        starts: position of each row's first token; by default 0.
+    """
     pieces = [piece for row in rows for piece in row]
     row_of_piece = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
     sizes = np.array([len(piece.ids) for piece in pieces])
     advances = np.array([piece.advance for piece in pieces])
     lengths = np.bincount(row_of_piece, weights=sizes, minlength=len(rows)).astype(np.int64)
     ends = np.bincount(row_of_piece, weights=advances, minlength=len(rows)).astype(np.int64)
-    offsets = np.cumsum(advances) - advances - (np.cumsum(ends) - ends)[row_of_piece]
+    starts = np.zeros(len(rows), dtype=np.int64) if starts is None else np.asarray(starts)
+    offsets = np.cumsum(advances) - advances - (np.cumsum(ends) - ends - starts)[row_of_piece]
 
     row_of_token = np.repeat(np.arange(len(rows)), lengths)
     column = np.arange(len(row_of_token)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -178,4 +183,4 @@ def lay_out(rows: Sequence[Sequence[Piece]], pad_id: int) -> Layout:
     positions = np.zeros((3, *ids.shape), dtype=np.int64)
     relative = np.concatenate([piece.positions for piece in pieces], axis=1)
     positions[:, row_of_token, column] = relative + np.repeat(offsets, sizes)
-    return Layout(ids, positions, lengths, ends, [key for piece in pieces for key in piece.images])
+    return Layout(ids, positions, lengths, starts + ends, [key for piece in pieces for key in piece.images])

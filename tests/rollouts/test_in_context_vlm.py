@@ -1,9 +1,11 @@
 """The VLM that is shown examples equals the plain processor and model, one request at a time, whatever the batch."""
 
 import importlib.util
+import itertools
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,18 @@ def tiny(request):
     return cases.build_qwen2() if request.param == "qwen2_vl" else cases.build_qwen25()
 
 
+def _related_requests() -> list[InContextRequest]:
+    """Prompts with beginnings in common, as beams have them; some are the same but for the answer."""
+    made = []
+    for query, first in itertools.product(RECORDS[:2], RECORDS[2:5]):
+        made += [InContextRequest(query, (first,), answer) for answer in ("red", "blue", "a red circle")]
+        made += [InContextRequest(query, (first, second), "no") for second in RECORDS[5:7]]
+        made += [InContextRequest(query, (first, RECORDS[5], third), "a red square") for third in RECORDS[6:]]
+    made.append(InContextRequest(RECORDS[7], (RECORDS[0],), "yes"))
+    random.Random(0).shuffle(made)
+    return made
+
+
 def _requests(count: int = 12) -> list[InContextRequest]:
     """Of 0 to 4 examples, so that a batch needs padding."""
     rng = random.Random(0)
@@ -34,7 +48,7 @@ def _requests(count: int = 12) -> list[InContextRequest]:
     return made
 
 
-_computed: dict[tuple, list[float]] = {}
+_computed: dict[tuple, Any] = {}
 
 
 def _expected_log_probs(tiny, requests: list[InContextRequest], style: str, system: str | None) -> list[float]:
@@ -66,6 +80,23 @@ def test_greedy_answers_equal_the_plain_ones(tiny, style, budget):
     ]
     assert vlm.generate(requests, max_new_tokens=7) == expected
     assert len(set(expected)) > 5
+
+
+@styles
+@pytest.mark.parametrize("prefix_bytes", [0, 20_000, 2**30], ids=["none", "little", "much"])
+@pytest.mark.parametrize("budget", [1, 600, 100_000], ids=["alone", "few", "all"])
+def test_shared_beginnings_change_nothing(tiny, style, prefix_bytes, budget):
+    requests = _related_requests()
+    vlm = InContextVLM(*tiny, prompt_style=style, prefix_bytes=prefix_bytes, max_batch_tokens=budget)
+    key = (tiny[0].config.model_type, style, "related")
+    if key not in _computed:
+        system = IN_CONTEXT_SYSTEM_PROMPT
+        scores = [cases.plain_log_prob(*tiny, request, style, system) for request in requests]
+        texts = [cases.plain_answer(*tiny, request, style, system, max_new_tokens=3) for request in requests]
+        _computed[key] = (scores, texts)
+    scores, texts = _computed[key]
+    assert vlm.answer_log_probs(requests) == pytest.approx(scores, abs=1e-5)
+    assert vlm.generate(requests, max_new_tokens=3) == texts
 
 
 @styles
