@@ -182,7 +182,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     data.add_argument("--dataset", required=True, help="the examples: VQA records, file or folder or Hub data set")
     data.add_argument("--split", default="train", help="of a folder or Hub data set")
     data.add_argument("--queries", help="records of the queries; by default they are among the examples")
-    data.add_argument("--queries-split", default="train")
+    data.add_argument("--queries-split", default="validation", help="split of --queries")
     data.add_argument("--pools", type=Path, required=True, help="candidate pools; their queries are answered")
     data.add_argument("--query-table", type=Path, help="embeddings of the queries (rollouts.embeddings)")
     data.add_argument("--example-table", type=Path, help="embeddings of the examples, by the same encoders")
