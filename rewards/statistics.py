@@ -1,5 +1,6 @@
 """Summaries of scores, and differences with an interval: no improvement is claimed from two means alone."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,23 @@ def summarise(scores: list[float | None], errors: int = 0) -> dict:
         "quantiles": {str(share): float(np.quantile(values, share)) for share in QUANTILES},
         **summary,
     }
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float] | None:
+    """Wilson's score interval of a share; `None` without trials.
+
+    Args:
+        z: standard deviations on each side; the default is that of 95%.
+
+    >>> [round(bound, 4) for bound in wilson_interval(8, 10)]
+    [0.4902, 0.9433]
+    """
+    if trials == 0:
+        return None
+    share, weight = successes / trials, z * z / trials
+    middle = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * math.sqrt(share * (1 - share) / trials + weight / (4 * trials))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _bootstrap_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:

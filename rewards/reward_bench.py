@@ -1,0 +1,186 @@
+"""Preference accuracy of a reward model, or of scores by any model, as VL-RewardBench's evaluator counts it.
+
+    python -m rewards.reward_bench --model outputs/reward_model --data bench.parquet --output-dir outputs/bench
+    python -m rewards.reward_bench --scores scores.jsonl --output-dir outputs/bench
+
+Rows of `--data` hold `id`, `query`, `image` (or `images`), `response` and `human_ranking` (a lower rank is better).
+Rows of `--scores` need no images, but `scores`, one a response. Writes `<model>_<timestamp>.jsonl` (a row a response),
+`summary.json`, `calibration.png` and `scores.png`, and prints published figures beside the new ones.
+
+Scoring with a model uses every process that `accelerate launch` starts, and goes on where it was killed.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from data.images import ImageError
+from data.records import RecordError, write_json, write_jsonl
+from rewards.calibration import calibration, draw_calibration, draw_scores, score_summary
+from rewards.preference_accuracy import GROUPS, distinct_items, preference_accuracy
+from rewards.published_scores import published_table
+from rewards.scored_preferences import ScoredPreference, equal_ranks, load_scored_preferences
+
+USER_ERRORS = (RecordError, ImageError)
+
+
+def _whole(number: float) -> float | int:
+    return int(number) if number == int(number) else number
+
+
+def response_rows(preferences: Sequence[ScoredPreference]) -> Iterator[dict]:
+    """One row a response: `rank` 0 has the highest score; equal scores share a rank."""
+    for preference in preferences:
+        for index, score in enumerate(preference.scores):
+            yield {
+                "id": preference.id,
+                "response_index": index,
+                "score": score,
+                "rank": sum(other > score for other in preference.scores),
+                "human_rank": _whole(preference.human_ranking[index]),
+            }
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
+def format_summary(summary: dict) -> str:
+    """Groups, overall and macro as a text table, in percent."""
+    titles = ("accuracy", "95% interval", "decided", "ties", "pairs", "strict")
+    lines = [f"{'group':<16}" + "".join(f"{title:>16}" for title in titles)]
+    lines.append("-" * len(lines[0]))
+    rows = {group: summary["groups"][group] for group in GROUPS}
+    rows["overall"] = {
+        "accuracy": summary["overall"],
+        "wilson": summary["overall_wilson"],
+        "count": summary["count"],
+        "ties": summary["ties"],
+        "n": summary["items"],
+        "strict_accuracy": summary["strict_overall"],
+    }
+    for name, row in rows.items():
+        interval = "-" if row["wilson"] is None else " to ".join(_percent(bound) for bound in row["wilson"])
+        cells = (_percent(row["accuracy"]), interval, row["count"], row["ties"], row["n"])
+        lines.append(f"{name:<16}" + "".join(f"{cell:>16}" for cell in (*cells, _percent(row["strict_accuracy"]))))
+    strict = _percent(summary["strict_macro"])
+    lines.append(f"{'macro':<16}{_percent(summary['macro']):>16}{'':>64}{strict:>16}")
+    lines.append("")
+    lines.append(f"coverage {_percent(summary['coverage'])}% (pairs that are no ties; strict counts ties as wrong)")
+    empty = [group for group in GROUPS if group not in summary["macro_groups"]]
+    if empty:
+        lines.append(f"no decided pair in {', '.join(empty)}: macro is the mean of the other groups")
+    skipped = {"duplicates": "repeated pairs left out", "equal_ranks": "twos of responses of equal rank left out"}
+    lines += [f"{summary[key]:,} {text}" for key, text in skipped.items() if summary.get(key)]
+    return "\n".join(lines)
+
+
+def summarise(preferences: Sequence[ScoredPreference], source: str) -> dict:
+    """The content of `summary.json`.
+
+    Raises:
+        RecordError: no two responses of unequal rank.
+    """
+    pairs = [pair for preference in preferences for pair in preference.pairs()]
+    if not pairs:
+        raise RecordError([f"{source}: field 'human_ranking': no row has two responses of unequal rank"])
+    items = distinct_items(pairs)
+    return {
+        **preference_accuracy(pairs),
+        "rows": len(preferences),
+        "equal_ranks": equal_ranks(preferences),
+        "scores": score_summary(items),
+        "calibration": calibration(items),
+    }
+
+
+def write_evaluation(preferences: Sequence[ScoredPreference], summary: dict, name: str, output_dir: Path) -> None:
+    """All files; nothing of an earlier evaluation is overwritten but its summary and pictures."""
+    items = distinct_items(pair for preference in preferences for pair in preference.pairs())
+    rows = output_dir / f"{name}_{datetime.now():%Y%m%d-%H%M%S}.jsonl"
+    write_jsonl(rows, response_rows(preferences))
+    draw_calibration(items, name, output_dir / "calibration.png")
+    draw_scores(items, name, output_dir / "scores.png")
+    write_json(output_dir / "summary.json", {"model": name, "responses": rows.name, **summary})
+
+
+def _score_with_model(arguments: argparse.Namespace, name: str) -> tuple[list[ScoredPreference], dict] | None:
+    """Preferences of `--data` with scores by `--model`, on the main process; `None` on the others."""
+    from data.preferences import load_preferences
+    from rewards.stored_scores import ScoreRequest, StoredScores
+
+    records, counts = load_preferences(arguments.data, arguments.split, skip_bad_rows=arguments.skip_bad_rows)
+    requests = [ScoreRequest(record.query, tuple(record.images), tuple(record.response)) for record in records]
+    work = arguments.work_dir or arguments.output_dir / f"{name}.parts"
+    stored = StoredScores(arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype)
+    scores = stored.score(requests)
+    if scores is None:
+        return None
+    preferences = [
+        ScoredPreference(
+            id=record.id, query=record.query, response=record.response, human_ranking=record.human_ranking, scores=row
+        )
+        for record, row in zip(records, scores, strict=True)
+    ]
+    return preferences, counts
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Scores if need be, counts, writes and prints."""
+    name = arguments.name or Path(arguments.model or arguments.scores).stem
+    counts: dict = {}
+    if arguments.model:
+        scored = _score_with_model(arguments, name)
+        if scored is None:
+            return
+        preferences, counts = scored
+    else:
+        preferences = load_scored_preferences(arguments.scores, arguments.split)
+    summary = summarise(preferences, arguments.data or arguments.scores)
+    if counts:
+        summary["data"] = counts
+    write_evaluation(preferences, summary, name, arguments.output_dir)
+    print(format_summary(summary))
+    print(f"\n{published_table(name, summary)}")
+    print(f"\nwritten to {arguments.output_dir}")
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rewards.reward_bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", help="reward model: folder or Hub id")
+    parser.add_argument("--data", help="preferences: JSONL, JSON or parquet file, folder with splits, or Hub data set")
+    parser.add_argument("--scores", help="instead of both: rows that have scores already")
+    parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--name", help="of the model, for files and tables; by default from its path")
+    parser.add_argument("--batch-size", type=int, default=16, help="responses a forward pass")
+    parser.add_argument(
+        "--skip-bad-rows", action="store_true", help="count unusable rows of --data instead of stopping"
+    )
+    parser.add_argument("--work-dir", type=Path, help="for scores until all are there; by default in --output-dir")
+    parser.add_argument("--device", help="by default an accelerator if there is one")
+    parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
+    arguments = parser.parse_args(argv)
+    if bool(arguments.scores) == bool(arguments.model) or bool(arguments.model) != bool(arguments.data):
+        parser.error("give either --model and --data, or --scores")
+    if arguments.batch_size < 1:
+        parser.error(f"--batch-size: expected at least 1, found {arguments.batch_size}")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parse_arguments(argv)
+    try:
+        evaluate(arguments)
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
