@@ -125,12 +125,7 @@ class ExactSearch:
         need = count + len(excluded)
         sizes = np.minimum(self._sizes[found], need)  # no more of equal rows than could be used
         last = int(np.searchsorted(np.cumsum(sizes), need))
-        if last == len(found):
-            if np.isinf(beyond):
-                last -= 1  # all rows are here; equal ones that were passed over are more than needed
-            else:
-                return None
-        if scores[last] <= beyond:
+        if last == len(found) or scores[last] <= beyond:
             return None
         kept = scores >= scores[last]
         found, scores, sizes = found[kept], scores[kept], sizes[kept]

@@ -130,6 +130,16 @@ def test_more_texts_than_a_batch_holds(minilm):
     assert minilm.encode_texts([]).shape == (0, 384)
 
 
+def test_a_clip_of_sentence_transformers_takes_images_too(clip_folder, tmp_path, pictures):
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(str(clip_folder), device="cpu").save(str(tmp_path))
+    encoder, plain = load_encoder(str(tmp_path)), load_encoder(str(clip_folder))
+    assert (encoder.can_text, encoder.can_images, encoder.width) == (True, True, 24)
+    np.testing.assert_allclose(encoder.encode_images(pictures), plain.encode_images(pictures), atol=1e-6)
+    np.testing.assert_allclose(encoder.encode_texts(["ab", "c"]), plain.encode_texts(["ab", "c"]), atol=1e-6)
+
+
 # -- CLIP and SigLIP --------------------------------------------------------------------------------------------------
 
 
