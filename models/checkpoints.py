@@ -1,5 +1,6 @@
 """Finding a model in the folder of a training run: the final one, or the newest checkpoint that is complete."""
 
+import hashlib
 from pathlib import Path
 
 COMPLETE_FILE = "complete.json"
@@ -42,3 +43,16 @@ def find_model(name: str | Path) -> str:
             f"{CHECKPOINT_PREFIX}-<step>), found neither; incomplete checkpoints: {incomplete}"
         )
     return str(newest)
+
+
+def model_fingerprint(name: str) -> str:
+    """Of a folder, a hash of its weights and configuration; of a Hub id, the id."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".txt"))
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from data.records import RecordError
 from data.shards import process_state
 from data.vqa import VqaRecord, common_answer
+from models.checkpoints import model_fingerprint
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts.in_context_vlm import DEFAULT_BATCH_TOKENS, InContextRequest, InContextVLM
 
@@ -36,19 +37,6 @@ class Answer:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-
-
-def model_fingerprint(name: str) -> str:
-    """Of a folder, a hash of its weights and configuration; of a Hub id, the id."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return name
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".txt"))
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 class ContentKeys:

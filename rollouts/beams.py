@@ -239,7 +239,7 @@ _WHERE_THINGS_ARE = ("pools", "dataset", "split", "queries", "queries_split", "o
 
 def shard_settings(arguments: argparse.Namespace, queries: Sequence[Query]) -> dict:
     """What the rows depend on."""
-    from rollouts.answers import model_fingerprint
+    from models.checkpoints import model_fingerprint
 
     settings = {key: value for key, value in vars(arguments).items() if key not in _WHERE_THINGS_ARE}
     return {**settings, "model": model_fingerprint(arguments.model), "queries": _digest(queries)}

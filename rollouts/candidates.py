@@ -49,7 +49,7 @@ OTHER_OPTIONS = ("shots", "construct_order", "gt_prob", "relevance", "batch_size
 
 def _settings(arguments: argparse.Namespace, data, book, selector_name: str | None) -> dict:
     """What decides the rows; a store with other settings is refused."""
-    from rollouts.answers import model_fingerprint
+    from models.checkpoints import model_fingerprint
 
     return {
         "version": VERSION,

@@ -216,9 +216,8 @@ def make_completions(arguments: argparse.Namespace) -> None:
     check_columns(rewards, [{**row, "completion": ""} for row in rows], arguments.dataset)
 
     from data.shards import process_state
-    from models.checkpoints import find_model
+    from models.checkpoints import find_model, model_fingerprint
     from models.loading import load_processor, load_vlm
-    from rollouts.answers import model_fingerprint
 
     try:
         model_name = find_model(arguments.model)

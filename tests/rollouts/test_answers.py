@@ -7,7 +7,8 @@ from PIL import Image
 
 from data.records import RecordError
 from data.vqa import VqaRecord
-from rollouts.answers import AnswerBook, accuracies, model_fingerprint
+from models.checkpoints import model_fingerprint
+from rollouts.answers import AnswerBook, accuracies
 from rollouts.in_context_vlm import InContextRequest
 
 
