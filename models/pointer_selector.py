@@ -24,6 +24,7 @@ from models.candidate_table import PoolTable
 from models.selection import Encoded, EncodedExamples, Selector, State, fresh_weights, project
 from models.selector_config import SelectorConfig
 
+SELECTOR_TYPES = ("pointer_selector", "gpt2_selector", "encoding_selector")
 HISTORIES = ("none", "gate", "gru")
 SCORERS = ("cosine", "additive", "bilinear")
 DIVERSITY_START = 0.1
@@ -246,10 +247,10 @@ def load_selector(path: str | Path) -> Selector:
     Raises:
         ValueError: it is no selector, or its weights are not exactly those of its configuration; lists them.
     """
-    from models import gpt2_selector  # noqa: F401  registers its class
+    from models import gpt2_selector, trained_encoders  # noqa: F401  they register their classes
 
     config = AutoConfig.from_pretrained(path)
-    if not isinstance(config, SelectorConfig):
+    if config.model_type not in SELECTOR_TYPES:
         raise ValueError(f"{path}: config.json: model_type: expected a selector's, found {config.model_type!r}")
     model, found = AutoModel.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True)
     wrong = [f"{what.removesuffix('_keys')}: {sorted(map(str, found[what]))}" for what in found if found[what]]
