@@ -38,8 +38,6 @@ from models.reward_inputs import Prompt, ResponseGroup, encode_groups
 
 HEAD = "score_head"
 ADAPTER_FILE = "adapter_config.json"
-SATURATED = 0.02
-"""A score within this share of the range from a bound is saturated."""
 
 
 class _RewardConfig:

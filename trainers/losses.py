@@ -7,6 +7,7 @@ candidate (tokens of a completion, examples of a pointer).
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 STD_EPSILON = 1e-4
 """Added to the standard deviation before dividing, as TRL does."""
@@ -285,3 +286,78 @@ def grpo_loss(
         clipped = _group_mean((held < free).to(ratio.dtype), mask, counted)
         mean_ratio = _group_mean(ratio.detach(), mask, counted)
     return GRPOTerms(policy + beta * kl, policy, kl, mean_ratio, clipped)
+
+
+# -- preferences ------------------------------------------------------------------------------------------------------
+
+PREFERENCE_LOSSES = ("bradley_terry", "hinge", "plackett_luce")
+
+
+def preferred(ranks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """(B, G, G) bool: [b, i, j] says that response i is preferred to response j.
+
+    Args:
+        ranks: (B, G), lower is better; equal ones are not compared.
+        valid: (B, G).
+    """
+    return (ranks.unsqueeze(2) < ranks.unsqueeze(1)) & valid.unsqueeze(2) & valid.unsqueeze(1)
+
+
+def _mean_over_pairs(values: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """(B,): mean of (B, G, G) values over a group's pairs; 0 for a group without any."""
+    return values.masked_fill(~pairs, 0.0).sum(dim=(1, 2)) / pairs.sum(dim=(1, 2)).clamp(min=1)
+
+
+def preference_loss(
+    scores: torch.Tensor,
+    ranks: torch.Tensor,
+    valid: torch.Tensor,
+    loss_type: str = "bradley_terry",
+    margin: torch.Tensor | float = 0.0,
+) -> torch.Tensor:
+    """(B,): how badly scores agree with the ranking of each group.
+
+    With d = score of the better - score of the worse response, averaged over a group's pairs of unequal rank:
+
+        bradley_terry    -log sigmoid(d - margin)          Bradley and Terry 1952; the margin as in Llama 2, eq. 2
+        hinge            max(0, margin - d)
+
+    and of the whole ranking, best first:
+
+        plackett_luce    -sum_i log(exp s_i / (exp s_i + sum over all worse j of exp s_j))    Plackett 1975
+
+    which equals bradley_terry for two responses. Responses of equal rank are not compared with each other.
+
+    Args:
+        scores: (B, G), any finite value where not valid.
+        ranks: (B, G), lower is better.
+        valid: (B, G).
+        margin: one for all, or (B,).
+    """
+    if loss_type not in PREFERENCE_LOSSES:
+        raise ValueError(f"loss_type: expected one of {', '.join(PREFERENCE_LOSSES)}, found {loss_type!r}")
+    pairs = preferred(ranks, valid)
+    if loss_type == "plackett_luce":
+        others = scores.unsqueeze(1).expand_as(pairs).masked_fill(~pairs, -torch.inf)  # [b, i, j]: worse than i
+        against = torch.cat([scores.unsqueeze(2), others], dim=2).logsumexp(dim=2)  # (B, G)
+        return (against - scores).masked_fill(~pairs.any(dim=2), 0.0).sum(dim=1)
+    gaps = scores.unsqueeze(2) - scores.unsqueeze(1)  # (B, G, G)
+    margins = torch.as_tensor(margin, dtype=scores.dtype, device=scores.device).reshape(-1, 1, 1)
+    each = F.softplus(margins - gaps) if loss_type == "bradley_terry" else (margins - gaps).clamp(min=0)
+    return _mean_over_pairs(each, pairs)
+
+
+def centring_penalty(scores: torch.Tensor, ranks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """(B,): mean over a group's pairs of (score of the better + score of the worse)^2, which draws scores to 0.
+
+    Source: arXiv 2312.09244, equation 2, as in TRL.
+    """
+    return _mean_over_pairs((scores.unsqueeze(2) + scores.unsqueeze(1)) ** 2, preferred(ranks, valid))
+
+
+def saturated(scores: torch.Tensor, low: float | None, high: float | None, share: float = 0.02) -> torch.Tensor:
+    """Bool, as `scores`: within `share` of the range from a bound; never without bounds."""
+    if low is None or high is None:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    near = share * (high - low)
+    return (scores <= low + near) | (scores >= high - near)

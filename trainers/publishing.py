@@ -22,6 +22,8 @@ CARD_KEYS = (
     "eval_reward",
     "eval_accuracy",
     "eval_expected_reward",
+    "eval_score_gap",
+    "eval_saturation",
     "eval_loss",
     "completions/mean_length",
     "frac_reward_zero_std",

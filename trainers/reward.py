@@ -1,0 +1,452 @@
+"""Reward model: a Qwen2-VL with a score head learns which of several responses people prefer.
+
+    accelerate launch trainers/reward.py --config recipes/reward_model.yaml
+
+Runs TRL's RewardTrainer, with images. See docs/reward_model.md.
+"""
+
+if __name__ == "__main__":  # --help answers before the heavy imports
+    from trainers.scripts import answer_help
+
+    answer_help(__file__, "preference_data.py")
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import trl
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from transformers import EarlyStoppingCallback, ProcessorMixin
+from trl import ModelConfig
+
+from data.preferences import PreferenceRecord
+from models.adapters import adapter_values, keep_adapters_in_float32
+from models.reward_inputs import reward_messages
+from models.reward_model import HEAD, RewardOutput, from_backbone
+from models.vision_hooks import install_vision_hooks, vision_tower
+from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
+from trainers.console import say
+from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
+from trainers.memory_estimate import base_load, say_estimate
+from trainers.model_at_hand import adapters_base, inspect_model, lora_config, model_init_kwargs
+from trainers.preference_data import (
+    GROUP_KEYS,
+    PreferenceArguments,
+    PreferenceCollator,
+    examples,
+    load_checked_preferences,
+    preference_dataset,
+)
+from trainers.publishing import PublishedRun
+from trainers.recipes import RecipeError, parse_recipe
+from trainers.report import RunInfo, SampleGroup, SampleLog
+from trainers.runs import command_line, readable_errors, train_and_record
+
+DEFAULT_BOUNDS = (-5.0, 5.0)
+
+
+@dataclass
+class RewardConfig(trl.RewardConfig):
+    """`trl.RewardConfig` with the additions below; texts are never cut, because half an image cannot be read."""
+
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens a prompt with its response may have; a longer one is an error."}
+    )
+    loss_type: Literal["bradley_terry", "hinge", "plackett_luce"] = field(
+        default="bradley_terry", metadata={"help": "How a ranking is learned (trainers/losses.py)."}
+    )
+    use_margin: bool = field(
+        default=False,
+        metadata={"help": "Better responses must win by `margin`; a record's own `margin` always holds."},
+    )
+    margin: float = field(default=0.5, metadata={"help": "Margin of the records that have none (use_margin, hinge)."})
+    group_responses: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep all responses of a record together, each scored once, in place of an example for every "
+            "pair; plackett_luce always does."
+        },
+    )
+    lm_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of a language-model loss on the best response, beside the ranking."}
+    )
+    score_min: float | None = field(
+        default=None,
+        metadata={"help": "Lowest score; by default -5, or the reward model's that training starts from."},
+    )
+    score_max: float | None = field(default=None, metadata={"help": "Highest score; by default 5, or as above."})
+    unbounded: bool = field(default=False, metadata={"help": "Scores have no bounds."})
+    head_activation: str | None = field(
+        default=None, metadata={"help": "Between the two layers of the head; by default silu, or as above."}
+    )
+    system_prompt: str | None = field(
+        default=None,
+        metadata={"help": "System text of every conversation, stored with the model; by default the prompts' own."},
+    )
+    freeze_vision_tower: bool = field(default=False, metadata={"help": "Train everything but the vision tower."})
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Evaluations in a row without a better metric_for_best_model after which the run ends."},
+    )
+    own_folder: bool = field(
+        default=True,
+        metadata={
+            "help": "Write to output_dir_TIMESTAMP, so that no run overwrites another; an unfinished one goes on."
+        },
+    )
+    load_weights_only: bool = field(
+        default=False,
+        metadata={"help": "Take the weights of resume_from_checkpoint, and start optimizer, schedule and data anew."},
+    )
+
+    def __post_init__(self):
+        if self.early_stopping_patience is not None:
+            if self.early_stopping_patience < 1:
+                raise ValueError(f"early_stopping_patience: expected at least 1, found {self.early_stopping_patience}")
+            self.load_best_model_at_end = True
+            self.restore_callback_states_from_checkpoint = True  # how many evaluations were without progress so far
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = "eval_accuracy"
+        self.remove_unused_columns = False  # records are looked up when they are needed
+        super().__post_init__()
+        self._check()
+
+    def _check(self) -> None:
+        if self.loss_type not in PREFERENCE_LOSSES:
+            raise ValueError(f"loss_type: expected one of {', '.join(PREFERENCE_LOSSES)}, found {self.loss_type!r}")
+        if self.unbounded and (self.score_min is not None or self.score_max is not None):
+            raise ValueError("unbounded: score_min and score_max are bounds: set one or the other")
+        if self.margin < 0 or self.lm_loss_weight < 0:
+            raise ValueError("margin and lm_loss_weight must not be negative")
+        if self.loss_type == "plackett_luce" and self.use_margin:
+            raise ValueError("use_margin: plackett_luce has no margin")
+        if self.loss_type == "plackett_luce":
+            self.group_responses = True
+        low = DEFAULT_BOUNDS[0] if self.score_min is None else self.score_min
+        high = DEFAULT_BOUNDS[1] if self.score_max is None else self.score_max
+        if not self.unbounded and not low < high:
+            raise ValueError(f"score_min ({low}) must be below score_max ({high})")
+        if not self.unbounded and (self.use_margin or self.loss_type == "hinge") and self.margin >= high - low:
+            raise ValueError(
+                f"margin: expected less than {high - low}, the largest gap between scores of {low} to {high}; found "
+                f"{self.margin}"
+            )
+        if self.load_weights_only and self.resume_from_checkpoint is None:
+            raise ValueError("load_weights_only: resume_from_checkpoint must name the checkpoint")
+
+    def model_settings(self) -> dict[str, Any]:
+        """What the recipe says of the reward model's configuration."""
+        names = ("score_min", "score_max", "head_activation", "system_prompt")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.unbounded:
+            given |= {"score_min": None, "score_max": None}
+        return given | ({"language_head": True} if self.lm_loss_weight else {})
+
+
+class RewardTrainer(CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
+    """`trl.RewardTrainer` on prompts with images and any number of ranked responses, with the losses of
+    `trainers.losses.preference_loss`.
+
+    Args:
+        model: a reward model of `models.reward_model`, maybe with adapters.
+        train_records, eval_records: see `data.preferences`.
+        processing_class: the model's processor.
+        samples: where groups are stored for the run's report; by default nowhere.
+    """
+
+    _name = "Reward"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: RewardConfig,
+        train_records: Sequence[PreferenceRecord],
+        eval_records: Sequence[PreferenceRecord] | None = None,
+        *,
+        processing_class: ProcessorMixin,
+        samples: SampleLog | None = None,
+        **kwargs: Any,
+    ):
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
+        callbacks = list(kwargs.pop("callbacks", None) or ())
+        if args.early_stopping_patience is not None:
+            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        self.train_records = examples(train_records, args.group_responses)
+        eval_records = None if eval_records is None else examples(eval_records, args.group_responses)
+        self.samples = samples
+        self._sums: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}
+        trained_before = adapter_values(model)
+        super().__init__(
+            model,
+            args=args,
+            data_collator=PreferenceCollator(processing_class, model.config.system_prompt, bool(args.lm_loss_weight)),
+            train_dataset=preference_dataset(self.train_records),
+            eval_dataset=None if eval_records is None else preference_dataset(eval_records),
+            processing_class=processing_class.tokenizer,  # the parent asks it for a padding token
+            callbacks=callbacks,
+            **kwargs,
+        )
+        self.processing_class = self.callback_handler.processing_class = processing_class
+        keep_adapters_in_float32(self.model, trained_before)
+        install_vision_hooks(self.model, self.accelerator.num_processes > 1)
+        self.reward_config = model.config  # which bounds, which system prompt
+        if args.freeze_vision_tower:
+            vision_tower(self.model).requires_grad_(False)
+        if self.reward_config.language_head and not args.lm_loss_weight:
+            head = self.model.get_output_embeddings()
+            if head.weight is not self.model.get_input_embeddings().weight:
+                head.requires_grad_(False)
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """As it is: the parent would tokenise texts."""
+        return dataset
+
+    # -- loss ---------------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch=None
+    ) -> torch.Tensor | tuple[torch.Tensor, RewardOutput]:
+        """The mean over the batch's examples."""
+        group = {key: inputs.pop(key) for key in GROUP_KEYS}
+        outputs = model(**inputs)
+        valid = group["rows"] >= 0  # (B, G)
+        scores = outputs.logits.squeeze(1)[group["rows"].clamp(min=0)]  # (B, G)
+        ranks, margins = group["ranks"], self._margins(group["margins"])
+        losses = preference_loss(scores, ranks, valid, self.args.loss_type, margins)  # (B,)
+        if self.args.center_rewards_coefficient:
+            losses = losses + self.args.center_rewards_coefficient * centring_penalty(scores, ranks, valid)
+        extra = {"preference_loss": losses.detach()}
+        if self.args.lm_loss_weight:
+            # The labelled response of each example is the only one whose loss is not 0.
+            language = (outputs.language_losses[group["rows"].clamp(min=0)] * valid).sum(dim=1)  # (B,)
+            losses = losses + self.args.lm_loss_weight * language
+            extra["lm_loss"] = language.detach()
+        self._note(scores.detach().float(), ranks, valid, extra)
+        self._count_tokens(inputs["attention_mask"])
+        self._store_sample(group, scores)
+        loss = losses.mean()
+        return (loss, outputs) if return_outputs else loss
+
+    def _margins(self, of_records: torch.Tensor) -> torch.Tensor:
+        """(B,): a record's own margin, or the recipe's where there is none."""
+        on = self.args.use_margin or self.args.loss_type == "hinge"
+        return of_records.nan_to_num(self.args.margin if on else 0.0)
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _note(
+        self, scores: torch.Tensor, ranks: torch.Tensor, valid: torch.Tensor, extra: dict[str, torch.Tensor]
+    ) -> None:
+        """Adds a batch of all processes to the figures since the last log."""
+        pairs = preferred(ranks, valid)
+        gaps = scores.unsqueeze(2) - scores.unsqueeze(1)
+        near = saturated(scores, self.reward_config.score_min, self.reward_config.score_max)
+        filled = scores.masked_fill(~valid, 0.0)
+        ones = torch.ones(len(scores), device=scores.device)
+        columns = {
+            "pairs": pairs.sum(dim=(1, 2)),
+            "accuracy": ((gaps > 0) & pairs).sum(dim=(1, 2)),
+            "ties": ((gaps == 0) & pairs).sum(dim=(1, 2)),
+            "score_gap": gaps.masked_fill(~pairs, 0.0).sum(dim=(1, 2)),
+            "responses": valid.sum(dim=1),
+            "score_mean": filled.sum(dim=1),
+            "squares": (filled**2).sum(dim=1),
+            "saturation": (near & valid).sum(dim=1),
+            "examples": ones,
+            "score_min": scores.masked_fill(~valid, torch.inf).amin(dim=1),
+            "score_max": scores.masked_fill(~valid, -torch.inf).amax(dim=1),
+            **extra,
+        }
+        table = torch.stack([column.double() for column in columns.values()], dim=1)  # (B, columns)
+        table = self.accelerator.gather_for_metrics(table)
+        sums = self._sums["train" if self.model.training else "eval"]
+        for name, column in zip(columns, table.T, strict=True):
+            reduce = {"score_min": min, "score_max": max}.get(name)
+            values = column.tolist()
+            if reduce is None:
+                sums[name] = sums.get(name, 0.0) + sum(values)
+            else:
+                sums[name] = reduce([*values, sums.get(name, values[0])])
+
+    def _figures(self, mode: str) -> dict[str, float]:
+        """What is logged, of everything noted since the last log."""
+        sums = self._sums[mode]
+        if not sums:
+            return {}
+        figures = {name: sums[name] / sums["pairs"] for name in ("accuracy", "ties", "score_gap")}
+        figures |= {name: sums[name] / sums["responses"] for name in ("score_mean", "saturation")}
+        variance = sums["squares"] / sums["responses"] - figures["score_mean"] ** 2
+        figures |= {"score_std": max(0.0, variance) ** 0.5, "score_min": sums["score_min"]}
+        figures["score_max"] = sums["score_max"]
+        losses = [name for name in ("preference_loss", "lm_loss") if name in sums]
+        return figures | {name: sums[name] / sums["examples"] for name in losses}
+
+    def _count_tokens(self, attention_mask: torch.Tensor) -> None:
+        if self.model.training:
+            self._total_train_tokens += int(self.accelerator.gather(attention_mask.sum()).sum())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        figures = {**self._figures(mode), "num_tokens": self._total_train_tokens}
+        self._sums[mode].clear()
+        self._metrics[mode] = defaultdict(list, {name: [value] for name, value in figures.items()})
+        super().log(logs, start_time)
+
+    def _store_sample(self, group: dict[str, torch.Tensor], scores: torch.Tensor) -> None:
+        """Keeps the batch's first example for the report."""
+        if self.samples is None or not self.model.training or not self.is_world_process_zero():
+            return
+        if not self.samples.wants(self.state.global_step, self.state.max_steps):
+            return
+        record = self.train_records[int(group["index"][0])]
+        found = scores[0, : len(record.response)].tolist()
+        middle = sum(found) / len(found)
+        self.samples.add(
+            self.state.global_step,
+            SampleGroup(
+                prompt=reward_messages(record.prompt(), len(record.images), "", self.reward_config.system_prompt)[:-1],
+                images=record.images,
+                completions=record.response,
+                scores=[
+                    {"score": score, "human ranking": float(rank)}
+                    for score, rank in zip(found, record.human_ranking, strict=True)
+                ],
+                advantages=[score - middle for score in found],
+            ),
+        )
+
+    # -- saving -------------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The parent's; adapters get the reward model's configuration beside them, which PEFT does not store."""
+        super()._save(output_dir, state_dict)
+        if hasattr(self.accelerator.unwrap_model(self.model), "peft_config"):
+            self.reward_config.save_pretrained(output_dir or self.args.output_dir)
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"tokens": self._total_train_tokens, "sums": self._sums["train"]}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        self._total_train_tokens = state["tokens"]
+        self._sums["train"] = state["sums"]
+
+
+# -- the script -------------------------------------------------------------------------------------------------------
+
+
+def own_folder(output_dir: str, resume: bool) -> str:
+    """`output_dir` with a time stamp: that of the newest run there that did not finish, or a new one."""
+    folder = Path(output_dir)
+    earlier = sorted(folder.parent.glob(f"{folder.name}_[0-9]*"))
+    begun = [path for path in earlier if any(path.glob("checkpoint-*"))]
+    unfinished = [path for path in begun if not (path / "trainer_state.json").is_file()]
+    chosen = str(unfinished[-1]) if unfinished and resume else f"{folder}_{time.strftime('%Y%m%d-%H%M%S')}"
+    return broadcast_object_list([chosen])[0]  # clocks of processes differ
+
+
+def load_reward_policy(args: RewardConfig, model_args: Any) -> nn.Module:
+    """The reward model that a recipe names: a new head on a backbone, or a reward model or its adapters to train on.
+
+    Raises:
+        RecipeError: it cannot be loaded.
+    """
+    from accelerate import PartialState
+    from peft import PeftModel
+    from transformers import AutoConfig
+    from trl import get_quantization_config
+
+    name = model_args.model_name_or_path
+    options, args.model_init_kwargs = model_init_kwargs(args, model_args), None  # they hold what cannot be saved
+    quantization = get_quantization_config(model_args)
+    if quantization is not None:
+        device = PartialState().device
+        options |= {"quantization_config": quantization, "device_map": {"": device}}
+    base = adapters_base(name)
+    settings = args.model_settings()
+    try:
+        if base is None:
+            return from_backbone(name, settings, **options)
+        stored = AutoConfig.from_pretrained(name)
+        kept = ("head_activation", "score_min", "score_max", "system_prompt", "language_head")
+        model = from_backbone(base, {key: getattr(stored, key) for key in kept} | settings, **options)
+        model.score_head.float()  # as it was stored
+        return PeftModel.from_pretrained(model, name, is_trainable=True)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
+
+
+def reward_adapters(model_args: Any, freeze_vision_tower: bool) -> Any:
+    """The recipe's adapters, or `None`: of the backbone alone, with the head trained in full and saved beside them."""
+    config = lora_config(model_args, freeze_vision_tower)
+    if config is None:
+        return None
+    config.task_type = None  # PEFT would look for the head of a classifier
+    config.modules_to_save = sorted({HEAD, *(config.modules_to_save or ())})
+    left_out = [rf"{HEAD}\..*"] + ([config.exclude_modules] if config.exclude_modules else [])
+    config.exclude_modules = "|".join(f"(?:{pattern})" for pattern in left_out)
+    return config
+
+
+def main(argv: list[str] | None = None) -> None:
+    with readable_errors():
+        script, args, model_args, recipe = parse_recipe((PreferenceArguments, RewardConfig, ModelConfig), argv)
+
+        # Data
+        if args.load_weights_only:
+            model_args.model_name_or_path, args.resume_from_checkpoint = args.resume_from_checkpoint, None
+        model = inspect_model(model_args.model_name_or_path, script, required=not script.validate_only)
+        system_prompt = args.system_prompt or getattr(model.config, "system_prompt", None)
+        splits = [script.dataset_train_split] + [script.dataset_test_split] * (args.eval_strategy != "no")
+        found = [load_checked_preferences(script, split, model, system_prompt, args.max_length) for split in splits]
+        (train_records, lengths), eval_records = found[0], found[1][0] if len(found) > 1 else None
+        if lengths is not None:
+            widest = max(len(record.response) for record in train_records) if args.group_responses else 2
+            load = replace(
+                base_load(script, args, model_args, lengths.prompts),
+                rows=args.per_device_train_batch_size * widest,
+                completion_tokens=lengths.response,
+                generated_rows=0,
+            )
+            say_estimate(model.config.backbone() if hasattr(model.config, "backbone") else model.config, load)
+        if script.validate_only:
+            say("valid")
+            return
+        if args.own_folder:
+            args.output_dir = own_folder(args.output_dir, script.resume)
+        resume_from = checkpoint_to_resume(args, script.resume)
+
+        # Trainer
+        torch.manual_seed(args.seed)  # the head's first weights
+        policy = load_reward_policy(args, model_args)
+        adapters = None if hasattr(policy, "peft_config") else reward_adapters(model_args, args.freeze_vision_tower)
+        trainer = RewardTrainer(
+            policy,
+            args,
+            train_records,
+            eval_records,
+            processing_class=model.processor,
+            samples=SampleLog(args.output_dir),
+            peft_config=adapters,
+        )
+
+        # Train, save, report
+        info = RunInfo(
+            method="Reward",
+            command=command_line(__file__),
+            recipe=recipe.text,
+            dataset=script.dataset_name,
+            base_model=model_args.model_name_or_path,
+            kind="reward",
+        )
+        train_and_record(trainer, info, recipe, resume_from)
+
+
+if __name__ == "__main__":
+    main()
