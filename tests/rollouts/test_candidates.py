@@ -1,11 +1,6 @@
 """Candidates: right rows, once each, whatever kills or divides the run."""
 
 import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +14,6 @@ from rewards.relevance import relevance
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts import candidates
 
-ROOT = Path(__file__).parents[2]
-WORKER = Path(__file__).with_name("kill_worker.py")
 COUNTS = ["--num-beams", "3", "--num-samples", "2", "--num-retrieval", "2", "--num-random", "2"]
 
 
@@ -217,57 +210,3 @@ def test_options_that_do_not_go_together(selection_files, tmp_path):
         candidates.main([*plain, "--num-retrieval", "0", "--selector", str(selection_files / "first")])
     with pytest.raises(SystemExit, match="nothing to make"):
         candidates.main([*plain, "--num-retrieval", "0", "--num-random", "0"])
-
-
-# -- killed and divided, with a real VLM ------------------------------------------------------------------------------
-
-
-def real(folder, output, tiny_model, *more) -> list[str]:
-    return command(folder, output, "--gt-prob", "--batch-size", 2, "--limit", 6, *more, model=tiny_model)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(selection_files, tiny_model, tmp_path_factory, run_command):
-    """The file of an undisturbed run, and how long it took after its imports."""
-    output = tmp_path_factory.mktemp("undisturbed") / "out.jsonl"
-    start = time.monotonic()
-    found = run_command(WORKER, 0, 0, 1, "rollouts.candidates", *real(selection_files, output, tiny_model))
-    assert found.returncode == 0, found.stderr
-    return output.read_bytes(), time.monotonic() - start
-
-
-def _killed(kills: int, seed: int, seconds: float, arguments: list[str]) -> int:
-    found = subprocess.run(
-        [sys.executable, WORKER, str(kills), str(seed), str(seconds), "rollouts.candidates", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert found.returncode == 0, found.stderr
-    return int(found.stdout.rsplit("killed ", 1)[1])
-
-
-def test_killed_three_times_the_file_is_the_same(selection_files, tiny_model, tmp_path, undisturbed):
-    expected, seconds = undisturbed
-    output = tmp_path / "out.jsonl"
-    assert _killed(3, 1, seconds / 2, real(selection_files, output, tiny_model)) > 0
-    assert output.read_bytes() == expected
-
-
-@pytest.mark.slow
-def test_killed_twenty_times_the_file_is_the_same(selection_files, tiny_model, tmp_path, undisturbed):
-    expected, seconds = undisturbed
-    output = tmp_path / "out.jsonl"
-    assert _killed(20, 2, seconds / 2, real(selection_files, output, tiny_model)) >= 15
-    assert output.read_bytes() == expected
-
-
-def test_two_processes_make_the_same_file(selection_files, tiny_model, tmp_path, undisturbed, run_command):
-    output = tmp_path / "out.jsonl"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    found = run_command(*launch, "-m", "rollouts.candidates", *real(selection_files, output, tiny_model))
-    assert found.returncode == 0, found.stderr
-    assert output.read_bytes() == undisturbed[0]
-    shards = sorted((tmp_path / "out.jsonl.parts").glob("shard-*.jsonl"))
-    assert [len(path.read_text().splitlines()) for path in shards] == [4, 2]

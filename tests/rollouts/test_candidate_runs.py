@@ -1,0 +1,62 @@
+"""Runs of the candidates command with a real VLM: killed, or divided among processes, they make the same file."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rollouts import candidates
+
+WORKER = Path(__file__).with_name("kill_worker.py")
+
+
+def command(folder: Path, model: Path, output: Path) -> list[str]:
+    found = ["--dataset", folder, "--pools", folder / "pools-train.jsonl", "--model", model, "--output", output]
+    found += ["--query-table", folder / "train.safetensors", "--example-table", folder / "train.safetensors"]
+    found += ["--selector", folder / "first", "--num-beams", 3, "--num-retrieval", 2, "--num-random", 2]
+    return [str(part) for part in (*found, "--shots", 1, 2, "--gt-prob", "--batch-size", 2, "--device", "cpu")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(selection_files, tiny_model, tmp_path_factory) -> tuple[Path, float]:
+    """The file, and how long it took to make."""
+    output = tmp_path_factory.mktemp("undisturbed") / "out.jsonl"
+    start = time.monotonic()
+    candidates.main(command(selection_files, tiny_model, output))
+    return output, time.monotonic() - start
+
+
+def _kill(kills: int, undisturbed, arguments: list[str], output: Path) -> None:
+    """Kills runs at random moments; the file of the last equals the undisturbed one."""
+    found = subprocess.run(
+        [sys.executable, WORKER, str(kills), "0", str(undisturbed[1]), "rollouts.candidates", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout.rsplit("killed ", 1)[1]) >= kills // 2
+    assert output.read_bytes() == undisturbed[0].read_bytes()
+
+
+def test_killed_a_few_times_the_file_is_the_same(selection_files, tiny_model, tmp_path, undisturbed):
+    output = tmp_path / "out.jsonl"
+    _kill(4, undisturbed, command(selection_files, tiny_model, output), output)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_the_file_is_the_same(selection_files, tiny_model, tmp_path, undisturbed):
+    output = tmp_path / "out.jsonl"
+    _kill(20, undisturbed, command(selection_files, tiny_model, output), output)
+
+
+def test_two_processes_make_the_same_file(selection_files, tiny_model, tmp_path, undisturbed, run_command):
+    output = tmp_path / "out.jsonl"
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "rollouts.candidates"]
+    found = run_command(*launch, *command(selection_files, tiny_model, output))
+    assert found.returncode == 0, found.stderr
+    assert output.read_bytes() == undisturbed[0].read_bytes()
+    shards = sorted((tmp_path / "out.jsonl.parts").glob("shard-*.jsonl"))
+    assert [len(path.read_text().splitlines()) for path in shards] == [6, 6]
