@@ -4,8 +4,8 @@ import inspect
 
 from transformers import PreTrainedConfig
 
-FOREIGN_FIELDS = ("model_type", "name_or_path", "auto_map", "attn_implementation")
-"""What transformers stores in or hands to a configuration, beside the fields of `PreTrainedConfig`."""
+FOREIGN_FIELDS = ("model_type", "name_or_path", "auto_map", "attn_implementation", "use_cache")
+"""What transformers (and its Trainer: `use_cache`) stores in or hands to a configuration, beside the fields of `PreTrainedConfig`."""
 
 
 class SelectorConfig(PreTrainedConfig):

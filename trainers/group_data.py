@@ -195,7 +195,7 @@ def load_stored_groups(arguments: GroupArguments, split: str, by_length: bool = 
         _check_any(accuracies, f"{source}: accuracy_field: no candidate has a field '{arguments.accuracy_field}'")
     pools = _pools(arguments, groups)
     stored = [
-        StoredGroup(group.id, f"{source}: group {group.id!r}", group.candidates, scores, measured, pool, given)
+        StoredGroup(group.id, f"{source}: group {group.name}", group.candidates, scores, measured, pool, given)
         for group, scores, measured, pool, given in zip(groups, rewards, accuracies, pools, columns, strict=True)
     ]
     if arguments.policy == "selector":
@@ -238,7 +238,7 @@ def _columns(arguments: GroupArguments, split: str, groups: Sequence[CandidateGr
     joined = [{"images": [], **tasks.get(group.id, {}), **given} for group, given in zip(groups, own, strict=True)]
     source = arguments.task_data or "task_data is not set, and the group has none"
     problems = [
-        f"{arguments.dataset_name}: group {group.id!r}: field 'prompt': expected chat messages, found "
+        f"{arguments.dataset_name}: group {group.name}: field 'prompt': expected chat messages, found "
         f"{columns.get('prompt')!r:.80} ({source})"
         for group, columns in zip(groups, joined, strict=True)
         if not _is_prompt(columns.get("prompt"))
@@ -261,7 +261,7 @@ def _pools(arguments: GroupArguments, groups: Sequence[CandidateGroup]) -> list[
     found, problems = [], []
     for group in groups:
         pool = group.pool if group.pool is not None else stored.get(group.id)
-        where = f"{arguments.dataset_name}: group {group.id!r}"
+        where = f"{arguments.dataset_name}: group {group.name}"
         if pool is None:
             hint = (
                 f"{arguments.pools} has none for it" if arguments.pools else "set pools to a file of candidate pools"

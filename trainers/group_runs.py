@@ -66,22 +66,17 @@ def new_selector_config(settings: dict[str, Any], embedding_size: int, seed: int
     """
     from transformers import AutoConfig
 
-    from models import gpt2_selector  # noqa: F401  registers its configuration
-    from models.pointer_selector import SELECTOR_TYPES, PointerSelectorConfig
+    from models.gpt2_selector import GPT2SelectorConfig
+    from models.pointer_selector import PointerSelectorConfig
 
-    model_type = settings.get("model_type", PointerSelectorConfig.model_type)
-    if model_type not in SELECTOR_TYPES:
-        raise RecipeError(f"selector: model_type: expected one of {', '.join(SELECTOR_TYPES)}, found {model_type!r}")
-    config_class = type(AutoConfig.for_model(model_type))
-    allowed = sorted(set(config_class.__annotations__) - {"model_type"})
-    unknown = sorted(set(settings) - {*allowed, "model_type"})
-    if unknown:
-        raise RecipeError(f"selector: unknown key '{unknown[0]}'; expected some of model_type, {', '.join(allowed)}")
-    given = {"embedding_size": embedding_size, "seed": seed} | settings
-    given.pop("model_type", None)
+    classes = {config.model_type: config for config in (PointerSelectorConfig, GPT2SelectorConfig)}
+    settings = {"embedding_size": embedding_size, "seed": seed} | settings
+    model_type = settings.pop("model_type", PointerSelectorConfig.model_type)
+    if model_type not in classes:
+        raise RecipeError(f"selector: model_type: expected one of {', '.join(classes)}, found {model_type!r}")
     try:
-        return config_class(**{key: value for key, value in given.items() if key in allowed})
-    except Exception as error:  # strict configurations raise errors of their library
+        return classes[model_type](**settings)
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"selector: {error}") from error
 
 

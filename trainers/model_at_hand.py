@@ -102,16 +102,19 @@ def policy_arguments(args: Any, model_args: Any) -> dict[str, Any]:
 
 def load_policy(args: Any, model_args: Any) -> Any:
     """The model that a recipe names, with the adapters that it asks for, for a trainer that loads none itself."""
+    from accelerate import PartialState
     from peft import PeftModel, get_peft_model
-    from trl import get_kbit_device_map
     from trl.trainer.utils import create_model_from_path
 
     arguments = policy_arguments(args, model_args)
     model, adapters = arguments["model"], arguments.get("peft_config")
     if isinstance(model, str):
         quantization = arguments["quantization_config"]
-        devices = None if quantization is None else get_kbit_device_map()
-        options = {"device_map": devices} | args.model_init_kwargs
+        state = PartialState()
+        quantised_on_gpu = quantization is not None and state.device.type != "cpu"
+        options = {
+            "device_map": {"": state.local_process_index} if quantised_on_gpu else None
+        } | args.model_init_kwargs
         model = create_model_from_path(model, quantization_config=quantization, **options)
     if adapters is not None:
         model = get_peft_model(model, adapters)

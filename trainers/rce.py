@@ -145,6 +145,7 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         groups = [*train_groups, *(eval_groups or ())]
         items = prepare_groups(policy, groups)
         self.policy = policy
+        self.train_groups = list(train_groups)
         self.groups = RewardTable(groups)
         self._figures: dict[str, list[float]] = defaultdict(list)  # of the micro-batches since the last log
         if args.freeze_backbone:
