@@ -5,7 +5,8 @@ import inspect
 from transformers import PreTrainedConfig
 
 FOREIGN_FIELDS = ("model_type", "name_or_path", "auto_map", "attn_implementation", "use_cache")
-"""What transformers (and its Trainer: `use_cache`) stores in or hands to a configuration, beside the fields of `PreTrainedConfig`."""
+"""What transformers stores in or hands to a configuration, beside the fields of `PreTrainedConfig`; its Trainer stores
+`use_cache`."""
 
 
 class SelectorConfig(PreTrainedConfig):
