@@ -59,7 +59,7 @@ def parse_methods(texts: Sequence[str]) -> list[Method]:
         named = NAMED_SELECTOR.fullmatch(text)
         if named is None and text not in METHODS:
             problems.append(f"--methods: expected one of {', '.join(METHODS)}, or NAME=SELECTOR, found {text!r}")
-        elif named is not None and named[1] in METHODS:
+        elif named is not None and (named[1] in METHODS or named[1].startswith(("best_of_", "mean_of_"))):
             problems.append(f"--methods: '{named[1]}' is a method of its own, no name for a selector")
         else:
             try:

@@ -10,6 +10,9 @@ from rollouts.choices import ZERO_SHOT, Choice, Method, make_chooser, random_set
 from rollouts.in_context_vlm import InContextRequest, shown_order
 from rollouts.selection import SelectionData
 
+BEST_OF, MEAN_OF = "best_of_", "mean_of_"
+"""Names of what is known from random sets, before their number."""
+
 
 @dataclass
 class Outcome:
@@ -41,7 +44,7 @@ class BestOf:
 
     @property
     def name(self) -> str:
-        return f"best_of_{self.count}"
+        return f"{BEST_OF}{self.count}"
 
     @property
     def best(self) -> list[float]:

@@ -1,5 +1,6 @@
 """What an evaluation leaves: every answer, a summary, a table with intervals, and a plot."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import numpy as np
 from data.records import atomic_write, write_json, write_jsonl
 from rewards.statistics import Interval, bootstrap_mean, paired_difference
 from rollouts.choices import RANDOM
-from rollouts.evaluation import BestOf, Evaluation, Outcome
+from rollouts.evaluation import BEST_OF, MEAN_OF, BestOf, Evaluation, Outcome
 
 BASELINES = (RANDOM, "image_text_similarity")
 """Methods that every other one is compared with, if they were evaluated."""
 RESAMPLES = 2_000
 SIZE = (7.5, 5.0)
 """Of the plot, in inches."""
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
+"""Of the lines; grey is left out."""
 
 
 def gap_closed(values: list[float], low: list[float], high: list[float], seed: int = 0) -> Interval | None:
@@ -64,7 +67,7 @@ def summarise_evaluation(evaluation: Evaluation) -> dict:
             differences.append({**found, **_figures(paired_difference(before, after)), "n": len(after)})
     for best in evaluation.best_of:
         accuracy.append(_accuracy(best.name, best.shots, best.best))
-        accuracy.append(_accuracy(f"mean_of_{best.count}", best.shots, best.mean))
+        accuracy.append(_accuracy(f"{MEAN_OF}{best.count}", best.shots, best.mean))
         for (method, shots), values in by_place.items():
             if shots == best.shots:
                 share = gap_closed(values, best.mean, best.best)
@@ -162,34 +165,40 @@ def answers_file(output_dir: Path, method: str, shots: int) -> Path:
     return output_dir / "answers" / f"{method}-{shots}.jsonl"
 
 
+def _plotted(summary: dict) -> dict[str, dict[int, dict]]:
+    """Method -> number of shots -> figures, the best first; the mean of random sets only where random is missing."""
+    rows = _by_label(summary["accuracy"], "{method}")
+    if RANDOM in rows:
+        rows = {method: cells for method, cells in rows.items() if not method.startswith(MEAN_OF)}
+    return dict(sorted(rows.items(), key=lambda item: -item[1][max(item[1])]["estimate"]))
+
+
 def draw_plot(summary: dict, path: Path) -> None:
-    """Accuracy over the number of shots, a line a method; the best sets dashed, zero-shot dotted."""
+    """Accuracy over the number of shots, a line a method; references of random sets dashed, zero-shot dotted."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    rows = _by_label(summary["accuracy"], "{method}")
-    colours = iter(f"C{number}" for number in range(len(rows)))
-    shift = 0.012 * (max(summary["shots"]) - min(summary["shots"]) or 1)
+    rows = _plotted(summary)
+    colours = itertools.cycle(COLOURS)
+    shift = 0.006 * (max(summary["shots"]) - min(summary["shots"]) or 1)
     for number, (method, cells) in enumerate(rows.items()):
-        reference = method.startswith(("best_of_", "mean_of_"))
-        colour = "0.45" if reference else next(colours)
+        reference = method.startswith((BEST_OF, MEAN_OF))
+        colour = "black" if reference else next(colours)
         if set(cells) == {0}:
             axes.axhline(cells[0]["estimate"], color=colour, linestyle=":", label=method)
             continue
-        places = np.array(sorted(cells), dtype=float) + shift * (number - (len(rows) - 1) / 2)  # so that bars differ
-        estimate, low, high = (
-            np.array([cells[shots][name] for shots in sorted(cells)]) for name in ("estimate", "low", "high")
-        )
+        shots = sorted(cells)
+        estimate, low, high = (np.array([cells[s][name] for s in shots]) for name in ("estimate", "low", "high"))
         axes.errorbar(
-            places,
+            np.array(shots) + shift * (number - (len(rows) - 1) / 2),  # so that intervals do not hide each other
             estimate,
             yerr=[estimate - low, high - estimate],
             color=colour,
             linestyle="--" if reference else "-",
-            marker=("s" if method.startswith("best_of_") else "v") if reference else "o",
+            marker="s" if reference else "o",
             markersize=4,
             capsize=2,
             linewidth=1.4,
