@@ -105,7 +105,7 @@ def bound_scores(raw: torch.Tensor, low: float | None, high: float | None) -> to
     """Maps the real line smoothly and monotonically into the bounds: an arc tangent, of slope 1 at their middle.
 
     Its slope falls with the square of the distance, where that of tanh falls exponentially and is exactly 0 in float32
-    from 9 half-widths on: a score at a bound can always be learned away from it.
+    from 10 half-widths on: a score at a bound can always be learned away from it.
 
     >>> bound_scores(torch.tensor([0.0, 5.0, 1e6]), -5.0, 5.0)
     tensor([0.0000, 3.1954, 5.0000])
