@@ -12,6 +12,7 @@ so the attention costs one matrix per query in place of two per example, and is 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from models.candidate_table import PoolTable
 from models.selection import Encoded, EncodedExamples, Selector, State, fresh_weights, project
 from models.selector_config import SelectorConfig
 
-SELECTOR_TYPES = ("pointer_selector", "gpt2_selector", "encoding_selector")
 HISTORIES = ("none", "gate", "gru")
 SCORERS = ("cosine", "additive", "bilinear")
 DIVERSITY_START = 0.1
@@ -242,16 +242,26 @@ def _near_identity(hidden: int) -> nn.Linear:
 
 
 def load_selector(path: str | Path) -> Selector:
-    """The selector stored in a folder by `save_pretrained` (or of a Hub id), in eval mode.
+    """The selector stored in a folder by `save_pretrained` (or of a Hub id), in eval mode: either class.
 
     Raises:
-        ValueError: it is no selector, or its weights are not exactly those of its configuration; lists them.
+        ValueError: it is no selector of embeddings, or its weights are not exactly those of its configuration.
     """
-    from models import gpt2_selector, trained_encoders  # noqa: F401  they register their classes
+    from models import gpt2_selector  # noqa: F401  registers its class
 
+    return load_exactly(path, ("pointer_selector", "gpt2_selector"))
+
+
+def load_exactly(path: str | Path, model_types: Sequence[str]):
+    """A model of one of these types, in eval mode.
+
+    Raises:
+        ValueError: another type, or weights that are missing, unexpected or of another shape; lists all of them.
+    """
     config = AutoConfig.from_pretrained(path)
-    if config.model_type not in SELECTOR_TYPES:
-        raise ValueError(f"{path}: config.json: model_type: expected a selector's, found {config.model_type!r}")
+    if config.model_type not in model_types:
+        expected = " or ".join(model_types)
+        raise ValueError(f"{path}: config.json: model_type: expected {expected}, found {config.model_type}")
     model, found = AutoModel.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True)
     wrong = [f"{what.removesuffix('_keys')}: {sorted(map(str, found[what]))}" for what in found if found[what]]
     if wrong:

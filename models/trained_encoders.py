@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from models.pointer_selector import PointerSelector, PointerSelectorConfig
+from models.pointer_selector import PointerSelector, PointerSelectorConfig, load_exactly
 from models.selection import PointerOutput, Selections, fresh_weights
 from models.selector_config import FOREIGN_FIELDS
 
@@ -213,6 +213,15 @@ def _copy_weights(pretrained: nn.Module, adapted: nn.Module) -> None:
         for name, value in pretrained.state_dict().items():
             stem, _, last = name.rpartition(".")
             target[name if name in target else f"{stem}.base_layer.{last}"].copy_(value)
+
+
+def load_encoding_selector(path: str | Path) -> EncodingSelector:
+    """The model stored in a folder by `save_pretrained` (or of a Hub id), in eval mode.
+
+    Raises:
+        ValueError: it is no such model, or its weights are not exactly those of its configuration; lists them.
+    """
+    return load_exactly(path, (EncodingSelectorConfig.model_type,))
 
 
 AutoConfig.register(EncodingSelectorConfig.model_type, EncodingSelectorConfig)

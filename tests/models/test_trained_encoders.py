@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from models.pointer_selector import load_selector
-from models.trained_encoders import EncodingSelector, EncodingSelectorConfig
+from models.trained_encoders import EncodingSelector, EncodingSelectorConfig, load_encoding_selector
 
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
 TEXT = {**TOWER, "vocab_size": 50, "max_position_embeddings": 16}
@@ -120,8 +120,10 @@ def test_what_is_stored_comes_back(made, tmp_path):
     model(QUERIES, EXAMPLES, POOLS, POINTERS).cross_entropy.sum().backward()
     optimizer.step()
     model.eval().save_pretrained(tmp_path)
-    loaded = load_selector(tmp_path)
-    assert type(loaded) is EncodingSelector
+    loaded = load_encoding_selector(tmp_path)
+    assert not loaded.training
+    with pytest.raises(ValueError, match="expected pointer_selector or gpt2_selector, found encoding_selector"):
+        load_selector(tmp_path)
     trainable = [[name for name, p in one.named_parameters() if p.requires_grad] for one in (model, loaded)]
     assert trainable[0] == trainable[1]
     scored = [one(QUERIES, EXAMPLES, POOLS, POINTERS).log_probs for one in (model, loaded)]
