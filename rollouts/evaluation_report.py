@@ -210,7 +210,9 @@ def draw_plot(summary: dict, path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    entries = [handles[method] for method in rows]  # matplotlib's own order puts lines without intervals first
+    axes.legend(entries, list(rows), frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

@@ -283,10 +283,15 @@ def test_a_selector_for_other_embeddings(selection_files, tmp_path, capsys):
     assert "expected embeddings of 7 numbers, the tables have 12" in fails(capsys, command)
 
 
-def test_the_whole_command_with_a_real_vlm(selection_files, tiny_model, tmp_path, run_command):
-    command = arguments(selection_files, tmp_path, "--shots", 1, "--limit", 3, methods=["zero_shot", "random"])
-    command[command.index("vlm")] = str(tiny_model)
-    found = run_command("-m", "rollouts.in_context", *command)
-    assert found.returncode == 0, found.stderr
-    assert "VQA accuracy of 3 queries" in found.stdout
-    assert len(stored(tmp_path, "random", 1)) == 3
+def test_a_real_vlm_on_two_processes_as_on_one(selection_files, tiny_model, tmp_path, run_command):
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for name, start in (("one", []), ("two", launch)):
+        options = ["--shots", 1, "--limit", 5, "--device", "cpu"]
+        command = arguments(selection_files, tmp_path / name, *options, methods=["zero_shot", "random"])
+        command[command.index("vlm")] = str(tiny_model)
+        found = run_command(*start, "-m", "rollouts.in_context", *command)
+        assert found.returncode == 0, found.stderr
+        assert found.stdout.count("VQA accuracy of 5 queries") == 1
+    assert stored(tmp_path / "one", "random", 1) == stored(tmp_path / "two", "random", 1)
+    kept = [path.read_text() for path in sorted((tmp_path / "two" / "answer_cache").iterdir())]
+    assert [sum(len(json.loads(line)["answers"]) for line in text.splitlines()) for text in kept] == [5, 5]
