@@ -405,7 +405,7 @@ def train_reading(
 def reading_accuracy(reader: Reader, features: Tensor, conversations: Conversations) -> float:
     """Share of right ones among the nouns that earlier turns tell."""
     right = []
-    for batch in conversations.batches(count=4, size=128):
+    for batch in conversations.batches(count=4, size=64):
         found = reader.logits(reader(batch, features), batch).argmax(-1) == batch.labels
         right.append(found[batch.telling_nouns().any(1)])
     return torch.cat(right).float().mean().item()
