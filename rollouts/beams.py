@@ -16,13 +16,14 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data.candidate_pools import load_pools
+from data.images import ImageError, ImageSource
 from data.pools import ItemId
 from data.records import RecordError
 from data.vqa import VqaRecord, common_answer, load_records, record_ids
@@ -245,8 +246,15 @@ def shard_settings(arguments: argparse.Namespace, queries: Sequence[Query]) -> d
     return {**settings, "model": model_fingerprint(arguments.model), "queries": _digest(queries)}
 
 
-def load_scorer(arguments: argparse.Namespace) -> Scorer:
-    """The VLM on this process's device, and how it scores."""
+def images_of(queries: Sequence[Query]) -> Iterator[ImageSource]:
+    """All images, those of a query and its pool together."""
+    for query in queries:
+        for record in (query.record, *query.pool):
+            yield from record.images
+
+
+def load_scorer(arguments: argparse.Namespace, queries: Sequence[Query]) -> Scorer:
+    """The VLM on this process's device, with the images of all queries prepared, and how it scores."""
     from data.shards import process_state
     from rollouts.in_context_vlm import DEFAULT_BATCH_TOKENS, InContextVLM
 
@@ -260,6 +268,7 @@ def load_scorer(arguments: argparse.Namespace) -> Scorer:
         system_prompt=arguments.system_prompt,
         max_batch_tokens=arguments.max_batch_tokens or DEFAULT_BATCH_TOKENS,
     )
+    vlm.images.prepare(images_of(queries))
     generation = {
         "max_new_tokens": arguments.max_new_tokens,
         "num_beams": arguments.generation_beams,
@@ -276,7 +285,7 @@ def make_beams(arguments: argparse.Namespace) -> int:
     work_dir = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
     with ShardStore(work_dir, shard_settings(arguments, list(queries.values()))) as store:
         chunks = store.chunks(list(queries), arguments.chunk_size)
-        scorer = load_scorer(arguments) if chunks else None
+        scorer = load_scorer(arguments, list(queries.values())) if chunks else None
         total = sum(map(len, chunks))
         with tqdm(total=total, desc="beams", unit="query", disable=not store.is_main) as bar:
             for chunk in chunks:
@@ -320,8 +329,6 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
-    from data.images import ImageError
-
     try:
         make_beams(arguments)
     except (RecordError, ImageError, OSError) as error:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,10 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from data.images import ImageSource, image_size, open_image
 from models.vision_hooks import vision_tower
+
+GROUP_IMAGES = 32
+GROUP_PATCHES = 16_384
+"""Of the pictures that are encoded together; 16 of 448x448 pixels."""
 
 
 def _digest(source: ImageSource) -> str:
@@ -33,8 +37,8 @@ class ImageFeatures:
         processor: its processor.
         cache_bytes: features are kept up to this size; those not used for longest go first.
 
-    Pictures go through the vision tower one by one, so that the features of one never depend, not even in their last
-    bit, on which others happened to be encoded with it. `encoded` counts them.
+    Pictures go through the vision tower one by one, or in the groups that `prepare` has fixed: the features of one
+    never depend, not even in their last bit, on which others happened to be needed with it. `encoded` counts pictures.
     """
 
     def __init__(self, model, processor, cache_bytes: int):
@@ -46,7 +50,29 @@ class ImageFeatures:
         self._keys_of_paths: dict[str, str] = {}
         self._sources: dict[str, ImageSource] = {}
         self._grids: dict[str, tuple[int, int]] = {}
+        self._groups: dict[str, tuple[str, ...]] = {}
         self.encoded = 0
+
+    def prepare(self, sources: Iterable[ImageSource]) -> None:
+        """Fixes which pictures are encoded together, which is quicker: neighbours among `sources`.
+
+        The first that is needed has its whole group encoded.
+
+        Raises:
+            ImageError: an image that cannot be read.
+        """
+        keys = list(dict.fromkeys(self.key(source) for source in sources))
+        group: list[str] = []
+        patches = 0
+        for key in keys:
+            rows, columns = self._grids[key]
+            size = rows * columns * self._processor.merge_size**2
+            if group and (len(group) == GROUP_IMAGES or patches + size > GROUP_PATCHES):
+                self._groups.update(dict.fromkeys(group, tuple(group)))
+                group, patches = [], 0
+            group.append(key)
+            patches += size
+        self._groups.update(dict.fromkeys(group, tuple(group)))
 
     def key(self, source: ImageSource) -> str:
         """The name under which a picture's features are kept; pictures with the same content share it.
@@ -60,14 +86,14 @@ class ImageFeatures:
             source = open_image(source)
         try:
             key = _digest(source)
+            if key not in self._sources:
+                self._grids[key] = self._expected_grid(source)
+                self._sources[key] = source
         except OSError:
             open_image(source)  # says what is wrong with it
             raise
         if isinstance(source, str):
             self._keys_of_paths[source] = key
-        if key not in self._sources:
-            self._sources[key] = source
-            self._grids[key] = self._expected_grid(source)
         return key
 
     def _expected_grid(self, source: ImageSource) -> tuple[int, int]:
@@ -92,21 +118,33 @@ class ImageFeatures:
         if key in self._features:
             self._features.move_to_end(key)
             return self._features[key]
-        features = self._encode(key)
+        group = self._groups.get(key, (key,))
+        encoded = dict(zip(group, self._encode(group), strict=True))
+        for member, features in encoded.items():
+            self._keep(member, features)
+        return encoded[key]
+
+    def _keep(self, key: str, features: torch.Tensor) -> None:
+        if key in self._features:
+            self._used_bytes -= self._features.pop(key).nbytes
         self._features[key] = features
         self._used_bytes += features.nbytes
         while self._used_bytes > self._cache_bytes and len(self._features) > 1:
             self._used_bytes -= self._features.popitem(last=False)[1].nbytes
-        return features
 
     @torch.inference_mode()
-    def _encode(self, key: str) -> torch.Tensor:
-        inputs = self._processor(images=[open_image(self._sources[key])], return_tensors="pt")
-        grid = inputs["image_grid_thw"]
+    def _encode(self, keys: Sequence[str]) -> list[torch.Tensor]:
+        images = [open_image(self._sources[key]) for key in keys]
+        inputs = self._processor(images=images, return_tensors="pt")
+        grids = inputs["image_grid_thw"]
         merge = self._processor.merge_size
-        if (int(grid[0, 1]) // merge, int(grid[0, 2]) // merge) != self._grids[key]:
-            raise RuntimeError(f"the image processor made a grid of {grid.tolist()}, expected {self._grids[key]}")
+        found = [(rows // merge, columns // merge) for _, rows, columns in grids.tolist()]
+        expected = [self._grids[key] for key in keys]
+        if found != expected:
+            raise RuntimeError(f"the image processor made grids of {found} visual tokens, expected {expected}")
         device, dtype = self._tower.device, self._tower.dtype
-        output = self._tower(inputs["pixel_values"].to(device, dtype), grid_thw=grid.to(device))
-        self.encoded += 1
-        return getattr(output, "pooler_output", output)
+        output = self._tower(inputs["pixel_values"].to(device, dtype), grid_thw=grids.to(device))
+        self.encoded += len(keys)
+        features = getattr(output, "pooler_output", output)
+        parts = features.split([rows * columns for rows, columns in expected])
+        return list(parts) if len(parts) == 1 else [part.clone() for part in parts]  # each can be freed by itself

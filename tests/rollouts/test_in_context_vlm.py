@@ -122,3 +122,64 @@ def test_construct_order_puts_the_newest_first_or_last():
     assert shown_order((3, 1, 2), "right") == [3, 1, 2]
     with pytest.raises(ValueError, match="construct order: expected one of left, right, found 'up'"):
         shown_order([1], "up")
+
+
+def test_answers_end_where_the_plain_ones_end(tiny):
+    """With end tokens that do come up, rows of a batch end at different steps."""
+    model, processor = tiny
+    requests = _requests()
+    vlm = InContextVLM(model, processor)
+    texts = vlm.generate(requests, max_new_tokens=6)
+    ends = [processor.tokenizer(text[-2:], add_special_tokens=False)["input_ids"][-1] for text in texts[:4]]
+    settings = model.generation_config.eos_token_id
+    model.generation_config.eos_token_id = [*settings, *ends]
+    try:
+        found = InContextVLM(model, processor).generate(requests, max_new_tokens=6)
+        expected = [
+            cases.plain_answer(model, processor, request, "chat", IN_CONTEXT_SYSTEM_PROMPT, max_new_tokens=6)
+            for request in requests
+        ]
+    finally:
+        model.generation_config.eos_token_id = settings
+    assert found == expected
+    assert found != texts
+
+
+def test_results_do_not_depend_on_the_order_of_requests_or_on_earlier_calls(tiny):
+    requests = _related_requests()
+    vlm = InContextVLM(*tiny)
+    first = vlm.answer_log_probs(requests)
+    vlm.generate(requests[:3])
+    assert vlm.answer_log_probs(requests) == first
+    shuffled = list(range(len(requests)))
+    random.Random(1).shuffle(shuffled)
+    again = vlm.answer_log_probs([requests[number] for number in shuffled])
+    assert again == pytest.approx([first[number] for number in shuffled], abs=1e-5)
+    assert vlm.answer_log_probs([]) == []
+    assert vlm.generate([]) == []
+
+
+def test_a_training_model_is_left_training(tiny):
+    model, processor = tiny
+    model.train()
+    try:
+        vlm = InContextVLM(model, processor)
+        probability = vlm.answer_probabilities(_requests(2))
+        assert model.training
+    finally:
+        model.eval()
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+    assert vlm.answer_probabilities(_requests(2)) == probability
+
+
+def test_an_empty_answer_is_an_error_that_names_the_query(tiny):
+    with pytest.raises(ValueError, match="query 3: expected an answer to score, found '  '"):
+        InContextVLM(*tiny).answer_probabilities([InContextRequest(RECORDS[3], (), "  ")])
+
+
+def test_a_chat_template_that_treats_examples_differently_is_refused():
+    model, processor = cases.build_qwen2()
+    counting = "{%- for message in messages -%}{{ loop.index }}{%- endfor -%}"
+    processor.chat_template = processor.chat_template + counting
+    with pytest.raises(ValueError, match="does not write each image as one block and each example alike"):
+        InContextVLM(model, processor)
