@@ -35,6 +35,7 @@ class Reward(ABC):
         optional: those of them that the data may lack; `score` gets `None` then. One column at least must be there.
         minimum, maximum: range of the scores; the right answer scores `maximum`.
         text_only: depends on texts alone, so that many processes can share the work.
+        needs_model: a trained model gives the scores, and not even the right answer is sure of `maximum`.
     """
 
     name: ClassVar[str]
@@ -43,6 +44,7 @@ class Reward(ABC):
     minimum: float = 0.0
     maximum: float = 1.0
     text_only: ClassVar[bool] = True
+    needs_model: ClassVar[bool] = False
 
     @property
     def __name__(self) -> str:  # TRL logs a reward under this

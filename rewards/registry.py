@@ -29,6 +29,7 @@ REWARDS = {
     "relevance": "rewards.relevance.RelevanceReward",
     "candidate": "rewards.beam.CandidateReward",
     "beam_score": "rewards.beam.BeamScore",
+    "reward_model": "rewards.reward_model.RewardModel",
 }
 
 _POLICY = ("on_error", "max_error_rate")

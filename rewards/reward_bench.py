@@ -17,11 +17,13 @@ from datetime import datetime
 from pathlib import Path
 
 from data.images import ImageError
+from data.preferences import PreferenceRecord, load_preferences
 from data.records import RecordError, write_json, write_jsonl
 from rewards.calibration import calibration, draw_calibration, draw_scores, score_summary
 from rewards.preference_accuracy import GROUPS, distinct_items, preference_accuracy
 from rewards.published_scores import published_table
 from rewards.scored_preferences import ScoredPreference, equal_ranks, load_scored_preferences
+from rewards.stored_scores import ScoreRequest, StoredScores, prompt_text
 
 USER_ERRORS = (RecordError, ImageError)
 
@@ -72,7 +74,11 @@ def format_summary(summary: dict) -> str:
     empty = [group for group in GROUPS if group not in summary["macro_groups"]]
     if empty:
         lines.append(f"no decided pair in {', '.join(empty)}: macro is the mean of the other groups")
-    skipped = {"duplicates": "repeated pairs left out", "equal_ranks": "twos of responses of equal rank left out"}
+    skipped = {
+        "duplicates": "repeated pairs left out",
+        "equal_ranks": "pairs of responses of equal rank left out",
+        "bad_rows": "unusable rows left out",
+    }
     lines += [f"{summary[key]:,} {text}" for key, text in skipped.items() if summary.get(key)]
     return "\n".join(lines)
 
@@ -106,45 +112,50 @@ def write_evaluation(preferences: Sequence[ScoredPreference], summary: dict, nam
     write_json(output_dir / "summary.json", {"model": name, "responses": rows.name, **summary})
 
 
-def _score_with_model(arguments: argparse.Namespace, name: str) -> tuple[list[ScoredPreference], dict] | None:
-    """Preferences of `--data` with scores by `--model`, on the main process; `None` on the others."""
-    from data.preferences import load_preferences
-    from rewards.stored_scores import ScoreRequest, StoredScores
-
-    records, counts = load_preferences(arguments.data, arguments.split, skip_bad_rows=arguments.skip_bad_rows)
-    requests = [ScoreRequest(record.query, tuple(record.images), tuple(record.response)) for record in records]
-    work = arguments.work_dir or arguments.output_dir / f"{name}.parts"
-    stored = StoredScores(arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype)
+def _score_with_model(records: Sequence[PreferenceRecord], stored: StoredScores) -> list[ScoredPreference] | None:
+    """Preferences with scores, on the main process; `None` on the others."""
+    requests = [ScoreRequest(record.prompt(), tuple(record.images), tuple(record.response)) for record in records]
     scores = stored.score(requests)
     if scores is None:
         return None
-    preferences = [
+    return [
         ScoredPreference(
-            id=record.id, query=record.query, response=record.response, human_ranking=record.human_ranking, scores=row
+            id=record.id,
+            query=prompt_text(record.prompt()),
+            response=record.response,
+            human_ranking=record.human_ranking,
+            scores=row,
         )
         for record, row in zip(records, scores, strict=True)
     ]
-    return preferences, counts
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
-    """Scores if need be, counts, writes and prints."""
-    name = arguments.name or Path(arguments.model or arguments.scores).stem
-    counts: dict = {}
-    if arguments.model:
-        scored = _score_with_model(arguments, name)
-        if scored is None:
-            return
-        preferences, counts = scored
-    else:
-        preferences = load_scored_preferences(arguments.scores, arguments.split)
-    summary = summarise(preferences, arguments.data or arguments.scores)
-    if counts:
-        summary["data"] = counts
+def _report(preferences: Sequence[ScoredPreference], left_out: dict[str, int], name: str, arguments) -> None:
+    summary = summarise(preferences, arguments.data or arguments.scores) | left_out
     write_evaluation(preferences, summary, name, arguments.output_dir)
     print(format_summary(summary))
     print(f"\n{published_table(name, summary)}")
     print(f"\nwritten to {arguments.output_dir}")
+
+
+def evaluate_scores(arguments: argparse.Namespace) -> None:
+    """Counts, writes and prints."""
+    preferences = load_scored_preferences(arguments.scores, arguments.split)
+    _report(preferences, {}, arguments.name or Path(arguments.scores).stem, arguments)
+
+
+def evaluate_model(arguments: argparse.Namespace) -> None:
+    """The same after scoring what has no score yet."""
+    name = arguments.name or Path(arguments.model).name
+    records, counts = load_preferences(arguments.data, arguments.split, skip_bad_rows=arguments.skip_bad_rows)
+    work = arguments.work_dir or arguments.output_dir / f"{name}.parts"
+    stored = StoredScores(arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype)
+    preferences = _score_with_model(records, stored)
+    if preferences is not None:
+        # Records whose responses all have one rank are not scored, but their pairs are left out like other ties.
+        left_out = {"rows": counts.rows, "equal_ranks": counts.tied_pairs, "bad_rows": counts.skipped}
+        _report(preferences, left_out, name, arguments)
+        stored.forget()
 
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -177,7 +188,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
     try:
-        evaluate(arguments)
+        (evaluate_scores if arguments.scores else evaluate_model)(arguments)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
 

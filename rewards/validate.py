@@ -16,16 +16,26 @@ from filter_agents.registry import AgentError, build_agents
 from rewards.base import Reward
 from rewards.eval import read_recipe
 from rewards.guard import RewardError
-from rewards.registry import RewardSpecError, build_rewards
+from rewards.registry import RewardSpec, RewardSpecError, build_rewards, import_reward
 from rewards.scoring import score_rows
 
 MAX_ROWS_SHOWN = 20
 TOLERANCE = 1e-9
 
 
+def _needs_model(spec: RewardSpec) -> bool:
+    name = spec["name"] if isinstance(spec, dict) and "name" in spec else spec
+    return isinstance(name, str) and getattr(import_reward(name), "needs_model", False)
+
+
 def shortfalls(rows: list[dict], recipe: dict) -> list[str]:
-    """A sentence for every right answer that a reward of the recipe scores below its maximum, or fails on."""
+    """A sentence for every right answer that a reward of the recipe scores below its maximum, or fails on.
+
+    Rewards that need a model are left out: a right answer is not sure of their maximum.
+    """
     specs = recipe.get("reward_funcs") or []
+    if isinstance(specs, list):
+        specs = [spec for spec in specs if not _needs_model(spec)]
     scores, failures = score_rows(specs, recipe.get("agents"), [{**row, "completion": row["gold"]} for row in rows])
     found = [failure.describe() for failure in failures]
     for reward in build_rewards(specs, recipe.get("agents")):

@@ -64,6 +64,24 @@ def tiny_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_reward_model(tiny_model, tmp_path_factory) -> Path:
+    """Folder of a random reward model on `tiny_model`, whose scores spread over its bounds of -5 and 5."""
+    import torch
+
+    from models.loading import load_processor
+    from models.reward_model import from_backbone
+
+    torch.manual_seed(0)
+    model = from_backbone(str(tiny_model), {"system_prompt": "Judge the answer."}, dtype=torch.float32)
+    for parameter in model.score_head.parameters():
+        torch.nn.init.normal_(parameter, std=1.0)
+    folder = tmp_path_factory.mktemp("reward_model") / "tiny_reward"
+    model.save_pretrained(folder)
+    load_processor(str(tiny_model)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def report_data(tmp_path_factory) -> Path:
     """Folder of agent-selection records with one image each: 24 to train on, 4 validation, 4 test."""
     from data.quality_reports import main

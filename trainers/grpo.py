@@ -36,7 +36,7 @@ from models.loading import VISION_TOKENS, load_processor, vision_token_ids
 from models.memory import Load
 from models.vision_hooks import install_vision_hooks, vision_tower
 from rewards.guard import Failure, GuardedReward, RewardError, guard
-from rewards.registry import build_rewards, needed_columns, spec_name
+from rewards.registry import build_rewards, needed_columns, optional_columns, spec_name
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
 from trainers.dynamic_sampling import Redraw, plan_redraw, rows_to_draw, rows_to_replace
@@ -584,6 +584,9 @@ def _check_weights(script: GRPOScriptArguments, args: GRPOConfig) -> None:
 def _check_columns(script: GRPOScriptArguments, rewards: list[GuardedReward], rows: list[dict]) -> None:
     for reward in rewards:
         missing = [column for column in needed_columns(reward) if column not in rows[0]]
+        may_lack = optional_columns(reward)
+        if len(missing) < len(needed_columns(reward)):
+            missing = [column for column in missing if column not in may_lack]
         if missing:
             having = ", ".join(sorted(rows[0]))
             raise RecipeError(

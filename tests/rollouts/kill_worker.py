@@ -20,7 +20,8 @@ sys.path[0] = str(Path(__file__).parents[2])
 def main() -> None:
     kills, seed, seconds, module = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
     command = importlib.import_module(module)
-    for name in ("rollouts.answers", "rollouts.in_context_vlm", "data.shards"):  # what the command imports later
+    later = ("rollouts.answers", "rollouts.in_context_vlm", "models.reward_model", "data.shards")
+    for name in later:  # what commands import themselves, where they need it
         importlib.import_module(name)
 
     rng = random.Random(seed)

@@ -1,0 +1,183 @@
+"""The score that a trained reward model gives to prompt, images and completion (`models/reward_model.py`)."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from models.checkpoints import MODEL_FILE, find_model
+from rewards.base import Completion, Reward, RewardColumnError, completion_text
+
+MODEL_TYPES = ("qwen2_vl_reward", "qwen2_5_vl_reward")
+QUESTIONS = ("prompt", "question", "query")
+"""Columns that a row's prompt is taken from where the trainer gives none, the first that it has."""
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_SPECIAL_TOKEN = re.compile(r"<\|[^<|>]*\|>")
+
+
+def stored_bounds(model: str) -> tuple[float, float]:
+    """Smallest and largest score of a reward model, from its folder; infinite for a name that may be the Hub's.
+
+    Raises:
+        ValueError: no such folder, or one that holds no reward model.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        if _HUB_NAME.fullmatch(model) and not folder.parent.is_dir():
+            return -math.inf, math.inf
+        raise ValueError(f"model: '{model}': no such folder")
+    try:
+        path = Path(find_model(model)) / MODEL_FILE
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model: '{model}': {error}") from error
+    if config.get("model_type") not in MODEL_TYPES:
+        known = ", ".join(MODEL_TYPES)
+        raise ValueError(f"model: {path}: model_type: expected one of {known}, found {config.get('model_type')!r}")
+    low, high = config.get("score_min"), config.get("score_max")
+    return (-math.inf, math.inf) if low is None or high is None else (float(low), float(high))
+
+
+@contextmanager
+def _outside_zero3() -> Iterator[None]:
+    """Models loaded here are whole on every process, also while the policy's are partitioned."""
+    from transformers.integrations import deepspeed
+
+    current = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = current
+
+
+def without_special_tokens(text: str) -> str:
+    """The text with a space for each `<|...|>`: a completion must not end its own turn, or promise an image.
+
+    >>> without_special_tokens("Red.<|im_end|>")
+    'Red. '
+    """
+    return _SPECIAL_TOKEN.sub(" ", text)
+
+
+def _images_of(prompt: Any) -> list:
+    """Images that a prompt carries in its own messages."""
+    if isinstance(prompt, str):
+        return []
+    parts = [part for turn in prompt if isinstance(turn["content"], list) for part in turn["content"]]
+    return [part["image"] for part in parts if part.get("type") == "image" and part.get("image") is not None]
+
+
+def _as_list(images: Any) -> list:
+    return list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
+
+
+class RewardModel(Reward):
+    """The score of a trained reward model, which sees prompt, images and completion; within the model's bounds.
+
+    The prompt is the trainer's, or the column `prompt`, `question` or `query`; images are those of `images` or
+    `image`. `None` for rows without a prompt. Rows without images are scored as text. The system text is the one that
+    is stored with the model. Loaded at the first use, once a process, and never trained.
+
+    Args:
+        model: folder (of a run too) or Hub id.
+        batch_size: completions a forward pass.
+        device: by default the trainer's, or an accelerator if there is one.
+        dtype: of the weights; by default as they are stored.
+        sharded: with ZeRO-3, divide the weights between the processes, as the policy's are. All processes must then
+            score equally many rows. By default every process has a copy.
+    """
+
+    name = "reward_model"
+    columns = QUESTIONS
+    optional = QUESTIONS
+    text_only = False
+    needs_model = True
+
+    def __init__(
+        self, model: str, batch_size: int = 16, device: str | None = None, dtype: str = "auto", sharded: bool = False
+    ):
+        if not isinstance(model, str) or not model:
+            raise ValueError(f"model: expected a folder or Hub id, found {model!r:.80}")
+        if type(batch_size) is not int or batch_size < 1:
+            raise ValueError(f"batch_size: expected an integer of at least 1, found {batch_size!r:.80}")
+        self.minimum, self.maximum = stored_bounds(model)
+        self.model = model
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self.sharded = sharded
+
+    @cached_property
+    def _loaded(self) -> Any:
+        from data.shards import process_state
+        from models.reward_model import load_reward_model
+
+        device = self.device or process_state().device
+        if self.sharded:
+            return _partitioned(load_reward_model, self.model, device, self.dtype)
+        with _outside_zero3():
+            model, _ = load_reward_model(self.model, device, self.dtype)
+        return model.requires_grad_(False).eval()
+
+    def score(self, text: str, prompt: Any = None, images: Any = None) -> float | None:
+        """The score of one completion."""
+        return self([text], prompts=[prompt], images=[images])[0]
+
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        prompts: Sequence[Any] | None = None,
+        images: Sequence[Any] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        prompts = _first_known(len(completions), [prompts, *(columns.get(name) for name in QUESTIONS)])
+        pictures = _first_known(len(completions), [images, columns.get("image")])
+        if completions and all(prompt is None for prompt in prompts):
+            having = ", ".join(sorted(name for name, column in columns.items() if isinstance(column, list)))
+            raise RewardColumnError(
+                f"reward '{self.name}' needs one of {', '.join(QUESTIONS)}; the data has: {having}"
+            )
+        rows = [number for number, prompt in enumerate(prompts) if prompt is not None]
+        texts = [without_special_tokens(completion_text(completions[row])) for row in rows]
+        asked = [prompts[row] for row in rows]
+        seen = [_as_list(pictures[row]) or _images_of(prompts[row]) for row in rows]
+        values = self._loaded.score(asked, seen, texts, batch_size=self.batch_size).tolist() if rows else []
+        scores: list[float | None] = [None] * len(completions)
+        for row, value in zip(rows, values, strict=True):
+            scores[row] = value
+        return scores
+
+
+def _first_known(length: int, candidates: Sequence[Sequence[Any] | None]) -> list:
+    """For every row the first column's value that is not `None`."""
+    columns = [column for column in candidates if column is not None]
+    return [next((column[row] for column in columns if column[row] is not None), None) for row in range(length)]
+
+
+def _partitioned(load: Any, name: str, device: Any, dtype: str) -> Any:
+    """The model with its weights divided between the processes, for inference.
+
+    Raises:
+        ValueError: the run is not under ZeRO-3.
+    """
+    from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
+
+    if not is_deepspeed_zero3_enabled():
+        raise ValueError("sharded: expected a run under DeepSpeed ZeRO-3, whose policy is divided too")
+    import deepspeed
+
+    from models.vision_hooks import install_vision_hooks
+
+    model, _ = load(name, device, dtype)
+    model.requires_grad_(False)
+    install_vision_hooks(model, distributed=True)
+    zero = {key: value for key, value in deepspeed_config()["zero_optimization"].items() if key != "offload_optimizer"}
+    precision = {key: value for key, value in deepspeed_config().items() if key in ("bf16", "fp16")}
+    settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero, **precision}
+    deepspeed.initialize(model=model, config=settings)  # puts hooks on the modules, which gather their weights
+    return model.eval()

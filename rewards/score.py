@@ -1,0 +1,160 @@
+"""Scores of responses by a reward model, for every row of a file.
+
+    python -m rewards.score --model outputs/reward_model --input responses.jsonl --output scored.jsonl
+    accelerate launch -m rewards.score --model outputs/reward_model --input responses.jsonl --output scored.jsonl
+
+Rows hold `query` (a question) or `prompt` (a question or chat messages), `image` or `images` (paths, or bytes in a
+parquet file; may be missing), and `response`: a text or a list of texts. Rows come out in input order with `score`, or
+`scores` for a list; images that are not paths are left out. With `id` and `human_ranking` beside, what comes out can
+be evaluated by `rewards.reward_bench --scores`.
+
+Uses every process that `accelerate launch` starts, and goes on where it was killed.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from data.images import ImageError, check_images, resolve_images
+from data.preferences import Message, Text
+from data.records import RecordError, base_folder, parse_row, read_rows, write_jsonl
+from models.loading import VISION_TOKENS
+from rewards.stored_scores import ScoreRequest, StoredScores
+
+USER_ERRORS = (RecordError, ImageError)
+
+
+class ResponseRow(BaseModel):
+    """What is read of a row; further fields are kept beside."""
+
+    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
+
+    query: Text | None = None
+    prompt: Text | list[Message] | None = None
+    images: list[Any] = Field(default_factory=list)
+    response: StrictStr | list[StrictStr]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_form(cls, row: Any) -> Any:
+        """One prompt, and its images as a list."""
+        if not isinstance(row, dict):
+            return row
+        prompts = [name for name in ("query", "prompt") if row.get(name) is not None]
+        if len(prompts) != 1:
+            found = "both" if prompts else "neither"
+            raise PydanticCustomError("prompt", "expected 'query' or 'prompt', and {found} is there", {"found": found})
+        images = row.get("image") if row.get("images") is None else row["images"]
+        images = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
+        return {**row, "images": images}
+
+    @field_validator("response")
+    @classmethod
+    def _check_responses(cls, value: str | list[str]) -> str | list[str]:
+        if not value and isinstance(value, list):
+            raise PydanticCustomError("response", "expected at least one response")
+        for response in [value] if isinstance(value, str) else value:
+            for token in VISION_TOKENS:
+                if token in response:
+                    message = "the text contains {token}, which promises an image"
+                    raise PydanticCustomError("response", message, {"token": token})
+        return value
+
+    def request(self) -> ScoreRequest:
+        """What the model is asked; paths of images as they stand."""
+        prompt: Any = self.query if self.query is not None else self.prompt
+        if isinstance(prompt, list):
+            prompt = [turn.model_dump() for turn in prompt]
+        responses = [self.response] if isinstance(self.response, str) else self.response
+        return ScoreRequest(prompt, tuple(self.images), tuple(responses))
+
+
+def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[ScoreRequest]]:
+    """Rows as they are, and what is to be scored of each, with absolute paths of images that were all opened.
+
+    Raises:
+        RecordError: lists every problem of every row.
+    """
+    base, rows, requests, problems, images = base_folder(source), [], [], [], []
+    for location, row in read_rows(source, split):
+        try:
+            request = parse_row(location, row, ResponseRow).request()
+        except RecordError as error:
+            problems += error.problems
+            continue
+        resolved = tuple(resolve_images(list(request.images), base))
+        images += [(str(location), image) for image in resolved]
+        rows.append(row)
+        requests.append(ScoreRequest(request.prompt, resolved, request.responses))
+    problems += check_images(images)
+    if problems:
+        raise RecordError(problems)
+    return rows, requests
+
+
+def _storable(row: dict) -> dict:
+    """A row without the images that are not paths."""
+    stored = dict(row)
+    for name in ("image", "images"):
+        images = stored.get(name)
+        kept = [image for image in images if isinstance(image, str)] if isinstance(images, list) else images
+        if kept is not None and not isinstance(kept, str | list):
+            stored.pop(name)
+        elif name in stored:
+            stored[name] = kept
+    return stored
+
+
+def scored_rows(rows: Sequence[dict], scores: Sequence[Sequence[float]]) -> Iterator[dict]:
+    """Rows with `score`, or `scores` where the response is a list."""
+    for row, found in zip(rows, scores, strict=True):
+        own = {"score": found[0]} if isinstance(row["response"], str) else {"scores": list(found)}
+        yield {**_storable(row), **own}
+
+
+def score_file(arguments: argparse.Namespace) -> None:
+    """Reads and checks everything, scores what has no score yet, and writes."""
+    rows, requests = load_responses(arguments.input, arguments.split)
+    work = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
+    stored = StoredScores(arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype)
+    scores = stored.score(requests)
+    if scores is None:
+        return
+    write_jsonl(arguments.output, scored_rows(rows, scores))
+    stored.forget()
+    print(f"{sum(map(len, scores))} scores of {len(rows)} rows written to {arguments.output}")
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rewards.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="reward model: folder or Hub id")
+    parser.add_argument("--input", required=True, help="JSONL, JSON or parquet file, folder with splits, Hub data set")
+    parser.add_argument("--output", type=Path, required=True, help="JSONL file")
+    parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
+    parser.add_argument("--batch-size", type=int, default=16, help="responses a forward pass")
+    parser.add_argument("--work-dir", type=Path, help="for scores until all are there; by default OUTPUT.parts")
+    parser.add_argument("--device", help="by default an accelerator if there is one")
+    parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
+    arguments = parser.parse_args(argv)
+    if arguments.batch_size < 1:
+        parser.error(f"--batch-size: expected at least 1, found {arguments.batch_size}")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parse_arguments(argv)
+    try:
+        score_file(arguments)
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
