@@ -5,14 +5,16 @@ query; ids and places of files do not. A folder of answers serves any number of 
 """
 
 import argparse
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -98,18 +100,18 @@ class AnswerBook:
         self._settings = _digest(self.settings)
         self._keys = ContentKeys(vlm.images.key)
         self._known: dict[str, str | float] = {}
-        self._file: Path | None = None
+        self._folder: Path | None = None
+        self._file: BinaryIO | None = None
         if folder is not None:
-            folder = Path(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = folder / f"answers-{process_state().process_index}.jsonl"
+            self._folder = Path(folder)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = _open_own_file(self._folder)
             self.reload()
 
     def reload(self) -> None:
         """Reads what all processes have stored under the same settings."""
-        if self._file is not None:
-            _cut_torn_line(self._file)
-            for path in sorted(self._file.parent.glob("answers-*.jsonl")):
+        if self._folder is not None:
+            for path in sorted(self._folder.glob("answers-*.jsonl")):
                 for stored in _stored_lines(path):
                     if stored["settings"] == self._settings:
                         self._known.update(stored["answers"])
@@ -179,19 +181,28 @@ class AnswerBook:
         self._known.update(answers)
         if self._file is not None:
             line = json.dumps({"settings": self._settings, "answers": answers}, ensure_ascii=False) + "\n"
-            with self._file.open("ab") as file:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
+            self._file.write(line.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Removes a last line that was not written to its end; only the process that writes the file does so."""
-    if path.is_file():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)
+def _open_own_file(folder: Path) -> BinaryIO:
+    """A file of answers that no other process writes, also not one of another run, cut to its complete lines.
+
+    Process p of P takes the first of p, p + P, ... that is free: a run that is started again finds its own.
+    """
+    state = process_state()
+    for number in itertools.count(state.process_index, state.num_processes):
+        file = (folder / f"answers-{number}.jsonl").open("ab+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+        except BlockingIOError:
+            file.close()
+            continue
+        file.seek(0)
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+        return file
 
 
 def _stored_lines(path: Path) -> Iterator[dict]:

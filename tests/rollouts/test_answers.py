@@ -76,9 +76,19 @@ def test_a_line_that_was_cut_short_is_asked_again(echo_vlm, tmp_path):
     book.answers([InContextRequest(QUERY, (A,)), InContextRequest(QUERY, (B,))])
     assert echo_vlm.asked == [1, 1]
     assert len(path.read_bytes().splitlines()) == 2
+    del book  # gives up its file
     path.write_bytes(b"no json\n" + whole)
     with pytest.raises(RecordError, match=r"answers-0\.jsonl:1: not a line of stored answers"):
         AnswerBook(echo_vlm, {}, tmp_path)
+
+
+def test_runs_at_the_same_time_write_files_of_their_own(echo_vlm, tmp_path):
+    first, second = AnswerBook(echo_vlm, {}, tmp_path), AnswerBook(echo_vlm, {}, tmp_path)
+    first.answers([InContextRequest(QUERY, (A,))])
+    second.answers([InContextRequest(QUERY, (B,))])
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["answers-0.jsonl", "answers-1.jsonl"]
+    AnswerBook(echo_vlm, {}, tmp_path).answers([InContextRequest(QUERY, (A,)), InContextRequest(QUERY, (B,))])
+    assert echo_vlm.asked == [1, 1]
 
 
 def test_prepare_asks_in_parts_that_are_each_kept(echo_vlm, tmp_path):
