@@ -162,12 +162,21 @@ def test_json_records_are_valid(block, tmp_path):
 def recipe_types(method: str) -> tuple[type, ...]:
     from trl import ModelConfig
 
+    from trainers.group_data import GroupArguments
     from trainers.grpo import GRPOConfig, GRPOScriptArguments
+    from trainers.offline_grpo import OfflineGRPOConfig
+    from trainers.rce import RCEConfig
     from trainers.recipes import DataArguments
-    from trainers.sft import SFTConfig
+    from trainers.sft import SelectorSFTConfig, SFTConfig
 
-    first = (GRPOScriptArguments, GRPOConfig) if method == "grpo" else (DataArguments, SFTConfig)
-    return (*first, ModelConfig)
+    first = {
+        "grpo": (GRPOScriptArguments, GRPOConfig),
+        "sft": (DataArguments, SFTConfig),
+        "selector_sft": (GroupArguments, SelectorSFTConfig),
+        "rce": (GroupArguments, RCEConfig),
+        "offline_grpo": (GroupArguments, OfflineGRPOConfig),
+    }
+    return (*first[method], ModelConfig)
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.name)
@@ -255,14 +264,15 @@ def check_training(arguments: list[str]) -> None:
 
     script, *rest = arguments
     assert (ROOT / script).is_file(), f"no such script: {script}"
-    assert script in ("trainers/grpo.py", "trainers/sft.py")
+    assert script in [f"trainers/{name}.py" for name in ("grpo", "sft", "rce", "offline_grpo")]
     if rest == ["--help"]:
         return
     named = dict(zip(rest, rest[1:], strict=False))
     assert (ROOT / named["--config"]).is_file() or named["--config"] == "recipes/mine.yaml"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        parse_recipe(recipe_types(Path(script).stem), [*rest, "--validate_only", "true"])
+        method = "selector_sft" if "selector_sft" in named["--config"] else Path(script).stem
+        parse_recipe(recipe_types(method), [*rest, "--validate_only", "true"])
 
 
 @pytest.mark.parametrize(("place", "words"), commands(), ids=lambda value: value if isinstance(value, str) else "")

@@ -15,7 +15,7 @@ from trainers.group_data import GroupArguments, RewardTable, StoredGroup, load_s
 from trainers.group_policies import GroupPolicy, SelectorPolicy, VLMPolicy
 from trainers.losses import groups_without_contrast
 from trainers.memory_estimate import base_load, say_estimate
-from trainers.model_at_hand import ModelAtHand, inspect_model, load_policy, model_init_kwargs
+from trainers.model_at_hand import ModelAtHand, adapters_base, inspect_model, load_policy, model_init_kwargs
 from trainers.recipes import Recipe, RecipeError
 from trainers.report import RunInfo
 from trainers.runs import command_line, describe_rewards, train_and_record
@@ -64,8 +64,6 @@ def new_selector_config(settings: dict[str, Any], embedding_size: int, seed: int
     Raises:
         RecipeError: an unknown key or value; lists what is allowed.
     """
-    from transformers import AutoConfig
-
     from models.gpt2_selector import GPT2SelectorConfig
     from models.pointer_selector import PointerSelectorConfig
 
@@ -156,7 +154,20 @@ def _say_prompts(
 
 
 def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Callable[[str], nn.Module]:
-    """What loads a reference policy by its path, as the policy itself is loaded."""
+    """What loads a reference policy by its path, as the policy itself is loaded.
+
+    Raises:
+        RecipeError: the recipe's `reference_model` is out of reach (unless it is only validated).
+    """
+    if args.reference_model is not None and not script.validate_only:
+        from transformers import AutoConfig
+
+        import models.pointer_selector  # noqa: F401  registers the selectors' configurations
+
+        try:
+            AutoConfig.from_pretrained(adapters_base(args.reference_model) or args.reference_model)
+        except Exception as error:  # the Hub's client raises many kinds
+            raise RecipeError(f"reference_model: '{args.reference_model}' cannot be loaded: {error}") from error
 
     def load(path: str) -> nn.Module:
         if script.policy == "selector":
@@ -164,8 +175,8 @@ def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Call
 
             try:
                 return load_selector(path)
-            except (OSError, ValueError) as error:
-                raise RecipeError(f"reference_model: '{path}' cannot be loaded: {error}") from error
+            except ValueError as error:
+                raise RecipeError(f"reference_model: {error}") from error
         args.model_init_kwargs = model_init_kwargs(args, model_args)
         return load_policy(args, replace(model_args, model_name_or_path=path, use_peft=False))
 

@@ -1,6 +1,12 @@
 """Small GRPO runs in the process of the test, on a CPU, with the tiny model."""
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # stored_groups.py, also for the workers that tests start
+sys.path.append(str(Path(__file__).parents[1] / "models"))  # selector_oracle.py
 
 AGENTS = [
     "blur_filter",
@@ -65,5 +71,59 @@ def make_grpo(tiny_model, task_rows, tmp_path):
             processing_class=processor,
             **(init or {}),
         )
+
+    return make
+
+
+# -- stored groups ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def pointer_groups(tmp_path_factory):
+    """Folder of small groups of pointers, with their tables."""
+    from stored_groups import write_pointer_groups
+
+    return write_pointer_groups(tmp_path_factory.mktemp("pointers"), queries=18, shots=(1, 2))
+
+
+@pytest.fixture(scope="session")
+def completion_groups(tmp_path_factory, task_rows):
+    """Folder of small groups of completions; the second has no image."""
+    from stored_groups import write_completion_groups
+
+    return write_completion_groups(tmp_path_factory.mktemp("completions"), task_rows()[:6], without_image=[1])
+
+
+SETTINGS = {
+    "use_cpu": True,
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture
+def make_selector_trainer(pointer_groups, tmp_path):
+    """Function: trainer class, its configuration class and settings -> a trainer of a new selector."""
+    from stored_groups import selector_trainer
+
+    def make(cls, config_cls, groups=None, eval_groups=None, selector=None, model=None, shots=None, **settings):
+        defaults = SETTINGS | {"per_device_train_batch_size": 4, "max_steps": 3, "learning_rate": 1e-2}
+        args = config_cls(**{**defaults, "output_dir": str(tmp_path / "run"), **settings})
+        return selector_trainer(pointer_groups, cls, args, groups, eval_groups, selector, model, shots)
+
+    return make
+
+
+@pytest.fixture
+def make_vlm_trainer(tiny_model, completion_groups, tmp_path):
+    """Function: trainer class, its configuration class and settings -> a trainer of the tiny model."""
+    from stored_groups import vlm_trainer
+
+    def make(cls, config_cls, groups=None, eval_groups=None, model=None, **settings):
+        defaults = SETTINGS | {"per_device_train_batch_size": 3, "max_steps": 2, "learning_rate": 1e-3}
+        args = config_cls(**{**defaults, "output_dir": str(tmp_path / "run"), **settings})
+        return vlm_trainer(completion_groups, str(tiny_model), cls, args, groups, eval_groups, model)
 
     return make

@@ -8,24 +8,37 @@ import pytest
 import yaml
 from trl import ModelConfig
 
+from trainers.group_data import GroupArguments
 from trainers.grpo import GRPOConfig, GRPOScriptArguments
+from trainers.offline_grpo import OfflineGRPOConfig
+from trainers.rce import RCEConfig
 from trainers.recipes import DataArguments, RecipeError, parse_recipe
-from trainers.sft import SFTConfig
+from trainers.sft import SelectorSFTConfig, SFTConfig
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 GRPO = (GRPOScriptArguments, GRPOConfig, ModelConfig)
 SFT = (DataArguments, SFTConfig, ModelConfig)
+SELECTOR_SFT = (GroupArguments, SelectorSFTConfig, ModelConfig)
+RCE = (GroupArguments, RCEConfig, ModelConfig)
+OFFLINE_GRPO = (GroupArguments, OfflineGRPOConfig, ModelConfig)
+METHODS = {  # part of a recipe's name, the first that fits: script and what parses it
+    "selector_sft": ("trainers/sft.py", SELECTOR_SFT),
+    "sft": ("trainers/sft.py", SFT),
+    "rce": ("trainers/rce.py", RCE),
+    "offline_grpo": ("trainers/offline_grpo.py", OFFLINE_GRPO),
+    "": ("trainers/grpo.py", GRPO),
+}
 MINIMAL = "dataset_name: somewhere\nreward_funcs: [strict_xml_format]\nuse_cpu: true\nbf16: false\n"
 
 
-def classes_of(recipe: Path) -> tuple:
-    return SFT if "sft" in recipe.stem else GRPO
+def method_of(recipe: Path) -> tuple[str, tuple]:
+    return next(method for part, method in METHODS.items() if part in recipe.stem)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_parses(recipe):
-    parsed = parse_recipe(classes_of(recipe), ["--config", str(recipe), "--validate_only", "true"])
+    parsed = parse_recipe(method_of(recipe)[1], ["--config", str(recipe), "--validate_only", "true"])
     assert parsed[1].output_dir.startswith("outputs/")
     assert parsed[-1].path == str(recipe)
 
@@ -33,7 +46,7 @@ def test_recipe_parses(recipe):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_says_how_to_run_it_and_on_what(recipe):
     head = [line for line in recipe.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    script = "trainers/sft.py" if "sft" in recipe.stem else "trainers/grpo.py"
+    script = method_of(recipe)[0]
     command = next(line for line in head if "accelerate launch" in line)
     assert f"{script} --config recipes/{recipe.name}" in command
     assert (ROOT / command.split("--config_file ")[1].split()[0]).is_file()
@@ -45,18 +58,41 @@ def test_recipe_says_how_to_run_it_and_on_what(recipe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipe_validates_as_a_command(recipe, report_data, model_of_reports, vqa_data, run_command, tmp_path):
+def test_recipe_validates_as_a_command(recipe, data_of, model_of_reports, run_command, tmp_path):
     """As a user would call it, on a machine without GPU, model or Hub."""
-    data = vqa_data if "vqa" in recipe.stem else report_data
-    script = "trainers/sft.py" if "sft" in recipe.stem else "trainers/grpo.py"
-    model = ["--model_name_or_path", model_of_reports] if "tiny" in recipe.stem else []
+    tiny_vlm = "tiny" in recipe.stem and "selector" not in recipe.stem
+    model = ["--model_name_or_path", model_of_reports] if tiny_vlm else []
     done = run_command(
-        script, "--config", recipe, "--dataset_name", data, "--output_dir", tmp_path, "--validate_only", "true", *model
+        method_of(recipe)[0],
+        *("--config", recipe, *data_of(recipe), "--output_dir", tmp_path, "--validate_only", "true", *model),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "valid"
-    assert "memory estimate" in done.stdout
+    assert ("memory estimate" in done.stdout) == ("selector_" not in recipe.stem)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="session")
+def data_of(report_data, vqa_data, pointer_groups, completion_groups, tmp_path_factory):
+    """Function: recipe -> arguments that point it to small data of its kind."""
+    from models.pointer_selector import PointerSelector, PointerSelectorConfig
+
+    selector = tmp_path_factory.mktemp("selector")
+    PointerSelector(PointerSelectorConfig(embedding_size=8, hidden_size=16)).save_pretrained(selector)
+
+    def arguments(recipe: Path) -> list:
+        if "selector_" in recipe.stem:
+            tables = [("query", "queries"), ("example", "examples")]
+            files = [
+                part for key, name in tables for part in (f"--{key}_table", pointer_groups / f"{name}.safetensors")
+            ]
+            start = [] if "sft" in recipe.stem else ["--model_name_or_path", selector]
+            return ["--dataset_name", pointer_groups, *files, *start]
+        if method_of(recipe)[1] in (RCE, OFFLINE_GRPO):
+            return ["--dataset_name", completion_groups]
+        return ["--dataset_name", vqa_data if "vqa" in recipe.stem else report_data]
+
+    return arguments
 
 
 @pytest.fixture(scope="session")
@@ -264,7 +300,7 @@ def test_bad_images_are_named_by_line_before_anything_starts(grpo_main, report_d
     assert expected in error
 
 
-@pytest.mark.parametrize("script", ["grpo", "sft"])
+@pytest.mark.parametrize("script", ["grpo", "sft", "rce", "offline_grpo"])
 def test_help_answers_without_heavy_imports(run_command, script):
     """Not a timed test: what takes seconds is importing torch, and it must not be imported."""
     code = (
