@@ -283,16 +283,42 @@ class _RewardModel:
         if not len(prompts) == len(images) == len(responses):
             found = f"{len(prompts)}, {len(images)} and {len(responses)}"
             raise ValueError(f"prompts, images and responses: expected as many of each, found {found}")
-        groups = [ResponseGroup(*row[:2], [row[2]]) for row in zip(prompts, images, responses, strict=True)]
-        order = sorted(range(len(groups)), key=lambda row: len(str(prompts[row])) + len(responses[row]))
-        scores = torch.empty(len(groups))
+        order = sorted(range(len(prompts)), key=lambda row: len(str(prompts[row])) + len(responses[row]))
+        scores = torch.empty(len(prompts))
         with evaluating(self):
             for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                inputs = encode_groups(self.processor, [groups[row] for row in rows], self.config.system_prompt)
+                shared = _rows_by_prompt(order[start : start + batch_size], prompts, images)
+                groups = [
+                    ResponseGroup(prompts[rows[0]], images[rows[0]], [responses[row] for row in rows])
+                    for rows in shared
+                ]
+                inputs = encode_groups(self.processor, groups, self.config.system_prompt)
                 inputs = {key: value.to(self.device) for key, value in inputs.items()}
-                scores[rows] = self(**inputs).logits.squeeze(1).cpu()
+                scores[[row for rows in shared for row in rows]] = self(**inputs).logits.squeeze(1).cpu()
         return scores
+
+
+def _same_images(first: Sequence[ImageSource], second: Sequence[ImageSource]) -> bool:
+    """Whether they are the same objects or paths; pixels are not compared."""
+    pairs = zip(first, second, strict=False)
+    return len(first) == len(second) and all(
+        one is other or (isinstance(one, str | Path) and one == other) for one, other in pairs
+    )
+
+
+def _rows_by_prompt(
+    rows: Sequence[int], prompts: Sequence[Prompt], images: Sequence[Sequence[ImageSource]]
+) -> list[list[int]]:
+    """Rows that share prompt and images together, so that the vision tower sees these once."""
+    found: list[list[int]] = []
+    for row in rows:
+        for group in found:
+            if _same_images(images[group[0]], images[row]) and prompts[group[0]] == prompts[row]:
+                group.append(row)
+                break
+        else:
+            found.append([row])
+    return found
 
 
 class Qwen2VLForRewardModel(_RewardModel, Qwen2VLPreTrainedModel):

@@ -73,6 +73,20 @@ def test_images_matter_and_may_stand_in_the_messages(reward):
     assert reward(["red"], prompts=[QUESTION], image=[picture("blue")]) == pytest.approx([blue], abs=1e-6)
 
 
+def test_completions_of_one_prompt_share_its_image(reward):
+    """As in a group of GRPO: the vision tower sees the picture once, and the scores are those of separate ones."""
+    shown, seen = picture("red", (64, 48)), []
+    texts = ["red", "blue", "no idea at all"]
+    hook = reward._loaded.model.visual.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    try:
+        together = reward(texts, prompts=[QUESTION] * 3, images=[[shown]] * 3)
+        alone = [reward.score(text, QUESTION, [shown]) for text in texts]
+    finally:
+        hook.remove()
+    assert seen == [6 * 8] * 4  # patches of 8 x 8 pixels
+    assert together == pytest.approx(alone, abs=1e-5)
+
+
 @pytest.mark.parametrize("column", ["prompt", "question", "query"])
 def test_the_prompt_may_be_a_column(reward, column):
     expected = reward(["red"], prompts=[QUESTION], images=[[]])
