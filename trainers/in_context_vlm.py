@@ -1,6 +1,6 @@
 """Trains a tiny Qwen2-VL that reads its answers from the examples it is shown, for the task of data/dialects.py.
 
-    python trainers/in_context_vlm.py --output-dir outputs/vlm --seed 0
+    python -m trainers.in_context_vlm --output-dir outputs/vlm --seed 0
 
 1. Vision: the tower learns colour and shape of easy-VQA's training images, through heads that are then dropped.
 2. Reading: the language model learns to answer in conversations of several turns, each about an image of its own. The
