@@ -275,6 +275,13 @@ def check_training(arguments: list[str]) -> None:
         parse_recipe(recipe_types(method), [*rest, "--validate_only", "true"])
 
 
+def check_module(module: str, arguments: list[str], only_parse) -> None:
+    """A program that is run by its module's name, and its arguments, if any are given."""
+    assert importlib.util.find_spec(module) is not None, f"no such module: {module}"
+    if module.startswith(PACKAGES) and arguments:
+        assert only_parse(importlib.import_module(module).main, arguments), f"{module} refuses {arguments}"
+
+
 @pytest.mark.parametrize(("place", "words"), commands(), ids=lambda value: value if isinstance(value, str) else "")
 def test_commands_exist(place, words, only_parse, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -287,12 +294,13 @@ def test_commands_exist(place, words, only_parse, monkeypatch):
         launched = launch_command_parser().parse_args(arguments[1:])
         assert arguments[0] == "launch"
         assert launched.config_file is None or Path(launched.config_file).is_file()
+        if launched.module:
+            check_module(launched.training_script, launched.training_script_args, only_parse)
+            return
         check_training([launched.training_script, *launched.training_script_args])
     elif program == "python" and arguments[0] == "-m":
         module, *rest = arguments[1:]
-        assert importlib.util.find_spec(module) is not None, f"no such module: {module}"
-        if module.startswith(PACKAGES) and rest:
-            assert only_parse(importlib.import_module(module).main, rest), f"{module} refuses {rest}"
+        check_module(module, rest, only_parse)
         if module == "pytest":
             assert [path for path in rest if path.startswith("tests/") and not Path(path).exists()] == []
     elif program == "python" and arguments[0].startswith("trainers/"):
