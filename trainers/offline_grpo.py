@@ -271,9 +271,9 @@ class OfflineGRPOTrainer(RCETrainer):
                 ratio=terms.ratio,
                 clip_fraction=terms.clipped,
                 frac_reward_zero_std=groups_without_contrast(rewards, valid).float(),
-                beta=torch.full((1,), self.beta, device=index.device),
                 **_advantage_figures(advantages, counted),
             )
+            self._figures["beta"].append(self.beta)
             self._note_kl(self._figures["kl"][-1])
         return terms.loss
 

@@ -203,7 +203,7 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         rewards, valid = self.normalised_rewards(index, cross_entropy.shape[1])
         temperature = self.temperature()
         if self.model.training:
-            self.note(temperature=torch.full((1,), temperature, device=index.device))
+            self._figures["temperature"].append(temperature)
             self.note(frac_reward_zero_std=groups_without_contrast(rewards, valid).float())
         return rce_loss(cross_entropy, rewards, valid, temperature, self.args.top1, per_group=True)
 
