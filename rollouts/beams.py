@@ -185,6 +185,7 @@ def beam_group(query: Query, beams: Sequence[Beam], scorer: Scorer) -> dict:
         candidates.append(candidate)
     return {
         "id": query.id,
+        "shots": len(beams[0].places),
         "question": query.record.question,
         "answers": query.record.answers,
         "pool": query.pool_ids,

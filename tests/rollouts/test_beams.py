@@ -140,10 +140,8 @@ def test_the_accuracy_scorer_scores_what_the_plain_model_writes():
 # The command
 
 
-@pytest.fixture(scope="module")
-def beam_data(tmp_path_factory) -> Path:
-    """Ten queries with pools of six, and their pictures."""
-    folder = tmp_path_factory.mktemp("beams")
+def _write_data(folder: Path, queries: int, pool_size: int) -> Path:
+    """Records with their pictures, and pools of the first of them."""
     rng = random.Random(1)
     rows = []
     for number in range(24):
@@ -153,9 +151,18 @@ def beam_data(tmp_path_factory) -> Path:
         rows.append({"id": f"r{number}", "image": f"{number}.png", "question": question, "answers": [colour] * 10})
     write_jsonl(folder / "train.jsonl", rows)
     ids = [row["id"] for row in rows]
-    pools = [{"query_id": item, "pool": rng.sample([other for other in ids if other != item], 6)} for item in ids[:10]]
+    pools = [
+        {"query_id": item, "pool": rng.sample([other for other in ids if other != item], pool_size)}
+        for item in ids[:queries]
+    ]
     write_jsonl(folder / "pools.jsonl", pools)
     return folder
+
+
+@pytest.fixture(scope="module")
+def beam_data(tmp_path_factory) -> Path:
+    """Ten queries with pools of six."""
+    return _write_data(tmp_path_factory.mktemp("beams"), 10, 6)
 
 
 def _arguments(beam_data: Path, tiny_model: Path, output: Path, *more: str) -> list[str]:
@@ -177,6 +184,7 @@ def test_the_file_is_one_of_candidate_groups(undisturbed, beam_data):
     groups = load_groups(undisturbed[0], example_ids={f"r{number}" for number in range(24)})
     assert [group.id for group in groups] == [f"r{number}" for number in range(10)]
     for group in groups:
+        assert group.shots == 2
         assert [candidate.beam_rank for candidate in group.candidates] == [0, 1, 2]
         scores = [candidate.beam_score for candidate in group.candidates]
         assert scores == sorted(scores, reverse=True)
@@ -185,24 +193,31 @@ def test_the_file_is_one_of_candidate_groups(undisturbed, beam_data):
         assert len(group.answers) == 10
 
 
-def _kill(kills: int, undisturbed, beam_data, tiny_model, output: Path) -> None:
-    """Kills runs at random moments; the file of the last equals the undisturbed one."""
-    command = [WORKER, kills, 0, undisturbed[1], "rollouts.beams", *_arguments(beam_data, tiny_model, output)]
+def _kill(kills: int, seconds: float, expected: Path, arguments: list[str]) -> None:
+    """Kills runs within so many seconds of their start; the file of the last equals the undisturbed one."""
+    command = [WORKER, kills, 0, seconds, "rollouts.beams", *arguments]
     finished = subprocess.run(
         [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=500, check=False
     )
     assert finished.returncode == 0, finished.stderr
     assert int(finished.stdout.rsplit("killed ", 1)[1]) >= kills // 2
-    assert output.read_bytes() == undisturbed[0].read_bytes()
+    output = Path(arguments[arguments.index("--output") + 1])
+    assert output.read_bytes() == expected.read_bytes()
 
 
 def test_killed_a_few_times_the_file_is_the_same(undisturbed, beam_data, tiny_model, tmp_path):
-    _kill(4, undisturbed, beam_data, tiny_model, tmp_path / "beams.jsonl")
+    expected, seconds = undisturbed
+    _kill(4, seconds, expected, _arguments(beam_data, tiny_model, tmp_path / "beams.jsonl"))
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_the_file_is_the_same(undisturbed, beam_data, tiny_model, tmp_path):
-    _kill(20, undisturbed, beam_data, tiny_model, tmp_path / "beams.jsonl")
+def test_killed_twenty_times_the_file_is_the_same(tiny_model, tmp_path):
+    data = _write_data(tmp_path, 24, 20)
+    start = time.monotonic()
+    beams.main(_arguments(data, tiny_model, tmp_path / "undisturbed.jsonl"))
+    seconds = time.monotonic() - start
+    arguments = _arguments(data, tiny_model, tmp_path / "killed.jsonl")
+    _kill(20, seconds / 6, tmp_path / "undisturbed.jsonl", arguments)  # short enough that all fall into the work
 
 
 def test_two_processes_make_the_same_file_as_one(undisturbed, beam_data, tiny_model, tmp_path, run_command):
