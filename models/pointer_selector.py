@@ -36,6 +36,8 @@ class PointerSelectorConfig(SelectorConfig):
 
     Attributes:
         hidden_size: there is no input projection if it equals `embedding_size`.
+        input_width: of the hidden layer of a network that queries and examples pass first, in place of the linear
+            projection; 0: none. With it, what counts about an example can depend on what else is true of it.
         num_heads, num_layers: of the query's cross-attention to its pool; 0 layers make a bi-encoder.
         history: how a choice changes the state: `none` not at all, `gate` mixes the chosen example in, `gru`.
         scorer: how state and example are compared: `cosine`, `additive` (v . tanh(Ws s + Wc c)) or `bilinear`.
@@ -45,6 +47,7 @@ class PointerSelectorConfig(SelectorConfig):
 
     model_type = "pointer_selector"
 
+    input_width: int = 0
     num_layers: int = 1
     history: str = "gate"
     scorer: str = "cosine"
@@ -52,6 +55,7 @@ class PointerSelectorConfig(SelectorConfig):
 
     def check(self) -> None:
         super().check()
+        self.expect_least("input_width", 0)
         self.expect_least("num_layers", 0)
         for name, allowed in (("history", HISTORIES), ("scorer", SCORERS)):
             if getattr(self, name) not in allowed:
@@ -99,6 +103,20 @@ class PoolAttention(nn.Module):
         return self.out_proj(value.flatten(1))
 
 
+class InputNetwork(nn.Module):
+    """Two layers over an embedding, whatever its length: (..., d) -> (..., hidden)."""
+
+    def __init__(self, embedding_size: int, width: int, hidden: int):
+        super().__init__()
+        self.first = nn.Linear(embedding_size, width)
+        self.second = nn.Linear(width, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=1e-5)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        spread = F.rms_norm(embeddings, embeddings.shape[-1:])
+        return self.norm(self.second(F.gelu(self.first(spread))))
+
+
 class PointerSelector(Selector):
     """Compares a state with every example of the pool; each choice changes the state."""
 
@@ -108,7 +126,11 @@ class PointerSelector(Selector):
         super().__init__(config)
         hidden = config.hidden_size
         with fresh_weights(config.seed):
-            self.input_proj = project(config.embedding_size, hidden)
+            self.input_proj = (
+                InputNetwork(config.embedding_size, config.input_width, hidden)
+                if config.input_width
+                else project(config.embedding_size, hidden)
+            )
             self.cross_attn_layers = nn.ModuleList(
                 PoolAttention(hidden, config.num_heads, config.dropout) for _ in range(config.num_layers)
             )

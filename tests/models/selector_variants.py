@@ -22,9 +22,11 @@ POINTER_VARIANTS = [
 GPT2_VARIANTS = [
     {"stop": stop, "num_layers": layers, "gpt2": True} for stop, layers in itertools.product(SWITCHES, (1, 2))
 ]
-VARIANTS = POINTER_VARIANTS + GPT2_VARIANTS
+NETWORK_VARIANTS = [{"input_width": 10}, {"input_width": 10, "num_layers": 0, "scorer": "additive"}]
+VARIANTS = POINTER_VARIANTS + GPT2_VARIANTS + NETWORK_VARIANTS
 FEW_VARIANTS = [
     {"history": "none", "num_layers": 0},
+    {"input_width": 10},
     {"history": "gate"},
     {"history": "gru", "scorer": "additive", "diversity": True, "stop": True},
     {"scorer": "bilinear", "stop": True, "num_layers": 2},
