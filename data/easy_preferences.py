@@ -8,7 +8,8 @@ answering, for a warm start and for reinforcement learning:
     train.jsonl, validation.jsonl, test.jsonl              preferences (data/preferences.py); no image in two of them
     test_blank_image.jsonl, test_other_image.jsonl,        the test with the image grey, with another record's image,
     test_blank_question.jsonl                              and without the question: what the images and questions do
-    answers/train.jsonl, ...                               {"question", "answers", "image", ...} (data/vqa.py)
+    answers/train.jsonl, ...                               {"question", "answers", "image", ...} (data/vqa.py), maybe
+                                                           with questions about shapes first
 """
 
 import itertools
@@ -133,6 +134,7 @@ def _preferences(split: str, items: Sequence[SourceItem], counts: dict[str, int]
 
 
 def _answers(split: str, items: Sequence[SourceItem], counts: dict[str, int], rng: random.Random) -> list[dict]:
+    """Rows of visual question answering whose answer is the right sentence, in its first phrasing."""
     rows = []
     for kind, count in counts.items():
         for number, (item, wrong) in enumerate(_draw(kind, items, count, rng)):
@@ -141,6 +143,12 @@ def _answers(split: str, items: Sequence[SourceItem], counts: dict[str, int], rn
             rows.append({**row, "answers": [right] * ANNOTATORS, "question_type": kind})
     rng.shuffle(rows)
     return rows
+
+
+def _lessons(items: Sequence[SourceItem], shapes: int, rng: random.Random) -> list[dict]:
+    """Answers about shapes alone, to begin with: colours, once seen, keep a small model from seeing shapes."""
+    rows = _answers("train", items, {"shape": shapes}, rng)
+    return [{**row, "id": f"lesson-{row['id']}"} for row in rows]
 
 
 def _divided(total: int, weights: dict[str, int]) -> dict[str, int]:
@@ -165,13 +173,15 @@ def _with_other_images(rows: Sequence[dict], rng: random.Random) -> list[dict]:
 
 
 def write_easy_preferences(
-    folder: Path, pairs: int, held_out: int, kinds: Sequence[str], seed: int
+    folder: Path, pairs: int, held_out: int, answers: int, shapes_first: int, kinds: Sequence[str], seed: int
 ) -> dict[Path, int]:
     """Writes the files above.
 
     Args:
-        pairs: of training; also the number of training answers.
-        held_out: pairs of validation and of test, each.
+        pairs: of training.
+        held_out: pairs of validation and of test, each; as many answers.
+        answers: of training, drawn evenly over the kinds.
+        shapes_first: further answers, about shapes alone, before them.
         kinds: of questions.
 
     Returns:
@@ -189,7 +199,9 @@ def write_easy_preferences(
         counts = _divided(pairs if split == "train" else held_out, weights)
         rows = _preferences(split, items, counts, rng)
         write(f"{split}.jsonl", rows)
-        write(f"answers/{split}.jsonl", _answers(split, items, counts, rng))
+        counts = _divided(answers if split == "train" else held_out, dict.fromkeys(kinds, 1))
+        lessons = _lessons(items, shapes_first, rng) if split == "train" else []
+        write(f"answers/{split}.jsonl", [*lessons, *_answers(split, items, counts, rng)])
         if split == "test":
             blank = folder / "blank.png"
             with atomic_write(blank, "wb") as file:

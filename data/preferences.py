@@ -312,15 +312,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=12_000, help="training pairs")
     parser.add_argument("--held-out-pairs", type=int, default=1_000, help="pairs of validation and of test, each")
+    parser.add_argument("--answers", type=int, default=12_000, help="training answers, for a warm start")
+    parser.add_argument("--shapes-first", type=int, default=0, help="answers about shapes alone before the others")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="kinds of questions")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    for name in ("pairs", "held_out_pairs"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(arguments, name)}")
+    for name, least in (("pairs", 1), ("held_out_pairs", 1), ("answers", 1), ("shapes_first", 0)):
+        if getattr(arguments, name) < least:
+            parser.error(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(arguments, name)}")
     try:
         written = write_easy_preferences(
-            arguments.output_dir, arguments.pairs, arguments.held_out_pairs, arguments.kinds, arguments.seed
+            arguments.output_dir,
+            arguments.pairs,
+            arguments.held_out_pairs,
+            arguments.answers,
+            arguments.shapes_first,
+            arguments.kinds,
+            arguments.seed,
         )
     except RecordError as error:
         sys.exit(f"error: {error}")

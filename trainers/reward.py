@@ -294,7 +294,9 @@ class RewardTrainer(CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
-        figures = {**self._figures(mode), "num_tokens": self._total_train_tokens}
+        figures = self._figures(mode)
+        if figures:
+            figures["num_tokens"] = self._total_train_tokens
         self._sums[mode].clear()
         self._metrics[mode] = defaultdict(list, {name: [value] for name, value in figures.items()})
         super().log(logs, start_time)

@@ -322,10 +322,13 @@ def test_a_broken_image_in_parquet_names_its_row(tmp_path):
 # -- easy-VQA ---------------------------------------------------------------------------------------------------------
 
 
+SIZES = ["--pairs", "3000", "--held-out-pairs", "400", "--answers", "800", "--shapes-first", "50"]
+
+
 @pytest.fixture(scope="module")
 def easy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("easy")
-    main(["--source", "easy_vqa", "--output-dir", str(folder), "--pairs", "3000", "--held-out-pairs", "400"])
+    main(["--source", "easy_vqa", "--output-dir", str(folder), *SIZES])
     return folder
 
 
@@ -397,12 +400,14 @@ def test_the_answers_are_visual_question_answering(easy):
     from data.vqa import load_records
 
     records = load_records(easy / "answers", "train")
-    assert len(records) == 3000
     assert all(len(set(record.answers)) == 1 for record in records)
+    kinds = [record.question_type for record in records]
+    assert kinds[:50] == ["shape"] * 50
+    assert Counter(kinds[50:]) == dict.fromkeys(("colour", "shape", "presence", "absence"), 200)
 
 
 def test_the_same_seed_gives_the_same_files(easy, tmp_path):
-    main(["--source", "easy_vqa", "--output-dir", str(tmp_path), "--pairs", "3000", "--held-out-pairs", "400"])
+    main(["--source", "easy_vqa", "--output-dir", str(tmp_path), *SIZES])
     for name in ("train.jsonl", "test.jsonl", "test_other_image.jsonl", "answers/validation.jsonl"):
         assert (tmp_path / name).read_bytes() == (easy / name).read_bytes()
 
