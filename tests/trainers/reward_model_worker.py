@@ -1,0 +1,70 @@
+"""One process of a GRPO run that a reward model rewards; started by test_grpo_reward_model.py, alone or by torchrun.
+
+    python tests/trainers/reward_model_worker.py SETTINGS.json
+
+Settings: model, reward_model, data (folders), runs (name -> GRPOConfig settings, "sharded"), output (JSON file that
+the main process writes: rewards, losses, a few weights, and how the reward model's weights lay on this process).
+"""
+
+import faulthandler
+import json
+import sys
+from pathlib import Path
+
+from accelerate.state import AcceleratorState, GradientState
+from distribution_worker import CannedTrainer, fingerprint
+
+from data.tasks import load_rows
+from filter_agents.registry import build_agents
+from models.loading import load_processor, pixel_bounds
+from rewards.registry import build_rewards
+from trainers.grpo import GRPOConfig
+from trainers.task_data import to_dataset
+
+
+def run(settings: dict, name: str) -> dict:
+    """Trains as one of the runs says."""
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    config = dict(settings["runs"][name])
+    entry = {
+        "name": "reward_model",
+        "model": settings["reward_model"],
+        "batch_size": 3,
+        "sharded": config.pop("sharded"),
+    }
+    rewards = build_rewards([entry])
+    args = GRPOConfig(**config)
+    processor = load_processor(settings["model"], max_pixels=1024)
+    agents = [(agent.name, agent.description) for agent in build_agents(settings["agents"]).values()]
+    rows = load_rows(settings["data"], "train", agents)
+    trainer = CannedTrainer(
+        settings["model"],
+        rewards,
+        args=args,
+        train_dataset=to_dataset(rows, pixel_bounds(processor)),
+        processing_class=processor,
+    )
+    trainer.train()
+    judge = rewards[0].function._loaded
+    figures = {
+        "weights": fingerprint(trainer),
+        "partitioned": [hasattr(parameter, "ds_id") for parameter in judge.parameters()],
+        "numbers": sum(parameter.numel() for parameter in judge.parameters()),
+        "trained": [name for name, parameter in judge.named_parameters() if parameter.requires_grad],
+    }
+    for key in ("loss", "reward", "rewards/reward_model/mean", "rewards/reward_model/std"):
+        figures[key] = [entry[key] for entry in trainer.state.log_history if key in entry]
+    return figures
+
+
+def main() -> None:
+    faulthandler.dump_traceback_later(240, repeat=True)  # shows where a run that hangs waits
+    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    results = {name: run(settings, name) for name in settings["runs"]}
+    if AcceleratorState().process_index == 0:
+        Path(settings["output"]).write_text(json.dumps(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

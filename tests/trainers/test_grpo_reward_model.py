@@ -1,0 +1,156 @@
+"""GRPO on a trained reward model: it sees the images, is never trained, and gives what one process gives on two."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rewards.registry import build_rewards
+
+ROOT = Path(__file__).parents[2]
+WORKER = ROOT / "tests" / "trainers" / "reward_model_worker.py"
+
+
+@pytest.fixture
+def entry(tiny_reward_model) -> dict:
+    return {"name": "reward_model", "model": str(tiny_reward_model), "batch_size": 3}
+
+
+def logged(trainer, key: str) -> list[float]:
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def test_two_steps_with_images(make_grpo, entry, tiny_reward_model):
+    from models.reward_model import load_reward_model
+
+    calls = []
+    [reward] = build_rewards([entry])
+    score = reward.function
+
+    def watched(completions, **columns):
+        calls.append((completions, columns["prompts"], columns["images"], score(completions, **columns)))
+        return calls[-1][-1]
+
+    watched.__name__ = "reward_model"
+    trainer = make_grpo(rewards=[watched], max_steps=2)
+    before = [parameter.clone() for parameter in trainer.model.parameters()]
+    trainer.train()
+
+    stored, _ = load_reward_model(tiny_reward_model, "cpu")
+    assert len(calls) == 2
+    for completions, prompts, images, scores in calls:
+        assert all(len(of_row) == 1 for of_row in images)
+        texts = [completion[0]["content"] for completion in completions]
+        assert scores == pytest.approx(stored.score(prompts, images, texts, batch_size=1).tolist(), abs=1e-5)
+        assert all(-5 < value < 5 for value in scores)
+    means = logged(trainer, "rewards/reward_model/mean")
+    assert means == pytest.approx([sum(scores) / len(scores) for *_, scores in calls], abs=1e-5)
+    assert all(math.isfinite(loss) for loss in logged(trainer, "loss"))
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+    untouched = zip(stored.parameters(), score._loaded.parameters(), strict=True)
+    assert all(torch.equal(a, b) and not b.requires_grad for a, b in untouched)
+    assert score._loaded.device == trainer.accelerator.device
+
+
+def test_it_is_not_saved_with_the_policy(make_grpo, entry, tmp_path):
+    from safetensors import safe_open
+
+    trainer = make_grpo(rewards=build_rewards([entry, "xml_format"]), max_steps=1)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    with safe_open(tmp_path / "saved" / "model.safetensors", "pt") as weights:
+        assert not any("score_head" in name for name in weights.keys())  # noqa: SIM118
+
+
+def test_mixed_rows_with_and_without_images(make_grpo, entry, task_rows):
+    rows = [{**row, "images": row["images"] if number % 2 else []} for number, row in enumerate(task_rows())]
+    trainer = make_grpo(rewards=build_rewards([entry]), rows=rows, max_steps=2)
+    trainer.train()
+    assert len(logged(trainer, "rewards/reward_model/mean")) == 2
+
+
+def deepspeed_config(stage: int) -> dict:
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": stage,
+            "stage3_gather_16bit_weights_on_model_save": True,
+            "stage3_param_persistence_threshold": 0,
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def learn(tiny_model, tiny_reward_model, report_data, tmp_path_factory):
+    """Function: (strategy, processes) -> figures of the runs of that strategy."""
+    results = {}
+
+    def settings(folder: Path, strategy: str, processes: int) -> dict:
+        common = {
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "per_device_train_batch_size": 8 // processes,
+            "num_generations": 4,
+            "max_completion_length": 12,
+            "max_steps": 2,
+            "report_to": "none",
+            "save_strategy": "no",
+            "remove_unused_columns": False,
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            "shuffle_dataset": False,
+            "optim": "sgd",
+            "learning_rate": 0.5,
+            "lr_scheduler_type": "constant",
+            "model_init_kwargs": {"dtype": "float32"},
+            "deepspeed": deepspeed_config(3) if strategy == "zero3" else None,
+        }
+        runs = {"whole": {"sharded": False}} | ({"sharded": {"sharded": True}} if strategy == "zero3" else {})
+        return {name: {**common, **run, "output_dir": str(folder / name)} for name, run in runs.items()}
+
+    def run(strategy: str, processes: int) -> dict:
+        if (strategy, processes) not in results:
+            folder = tmp_path_factory.mktemp(strategy)
+            content = {"model": str(tiny_model), "reward_model": str(tiny_reward_model), "data": str(report_data)}
+            content |= {"agents": ["blur_filter", "exposure_filter"], "output": str(folder / "figures.json")}
+            content |= {"runs": settings(folder, strategy, processes)}
+            (folder / "settings.json").write_text(json.dumps(content), encoding="utf-8")
+            start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+            done = subprocess.run(
+                [sys.executable, *(start if processes > 1 else []), str(WORKER), str(folder / "settings.json")],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                timeout=550,
+            )
+            assert done.returncode == 0, done.stderr[-4000:]
+            results[strategy, processes] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+        return results[strategy, processes]
+
+    return run
+
+
+@pytest.mark.parametrize(("strategy", "run"), [("ddp", "whole"), ("zero3", "whole"), ("zero3", "sharded")])
+def test_two_processes_learn_what_one_learns(learn, strategy, run):
+    expected, found = learn("ddp", 1)["whole"], learn(strategy, 2)[run]
+    assert len(expected["reward"]) == 2
+    assert min(expected["rewards/reward_model/std"]) > 0.01
+    for key in ("loss", "reward", "rewards/reward_model/mean", "rewards/reward_model/std"):
+        assert found[key] == pytest.approx(expected[key], abs=1e-4), key
+    assert found["weights"] == pytest.approx(expected["weights"], rel=1e-5)
+    assert found["trained"] == []
+    assert set(found["partitioned"]) == {run == "sharded"}
+    if run == "whole":
+        assert found["numbers"] == expected["numbers"]
+    else:
+        assert found["numbers"] == 0  # between forward passes, this process holds no weight in full
