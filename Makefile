@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 ACTIVATE := . .venv/bin/activate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow lint format bench clean
+.PHONY: help run selector test test-slow lint format bench clean
 
 help:           ## Show these lines
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ $(STAMP): setup.cfg
 run: $(STAMP)   ## Quick start: from images to a trained, evaluated and reported model (SEED=0 OUT=outputs)
 	@echo "== Quick start, about 5 minutes on 2 cores; everything goes to $(OUT)/"
 	@$(ACTIVATE) && ./quickstart.sh $(SEED) $(OUT)
+
+selector: $(STAMP) ## Example selection, from a tiny VLM to an evaluated selector (SEED=0 OUT=outputs)
+	@echo "== Example selection, about 20 minutes on 2 cores; everything goes to $(OUT)/selector/"
+	@$(ACTIVATE) && ./selector.sh $(SEED) $(OUT)/selector
 
 lint: $(STAMP)  ## Check style
 	@echo "== Linting (ruff)"
