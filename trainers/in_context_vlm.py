@@ -21,7 +21,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and nouns")
     parser.add_argument("--vision-epochs", type=int, default=10)
     parser.add_argument("--reading-steps", type=int, default=450)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    for option in ("vision_epochs", "reading_steps"):
+        if getattr(arguments, option) < 1:
+            parser.error(f"--{option.replace('_', '-')}: expected at least 1, found {getattr(arguments, option)}")
+    return arguments
 
 
 if __name__ == "__main__":  # --help answers before the heavy imports

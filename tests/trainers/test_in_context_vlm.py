@@ -164,9 +164,16 @@ def test_reading_changes_the_language_model_and_leaves_the_tower(scenes):
     model.set_attn_implementation("eager")
     before = {name: value.clone() for name, value in model.named_parameters()}
     features = image_features(model.model.visual, images)
-    train_reading(reader, features, Conversations(scenes, parts, images.rows, seed=0), steps=2, batch_size=2)
+    train_reading(reader, features, Conversations(scenes, parts, images.rows, seed=0), steps=2, batch_size=8)
     for name, value in model.named_parameters():
         assert torch.equal(value, before[name]) == name.startswith("model.visual."), name
+        assert value.isfinite().all(), name
+
+
+def test_numbers_of_steps_that_train_nothing_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--output-dir", str(tmp_path / "out"), "--reading-steps", "0"])
+    assert "--reading-steps: expected at least 1, found 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
