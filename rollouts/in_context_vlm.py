@@ -87,6 +87,12 @@ class InContextVLM:
         max_batch_tokens: tokens of a batch, padding included. A longer request is a batch of its own.
         image_cache_bytes: memory for the features of images.
         prefix_bytes: memory for the keys and values of beginnings that prompts of a call share; 0 shares nothing.
+
+    Attributes:
+        images: features of images; `images.prepare` makes encoding many of them quicker.
+
+    Raises:
+        ValueError: a chat template that writes examples unlike each other, or layers with sliding windows.
     """
 
     def __init__(
@@ -108,6 +114,8 @@ class InContextVLM:
         self._maker = PieceMaker(processor, prompt_style, system_prompt)
         self._pieces: OrderedDict[Hashable, tuple[Any, Piece]] = OrderedDict()
         self._language_model = next(part.language_model for part in model.modules() if hasattr(part, "language_model"))
+        if "sliding_attention" in self._language_model.config.layer_types:
+            raise ValueError("expected full attention in every layer, found sliding windows (use_sliding_window)")
         # Its name changed from past_key_values to cache.
         accepted = inspect.signature(self._language_model.forward).parameters
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"

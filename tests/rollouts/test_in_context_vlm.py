@@ -183,3 +183,10 @@ def test_a_chat_template_that_treats_examples_differently_is_refused():
     processor.chat_template = processor.chat_template + counting
     with pytest.raises(ValueError, match="does not write each image as one block and each example alike"):
         InContextVLM(model, processor)
+
+
+def test_sliding_windows_are_refused():
+    model, processor = cases.build_qwen2()
+    model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(ValueError, match="expected full attention in every layer, found sliding windows"):
+        InContextVLM(model, processor)
