@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from data.embedding_table import EmbeddingTable
 from data.images import load_for_qwen
@@ -227,8 +228,6 @@ class VLMPolicy:
         return batch
 
     def group_log_probs(self, model: nn.Module, batch: Batch) -> GroupLogProbs:
-        from trl.trainer.utils import selective_log_softmax
-
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in batch}
         if "pixel_values" in batch:
             inputs["pixel_values"] = batch["pixel_values"][batch["pixel_rows"]]
@@ -236,12 +235,23 @@ class VLMPolicy:
         exists = batch["completion_mask"]  # (N, C)
         steps = exists.shape[1]
         logits = model(**inputs, logits_to_keep=steps + 1, use_cache=False).logits[:, -steps - 1 : -1]
-        log_probs = selective_log_softmax(logits.float(), batch["input_ids"][:, -steps:])  # (N, C)
+        tokens = batch["input_ids"][:, -steps:]
+        log_probs = torch.stack([_token_log_probs(*row) for row in zip(logits, tokens, strict=True)])  # (N, C)
         groups, size = batch["shape"].tolist()
         mask = exists.new_zeros(groups * size, steps).index_copy(0, batch["slot"], exists).view(groups, size, steps)
         placed = log_probs.new_zeros(groups * size, steps).index_copy(0, batch["slot"], log_probs * exists)
         placed = placed.view(groups, size, steps)
         return GroupLogProbs(placed, mask, -placed)
+
+
+def _token_log_probs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """(C, V), (C,) -> (C,), in float32, which is made anew for the gradient: of all rows it would fill gigabytes."""
+
+    def compute(logits: torch.Tensor) -> torch.Tensor:
+        wide = logits.float()
+        return wide.gather(1, tokens.unsqueeze(1)).squeeze(1) - wide.logsumexp(dim=1)
+
+    return checkpoint(compute, logits, use_reentrant=False) if torch.is_grad_enabled() else compute(logits)
 
 
 def _starts(counts: Sequence[int]) -> list[int]:
