@@ -2,14 +2,14 @@
 
 The question must not give the answer away. easy-VQA's question text alone predicts most of its yes/no answers, so
 every split is drawn evenly over the kinds of questions, over yes and no within each yes/no question, and over all
-(right, wrong) pairs of colours or shapes. Beside the preferences, the right answers are written as visual question
-answering, for a warm start and for reinforcement learning:
+(right, wrong) pairs of colours or shapes. Beside the preferences, the right answers alone are written, for a warm
+start and for reinforcement learning:
 
     train.jsonl, validation.jsonl, test.jsonl              preferences (data/preferences.py); no image in two of them
     test_blank_image.jsonl, test_other_image.jsonl,        the test with the image grey, with another record's image,
     test_blank_question.jsonl                              and without the question: what the images and questions do
-    answers/train.jsonl, ...                               {"question", "answers", "image", ...} (data/vqa.py), maybe
-                                                           with questions about shapes first
+    answers/train.jsonl, ...                               {"prompt", "completion", "answers", "image", ...} (chat
+                                                           rows of data/tasks.py), maybe questions about shapes first
 """
 
 import itertools
@@ -38,6 +38,7 @@ SENTENCES = {
     "no": ("There is no {}.", "The image contains no {}.", "No {} is present."),
 }
 """Each kind's phrasings; the two answers of a pair have the same one."""
+SYSTEM_PROMPT = "Answer in a sentence."
 BLANK_QUESTION = "..."
 GREY = (128, 128, 128)
 IMAGE_SIDE = 64
@@ -134,13 +135,14 @@ def _preferences(split: str, items: Sequence[SourceItem], counts: dict[str, int]
 
 
 def _answers(split: str, items: Sequence[SourceItem], counts: dict[str, int], rng: random.Random) -> list[dict]:
-    """Rows of visual question answering whose answer is the right sentence, in its first phrasing."""
+    """Rows with a prompt and the right sentence, in its first phrasing, which `answers` holds as from annotators."""
     rows = []
     for kind, count in counts.items():
         for number, (item, wrong) in enumerate(_draw(kind, items, count, rng)):
             right = sentences(item, 0, wrong)[0]
-            row = {"id": f"{kind}-{split}-{number}", "image": item.image, "question": item.question}
-            rows.append({**row, "answers": [right] * ANNOTATORS, "question_type": kind})
+            turns = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": item.question}]
+            row = {"id": f"{kind}-{split}-{number}", "prompt": turns, "image": item.image, "completion": right}
+            rows.append({**row, "answers": [right] * ANNOTATORS, "kind": kind})
     rng.shuffle(rows)
     return rows
 

@@ -25,6 +25,7 @@ REWARDS = {
     "combined": "rewards.agent_selection.Combined",
     "xml_format": "rewards.xml_format.XmlFormat",
     "strict_xml_format": "rewards.xml_format.StrictXmlFormat",
+    "sentence_format": "rewards.sentence_format.SentenceFormat",
     "vqa_accuracy": "rewards.vqa_accuracy.VqaAccuracy",
     "relevance": "rewards.relevance.RelevanceReward",
     "candidate": "rewards.beam.CandidateReward",

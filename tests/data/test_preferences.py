@@ -396,12 +396,13 @@ def test_controls_change_one_thing(easy):
     assert Image.open(records[0].images[0]).getcolors() == [(4096, (128, 128, 128))]
 
 
-def test_the_answers_are_visual_question_answering(easy):
-    from data.vqa import load_records
+def test_the_answers_are_chat_rows_with_shapes_first(easy):
+    from data.tasks import load_rows
 
-    records = load_records(easy / "answers", "train")
-    assert all(len(set(record.answers)) == 1 for record in records)
-    kinds = [record.question_type for record in records]
+    rows = load_rows(easy / "answers", "train")
+    assert all([turn["role"] for turn in row["prompt"]] == ["system", "user"] for row in rows)
+    assert all(set(row["answers"]) == {row["completion"]} for row in rows)
+    kinds = [row["kind"] for row in rows]
     assert kinds[:50] == ["shape"] * 50
     assert Counter(kinds[50:]) == dict.fromkeys(("colour", "shape", "presence", "absence"), 200)
 
