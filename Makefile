@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 ACTIVATE := . .venv/bin/activate
 
 .DEFAULT_GOAL := help
-.PHONY: help run selector test test-slow lint format bench clean
+.PHONY: help run selector reward test test-slow lint format bench clean
 
 help:           ## Show these lines
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ run: $(STAMP)   ## Quick start: from images to a trained, evaluated and reported
 selector: $(STAMP) ## Example selection, from a tiny VLM to an evaluated selector (SEED=0 OUT=outputs)
 	@echo "== Example selection, about 20 minutes on 2 cores; everything goes to $(OUT)/selector/"
 	@$(ACTIVATE) && ./selector.sh $(SEED) $(OUT)/selector
+
+reward: $(STAMP) ## A tiny reward model, its evaluation, and GRPO on it (SEED=0 OUT=outputs)
+	@echo "== Reward model, about 10 minutes on 2 cores; everything goes to $(OUT)/reward/"
+	@$(ACTIVATE) && ./reward.sh $(SEED) $(OUT)/reward
 
 lint: $(STAMP)  ## Check style
 	@echo "== Linting (ruff)"

@@ -1,18 +1,22 @@
 """Reading recipes strictly, and every recipe of the repository."""
 
 import ast
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from preference_runs import write_preferences
 from trl import ModelConfig
 
 from trainers.group_data import GroupArguments
 from trainers.grpo import GRPOConfig, GRPOScriptArguments
 from trainers.offline_grpo import OfflineGRPOConfig
+from trainers.preference_data import PreferenceArguments
 from trainers.rce import RCEConfig
 from trainers.recipes import DataArguments, RecipeError, parse_recipe
+from trainers.reward import RewardConfig
 from trainers.sft import SelectorSFTConfig, SFTConfig
 
 ROOT = Path(__file__).parents[2]
@@ -22,11 +26,14 @@ SFT = (DataArguments, SFTConfig, ModelConfig)
 SELECTOR_SFT = (GroupArguments, SelectorSFTConfig, ModelConfig)
 RCE = (GroupArguments, RCEConfig, ModelConfig)
 OFFLINE_GRPO = (GroupArguments, OfflineGRPOConfig, ModelConfig)
+REWARD = (PreferenceArguments, RewardConfig, ModelConfig)
 METHODS = {  # part of a recipe's name, the first that fits: script and what parses it
     "selector_sft": ("trainers/sft.py", SELECTOR_SFT),
     "sft": ("trainers/sft.py", SFT),
     "rce": ("trainers/rce.py", RCE),
     "offline_grpo": ("trainers/offline_grpo.py", OFFLINE_GRPO),
+    "grpo_reward_model": ("trainers/grpo.py", GRPO),
+    "reward_model": ("trainers/reward.py", REWARD),
     "": ("trainers/grpo.py", GRPO),
 }
 MINIMAL = "dataset_name: somewhere\nreward_funcs: [strict_xml_format]\nuse_cpu: true\nbf16: false\n"
@@ -73,10 +80,12 @@ def test_recipe_validates_as_a_command(recipe, data_of, model_of_reports, run_co
 
 
 @pytest.fixture(scope="session")
-def data_of(report_data, vqa_data, pointer_groups, completion_groups, tmp_path_factory):
+def data_of(report_data, vqa_data, pointer_groups, completion_groups, tiny_reward_model, tmp_path_factory):
     """Function: recipe -> arguments that point it to small data of its kind."""
     from models.pointer_selector import PointerSelector, PointerSelectorConfig
 
+    preferences = write_preferences(tmp_path_factory.mktemp("preferences"))
+    scored_by = json.dumps({"name": "reward_model", "model": str(tiny_reward_model)})
     selector = tmp_path_factory.mktemp("selector")
     PointerSelector(PointerSelectorConfig(embedding_size=8, hidden_size=16)).save_pretrained(selector)
 
@@ -90,6 +99,12 @@ def data_of(report_data, vqa_data, pointer_groups, completion_groups, tmp_path_f
             return ["--dataset_name", pointer_groups, *files, *start]
         if method_of(recipe)[1] in (RCE, OFFLINE_GRPO):
             return ["--dataset_name", completion_groups]
+        if method_of(recipe)[1] == REWARD:
+            return ["--dataset_name", preferences]
+        if "grpo_reward_model" in recipe.stem:
+            return ["--dataset_name", vqa_data, "--reward_funcs", scored_by, "sentence_format", "vqa_accuracy"]
+        if recipe.stem == "reward_model_sft_tiny":
+            return ["--dataset_name", vqa_data]
         return ["--dataset_name", vqa_data if "vqa" in recipe.stem else report_data]
 
     return arguments
