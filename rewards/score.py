@@ -12,6 +12,7 @@ Uses every process that `accelerate launch` starts, and goes on where it was kil
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -74,29 +75,6 @@ class ResponseRow(BaseModel):
         return ScoreRequest(prompt, tuple(self.images), tuple(responses))
 
 
-def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[ScoreRequest]]:
-    """Rows as they are, and what is to be scored of each, with absolute paths of images that were all opened.
-
-    Raises:
-        RecordError: lists every problem of every row.
-    """
-    base, rows, requests, problems, images = base_folder(source), [], [], [], []
-    for location, row in read_rows(source, split):
-        try:
-            request = parse_row(location, row, ResponseRow).request()
-        except RecordError as error:
-            problems += error.problems
-            continue
-        resolved = tuple(resolve_images(list(request.images), base))
-        images += [(str(location), image) for image in resolved]
-        rows.append(row)
-        requests.append(ScoreRequest(request.prompt, resolved, request.responses))
-    problems += check_images(images)
-    if problems:
-        raise RecordError(problems)
-    return rows, requests
-
-
 def _storable(row: dict) -> dict:
     """A row without the images that are not paths."""
     stored = dict(row)
@@ -108,6 +86,52 @@ def _storable(row: dict) -> dict:
         elif name in stored:
             stored[name] = kept
     return stored
+
+
+def _check_storable(row: dict) -> None:
+    """Raises a `ValueError` for what no line of JSON holds: dates of parquet, halves of surrogate pairs."""
+    try:
+        json.dumps(_storable(row), ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"cannot be written as a line of JSON: {error}") from error
+
+
+def _check_places(request: ScoreRequest) -> None:
+    """Raises a `ValueError` if the prompt's messages have places for another number of images."""
+    from models.reward_inputs import reward_messages
+
+    try:
+        reward_messages(request.prompt, len(request.images), "", None)
+    except ValueError as error:
+        raise ValueError(f"field 'images': {error}") from error
+
+
+def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[ScoreRequest]]:
+    """Rows as they are, and what is to be scored of each, with absolute paths of images that were all opened.
+
+    Raises:
+        RecordError: lists every problem of every row.
+    """
+    base, rows, requests, problems, images = base_folder(source), [], [], [], []
+    for location, row in read_rows(source, split):
+        try:
+            request = parse_row(location, row, ResponseRow).request()
+            _check_places(request)
+            _check_storable(row)
+        except RecordError as error:
+            problems += error.problems
+            continue
+        except ValueError as error:
+            problems.append(f"{location}: {error}")
+            continue
+        resolved = tuple(resolve_images(list(request.images), base))
+        images += [(str(location), image) for image in resolved]
+        rows.append(row)
+        requests.append(ScoreRequest(request.prompt, resolved, request.responses))
+    problems += check_images(images)
+    if problems:
+        raise RecordError(problems)
+    return rows, requests
 
 
 def scored_rows(rows: Sequence[dict], scores: Sequence[Sequence[float]]) -> Iterator[dict]:

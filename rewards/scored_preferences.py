@@ -21,6 +21,17 @@ def _as_list(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value  # of numpy, as some parquet readers give them
 
 
+def check_encodable(text: Any) -> Any:
+    """The value, unless it is a text that no file can hold, because JSON escapes in it are halves of a character."""
+    if isinstance(text, str):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            context = {"place": error.start}
+            raise PydanticCustomError("text", "half of a surrogate pair at character {place}", context) from error
+    return text
+
+
 Numbers = Annotated[list[Finite], BeforeValidator(_as_list)]
 
 
@@ -34,6 +45,13 @@ class ScoredPreference(BaseModel):
     response: Annotated[list[StrictStr], BeforeValidator(_as_list), Field(min_length=2)]
     human_ranking: Numbers
     scores: Numbers
+
+    @field_validator("id", "query", "response")
+    @classmethod
+    def _check_texts(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list) else [value]:
+            check_encodable(text)
+        return value
 
     @field_validator("human_ranking", "scores")
     @classmethod

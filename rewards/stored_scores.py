@@ -119,8 +119,9 @@ class StoredScores:
         """Scores of every request's responses, in order, on the main process; `None` on the others.
 
         Raises:
-            RecordError: no such reward model, or a folder with scores of other requests or settings.
-            ValueError: a model that gives NaN or infinity, or prompt and images that do not fit.
+            RecordError: no such reward model, a folder with scores of other requests or settings, or a model that
+                gives NaN or infinity.
+            ValueError: prompt and images that do not fit.
         """
         if not requests:
             raise RecordError(["there is nothing to score: no rows"])
@@ -160,6 +161,6 @@ class StoredScores:
         values = model.score(prompts, images, responses, batch_size=self.batch_size).tolist()
         for value, response in zip(values, responses, strict=True):
             if not math.isfinite(value):
-                raise ValueError(f"{self.model}: the score is {value} of the response {response!r:.200}")
+                raise RecordError([f"{self.model}: the score is {value} of the response {response!r:.200}"])
         scores = iter(values)
         return [[next(scores) for _ in request.responses] for request in requests]

@@ -178,6 +178,15 @@ def _broken_jpeg() -> bytes:
         ({"response": []}, "field 'response': expected at least one response"),
         ({"response": ["a", 1]}, "field 'response"),
         ({"response": "<|image_pad|>"}, "field 'response': the text contains <|image_pad|>"),
+        ({"response": "half \ud83d"}, "cannot be written as a line of JSON: 'utf-8' codec can't encode"),
+        ({"beside": ["\ud83d"]}, "cannot be written as a line of JSON: 'utf-8' codec can't encode"),
+        (
+            {
+                "query": None,
+                "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}],
+            },
+            "field 'images': number of images: expected 1 (places in the prompt), found 0",
+        ),
         ({"image": "missing.png"}, "missing.png: no such image file"),
         ({"image": "broken.jpg"}, "broken.jpg: cannot be decoded"),
         ({"images": 7}, "expected a path, a dict with bytes or a path, or a PIL image"),
@@ -186,12 +195,26 @@ def _broken_jpeg() -> bytes:
 def test_a_malformed_row_is_named_before_the_model_is_loaded(change, problem, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(_broken_jpeg())
     good = {"query": "what?", "response": "this"}
-    write_jsonl(tmp_path / "in.jsonl", [good, {**good, **change}])
+    rows = [good, {**good, **change}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     arguments = ["--model", "no-such-model", "--input", str(tmp_path / "in.jsonl")]
     with pytest.raises(SystemExit) as stopped:
         score.main([*arguments, "--output", str(tmp_path / "out.jsonl")])
     assert f"{tmp_path / 'in.jsonl'}:2: " in stopped.value.code
     assert problem in stopped.value.code
+
+
+def test_a_score_that_is_not_a_number_ends_the_run(folder, tiny_reward_model, tmp_path, monkeypatch):
+    import torch
+
+    from models.reward_model import Qwen2VLForRewardModel
+
+    monkeypatch.setattr(
+        Qwen2VLForRewardModel, "score", lambda self, *rows, **_: torch.full((len(rows[0]),), torch.nan)
+    )
+    with pytest.raises(SystemExit, match="the score is nan of the response 'it is shape"):
+        score.main(_arguments(folder, tiny_reward_model, tmp_path / "out.jsonl"))
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_model_that_is_none_is_named(folder, tiny_model, tmp_path):
