@@ -177,6 +177,7 @@ def test_numbers_of_steps_that_train_nothing_are_refused(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_it_reads_answers_about_images_it_never_saw(tmp_path, capsys):
     main(["--output-dir", str(tmp_path)])
     share = float(capsys.readouterr().out.split(" of the nouns")[0].split()[-1])
