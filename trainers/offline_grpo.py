@@ -184,18 +184,10 @@ class OfflineGRPOTrainer(RCETrainer):
     # -- old and reference policy -------------------------------------------------------------------------------------
 
     def refresh(self, epoch: int) -> None:
-        """Scores all groups anew where an epoch begins that the recipe gives a new old policy.
-
-        Raises:
-            RecipeError: a run is resumed from a checkpoint that has no log-probabilities.
-        """
+        """Scores all groups anew where an epoch begins that the recipe gives a new old policy."""
         every = self.args.old_policy_epochs
         number = epoch // every if every else 0
         if self._reference is None:
-            if self.state.global_step:
-                raise RecipeError(
-                    f"resume_from_checkpoint: the checkpoint has no {STORE_FILE}: another trainer wrote it"
-                )
             self._reference = self._start_of_stage()
         elif number != self._old_round:
             self._old = self._score_all(self.model_wrapped, self.train_dataset.items, "old policy")
@@ -300,8 +292,9 @@ class OfflineGRPOTrainer(RCETrainer):
         return {"beta": self.beta, "old_round": self._old_round}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        self.beta = state["beta"]
-        self._old_round = state["old_round"]
+        if "old_round" in state:  # otherwise `load_process_state` says what is wrong
+            self.beta = state["beta"]
+            self._old_round = state["old_round"]
 
     def save_process_state(self, folder: Path) -> None:
         """The log-probabilities of old and reference policy, once a machine: they cannot be computed again later."""
@@ -314,12 +307,21 @@ class OfflineGRPOTrainer(RCETrainer):
             file.write(content)
 
     def load_process_state(self, folder: Path) -> None:
+        """Reads them.
+
+        Raises:
+            RecipeError: the checkpoint has none, or those of other groups.
+        """
         from safetensors.torch import load_file
 
-        if (folder / STORE_FILE).is_file():
-            tensors = load_file(folder / STORE_FILE)
-            self._old = StoredLogProbs.from_tensors(tensors, "old")
-            self._reference = StoredLogProbs.from_tensors(tensors, "reference")
+        if not (folder / STORE_FILE).is_file():
+            raise RecipeError(f"resume_from_checkpoint: {folder} has no {STORE_FILE}: another trainer wrote it")
+        tensors = load_file(folder / STORE_FILE)
+        self._old = StoredLogProbs.from_tensors(tensors, "old")
+        self._reference = StoredLogProbs.from_tensors(tensors, "reference")
+        if len(self._old.rows) != len(self.train_dataset):
+            found = f"{len(self._old.rows)} groups, and {len(self.train_dataset)} are trained on"
+            raise RecipeError(f"resume_from_checkpoint: {folder} has log-probabilities of {found}")
 
 
 def _advantage_figures(advantages: torch.Tensor, counted: torch.Tensor) -> dict[str, torch.Tensor]:

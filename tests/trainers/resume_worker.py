@@ -32,8 +32,18 @@ class Killer(TrainerCallback):
 
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    kill_at, original = settings["kill_at"], grpo.train_and_record
-    if kill_at is not None and settings["kill_during_save"]:
+    die_at(grpo, settings["kill_at"], settings["kill_during_save"])
+    grpo.main(settings["argv"])
+
+
+def die_at(module, kill_at: int | None, during_save: bool) -> None:
+    """Makes a run die at the end of a step, or while that step's checkpoint is written.
+
+    Args:
+        module: the one whose `train_and_record` the script calls.
+    """
+    original = module.train_and_record
+    if kill_at is not None and during_save:
         CompleteCheckpoints._save_checkpoint = lambda self, model, trial: half_a_checkpoint(self, kill_at)
     elif kill_at is not None:
 
@@ -41,8 +51,7 @@ def main() -> None:
             trainer.add_callback(Killer(kill_at))
             original(trainer, *args)
 
-        grpo.train_and_record = train_until_killed
-    grpo.main(settings["argv"])
+        module.train_and_record = train_until_killed
 
 
 complete_save = CompleteCheckpoints._save_checkpoint
