@@ -133,6 +133,7 @@ class AnswerBook:
         """
         state = process_state()
         missing = list(self._missing(requests).values())
+        state.wait_for_everyone()  # nobody writes while another still reads, so that all divide the same list
         if state.num_processes > 1 and self._file is None:
             raise ValueError("several processes share answers in a folder; give one")
         mine = missing[state.process_index :: state.num_processes]
