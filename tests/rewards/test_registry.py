@@ -21,7 +21,7 @@ from rewards.registry import (
 )
 
 NAMES = ["agent_selection", "filtering_quality", "combined", "xml_format", "strict_xml_format", "vqa_accuracy"]
-NAMES += ["relevance", "candidate", "beam_score"]
+NAMES += ["sentence_format", "relevance", "candidate", "beam_score"]  # `reward_model` needs a model
 OWN = '''
 class Brevity:
     """Shorter is better."""
@@ -175,7 +175,7 @@ def test_parameters_that_a_recipe_can_give():
 
 # -- errors -----------------------------------------------------------------------------------------------------------
 
-ALL_NAMES = ", ".join(NAMES)
+ALL_NAMES = ", ".join(REWARDS)
 
 
 @pytest.mark.parametrize(
