@@ -14,7 +14,7 @@ from trainers.report import FIGURES_FOLDER, TEMPLATES, RunInfo, versions, write_
 logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
-CARD_FIGURES = ("reward", "reward_parts", "accuracy_of_the_most_likely_candidate", "loss")
+CARD_FIGURES = ("reward", "reward_parts", "accuracy", "loss")
 CARD_KEYS = (
     "reward",
     "kl",

@@ -31,7 +31,7 @@ PACKAGES = ("vlm-posttrain", "torch", "transformers", "trl", "peft", "accelerate
 FIGURES = (
     ("reward", "reward", ("reward", "eval_reward")),
     ("reward parts", "mean score", ("rewards/*/mean", "eval_rewards/*/mean")),
-    ("accuracy of the most likely candidate", "accuracy", ("accuracy", "eval_accuracy")),
+    ("accuracy", "of the best-scored candidate", ("accuracy", "eval_accuracy")),
     ("expected reward", "reward", ("expected_reward", "eval_expected_reward")),
     ("score gap", "better - worse", ("score_gap", "eval_score_gap")),
     ("scores", "score", ("score_mean", "score_min", "score_max", "eval_score_mean")),

@@ -426,7 +426,7 @@ def test_a_selector_is_trained_saved_and_reported(run_main, tmp_path, script):
     selector = load_selector(tmp_path / "run")
     assert selector.config.dropout == 0.5
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "accuracy of the most likely candidate" in page
+    assert "of the best-scored candidate" in page
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "load_selector" in card
     assert "AutoProcessor" not in card
