@@ -36,6 +36,13 @@ def process_state():
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=_LONGEST_WAIT)
 
 
+def end_processes() -> None:
+    """Takes leave of the other processes, at the end of a program: one that just ends may abort while they listen."""
+    state = process_state()
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
 class ShardStore:
     """Rows of all processes in one folder; a context manager.
 

@@ -330,8 +330,11 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
+    from data.shards import end_processes
+
     try:
         make_beams(arguments)
+        end_processes()
     except (RecordError, ImageError, OSError) as error:
         sys.exit(f"error: {error}")
 
