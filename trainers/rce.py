@@ -150,8 +150,8 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         self._figures: dict[str, list[float]] = defaultdict(list)  # of the micro-batches since the last log
         if args.freeze_backbone:
             freeze_backbone(model)
-        if isinstance(policy, VLMPolicy) and args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False  # policies give every parameter a gradient, on every process
         callbacks = list(kwargs.pop("callbacks", None) or ())
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))

@@ -1,0 +1,75 @@
+"""Two processes on the CPU learn from stored groups what one process learns."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_distribution import deepspeed_config, launch
+
+WORKER = Path(__file__).with_name("group_distribution_worker.py")
+RUNS = {  # 24 groups of pointers, 4 a step; 6 of completions, 2 a step
+    "selector_rce": {"kind": "selector", "method": "rce"},
+    "selector_grpo": {"kind": "selector", "method": "offline_grpo"},
+    "vlm_rce": {"kind": "vlm", "method": "rce", "learning_rate": 0.05},
+    "vlm_grpo": {"kind": "vlm", "method": "offline_grpo", "learning_rate": 0.05, "ratio_level": "step"},
+}
+
+
+@pytest.fixture(scope="module")
+def learn(tiny_model, pointer_groups, completion_groups, tmp_path_factory):
+    """Function: (strategy, processes) -> figures of every run."""
+    results = {}
+
+    def run(strategy: str, processes: int) -> dict:
+        if (strategy, processes) in results:
+            return results[strategy, processes]
+        folder = tmp_path_factory.mktemp(strategy)
+        common = {
+            "use_cpu": True,
+            "per_device_eval_batch_size": 2,
+            "max_steps": 4,
+            "report_to": "none",
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            "optim": "sgd",
+            "learning_rate": 0.5,
+            "lr_scheduler_type": "constant",
+            "deepspeed": None if strategy == "ddp" else deepspeed_config(2),
+        }
+        settings = {
+            "model": str(tiny_model),
+            "pointers": str(pointer_groups),
+            "completions": str(completion_groups),
+            "runs": {
+                name: {
+                    **common,
+                    **own,
+                    "output_dir": str(folder / name),
+                    "per_device_train_batch_size": (4 if own["kind"] == "selector" else 2) // processes,
+                }
+                for name, own in RUNS.items()
+            },
+            "output": str(folder / "figures.json"),
+        }
+        (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        paths = f"{WORKER.parents[2]}:{WORKER.parent}"
+        done = launch(processes, WORKER, str(folder / "settings.json"), PYTHONPATH=paths)
+        assert done.returncode == 0, done.stderr[-4000:]
+        results[strategy, processes] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+        return results[strategy, processes]
+
+    return run
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+@pytest.mark.parametrize("run", RUNS)
+def test_two_processes_learn_what_one_learns(learn, strategy, run):
+    expected, found = learn("ddp", 1)[run], learn(strategy, 2)[run]
+    assert len(expected["loss"]) == 4
+    assert max(abs(value) for value in expected["loss"]) > 1e-3
+    for key in ("loss", "kl", "accuracy", "expected_reward"):
+        assert found[key] == pytest.approx(expected[key], abs=1e-4), key
+    assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-3)
+    assert found["weights"] == pytest.approx(expected["weights"], rel=1e-5)
+    assert found["evaluation"] == pytest.approx(expected["evaluation"], abs=1e-6)
