@@ -47,7 +47,9 @@ def run(tiny_model, tmp_path_factory, run_command):
         recipe.write_text(RECIPE.format(model=tiny_model, data=data, output=folder / name), encoding="utf-8")
         values = {"argv": ["--config", str(recipe)], "kill_at": kill_at}
         content.write_text(json.dumps({**values, "kill_during_save": kill_during_save}), encoding="utf-8")
-        done = run_command(root / "tests" / "trainers" / "reward_resume_worker.py", content, PYTHONPATH=str(root))
+        done = run_command(
+            root / "tests" / "trainers" / "reward_resume_worker.py", content, timeout=600, PYTHONPATH=str(root)
+        )
         return done, sorted(folder.glob(f"{name}_2*"))
 
     return start
