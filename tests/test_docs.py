@@ -165,8 +165,10 @@ def recipe_types(method: str) -> tuple[type, ...]:
     from trainers.group_data import GroupArguments
     from trainers.grpo import GRPOConfig, GRPOScriptArguments
     from trainers.offline_grpo import OfflineGRPOConfig
+    from trainers.preference_data import PreferenceArguments
     from trainers.rce import RCEConfig
     from trainers.recipes import DataArguments
+    from trainers.reward import RewardConfig
     from trainers.sft import SelectorSFTConfig, SFTConfig
 
     first = {
@@ -175,6 +177,7 @@ def recipe_types(method: str) -> tuple[type, ...]:
         "selector_sft": (GroupArguments, SelectorSFTConfig),
         "rce": (GroupArguments, RCEConfig),
         "offline_grpo": (GroupArguments, OfflineGRPOConfig),
+        "reward": (PreferenceArguments, RewardConfig),
     }
     return (*first[method], ModelConfig)
 
@@ -264,7 +267,7 @@ def check_training(arguments: list[str]) -> None:
 
     script, *rest = arguments
     assert (ROOT / script).is_file(), f"no such script: {script}"
-    assert script in [f"trainers/{name}.py" for name in ("grpo", "sft", "rce", "offline_grpo")]
+    assert script in [f"trainers/{name}.py" for name in ("grpo", "sft", "rce", "offline_grpo", "reward")]
     if rest == ["--help"]:
         return
     named = dict(zip(rest, rest[1:], strict=False))
