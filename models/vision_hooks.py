@@ -49,7 +49,7 @@ def _keep_busy(combined: nn.Module) -> list[Any]:
     state = {"idle": False}
 
     def note_images(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))  # its name since, and before, transformers 5.24
         decoding = cache is not None and cache.get_seq_length() > 0
         encoded = kwargs.get("mm_encoder_outputs")  # generate() encodes images before the first forward
         state["idle"] = kwargs.get("pixel_values") is None and not encoded and not decoding
