@@ -107,8 +107,8 @@ def bound_scores(raw: torch.Tensor, low: float | None, high: float | None) -> to
     Its slope falls with the square of the distance, where that of tanh falls exponentially and is exactly 0 in float32
     from 10 half-widths on: a score at a bound can always be learned away from it.
 
-    >>> bound_scores(torch.tensor([0.0, 5.0, 1e6]), -5.0, 5.0)
-    tensor([0.0000, 3.1954, 5.0000])
+    >>> bound_scores(torch.tensor([0.0, 2.0, 1e6]), -5.0, 5.0)
+    tensor([0.0000, 1.7857, 5.0000])
     """
     if low is None or high is None:
         return raw

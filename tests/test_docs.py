@@ -145,12 +145,16 @@ def test_python_runs(page, workplace, monkeypatch):
 
 @pytest.mark.parametrize("block", blocks("json"), ids=lambda block: block.name)
 def test_json_records_are_valid(block, tmp_path):
-    """Agent selection: a record or a list of raw reports. VQA: a record."""
+    """Agent selection: a record or a list of raw reports. VQA and preferences: a record."""
     from data import agent_selection, vqa
+    from data.preferences import PreferenceRecord
     from data.records import Location
 
     content = json.loads(block.text)
     rows = content if isinstance(content, list) else [content]
+    if "response" in rows[0]:
+        assert [PreferenceRecord.model_validate(row) for row in rows]
+        return
     task = vqa if "question" in rows[0] else agent_selection
     located = [(Location(block.name, number), row) for number, row in enumerate(rows, start=1)]
     assert task.parse_records(located, tmp_path, check_files=False)
