@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import settings
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
 os.environ["OMP_NUM_THREADS"] = "1"  # as in the commands that tests start: sums then agree to the last bit
+# DeepSpeed compiles an extension. In the common folder, a run that was killed leaves a lock that stops all later ones.
+EXTENSIONS = tempfile.TemporaryDirectory(prefix="torch-extensions-")
+os.environ["TORCH_EXTENSIONS_DIR"] = EXTENSIONS.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["DS_ACCELERATOR"] = "cpu"
