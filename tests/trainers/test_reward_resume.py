@@ -8,6 +8,8 @@ import pytest
 from preference_runs import write_preferences
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow  # not yet steady: see the open points in docs/reward_model.md
+
 # 16 pairs, 4 a step: the run ends in its third epoch. Evaluations at every step count towards early stopping.
 RECIPE = """\
 model_name_or_path: {model}
