@@ -35,6 +35,7 @@ from models.checkpoints import find_model
 from models.generation import evaluating
 from models.loading import load_processor
 from models.reward_inputs import Prompt, ResponseGroup, encode_groups
+from models.vision_hooks import blank_image
 
 HEAD = "score_head"
 ADAPTER_FILE = "adapter_config.json"
@@ -156,6 +157,9 @@ class _RewardModel:
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
     processor = None
     """Set by `load_reward_model`, or by hand; `score` needs it."""
+    keeps_vision_busy = False
+    """Encode a blank image, and add nothing of it, where a batch has no images: several processes that train together
+    must use the same parameters in the same order (models/vision_hooks.py)."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -228,13 +232,19 @@ class _RewardModel:
         kwargs.pop("use_cache", None)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None and image_index is not None:
             features = self.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
             features.pooler_output = tuple(features.pooler_output[number] for number in image_index.tolist())
             kwargs["mm_encoder_outputs"] = {"image": features}
             pixel_values, image_grid_thw = None, image_grid_thw[image_index]
+        elif pixel_values is None and self.keeps_vision_busy:
+            pixels, grid = blank_image(self.model.visual.config, embeds)
+            features = self.model.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
+            embeds = embeds + 0.0 * features.sum().to(embeds.dtype)
         hidden = self.model(
             input_ids=input_ids,
+            inputs_embeds=embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             pixel_values=pixel_values,

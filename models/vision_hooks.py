@@ -36,7 +36,7 @@ def _without_empty_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple
     return args, {**kwargs, "pixel_values": None, "image_grid_thw": None}
 
 
-def _blank_image(config, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def blank_image(config, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixels and grid of the smallest image: one token after merging."""
     merge = config.spatial_merge_size
     channels = getattr(config, "in_channels", None) or config.in_chans
@@ -58,7 +58,7 @@ def _keep_busy(combined: nn.Module) -> list[Any]:
         embeds = kwargs.get("inputs_embeds")
         if not state["idle"] or embeds is None:
             return None
-        pixels, grid = _blank_image(combined.visual.config, embeds)
+        pixels, grid = blank_image(combined.visual.config, embeds)
         features = combined.visual(pixels, grid_thw=grid)
         features = getattr(features, "pooler_output", features)
         return args, {**kwargs, "inputs_embeds": embeds + 0.0 * features.sum().to(embeds.dtype)}

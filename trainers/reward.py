@@ -28,7 +28,7 @@ from data.preferences import PreferenceRecord
 from models.adapters import adapter_values, keep_adapters_in_float32
 from models.reward_inputs import reward_messages
 from models.reward_model import HEAD, RewardOutput, from_backbone
-from models.vision_hooks import install_vision_hooks, vision_tower
+from models.vision_hooks import vision_tower
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
 from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
@@ -173,7 +173,7 @@ class RewardTrainer(CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
         **kwargs: Any,
     ):
         if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
+            args.ddp_find_unused_parameters = False  # the model uses its vision tower on every process
         callbacks = list(kwargs.pop("callbacks", None) or ())
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -194,7 +194,8 @@ class RewardTrainer(CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
         )
         self.processing_class = self.callback_handler.processing_class = processing_class
         keep_adapters_in_float32(self.model, trained_before)
-        install_vision_hooks(self.model, self.accelerator.num_processes > 1)
+        plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        plain.keeps_vision_busy = self.accelerator.num_processes > 1
         self.reward_config = model.config  # which bounds, which system prompt
         if args.freeze_vision_tower:
             vision_tower(self.model).requires_grad_(False)

@@ -11,8 +11,6 @@ from test_distribution import STRATEGIES, deepspeed_config, launch
 from models.loading import load_processor
 from models.reward_model import from_backbone, load_reward_model
 
-pytestmark = pytest.mark.slow  # not yet steady: see the open points in docs/reward_model.md
-
 WORKER = Path(__file__).with_name("preference_worker.py")
 
 
