@@ -52,7 +52,7 @@ IMAGE_SIDE = 448
 
 def draw_queries(count: int, folder: Path) -> list[Query]:
     """Queries with pools of their own, from easy-VQA."""
-    vqa.main(["--source", "easy_vqa", "--output-dir", str(folder)])
+    vqa.main(["--source", "easy_vqa", "--output-dir", str(folder), "--limit", "5000"])
     records = vqa.load_records(folder, "train", check_files=False)
     rng = random.Random(0)
     queries = []
@@ -76,12 +76,16 @@ class Noting(Scorer):
         return values
 
 
-def beams_of(model, processor, queries: list[Query]) -> Noting:
-    """The search as `rollouts.beams` does it; returns the scorer with its notes."""
+def beams_of(model, processor, queries: list[Query], tell: bool = False) -> Noting:
+    """The search as `rollouts.beams` does it; returns the scorer with its notes. `tell` prints how far it is."""
     scorer = Noting(InContextVLM(model, processor))
+    started = time.perf_counter()
     scorer.vlm.images.prepare(images_of(queries))
     for start in range(0, len(queries), DEFAULT_CHUNK):
         search(queries[start : start + DEFAULT_CHUNK], scorer, BEAMS, SHOTS)
+        if tell:
+            done = min(start + DEFAULT_CHUNK, len(queries))
+            print(f"{done} queries, {len(scorer.scores)} inputs, {time.perf_counter() - started:.1f} s", flush=True)
     return scorer
 
 
@@ -201,7 +205,7 @@ def measure_published(queries: list[Query], smoke: bool, inputs: int) -> None:
     if not smoke:
         weights = torch.cuda.memory_allocated() / 1e9
         torch.cuda.reset_peak_memory_stats()
-    scorer, seconds = timed(lambda: beams_of(model, processor, queries), time.perf_counter)
+    scorer, seconds = timed(lambda: beams_of(model, processor, queries, tell=True), time.perf_counter)
     memory = "" if smoke else f"{weights:.1f} GB | {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
     drawn = random.Random(0).sample(sorted(scorer.scores), inputs)
     requests = sampled_requests(scorer, queries, drawn)

@@ -1,11 +1,13 @@
 """Peak memory of GRPO on a GPU under a recipe's settings, beside the recipe's own estimate.
 
     python benchmarks/grpo_memory.py                          # the QLoRA recipe, Qwen2-VL-7B's shape, 3 steps
+    python benchmarks/grpo_memory.py --accumulation 4         # the same peak from shorter steps
     python benchmarks/grpo_memory.py --smoke                  # the same path with a tiny model, on a CPU
 
-No weights are downloaded: the model has the published shape and random weights, and is built here (17 GB on disk for
-7B). Its tokenizer is a small one, so that reports have more tokens than with the real one. Images are easy-VQA's,
-enlarged to the recipe's `max_pixels` by `min_pixels`. Ends with status 1 if the estimate is off by more than 20%.
+Gradients accumulate in place, so that the peak does not depend on how many batches a step has. No weights are
+downloaded: the model has the published shape and random weights, and is built here (17 GB on disk for 7B). Its
+tokenizer is a small one, so that reports have more tokens than with the real one. Images are easy-VQA's, enlarged to
+the recipe's `max_pixels` by `min_pixels`. Ends with status 1 if the estimate is off by more than 20%.
 """
 
 import argparse
@@ -55,10 +57,13 @@ def build_model(name: str, folder: Path) -> None:
 
 
 class Echo(io.StringIO):
-    """Keeps what is printed, and prints it."""
+    """Keeps what is printed, and prints it, with the peak so far beside what a step logs."""
 
     def write(self, text: str) -> int:
+        if text.startswith("step ") and torch.cuda.is_available():
+            text += f"  (peak reserved {torch.cuda.max_memory_reserved() / 1e9:.2f} GB)"
         sys.__stdout__.write(text)
+        sys.__stdout__.flush()
         return super().write(text)
 
 
@@ -75,6 +80,7 @@ def train(recipe: Path, model: Path, data: Path, folder: Path, more: list[str]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=Path("recipes/agent_selection_qlora.yaml"))
+    parser.add_argument("--accumulation", type=int, help="gradient_accumulation_steps; default: the recipe's")
     parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU: does the path work?")
     arguments = parser.parse_args()
     settings = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
@@ -91,6 +97,8 @@ def main() -> None:
         else:
             build_model(settings["model_name_or_path"], model)
             more = ["--min_pixels", str(settings["max_pixels"])]
+            if arguments.accumulation:
+                more += ["--gradient_accumulation_steps", str(arguments.accumulation)]
             torch.cuda.reset_peak_memory_stats()
         estimate = train(arguments.recipe, model, folder / "data", folder / "run", more)
     if arguments.smoke:
