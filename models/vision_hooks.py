@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 
-def _vision_language_model(model: nn.Module) -> nn.Module:
+def vision_language_model(model: nn.Module) -> nn.Module:
     """The module whose forward takes both pixels and tokens (`Qwen2VLModel` and its relatives)."""
     for module in model.modules():
         if hasattr(module, "visual") and hasattr(module, "language_model"):
@@ -26,7 +26,7 @@ def _vision_language_model(model: nn.Module) -> nn.Module:
 
 def vision_tower(model: nn.Module) -> nn.Module:
     """The vision tower of a Qwen2-VL, also inside PEFT and other wrappers."""
-    return _vision_language_model(model).visual
+    return vision_language_model(model).visual
 
 
 def _without_empty_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -70,6 +70,27 @@ def _keep_busy(combined: nn.Module) -> list[Any]:
     ]
 
 
+def _with_shared_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    index = kwargs.get("image_index")
+    if index is None:
+        return None
+    kwargs = {name: value for name, value in kwargs.items() if name != "image_index"}
+    pixels, grids = kwargs.pop("pixel_values"), kwargs.pop("image_grid_thw")
+    features = module.get_image_features(pixels, grids, return_dict=True)
+    features.pooler_output = tuple(features.pooler_output[number] for number in index.tolist())
+    return args, {**kwargs, "mm_encoder_outputs": {"image": features}}
+
+
+def share_images(model: nn.Module) -> None:
+    """Lets a Qwen2-VL take `image_index` (places,): which of the images stands at each place of its input.
+
+    Each image is then encoded once, also where several prompts show it. Its forward needs `position_ids` with it.
+    """
+    combined = vision_language_model(model)
+    if _with_shared_images not in combined._forward_pre_hooks.values():
+        combined.register_forward_pre_hook(_with_shared_images, with_kwargs=True)
+
+
 def install_vision_hooks(model: nn.Module, distributed: bool) -> list[Any]:
     """Installs the hooks on a Qwen2-VL.
 
@@ -79,6 +100,6 @@ def install_vision_hooks(model: nn.Module, distributed: bool) -> list[Any]:
     Returns:
         Handles whose `remove()` undoes it.
     """
-    combined = _vision_language_model(model)
+    combined = vision_language_model(model)
     handles = [combined.register_forward_pre_hook(_without_empty_images, with_kwargs=True)]
     return handles + (_keep_busy(combined) if distributed else [])

@@ -8,7 +8,7 @@ Runs TRL's own loop; what is added is listed in `GRPOConfig`. See docs/agent_sel
 if __name__ == "__main__":  # --help answers before the heavy imports
     from trainers.scripts import answer_help
 
-    answer_help(__file__)
+    answer_help(__file__, "sharing.py")
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -34,6 +34,7 @@ from trl.trainer.utils import (
 from models.adapters import adapter_values, keep_adapters_in_float32
 from models.loading import VISION_TOKENS, load_processor, vision_token_ids
 from models.memory import Load
+from models.shared_prefix import SharedPrefix
 from models.vision_hooks import install_vision_hooks, vision_tower
 from rewards.guard import Failure, GuardedReward, RewardError, guard
 from rewards.registry import build_rewards, needed_columns, optional_columns, spec_name
@@ -49,6 +50,7 @@ from trainers.report import RunInfo, SampleGroup, SampleLog
 from trainers.rollout_batch import Batch, load_batches, replace_rows, rows_in, save_batches, shuffle_by_groups
 from trainers.runs import command_line, describe_rewards, load_checked_rows, readable_errors, train_and_record
 from trainers.schedules import Curriculum, adaptive_kl_beta, kl_temperature, linear_temperature
+from trainers.sharing import SharedLogProbs, SharingArguments
 from trainers.task_data import TokenCounts, to_dataset
 
 _MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")
@@ -56,7 +58,7 @@ _MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")
 
 
 @dataclass
-class GRPOConfig(trl.GRPOConfig):
+class GRPOConfig(SharingArguments, trl.GRPOConfig):
     """`trl.GRPOConfig` with the additions below; with their defaults only the advantage clip differs from TRL."""
 
     advantage_clip: float | None = field(
@@ -155,9 +157,9 @@ def _fused_temperature_cell(model: PreTrainedModel):
     return function.__closure__[names.index("temperature")]
 
 
-class GRPOTrainer(CompleteCheckpoints, PublishedRun, trl.GRPOTrainer):
-    """`trl.GRPOTrainer` that scores with guarded rewards, computes advantages by `trainers.losses.group_advantages`,
-    and adapts KL coefficient, temperature and curriculum as `GRPOConfig` says.
+class GRPOTrainer(SharedLogProbs, CompleteCheckpoints, PublishedRun, trl.GRPOTrainer):
+    """`trl.GRPOTrainer` that scores with guarded rewards, computes advantages by `trainers.losses.group_advantages`
+    and each prompt once a micro-batch, and adapts KL coefficient, temperature and curriculum as `GRPOConfig` says.
 
     Args:
         model, args, train_dataset, ...: see `trl.GRPOTrainer`.
@@ -185,6 +187,7 @@ class GRPOTrainer(CompleteCheckpoints, PublishedRun, trl.GRPOTrainer):
         if isinstance(processing_class, ProcessorMixin) and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        self.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
         trained_before = adapter_values(model)
         super().__init__(
             model,

@@ -10,7 +10,7 @@ from rewards.guard import RewardError, guard
 from trainers.grpo import GRPOConfig
 from trainers.losses import group_advantages
 
-OFF = {"advantage_clip": None, "keep_groups_together": False}
+OFF = {"advantage_clip": None, "keep_groups_together": False, "shared_prefix": False}
 
 
 def weights(model) -> dict[str, torch.Tensor]:
