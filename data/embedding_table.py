@@ -158,6 +158,20 @@ class EmbeddingTable:
             found = [list(table.parts) or f"{table.width} columns" for table in (self, other)]
             raise RecordError([f"embeddings: two tables made by different encoders: {found[0]} and {found[1]}"])
 
+    def check_encoders(self, expected: dict[str, str]) -> None:
+        """Raises a `RecordError` unless encoders with these fingerprints made the columns.
+
+        Args:
+            expected: part -> fingerprint, in the order of the parts.
+        """
+        found = {part.name: part.encoder for part in self.parts}
+        if list(found.items()) != list(expected.items()):
+            shown = [
+                ", ".join(f"{name} {fingerprint[:12]}" for name, fingerprint in parts.items()) or "unknown ones"
+                for parts in (expected, found)
+            ]
+            raise RecordError([f"embeddings: expected those of the encoders {shown[0]}, found {shown[1]}"])
+
     def save(self, path: str | Path) -> Path:
         """Writes one safetensors file, atomically: `path` itself if it ends so, otherwise one in that folder."""
         path = _table_path(path)

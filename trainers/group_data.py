@@ -42,6 +42,17 @@ class GroupArguments(DataArguments):
     example_table: str | None = field(
         default=None, metadata={"help": "Embeddings of the examples, made by the same encoders; selector only."}
     )
+    query_data: str | None = field(
+        default=None,
+        metadata={"help": "VQA records of the queries, for a selector with encoders of its own, in place of tables."},
+    )
+    query_splits: list[str] | None = field(
+        default=None, metadata={"help": "Splits of query_data that queries are looked up in; by default train."}
+    )
+    example_data: str | None = field(
+        default=None, metadata={"help": "VQA records of the examples, for a selector with encoders of its own."}
+    )
+    example_split: str | None = field(default=None, metadata={"help": "Split of example_data; by default train."})
     pools: str | None = field(
         default=None, metadata={"help": "Candidate pools (rollouts/pools.py), for groups that bring none."}
     )
@@ -49,7 +60,7 @@ class GroupArguments(DataArguments):
         default=None,
         metadata={
             "help": "Configuration of a new selector (models/pointer_selector.py), in place of model_name_or_path; "
-            "embedding_size is that of the tables."
+            "embedding_size is that of the tables. With encoders of its own: models/trained_encoders.py."
         },
     )
     shots: list[int] | None = field(
@@ -90,8 +101,12 @@ class GroupArguments(DataArguments):
             )
         if self.shots is not None and not (self.shots and all(count >= 1 for count in self.shots)):
             raise ValueError(f"shots: expected numbers of at least 1, found {self.shots}")
-        foreign = ("query_table", "example_table", "pools", "selector", "shots")
+        data = ("query_data", "query_splits", "example_data", "example_split")
+        foreign = ("query_table", "example_table", *data, "pools", "selector", "shots")
         foreign = foreign if self.policy == "vlm" else ("task_data",)
+        for split, source in (("query_splits", "query_data"), ("example_split", "example_data")):
+            if getattr(self, split) is not None and getattr(self, source) is None:
+                raise ValueError(f"{split}: of {source}, which is not set")
         for name in foreign:
             if getattr(self, name) is not None:
                 other = "selector" if self.policy == "vlm" else "vlm"

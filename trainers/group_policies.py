@@ -79,6 +79,8 @@ class SelectorPolicy:
     """
 
     mean_over_steps = False
+    sources = ("query_table", "example_table")
+    """The recipe's keys that queries and examples come from, for messages."""
 
     def __init__(self, queries: EmbeddingTable, examples: EmbeddingTable, label_smoothing: float = 0.0):
         queries.check_same_encoders(examples)
@@ -89,12 +91,12 @@ class SelectorPolicy:
         """Row numbers of query and pool, and each pointer as positions in the pool."""
         problems: list[str] = []
         found = {}
-        for name, table, ids in (("query", self.queries, [group.id]), ("pool", self.examples, group.pool)):
+        parts = (("query", self.queries, [group.id]), ("pool", self.examples, group.pool))
+        for source, (name, table, ids) in zip(self.sources, parts, strict=True):
             try:
                 found[name] = table.rows(ids)
             except RecordError as error:
-                problems += [f"{group.where}: {name}_table: {problem}" for problem in error.problems]
-        problems = [text.replace("pool_table", "example_table") for text in problems]
+                problems += [f"{group.where}: {source}: {problem}" for problem in error.problems]
         positions = {item: position for position, item in enumerate(group.pool)}
         outside = [item for one in group.candidates for item in one.pointer if item not in positions]
         problems += [f"{group.where}: field 'pointer': {item!r} is not in the group's pool" for item in outside]
@@ -115,10 +117,16 @@ class SelectorPolicy:
                 pointers[row, column, : len(pointer)] = torch.tensor(pointer)
         return {
             "index": torch.tensor([item["index"] for item in items]),
-            "query_embeddings": torch.from_numpy(self.queries.values[[item["query"] for item in items]]),
-            "example_embeddings": torch.from_numpy(self.examples.values[unique]),
+            **self.inputs([item["query"] for item in items], unique),
             "pools": pools,
             "pointers": pointers,
+        }
+
+    def inputs(self, queries: Sequence[int], examples: Sequence[int]) -> dict[str, Any]:
+        """What the model reads of these rows of queries and examples."""
+        return {
+            "query_embeddings": torch.from_numpy(self.queries.values[queries]),
+            "example_embeddings": torch.from_numpy(self.examples.values[examples]),
         }
 
     def group_log_probs(self, model: nn.Module, batch: Batch) -> GroupLogProbs:

@@ -71,7 +71,8 @@ def new_selector_config(settings: dict[str, Any], embedding_size: int, seed: int
     settings = {"embedding_size": embedding_size, "seed": seed} | settings
     model_type = settings.pop("model_type", PointerSelectorConfig.model_type)
     if model_type not in classes:
-        raise RecipeError(f"selector: model_type: expected one of {', '.join(classes)}, found {model_type!r}")
+        known = ", ".join((*classes, "encoding_selector"))
+        raise RecipeError(f"selector: model_type: expected one of {known}, found {model_type!r}")
     try:
         return classes[model_type](**settings)
     except (TypeError, ValueError) as error:
@@ -79,24 +80,32 @@ def new_selector_config(settings: dict[str, Any], embedding_size: int, seed: int
 
 
 def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtHand:
-    """The selector that a recipe names or describes, with its tables of embeddings."""
+    """The selector that a recipe names or describes, with its tables of embeddings, or the records it encodes."""
     from transformers import AutoConfig, AutoModel
 
+    import models.gpt2_selector  # noqa: F401  registers its configuration
     from models.pointer_selector import load_selector
+    from trainers.encoding_runs import encoding_selector_at_hand, reads_records, selector_of_tables
 
     name = model_args.model_name_or_path
     if (name is None) == (script.selector is None):
         found = "neither" if name is None else "both"
         raise RecipeError(f"policy: selector needs either model_name_or_path or selector, found {found}")
-    queries, examples = load_table(script, "query_table"), load_table(script, "example_table")
-    policy = SelectorPolicy(queries, examples, args.label_smoothing_factor)
-    if name is None:
-        config = new_selector_config(script.selector, examples.width, args.seed)
-    else:
+    config = None
+    if name is not None:
         try:
             config = AutoConfig.from_pretrained(name)
         except Exception as error:  # the Hub's client raises many kinds
             raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
+    model_type = script.selector.get("model_type", "pointer_selector") if config is None else config.model_type
+    if reads_records(script, model_type):
+        return encoding_selector_at_hand(script, args, name, config)
+    queries, examples = load_table(script, "query_table"), load_table(script, "example_table")
+    policy = SelectorPolicy(queries, examples, args.label_smoothing_factor)
+    if config is None:
+        config = new_selector_config(script.selector, examples.width, args.seed)
+    elif model_type == "encoding_selector":
+        config = selector_of_tables(name, (queries, examples))
     width = getattr(config, "embedding_size", None)
     if width != examples.width:
         raise RecipeError(
@@ -162,7 +171,8 @@ def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Call
     if args.reference_model is not None and not script.validate_only:
         from transformers import AutoConfig
 
-        import models.pointer_selector  # noqa: F401  registers the selectors' configurations
+        import models.gpt2_selector
+        import models.trained_encoders  # noqa: F401  registers the selectors' configurations
 
         try:
             AutoConfig.from_pretrained(adapters_base(args.reference_model) or args.reference_model)
@@ -172,9 +182,10 @@ def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Call
     def load(path: str) -> nn.Module:
         if script.policy == "selector":
             from models.pointer_selector import load_selector
+            from models.trained_encoders import load_encoding_selector
 
             try:
-                return load_selector(path)
+                return load_selector(path) if script.query_data is None else load_encoding_selector(path)
             except ValueError as error:
                 raise RecipeError(f"reference_model: {error}") from error
         args.model_init_kwargs = model_init_kwargs(args, model_args)
@@ -223,10 +234,10 @@ def train_on_groups(
     train_groups, eval_groups = groups[splits[0]], groups[splits[1]] if len(splits) > 1 else None
     if script.policy == "vlm":
         _say_prompts(script, args, model_args, hand, train_groups)
+    looked_up = script.validate_only or script.policy == "selector"  # of a selector, before it is loaded
+    for stored in groups.values() if looked_up and hand.policy is not None else ():
+        prepare_groups(hand.policy, stored)
     if script.validate_only:
-        if hand.policy is not None:
-            for stored in groups.values():
-                prepare_groups(hand.policy, stored)
         say("valid")
         return
     resume_from = checkpoint_to_resume(args, script.resume)

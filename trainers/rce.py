@@ -262,13 +262,13 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
 
 
 def freeze_backbone(model: nn.Module) -> None:
-    """Leaves the projections of a selector as they are.
+    """Leaves the projections of a selector, and the adapters of its encoders, as they are.
 
     Raises:
         RecipeError: it has none, or nothing else to train.
     """
     for name, parameter in model.named_parameters():
-        if name.split(".")[0] in BACKBONE:
+        if name.removeprefix("selector.").split(".")[0] in BACKBONE or ".lora_" in name:
             parameter.requires_grad_(False)
     trainable = [parameter.requires_grad for parameter in model.parameters()]
     if all(trainable) or not any(trainable):

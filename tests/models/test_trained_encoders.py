@@ -1,5 +1,8 @@
 """Encoders with LoRA are trained along with a selector; tiny random BERT, CLIP and SigLIP stand for real ones."""
 
+import json
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +16,8 @@ from transformers import (
     SiglipModel,
 )
 
+from models.embeddings import BUNDLED_MINILM, load_encoder
+from models.encoder_inputs import InputReader
 from models.pointer_selector import load_selector
 from models.trained_encoders import EncodingSelector, EncodingSelectorConfig, load_encoding_selector
 
@@ -122,14 +127,56 @@ def test_what_is_stored_comes_back(made, tmp_path):
     model.eval().save_pretrained(tmp_path)
     loaded = load_encoding_selector(tmp_path)
     assert not loaded.training
-    with pytest.raises(ValueError, match="expected pointer_selector or gpt2_selector, found encoding_selector"):
-        load_selector(tmp_path)
+    assert torch.equal(load_selector(tmp_path).query_proj.weight, model.selector.query_proj.weight)
     trainable = [[name for name, p in one.named_parameters() if p.requires_grad] for one in (model, loaded)]
     assert trainable[0] == trainable[1]
     scored = [one(QUERIES, EXAMPLES, POOLS, POINTERS).log_probs for one in (model, loaded)]
     assert torch.equal(*scored)
     chosen = [one.select(QUERIES, EXAMPLES, POOLS, 2, method="beam", num_beams=3) for one in (model, loaded)]
     assert torch.equal(chosen[0].pointers, chosen[1].pointers)
+
+
+def test_what_is_no_selector_is_an_error(encoders):
+    with pytest.raises(ValueError, match="model_type: expected encoding_selector, found bert"):
+        load_encoding_selector(encoders["bert"])
+    with pytest.raises(
+        ValueError, match="expected pointer_selector or gpt2_selector or encoding_selector, found bert"
+    ):
+        load_selector(encoders["bert"])
+
+
+def test_the_bundled_encoder_makes_the_embeddings_that_its_package_makes():
+    """Mean pooling, the same tokens, the same longest text."""
+    model = EncodingSelector.from_encoders(BUNDLED_MINILM, selector=SELECTOR).eval()
+    texts = ["what color is the circle?", "is there a red shape", "word " * 400]
+    tokens = InputReader.of_encoders(BUNDLED_MINILM, None).read_texts(texts)
+    assert tokens["input_ids"].shape == (3, 256)
+    with torch.no_grad():
+        found = model.embed(tokens)
+    expected = load_encoder(BUNDLED_MINILM, "cpu").encode_texts(texts)
+    torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("modules", "pooling", "message"),
+    [
+        (["Transformer", "Pooling"], {"pooling_mode_cls_token": True}, "pools by cls; expected the mean"),
+        (["Transformer", "Pooling"], {"pooling_mode": ["mean", "max"]}, "pools by mean and max; expected the mean"),
+        (["Transformer", "Pooling", "Dense"], {"pooling_mode": "mean"}, "modules.json: expected .*found .*Dense in"),
+    ],
+)
+def test_text_encoders_that_pool_otherwise_are_refused(encoders, tmp_path, modules, pooling, message):
+    folder = tmp_path / "sentences"
+    shutil.copytree(encoders["bert"], folder)
+    described = [
+        {"type": f"sentence_transformers.models.{kind}", "path": f"{place}_{kind}" if place else ""}
+        for place, kind in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(described))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    with pytest.raises(ValueError, match=message):
+        EncodingSelector.from_encoders(folder)
 
 
 def test_the_second_tower_of_a_dual_encoder_gets_no_adapters(encoders):
@@ -152,6 +199,8 @@ def test_missing_inputs_are_an_error(encoders):
         ({"text_encoder": "image_encoder"}, "found 'image_encoder' without an image encoder"),
         ({"text_encoder": "clip", "image_encoder": {"model_type": "clip"}}, "or 'image_encoder', found 'clip'"),
         ({"text_encoder": {"model_type": "bert"}, "lora_rank": 0}, "lora_rank: expected at least 1, found 0"),
+        ({"text_encoder": {"model_type": "bert"}, "lora_dropout": 1.0}, "lora_dropout: .* less than 1, found 1.0"),
+        ({"text_encoder": {"model_type": "bert"}, "example_text": "all"}, "example_text: expected one of question, q"),
         ({"text_encoder": {"model_type": "bert"}, "lora_rang": 4}, "lora_rang: unknown field"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from preference_runs import write_preferences
+from tiny_encoders import write_coloured_groups, write_coloured_records
 from trl import ModelConfig
 
 from trainers.group_data import GroupArguments
@@ -29,6 +30,7 @@ OFFLINE_GRPO = (GroupArguments, OfflineGRPOConfig, ModelConfig)
 REWARD = (PreferenceArguments, RewardConfig, ModelConfig)
 METHODS = {  # part of a recipe's name, the first that fits: script and what parses it
     "selector_sft": ("trainers/sft.py", SELECTOR_SFT),
+    "selector_v2_lora": ("trainers/sft.py", SELECTOR_SFT),
     "sft": ("trainers/sft.py", SFT),
     "rce": ("trainers/rce.py", RCE),
     "offline_grpo": ("trainers/offline_grpo.py", OFFLINE_GRPO),
@@ -89,7 +91,13 @@ def data_of(report_data, vqa_data, pointer_groups, completion_groups, tiny_rewar
     selector = tmp_path_factory.mktemp("selector")
     PointerSelector(PointerSelectorConfig(embedding_size=8, hidden_size=16)).save_pretrained(selector)
 
+    records = write_coloured_records(tmp_path_factory.mktemp("records"))
+    coloured = write_coloured_groups(tmp_path_factory.mktemp("coloured"), records)
+
     def arguments(recipe: Path) -> list:
+        if "v2_lora" in recipe.stem:
+            field = ["--reward_field", "reward"]
+            return ["--dataset_name", coloured, "--query_data", records, "--example_data", records, *field]
         if "selector_" in recipe.stem:
             tables = [("query", "queries"), ("example", "examples")]
             files = [
