@@ -102,16 +102,17 @@ def encode_groups(
         labelled: for each group, which of its responses gets language-model labels; by default none has labels.
 
     Returns:
-        input_ids, attention_mask, mm_token_type_ids (N, T); labels (N, T), if asked for, -100 but for the tokens of
-        the labelled responses; and, if there are images, pixel_values (patches, width) and image_grid_thw (images, 3)
-        of the different images, and image_index (places,), which of them stands at each place.
+        input_ids, attention_mask, mm_token_type_ids (N, T); row_groups (N,), the group of each row; labels (N, T), if
+        asked for, -100 but for the tokens of the labelled responses; and, if there are images, pixel_values (patches,
+        width) and image_grid_thw (images, 3) of the different images, and image_index (places,), which of them stands
+        at each place.
 
     Raises:
         ValueError: images and places in the prompt do not match, or a text that holds a token for an image.
         ImageError: an image that cannot be used.
     """
     bounds = pixel_bounds(processor)
-    texts, starts, index, pictures = [], [], [], []
+    texts, starts, index, pictures, group_of_row = [], [], [], [], []
     for number, group in enumerate(groups):
         for position, response in enumerate(group.responses):
             messages = reward_messages(group.prompt, len(group.images), response, system_prompt)
@@ -122,6 +123,7 @@ def encode_groups(
             starts.append(response_start(processor, messages, text) if is_labelled else None)
             index.extend(range(len(pictures), len(pictures) + len(group.images)))
             texts.append(text)
+            group_of_row.append(number)
         pictures += [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in group.images]
     encoded: dict[str, torch.Tensor] = {}
     counts: list[int] = []
@@ -129,6 +131,7 @@ def encode_groups(
         encoded |= dict(processor.image_processor(images=pictures, return_tensors="pt"))
         counts = (encoded["image_grid_thw"].prod(dim=1) // processor.image_processor.merge_size**2).tolist()
         encoded["image_index"] = torch.tensor(index)
+    encoded["row_groups"] = torch.tensor(group_of_row)
     encoded |= _tokenise(processor, texts, starts if labelled is not None else None, [counts[one] for one in index])
     return _padded(encoded, processor.tokenizer.pad_token_id, padding_side)
 

@@ -35,6 +35,7 @@ from models.checkpoints import find_model
 from models.generation import evaluating
 from models.loading import load_processor
 from models.reward_inputs import Prompt, ResponseGroup, encode_groups
+from models.shared_prefix import SharedPrefix, computing_dtype, pack_conversations
 from models.vision_hooks import blank_image
 
 HEAD = "score_head"
@@ -163,6 +164,7 @@ class _RewardModel:
 
     def __init__(self, config):
         super().__init__(config)
+        self.sharing = SharedPrefix()
         text = config.get_text_config()
         self.model = self._backbone_class(config)
         self.score_head = ScoreHead(text.hidden_size, config.head_activation)
@@ -219,6 +221,7 @@ class _RewardModel:
         mm_token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        row_groups: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> RewardOutput:
         """Scores of N conversations.
@@ -228,10 +231,51 @@ class _RewardModel:
             pixel_values: (patches, width) of the different images; image_grid_thw: (images, 3).
             image_index: (places,), which image stands at each place of the conversations; by default each at one.
             labels: (N, T) of the language-model loss, -100 where there is none.
+            row_groups: (N,), equal where conversations begin with the same prompt and images, which are then read once
+                (models/shared_prefix.py); by default each row is read by itself.
         """
         kwargs.pop("use_cache", None)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+            "image_index": image_index,
+            "mm_token_type_ids": mm_token_type_ids,
+        }
+        ends = last_real_tokens(attention_mask).unsqueeze(1)  # (N, 1)
+        packed = None
+        if row_groups is not None and position_ids is None and self.sharing.usable(self):
+            packed = pack_conversations(self.model, inputs, row_groups.tolist())
+        if packed is None:
+            places = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape)
+            hidden = self._hidden(**inputs, position_ids=position_ids, **kwargs)  # (N * T, hidden)
+        else:
+            places = packed.places(input_ids.device)
+            hidden = self._hidden(**packed.inputs, **kwargs)  # (places, hidden)
+        scores = self._scores(hidden[places.gather(1, ends).squeeze(1)])
+        if packed is not None and self.sharing.wants_check():
+            with torch.no_grad():
+                plain = self._hidden(**inputs, **kwargs).view(*input_ids.shape, -1)
+                plain = self._scores(plain.take_along_dim(ends.unsqueeze(2), dim=1).squeeze(1))
+            self.sharing.compare(scores, plain, computing_dtype(self.model))
+        return RewardOutput(scores, None if labels is None else self._language_losses(hidden, places, labels))
+
+    def _scores(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(N, hidden) -> (N, 1)."""
+        return bound_scores(self.score_head(hidden).float(), self.config.score_min, self.config.score_max)
+
+    def _hidden(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """(lines * width, hidden) of what the backbone reads, line by line."""
         embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None and image_index is not None:
             features = self.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
@@ -242,29 +286,26 @@ class _RewardModel:
             pixels, grid = blank_image(self.model.visual.config, embeds)
             features = self.model.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
             embeds = embeds + 0.0 * features.sum().to(embeds.dtype)
-        hidden = self.model(
+        return self.model(
             input_ids=input_ids,
             inputs_embeds=embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
             pixel_values=pixel_values,
             image_grid_thw=image_grid_thw,
-            mm_token_type_ids=mm_token_type_ids,
             use_cache=False,
             **kwargs,
-        ).last_hidden_state  # (N, T, hidden)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        raw = self.score_head(hidden[rows, last_real_tokens(attention_mask)])  # (N, 1)
-        scores = bound_scores(raw.float(), self.config.score_min, self.config.score_max)
-        return RewardOutput(scores, None if labels is None else self._language_losses(hidden, labels))
+        ).last_hidden_state.flatten(0, 1)
 
-    def _language_losses(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(N,): only the positions that predict a label go through the language head."""
+    def _language_losses(self, hidden: torch.Tensor, places: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(N,): only the tokens that predict a label go through the language head.
+
+        Args:
+            places: (N, T), which of the hidden states is each token's.
+        """
         if not self.config.language_head:
             raise ValueError("labels: this model has no language head (language_head: false)")
         following = labels[:, 1:]
         learned = following != -100  # (N, T - 1)
-        logits = self.lm_head(hidden[:, :-1][learned]).float()  # (tokens, vocabulary)
+        logits = self.lm_head(hidden[places[:, :-1][learned]]).float()  # (tokens, vocabulary)
         each = F.cross_entropy(logits, following[learned], reduction="none")
         total = torch.zeros_like(following, dtype=each.dtype).masked_scatter(learned, each).sum(dim=1)
         return total / learned.sum(dim=1).clamp(min=1)

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2_5_VLModel, Qwen2VLModel
 
 from models.prefix_attention import IMPLEMENTATIONS, mask_for
-from models.prefix_layout import PrefixLayout, in_blocks, lay_out, rows_with_equal_keys
+from models.prefix_layout import PrefixLayout, common_prefix, in_blocks, lay_out, rows_with_equal_keys
 from models.vision_hooks import share_images, vision_language_model
 
 MODES = ("auto", "true", "false")
@@ -345,6 +345,61 @@ def token_log_probs(logits: torch.Tensor, tokens: torch.Tensor, entropies: bool 
     return checkpoint(compute, logits, use_reentrant=False) if torch.is_grad_enabled() else compute(logits)
 
 
+# -- whole conversations ----------------------------------------------------------------------------------------------
+
+
+def pack_conversations(model: nn.Module, inputs: dict[str, Any], group_of_row: Sequence[int]) -> Packed | None:
+    """Packs conversations of which every token's hidden state is wanted.
+
+    Args:
+        inputs: input_ids, attention_mask, mm_token_type_ids (N, T), and pixel_values, image_grid_thw and image_index
+            of the images, as a reward model takes them.
+        group_of_row: equal numbers where conversations begin with the same prompt and images.
+
+    Returns:
+        `None` if nothing repeats, or images stand behind what the conversations of a group share.
+    """
+    groups = rows_with_equal_keys(group_of_row)
+    if len(groups) == len(group_of_row):
+        return None
+    mask = inputs["attention_mask"].cpu().numpy() != 0
+    ids = inputs["input_ids"].cpu().numpy()
+    shared = [common_prefix([ids[row][mask[row]] for row in group]) for group in groups]
+    images: list[list[int]] = [[] for _ in group_of_row]
+    if inputs.get("pixel_values") is not None:
+        types = (inputs["mm_token_type_ids"].cpu().numpy() != 0) & mask
+        behind = [
+            types[row][mask[row]][size:].any() for group, size in zip(groups, shared, strict=True) for row in group
+        ]
+        images = _images_of_rows(types.sum(axis=1).tolist(), inputs, vision_language_model(model))
+        if any(behind) or any(images[row] != images[group[0]] for group in groups for row in group):
+            return None
+    rows = Rows(
+        inputs["input_ids"],
+        inputs["attention_mask"],
+        [],
+        images,
+        inputs.get("pixel_values"),
+        inputs.get("image_grid_thw"),
+        inputs.get("mm_token_type_ids"),
+    )
+    return pack(model, rows, shared, groups)
+
+
+def _images_of_rows(visual_tokens: list[int], inputs: dict[str, Any], combined: nn.Module) -> list[list[int]]:
+    """For each row, the numbers of its images, which are told apart by their tokens."""
+    merged = combined.config.vision_config.spatial_merge_size**2
+    sizes = (inputs["image_grid_thw"].prod(dim=1) // merged).tolist()
+    index = range(len(sizes)) if inputs.get("image_index") is None else inputs["image_index"].tolist()
+    remaining, found = iter(index), []
+    for tokens in visual_tokens:
+        own: list[int] = []
+        while sum(sizes[number] for number in own) < tokens:
+            own.append(next(remaining))
+        found.append(own)
+    return found
+
+
 # -- what a recipe asks for -------------------------------------------------------------------------------------------
 
 
@@ -403,6 +458,13 @@ class SharedPrefix:
                 f"shared_prefix_check: values with shared prompts differ from the plain way's by {typical:.3g} (at "
                 f"most {allowed} is rounding in {dtype}); set shared_prefix: false, and report it"
             )
+
+
+def computing_dtype(model: nn.Module) -> torch.dtype:
+    """What the matrix products of a model are made in at this place of a program."""
+    weight = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def parse_mode(value: Any) -> str:

@@ -76,6 +76,8 @@ def _with_shared_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[t
         return None
     kwargs = {name: value for name, value in kwargs.items() if name != "image_index"}
     pixels, grids = kwargs.pop("pixel_values"), kwargs.pop("image_grid_thw")
+    # Before the images, as the module itself does it: ZeRO-3 wants one order of modules on all processes.
+    kwargs["inputs_embeds"] = module.get_input_embeddings()(kwargs["input_ids"])
     features = module.get_image_features(pixels, grids, return_dict=True)
     features.pooler_output = tuple(features.pooler_output[number] for number in index.tolist())
     return args, {**kwargs, "mm_encoder_outputs": {"image": features}}

@@ -11,13 +11,21 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from data.embedding_table import EmbeddingTable
 from data.images import load_for_qwen
 from data.records import RecordError
 from models.generation import prepare_inputs
 from models.loading import PixelBounds
+from models.shared_prefix import (
+    Rows,
+    SharedPrefix,
+    computing_dtype,
+    continuation_log_probs,
+    different_images,
+    pack_continuations,
+    token_log_probs,
+)
 from trainers.group_data import StoredGroup
 
 Batch = dict[str, Any]
@@ -166,13 +174,15 @@ class VLMPolicy:
     Args:
         processor: of the model.
         bounds: how images are resized.
+        sharing: whether each prompt goes through the model once for all its completions; by default where exact.
     """
 
     mean_over_steps = True
 
-    def __init__(self, processor: Any, bounds: PixelBounds):
+    def __init__(self, processor: Any, bounds: PixelBounds, sharing: SharedPrefix | None = None):
         self.processor = processor
         self.bounds = bounds
+        self.sharing = sharing or SharedPrefix()
 
     def prepare(self, group: StoredGroup) -> dict[str, Any]:
         """The conversation, its images (opened when they are needed), and the tokens of each completion."""
@@ -198,7 +208,7 @@ class VLMPolicy:
         """Rows of prompt and completion; a prompt's images go through the processor once.
 
         Padding stands left of the prompt and right of the completion. `slot` says which (group, candidate) a row is,
-        `pixel_rows` and `grid_rows` which patches and images it sees.
+        `pixel_rows` and `grid_rows` which patches and images it sees, `image_counts` how many images.
         """
         bounds = self.bounds
         images = [
@@ -229,6 +239,7 @@ class VLMPolicy:
             counts = [len(pictures) for pictures in images]
             patches = prompts["image_grid_thw"].prod(dim=1).tolist()
             batch["grid_rows"] = _repeated(counts, sizes)
+            batch["image_counts"] = torch.tensor(counts)[group]
             of_prompt = [
                 sum(patches[start : start + count]) for start, count in zip(_starts(counts), counts, strict=True)
             ]
@@ -236,30 +247,50 @@ class VLMPolicy:
         return batch
 
     def group_log_probs(self, model: nn.Module, batch: Batch) -> GroupLogProbs:
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in batch}
-        if "pixel_values" in batch:
-            inputs["pixel_values"] = batch["pixel_values"][batch["pixel_rows"]]
-            inputs["image_grid_thw"] = batch["image_grid_thw"][batch["grid_rows"]]
         exists = batch["completion_mask"]  # (N, C)
         steps = exists.shape[1]
-        logits = model(**inputs, logits_to_keep=steps + 1, use_cache=False).logits[:, -steps - 1 : -1]
-        tokens = batch["input_ids"][:, -steps:]
-        log_probs = torch.stack([_token_log_probs(*row) for row in zip(logits, tokens, strict=True)])  # (N, C)
+        log_probs = self._shared_log_probs(model, batch)
+        if log_probs is None:
+            log_probs = self._plain_log_probs(model, batch)
+        elif self.sharing.wants_check():
+            with torch.no_grad():
+                plain = self._plain_log_probs(model, batch)
+            self.sharing.compare(log_probs, plain * exists, computing_dtype(model))
         groups, size = batch["shape"].tolist()
         mask = exists.new_zeros(groups * size, steps).index_copy(0, batch["slot"], exists).view(groups, size, steps)
         placed = log_probs.new_zeros(groups * size, steps).index_copy(0, batch["slot"], log_probs * exists)
         placed = placed.view(groups, size, steps)
         return GroupLogProbs(placed, mask, -placed)
 
+    def _shared_log_probs(self, model: nn.Module, batch: Batch) -> torch.Tensor | None:
+        """(N, C), each prompt once; `None` where that is not exact or saves nothing."""
+        if not self.sharing.usable(model):
+            return None
+        steps = batch["completion_mask"].shape[1]
+        pixels = grids = None
+        images: list[list[int]] = [[] for _ in batch["input_ids"]]
+        if "pixel_values" in batch:
+            numbers, pixels, grids = different_images(batch["pixel_values"], batch["image_grid_thw"])
+            of_rows = batch["grid_rows"].split(batch["image_counts"].tolist())
+            images = [[numbers[place] for place in places.tolist()] for places in of_rows]
+        mask = batch["attention_mask"]
+        prompts = mask[:, :-steps].sum(dim=1).tolist()
+        rows = Rows(batch["input_ids"], mask, prompts, images, pixels, grids, batch.get("mm_token_type_ids"))
+        if not self.sharing.allowed(rows.why_plain(steps)):
+            return None
+        packed = pack_continuations(model, rows, steps)
+        return None if packed is None else continuation_log_probs(model, packed)[0]
 
-def _token_log_probs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """(C, V), (C,) -> (C,), in float32, which is made anew for the gradient: of all rows it would fill gigabytes."""
-
-    def compute(logits: torch.Tensor) -> torch.Tensor:
-        wide = logits.float()
-        return wide.gather(1, tokens.unsqueeze(1)).squeeze(1) - wide.logsumexp(dim=1)
-
-    return checkpoint(compute, logits, use_reentrant=False) if torch.is_grad_enabled() else compute(logits)
+    def _plain_log_probs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """(N, C), each row with its own prompt; anything where a row has no token."""
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in batch}
+        if "pixel_values" in batch:
+            inputs["pixel_values"] = batch["pixel_values"][batch["pixel_rows"]]
+            inputs["image_grid_thw"] = batch["image_grid_thw"][batch["grid_rows"]]
+        steps = batch["completion_mask"].shape[1]
+        logits = model(**inputs, logits_to_keep=steps + 1, use_cache=False).logits[:, -steps - 1 : -1]
+        tokens = batch["input_ids"][:, -steps:]
+        return torch.stack([token_log_probs(*row)[0] for row in zip(logits, tokens, strict=True)])
 
 
 def _starts(counts: Sequence[int]) -> list[int]:

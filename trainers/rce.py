@@ -9,7 +9,7 @@ loop. See docs/rce_and_offline_grpo.md.
 if __name__ == "__main__":  # --help answers before the heavy imports
     from trainers.scripts import answer_help
 
-    answer_help(__file__, "group_data.py")
+    answer_help(__file__, "group_data.py", "sharing.py")
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction
 from trl import ModelConfig
 
 from data.records import RecordError
+from models.shared_prefix import SharedPrefix
 from models.vision_hooks import install_vision_hooks, vision_tower
 from trainers.checkpoints import CompleteCheckpoints
 from trainers.group_data import GroupArguments, RewardTable, StoredGroup
@@ -33,13 +34,14 @@ from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
 from trainers.runs import readable_errors
 from trainers.schedules import linear_temperature
+from trainers.sharing import SharingArguments
 
 BACKBONE = ("input_proj", "query_proj", "cand_proj")
 """The parts of a selector that `freeze_backbone` leaves as they are."""
 
 
 @dataclass
-class GroupConfig(transformers.TrainingArguments):
+class GroupConfig(SharingArguments, transformers.TrainingArguments):
     """`transformers.TrainingArguments`, with what trainers on stored groups have in common."""
 
     reward_normalization: Literal["raw", "z_score", "z_score_clamp", "rank"] = field(
@@ -167,6 +169,7 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         )
         self.model_accepts_loss_kwargs = True  # the loss below is divided by the groups of the whole step
         if isinstance(policy, VLMPolicy):
+            policy.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
             install_vision_hooks(self.model, self.accelerator.num_processes > 1)
             if args.freeze_vision_tower:
                 vision_tower(self.model).requires_grad_(False)

@@ -8,7 +8,7 @@ Runs TRL's RewardTrainer, with images. See docs/reward_model.md.
 if __name__ == "__main__":  # --help answers before the heavy imports
     from trainers.scripts import answer_help
 
-    answer_help(__file__, "preference_data.py")
+    answer_help(__file__, "preference_data.py", "sharing.py")
 
 import time
 from collections import defaultdict
@@ -28,6 +28,7 @@ from data.preferences import PreferenceRecord
 from models.adapters import adapter_values, keep_adapters_in_float32
 from models.reward_inputs import reward_messages
 from models.reward_model import HEAD, RewardOutput, from_backbone
+from models.shared_prefix import SharedPrefix
 from models.vision_hooks import vision_tower
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
@@ -46,12 +47,13 @@ from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
 from trainers.report import RunInfo, SampleGroup, SampleLog
 from trainers.runs import command_line, readable_errors, train_and_record
+from trainers.sharing import SharingArguments
 
 DEFAULT_BOUNDS = (-5.0, 5.0)
 
 
 @dataclass
-class RewardConfig(trl.RewardConfig):
+class RewardConfig(SharingArguments, trl.RewardConfig):
     """`trl.RewardConfig` with the additions below; texts are never cut, because half an image cannot be read."""
 
     max_length: int | None = field(
@@ -195,6 +197,7 @@ class RewardTrainer(CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
         self.processing_class = self.callback_handler.processing_class = processing_class
         keep_adapters_in_float32(self.model, trained_before)
         plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        plain.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
         plain.keeps_vision_busy = self.accelerator.num_processes > 1
         self.reward_config = model.config  # which bounds, which system prompt
         if args.freeze_vision_tower:

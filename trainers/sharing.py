@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.shared_prefix import Rows, SharedPrefix, different_images, pack_continuations, parse_mode
+from models.shared_prefix import Rows, SharedPrefix, computing_dtype, different_images, pack_continuations, parse_mode
 
 
 @dataclass
@@ -29,13 +29,6 @@ class SharingArguments:
     def __post_init__(self):
         self.shared_prefix = parse_mode(self.shared_prefix)
         super().__post_init__()
-
-
-def computing_dtype(model: nn.Module, device: torch.device) -> torch.dtype:
-    """What the matrix products of a model are made in."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.get_autocast_dtype(device.type)
-    return next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
 
 
 class SharedLogProbs:
@@ -72,7 +65,7 @@ class SharedLogProbs:
             with torch.no_grad():
                 plain, _, _ = super()._get_per_token_logps_and_entropies(*arguments, **others)
             with self.accelerator.autocast():
-                self.sharing.compare(log_probs, plain, computing_dtype(model, input_ids.device))
+                self.sharing.compare(log_probs, plain, computing_dtype(model))
         return log_probs, entropies if compute_entropy else None, None
 
     def _of_rows(
