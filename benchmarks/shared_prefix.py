@@ -2,6 +2,8 @@
 
     python benchmarks/shared_prefix.py                         # the sweep on a CPU; goes on where it was stopped
     python benchmarks/shared_prefix.py --visual 256 --completion 64 --group 8 --rounds 7
+    python benchmarks/shared_prefix.py --step --rounds 5       # whole GRPO steps, with rollouts by transformers
+    python benchmarks/shared_prefix.py --trainers --rounds 5   # reward model on pairs, RCE on groups of 8
     python benchmarks/shared_prefix.py --gpu Qwen/Qwen2-VL-2B-Instruct Qwen/Qwen2-VL-7B-Instruct
     python benchmarks/shared_prefix.py --gpu tiny --smoke      # the path of --gpu on a CPU
 
@@ -151,12 +153,13 @@ def in_turn(function: Callable, trainer: GRPOTrainer, inputs: dict, rounds: int)
 # -- the sweep on a CPU -----------------------------------------------------------------------------------------------
 
 
+CPU_MODEL = {"hidden_size": 512, "layers": 8, "initializer_range": 0.02, "vision_depth": 4, "vision_width": 256}
+
+
 def build_cpu(folder: str) -> GRPOTrainer:
     """A Qwen2-VL of width 512 with 8 layers and a vision tower of 4 layers of width 256."""
     tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400)
-    model = tiny.build_model(
-        tokenizer, hidden_size=512, layers=8, initializer_range=0.02, vision_depth=4, vision_width=256
-    )
+    model = tiny.build_model(tokenizer, **CPU_MODEL)
     return make_trainer(
         model, tiny.build_processor(tokenizer), folder, use_cpu=True, bf16=False, gradient_checkpointing=False
     )
@@ -260,6 +263,184 @@ def sweep(arguments: argparse.Namespace) -> None:
         plot(done, arguments.plot)
 
 
+# -- whole steps, and other trainers ----------------------------------------------------------------------------------
+
+
+def random_image(side: int, seed: int):
+    """A noisy picture."""
+    import numpy
+    from PIL import Image
+
+    return Image.fromarray(numpy.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=numpy.uint8))
+
+
+def text_of(tokens: int, count: Callable[[str], int]) -> str:
+    """Words, so many that a prompt has `tokens` tokens, or a few fewer."""
+    words = 1
+    while count("what is it " * (words + 1)) <= tokens:
+        words += 1
+    return "what is it " * words
+
+
+def alternating(trainer: GRPOTrainer):
+    """A callback that makes every other optimizer step the plain way, and notes how long each takes."""
+    from transformers import TrainerCallback
+
+    class Callback(TrainerCallback):
+        def __init__(self):
+            self.times: dict[str, list[float]] = {"false": [], "true": []}
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            trainer.sharing.mode = "true" if state.global_step % 2 else "false"
+            synchronise()
+            self.started = time.perf_counter()
+
+        def on_step_end(self, args, state, control, **kwargs):
+            synchronise()
+            self.times[trainer.sharing.mode].append(time.perf_counter() - self.started)
+
+    return Callback()
+
+
+def step_trainer(case: Case, model: str, processor, folder: str, **settings) -> tuple[GRPOTrainer, int]:
+    """A trainer whose step is one group of the case's size, and the tokens of its prompt."""
+    from datasets import Dataset
+
+    side = int(case.visual**0.5) * processor.image_processor.merge_size * processor.image_processor.patch_size
+
+    def count(text: str) -> int:
+        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+        return len(
+            processor.tokenizer(processor.apply_chat_template(messages, add_generation_prompt=True))["input_ids"]
+        )
+
+    text = text_of(case.text, count)
+    rows = [
+        {"prompt": [{"role": "user", "content": text}], "images": [random_image(side, number)]} for number in range(4)
+    ]
+    args = GRPOConfig(
+        output_dir=folder,
+        report_to="none",
+        num_generations=case.group,
+        per_device_train_batch_size=case.group,
+        max_completion_length=case.completion,
+        generation_kwargs={"min_new_tokens": case.completion},
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_strategy="no",
+        remove_unused_columns=False,
+        **settings.pop("config"),
+    )
+    trainer = GRPOTrainer(
+        model,
+        reward_funcs=lambda completions, completion_ids, **columns: [float(ids[0] % 7) for ids in completion_ids],
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=processor,
+        **settings,
+    )
+    return trainer, count(text) + case.visual - 1
+
+
+def say_steps(times: dict[str, list[float]]) -> None:
+    plain, ours = (times[mode][1:] for mode in ("false", "true"))  # the first of each warms up
+    ratios = [first / second for first, second in zip(plain, ours, strict=True)]
+    print(
+        f"whole step: TRL {statistics.median(plain):.2f} s, ours {statistics.median(ours):.2f} s, "
+        f"{statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})",
+        flush=True,
+    )
+
+
+def steps(arguments: argparse.Namespace) -> None:
+    """Rollouts by transformers, reference, update: 256 visual tokens, completions of 64, 8 of them."""
+    case = Case(arguments.visual[0], arguments.completion[0], arguments.group[0])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400)
+        tiny.build_model(tokenizer, **CPU_MODEL).save_pretrained(folder / "model")
+        processor = tiny.build_processor(tokenizer, max_pixels=1 << 20)
+        for beta in (0.0, 0.04):
+            config = {
+                "use_cpu": True,
+                "bf16": False,
+                "gradient_checkpointing": False,
+                "beta": beta,
+                "max_steps": 2 * (arguments.rounds + 1),
+                "model_init_kwargs": {"dtype": "float32"},
+            }
+            trainer, prompt = step_trainer(case, str(folder / "model"), processor, name, config=config)
+            callback = alternating(trainer)
+            trainer.add_callback(callback)
+            trainer.train()
+            print(f"{case.name()}, prompt of {prompt} tokens, beta {beta}")
+            say_steps(callback.times)
+
+
+def reward_pairs(rounds: int) -> None:
+    """Forward and backward of a reward model on 4 pairs."""
+    from models.reward_model import Qwen2VLForRewardModel, Qwen2VLRewardConfig
+    from trainers.losses import preference_loss
+
+    plain = tiny.build_model(tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400), **CPU_MODEL)
+    config = {key: value for key, value in plain.config.to_dict().items() if key != "model_type"}
+    torch.manual_seed(0)
+    model = Qwen2VLForRewardModel(Qwen2VLRewardConfig(**config))
+    case = Case(256, 64, 2, prompts=4)
+    inputs = make_inputs(case, model.config, torch.device("cpu"))
+    for name in ("logits_to_keep", "num_images"):
+        inputs.pop(name)
+    every_other = inputs["image_grid_thw"][0].prod().item()
+    inputs["pixel_values"] = inputs["pixel_values"].view(8, every_other, -1)[::2].flatten(0, 1)
+    inputs["image_grid_thw"] = inputs["image_grid_thw"][::2]
+    inputs["image_index"] = inputs["row_groups"] = torch.arange(4).repeat_interleave(2)
+    ranks, valid = torch.tensor([[0.0, 1.0]] * 4), torch.ones(4, 2, dtype=torch.bool)
+
+    def run(model, inputs, shared: bool) -> None:
+        model.sharing.mode = "true" if shared else "false"
+        preference_loss(model(**inputs).logits.view(4, 2), ranks, valid).mean().backward()
+        model.zero_grad()
+
+    say_ratio(
+        "reward model, 4 pairs (images already encoded once on both sides)", *in_turn(run, model, inputs, rounds)
+    )
+
+
+def rce_groups(rounds: int) -> None:
+    """Forward and backward of RCE's policy on a group of 8 stored completions."""
+    from models.loading import pixel_bounds
+    from trainers.group_policies import VLMPolicy
+
+    tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400)
+    model = tiny.build_model(tokenizer, **CPU_MODEL)
+    processor = tiny.build_processor(tokenizer, max_pixels=1 << 20)
+    policy = VLMPolicy(processor, pixel_bounds(processor))
+    generator = torch.Generator().manual_seed(0)
+    completions = torch.randint(0, 250, (8, 64), generator=generator).tolist()
+    prompt = [{"role": "user", "content": "what is it " * 45}]
+    batch = policy.collate(
+        [{"index": 0, "prompt": prompt, "images": [random_image(256, 0)], "completions": completions}]
+    )
+    case = Case(256, 64, 8, text=int(batch["attention_mask"][0].sum()) - 256 - 64)
+
+    def run(model, batch, shared: bool) -> None:
+        policy.sharing.mode = "true" if shared else "false"
+        (-policy.group_log_probs(model, batch).log_probs.mean()).backward()
+        model.zero_grad()
+
+    what = f"RCE, a group of 8 ({case.text} text tokens; tokens allow {case.token_ratio:.2f})"
+    say_ratio(what, *in_turn(run, model, batch, rounds))
+
+
+def say_ratio(what: str, plain: list[float], ours: list[float]) -> None:
+    ratios = [first / second for first, second in zip(plain, ours, strict=True)]
+    print(
+        f"{what}: plain {statistics.median(plain):.2f} s, ours {statistics.median(ours):.2f} s, "
+        f"{statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})",
+        flush=True,
+    )
+
+
 # -- a GPU ------------------------------------------------------------------------------------------------------------
 
 
@@ -281,9 +462,17 @@ def set_path(path: str, saved: dict) -> None:
     shared_prefix.mask_for = table_mask if path == PATHS[2] else saved["mask_for"]
 
 
+def adapters():
+    """LoRA on the language model."""
+    from peft import LoraConfig
+
+    config = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
+    config.exclude_modules = r".*\bvisual\..*"
+    return config
+
+
 def build_gpu(name: str, folder: str, device: str) -> GRPOTrainer:
     """Random weights of a published shape, adapters on the language model, gradient checkpointing."""
-    from peft import LoraConfig
     from transformers import AutoModelForImageTextToText
 
     tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS)
@@ -297,13 +486,11 @@ def build_gpu(name: str, folder: str, device: str) -> GRPOTrainer:
         config.text_config.pad_token_id = config.text_config.eos_token_id = ids["<|endoftext|>"]
         with torch.device(device):
             model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    adapters = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
-    adapters.exclude_modules = r".*\bvisual\..*"
     trainer = make_trainer(
         model,
         tiny.build_processor(tokenizer),
         folder,
-        peft_config=adapters,
+        peft_config=adapters(),
         use_cpu=device == "cpu",
         bf16=device != "cpu",
         gradient_checkpointing=True,
@@ -364,9 +551,36 @@ def measure_gpu(name: str, arguments: argparse.Namespace) -> None:
                 flush=True,
             )
         set_path(PATHS[0], saved)
+        model = trainer.model.unload()
         del trainer, inputs
+        gpu_steps(case, model, folder, arguments)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def gpu_steps(case: Case, model, folder: str, arguments: argparse.Namespace) -> None:
+    """Whole GRPO steps with rollouts by transformers, KL to the model without adapters, and checkpointing."""
+    from transformers import Qwen2VLImageProcessor
+
+    tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS)
+    processor = tiny.build_processor(tokenizer, max_pixels=1 << 20)
+    if not arguments.smoke:
+        processor.image_processor = Qwen2VLImageProcessor(size={"shortest_edge": 3136, "longest_edge": 1 << 20})
+    config = {
+        "use_cpu": arguments.smoke,
+        "bf16": not arguments.smoke,
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "freeze_vision_tower": True,
+        "beta": 0.04,
+        "max_steps": 2 * (min(arguments.rounds, 2) + 1),
+    }
+    trainer, prompt = step_trainer(case, model, processor, folder, config=config, peft_config=adapters())
+    callback = alternating(trainer)
+    trainer.add_callback(callback)
+    print(f"steps with rollouts, prompt of {prompt} tokens", flush=True)
+    trainer.train()
+    say_steps(callback.times)
 
 
 def main() -> None:
@@ -380,6 +594,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="SVG file")
     parser.add_argument("--gpu", nargs="+", metavar="MODEL", help="published shapes to measure on a GPU")
     parser.add_argument("--smoke", action="store_true", help="with --gpu tiny: on a CPU")
+    parser.add_argument("--step", action="store_true", help="whole GRPO steps")
+    parser.add_argument("--trainers", action="store_true", help="reward model and RCE")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--shared", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -396,6 +612,13 @@ def main() -> None:
             before = resident()
             update(trainer, inputs, arguments.shared)
             print(resident() - before)
+        return
+    if arguments.step:
+        steps(arguments)
+    if arguments.trainers:
+        reward_pairs(arguments.rounds)
+        rce_groups(arguments.rounds)
+    if arguments.step or arguments.trainers:
         return
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     sweep(arguments)

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from models.loading import vision_token_ids
+from models.shared_prefill import shared_prefill
+from models.shared_prefix import why_plain
 
 Conversation = list[dict[str, Any]]
 
@@ -65,7 +67,7 @@ def generate(
     num_generations: int = 1,
     temperature: float = 0.0,
 ) -> list[list[str]]:
-    """Completions of one batch of conversations.
+    """Completions of one batch of conversations, each read once for all its completions.
 
     Args:
         temperature: 0 takes the most likely token each time.
@@ -75,7 +77,7 @@ def generate(
     """
     inputs = prepare_inputs(processor, conversations, images).to(model.device)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
-    with torch.inference_mode(), evaluating(model):
+    with torch.inference_mode(), evaluating(model), shared_prefill(model, on=why_plain(model) is None):
         output = model.generate(
             **inputs,
             **(sampling or {"do_sample": False}),

@@ -34,6 +34,7 @@ from trl.trainer.utils import (
 from models.adapters import adapter_values, keep_adapters_in_float32
 from models.loading import VISION_TOKENS, load_processor, vision_token_ids
 from models.memory import Load
+from models.shared_prefill import shared_prefill
 from models.shared_prefix import SharedPrefix
 from models.vision_hooks import install_vision_hooks, vision_tower
 from rewards.guard import Failure, GuardedReward, RewardError, guard
@@ -270,6 +271,11 @@ class GRPOTrainer(SharedLogProbs, CompleteCheckpoints, PublishedRun, trl.GRPOTra
             parts = split_tensor_dict(shuffle_by_groups(batch, groups), steps)
             self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
         return self._buffered_inputs[self._step % steps]
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
+        """The parent's; transformers reads each prompt once for all its completions."""
+        with shared_prefill(self.model, on=not self.use_vllm and self.sharing.usable(self.model)):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _generate(self, prompts: list) -> tuple:
         """The parent's, with no images given as an empty list: the processor cannot take `None` beside images."""
