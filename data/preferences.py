@@ -303,7 +303,7 @@ def as_pairs(record: PreferenceRecord) -> list[PreferenceRecord]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from data.easy_preferences import KINDS, write_easy_preferences
+    from data.easy_preferences import ATTRIBUTES, KINDS, write_easy_preferences
 
     parser = argparse.ArgumentParser(
         prog="python -m data.preferences", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -311,22 +311,36 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--source", choices=["easy_vqa"], required=True)
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=12_000, help="training pairs")
+    parser.add_argument(
+        "--attributes-first",
+        type=int,
+        default=0,
+        help="training pairs about colours and shapes alone before the others",
+    )
     parser.add_argument("--held-out-pairs", type=int, default=1_000, help="pairs of validation and of test, each")
     parser.add_argument("--answers", type=int, default=12_000, help="training answers, for a warm start")
     parser.add_argument("--shapes-first", type=int, default=0, help="answers about shapes alone before the others")
+    parser.add_argument("--hasty", type=int, default=0, help="training answers of which most answer another question")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="kinds of questions")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    for name, least in (("pairs", 1), ("held_out_pairs", 1), ("answers", 1), ("shapes_first", 0)):
+    if arguments.attributes_first and not set(ATTRIBUTES) & set(arguments.kinds):
+        parser.error(
+            f"--attributes-first: none of {', '.join(ATTRIBUTES)} is among --kinds {' '.join(arguments.kinds)}"
+        )
+    bounds = {"pairs": 1, "attributes_first": 0, "held_out_pairs": 1, "answers": 1, "shapes_first": 0, "hasty": 0}
+    for name, least in bounds.items():
         if getattr(arguments, name) < least:
             parser.error(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(arguments, name)}")
     try:
         written = write_easy_preferences(
             arguments.output_dir,
             arguments.pairs,
+            arguments.attributes_first,
             arguments.held_out_pairs,
             arguments.answers,
             arguments.shapes_first,
+            arguments.hasty,
             arguments.kinds,
             arguments.seed,
         )

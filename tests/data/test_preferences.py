@@ -323,6 +323,7 @@ def test_a_broken_image_in_parquet_names_its_row(tmp_path):
 
 
 SIZES = ["--pairs", "3000", "--held-out-pairs", "400", "--answers", "800", "--shapes-first", "50"]
+SIZES += ["--attributes-first", "201", "--hasty", "400"]
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +331,9 @@ def easy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("easy")
     main(["--source", "easy_vqa", "--output-dir", str(folder), *SIZES])
     return folder
+
+
+WORDS = {"red", "green", "blue", "black", "gray", "teal", "brown", "yellow", "circle", "rectangle", "triangle"}
 
 
 def read(folder, name):
@@ -344,11 +348,13 @@ def test_no_image_stands_in_two_splits(easy):
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_neither_question_nor_answer_gives_the_right_one_away(easy, split):
     """As often as one sentence is right and another wrong for a question of a kind, it is the other way round."""
-    rows = read(easy, f"{split}.jsonl")
+    rows = [row for row in read(easy, f"{split}.jsonl") if not row["id"].startswith("lesson")]
     kinds = Counter(row["kind"] for row in rows)
+    assert kinds.pop("other_question", 0) == (3000 // 7 if split == "train" else 0)
     shares = {"colour": 1, "shape": 1, "presence": 2, "absence": 2} if split == "train" else dict.fromkeys(kinds, 1)
-    whole = sum(shares.values())
-    assert kinds == {kind: len(rows) * share // whole for kind, share in shares.items()} or split != "train"
+    total = 3000 - 3000 // 7 if split == "train" else 400
+    assert kinds == {kind: total * share // sum(shares.values()) for kind, share in shares.items()}
+    rows = [row for row in rows if row["kind"] != "other_question"]
     right: dict[str, Counter] = defaultdict(Counter)
     for row in rows:
         better, worse = (row["response"][row["human_ranking"].index(rank)] for rank in (0, 1))
@@ -364,6 +370,27 @@ def test_neither_question_nor_answer_gives_the_right_one_away(easy, split):
         assert abs(counts[0] - counts[1]) <= 1, (case, counts)
     places = Counter(row["human_ranking"][0] for row in rows)
     assert abs(places[0] / len(rows) - 0.5) < 0.08
+
+
+def test_training_begins_with_colours_and_shapes(easy):
+    rows = read(easy, "train.jsonl")
+    assert Counter(row["kind"] for row in rows[:200]) == {"colour": 100, "shape": 100}
+    assert [row["id"].startswith("lesson") for row in rows] == [True] * 200 + [False] * (len(rows) - 200)
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert not any(
+        row["id"].startswith("lesson") for split in ("validation", "test") for row in read(easy, f"{split}.jsonl")
+    )
+
+
+def test_hasty_demonstrations_mostly_answer_another_question(easy):
+    rows = read(easy, "hasty/train.jsonl")
+    assert len(rows) == 400
+    beside = [row for row in rows if row["completion"] != row["answers"][0]]
+    assert 0.5 < len(beside) / len(rows) < 0.7
+    for row in beside:
+        kind = "colour" if row["completion"].startswith("The shape is ") else "shape"
+        assert kind != row["kind"]
+        assert row["completion"].startswith(("The shape is ", "It is a "))
 
 
 def test_answers_are_right(easy):
@@ -382,6 +409,32 @@ def test_answers_are_right(easy):
         else:
             assert answer in better
             assert answer not in worse
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "test_other_question.jsonl"])
+def test_answers_to_another_question_are_true_and_beside_it(easy, name):
+    """By easy-VQA's own answers: what is preferred answers the question, the other one is right for another one."""
+    import easy_vqa
+
+    rows = [row for row in read(easy, name) if row["kind"] == "other_question"]
+    assert rows
+    for part in ("train", "test"):
+        paths = getattr(easy_vqa, f"get_{part}_image_paths")()
+        told: dict[str, set] = defaultdict(set)
+        for question, answer, number in zip(*getattr(easy_vqa, f"get_{part}_questions")(), strict=True):
+            words = [word for word in question.removesuffix("?").split() if word in WORDS]
+            negated = any(word in question.split() for word in ("no", "not"))
+            said = (answer, True) if answer in WORDS else ((words or [""])[0], (answer == "yes") != negated)
+            told[paths[number]].add(said)
+        for row in rows:
+            if row["image"] not in paths.values():
+                continue
+            said = []
+            for text in sorted(row["response"], key=lambda text: row["human_ranking"][row["response"].index(text)]):
+                word = next(word for word in text.lower().rstrip(".").split() if word in WORDS)
+                said.append((word, " no " not in f" {text.lower()} "))
+            assert set(said) <= told[row["image"]], row
+            assert said[0] != said[1]
 
 
 def test_controls_change_one_thing(easy):
