@@ -277,11 +277,13 @@ class _RewardModel:
     ) -> torch.Tensor:
         """(lines * width, hidden) of what the backbone reads, line by line."""
         embeds = self.get_input_embeddings()(input_ids)
-        if pixel_values is not None and image_index is not None:
+        if pixel_values is not None:
+            # Outside the backbone, as the blank image below: ZeRO-3 wants one order of modules on all processes.
             features = self.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
-            features.pooler_output = tuple(features.pooler_output[number] for number in image_index.tolist())
+            if image_index is not None:
+                features.pooler_output = tuple(features.pooler_output[number] for number in image_index.tolist())
+                image_grid_thw = image_grid_thw[image_index]
             kwargs["mm_encoder_outputs"] = {"image": features}
-            pixel_values, image_grid_thw = None, image_grid_thw[image_index]
         elif pixel_values is None and self.keeps_vision_busy:
             pixels, grid = blank_image(self.model.visual.config, embeds)
             features = self.model.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
@@ -289,7 +291,6 @@ class _RewardModel:
         return self.model(
             input_ids=input_ids,
             inputs_embeds=embeds,
-            pixel_values=pixel_values,
             image_grid_thw=image_grid_thw,
             use_cache=False,
             **kwargs,

@@ -88,9 +88,12 @@ def share_images(model: nn.Module) -> None:
 
     Each image is then encoded once, also where several prompts show it. Its forward needs `position_ids` with it.
     """
-    combined = vision_language_model(model)
-    if _with_shared_images not in combined._forward_pre_hooks.values():
-        combined.register_forward_pre_hook(_with_shared_images, with_kwargs=True)
+    hooks = vision_language_model(model)._forward_pre_hooks
+    number = next((number for number, hook in hooks.items() if hook is _with_shared_images), None)
+    if number is None:
+        vision_language_model(model).register_forward_pre_hook(_with_shared_images, with_kwargs=True)
+    else:
+        hooks.move_to_end(number)  # behind those that DeepSpeed may have added since, which note the order of modules
 
 
 def install_vision_hooks(model: nn.Module, distributed: bool) -> list[Any]:
