@@ -65,5 +65,5 @@ def test_a_configuration_with_an_unknown_field_is_an_error(tmp_path):
 
 
 def test_another_model_is_an_error(tiny_model):
-    with pytest.raises(ValueError, match="model_type: pointer_selector or gpt2_selector or encoding_selector, found qwen2"):
+    with pytest.raises(ValueError, match="pointer_selector or gpt2_selector or encoding_selector, found qwen2_vl"):
         load_selector(tiny_model)
