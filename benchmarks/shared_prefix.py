@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -166,10 +167,25 @@ def build_cpu(folder: str) -> GRPOTrainer:
 
 
 def resident() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    import resource
+    """Memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def memory_of(function: Callable, *arguments) -> int:
+    """Bytes that a function adds at most to what the process has, looked at every millisecond."""
+    before, largest, ended = resident(), resident(), threading.Event()
+
+    def watch() -> None:
+        nonlocal largest
+        while not ended.wait(0.001):
+            largest = max(largest, resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    function(*arguments)
+    ended.set()
+    watcher.join()
+    return largest - before
 
 
 def peak_in_new_process(case: Case, shared: bool, threads: int) -> int:
@@ -390,20 +406,21 @@ def reward_pairs(rounds: int) -> None:
     inputs = make_inputs(case, model.config, torch.device("cpu"))
     for name in ("logits_to_keep", "num_images"):
         inputs.pop(name)
-    every_other = inputs["image_grid_thw"][0].prod().item()
-    inputs["pixel_values"] = inputs["pixel_values"].view(8, every_other, -1)[::2].flatten(0, 1)
+    own_images = dict(inputs)
+    patches = inputs["image_grid_thw"][0].prod().item()
+    inputs["pixel_values"] = inputs["pixel_values"].view(8, patches, -1)[::2].flatten(0, 1)
     inputs["image_grid_thw"] = inputs["image_grid_thw"][::2]
     inputs["image_index"] = inputs["row_groups"] = torch.arange(4).repeat_interleave(2)
     ranks, valid = torch.tensor([[0.0, 1.0]] * 4), torch.ones(4, 2, dtype=torch.bool)
 
-    def run(model, inputs, shared: bool) -> None:
+    def run(model, plain_inputs, shared: bool) -> None:
         model.sharing.mode = "true" if shared else "false"
-        preference_loss(model(**inputs).logits.view(4, 2), ranks, valid).mean().backward()
+        scores = model(**(inputs if shared else plain_inputs)).logits.view(4, 2)
+        preference_loss(scores, ranks, valid).mean().backward()
         model.zero_grad()
 
-    say_ratio(
-        "reward model, 4 pairs (images already encoded once on both sides)", *in_turn(run, model, inputs, rounds)
-    )
+    say_ratio("reward model, 4 pairs, beside rows by themselves", *in_turn(run, model, own_images, rounds))
+    say_ratio("  beside rows whose images alone are shared", *in_turn(run, model, inputs, rounds))
 
 
 def rce_groups(rounds: int) -> None:
@@ -609,9 +626,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             trainer = build_cpu(folder)
             inputs = make_inputs(Case(**json.loads(arguments.peak_of)), trainer.model.config, torch.device("cpu"))
-            before = resident()
-            update(trainer, inputs, arguments.shared)
-            print(resident() - before)
+            print(memory_of(update, trainer, inputs, arguments.shared))
         return
     if arguments.step:
         steps(arguments)
