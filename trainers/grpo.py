@@ -54,6 +54,9 @@ from trainers.schedules import Curriculum, adaptive_kl_beta, kl_temperature, lin
 from trainers.sharing import SharedLogProbs, SharingArguments
 from trainers.task_data import TokenCounts, to_dataset
 
+_OTHER_TEXTS = ("completion", "chosen", "rejected", "messages")
+"""Columns of other trainers. TRL asks any one of those that a row has whether it is a conversation, a set's order
+deciding which; a plain text beside the prompt would stop a run with images at random."""
 _MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")
 """Loss types that average over rows, so that rows that left the loss must leave the average too."""
 
@@ -306,6 +309,7 @@ class GRPOTrainer(SharedLogProbs, CompleteCheckpoints, PublishedRun, trl.GRPOTra
             The local batch, and the rewards of all processes, (groups, G), NaN where no reward applies.
         """
         logs_images, self.log_multimodal = self.log_multimodal, False
+        inputs = [{name: value for name, value in row.items() if name not in _OTHER_TEXTS} for row in inputs]
         try:
             batch = super()._generate_and_score_completions(inputs)
         finally:

@@ -84,6 +84,17 @@ def test_rewards_see_images_and_columns(make_grpo):
     assert seen["agents"][0] == seen["agents"][3]
 
 
+def test_demonstrations_beside_the_prompt_do_not_disturb(make_grpo, task_rows, monkeypatch):
+    """TRL takes any of a row's texts, by the hash of its name, to see whether the prompt is a conversation."""
+    import trl.trainer.grpo_trainer as theirs
+
+    asked, original = [], theirs.is_conversational
+    monkeypatch.setattr(theirs, "is_conversational", lambda row: asked.append(set(row)) or original(row))
+    make_grpo(rows=[{**row, "completion": "A demonstration."} for row in task_rows()], max_steps=1).train()
+    assert asked
+    assert all("prompt" in names and "completion" not in names for names in asked)
+
+
 def captured_batches(trainer) -> list[dict]:
     """Lets a trainer collect a copy of every micro-batch it computes a loss for."""
     batches, original = [], trainer._compute_loss
