@@ -145,13 +145,17 @@ def test_python_runs(page, workplace, monkeypatch):
 
 @pytest.mark.parametrize("block", blocks("json"), ids=lambda block: block.name)
 def test_json_records_are_valid(block, tmp_path):
-    """Agent selection: a record or a list of raw reports. VQA and preferences: a record."""
+    """Agent selection: a record or a list of raw reports. VQA, preferences and factors: a record."""
     from data import agent_selection, vqa
+    from data.factors import FactorAnnotation
     from data.preferences import PreferenceRecord
     from data.records import Location
 
     content = json.loads(block.text)
     rows = content if isinstance(content, list) else [content]
+    if "filter_factor_texts" in rows[0]:
+        assert [FactorAnnotation.model_validate(row) for row in rows]
+        return
     if "response" in rows[0]:
         assert [PreferenceRecord.model_validate(row) for row in rows]
         return
@@ -166,6 +170,7 @@ def test_json_records_are_valid(block, tmp_path):
 def recipe_types(method: str) -> tuple[type, ...]:
     from trl import ModelConfig
 
+    from trainers.factors import FactorArguments, FactorTrainingConfig
     from trainers.group_data import GroupArguments
     from trainers.grpo import GRPOConfig, GRPOScriptArguments
     from trainers.offline_grpo import OfflineGRPOConfig
@@ -182,6 +187,7 @@ def recipe_types(method: str) -> tuple[type, ...]:
         "rce": (GroupArguments, RCEConfig),
         "offline_grpo": (GroupArguments, OfflineGRPOConfig),
         "reward": (PreferenceArguments, RewardConfig),
+        "factors": (FactorArguments, FactorTrainingConfig),
     }
     return (*first[method], ModelConfig)
 
@@ -271,7 +277,7 @@ def check_training(arguments: list[str]) -> None:
 
     script, *rest = arguments
     assert (ROOT / script).is_file(), f"no such script: {script}"
-    assert script in [f"trainers/{name}.py" for name in ("grpo", "sft", "rce", "offline_grpo", "reward")]
+    assert script in [f"trainers/{name}.py" for name in ("grpo", "sft", "rce", "offline_grpo", "reward", "factors")]
     if rest == ["--help"]:
         return
     named = dict(zip(rest, rest[1:], strict=False))

@@ -15,6 +15,8 @@ SHOWN = (
     ("expected_reward", "expected reward"),
     ("eval_accuracy", "eval accuracy"),
     ("eval_expected_reward", "eval expected reward"),
+    ("eval_f1_micro", "eval F1"),
+    ("eval_map", "eval mAP"),
     ("score_gap", "gap"),
     ("saturation", "saturation"),
     ("eval_score_gap", "eval gap"),

@@ -14,7 +14,7 @@ from trainers.report import FIGURES_FOLDER, TEMPLATES, RunInfo, versions, write_
 logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
-CARD_FIGURES = ("reward", "reward_parts", "accuracy", "loss")
+CARD_FIGURES = ("reward", "reward_parts", "accuracy", "F1", "loss")
 CARD_KEYS = (
     "reward",
     "kl",
@@ -24,6 +24,9 @@ CARD_KEYS = (
     "eval_expected_reward",
     "eval_score_gap",
     "eval_saturation",
+    "eval_f1_micro",
+    "eval_f1_macro",
+    "eval_map",
     "eval_loss",
     "completions/mean_length",
     "frac_reward_zero_std",

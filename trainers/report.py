@@ -32,6 +32,9 @@ FIGURES = (
     ("reward", "reward", ("reward", "eval_reward")),
     ("reward parts", "mean score", ("rewards/*/mean", "eval_rewards/*/mean")),
     ("accuracy", "of the best-scored candidate", ("accuracy", "eval_accuracy")),
+    ("F1", "of factors, micro and macro", ("eval_f1_micro", "eval_f1_macro")),
+    ("average precision", "mean over factors", ("eval_map",)),
+    ("precision and recall", "micro", ("eval_precision_micro", "eval_recall_micro")),
     ("expected reward", "reward", ("expected_reward", "eval_expected_reward")),
     ("score gap", "better - worse", ("score_gap", "eval_score_gap")),
     ("scores", "score", ("score_mean", "score_min", "score_max", "eval_score_mean")),
@@ -151,7 +154,7 @@ class RunInfo:
         rewards: one line a reward.
         base_model: that training started from.
         results: label -> figure, shown at the top.
-        kind: "vlm" or "selector".
+        kind: "vlm", "selector", "reward" or "factors".
     """
 
     method: str

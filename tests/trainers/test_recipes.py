@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from factor_runs import write_labelled
 from preference_runs import write_preferences
 from tiny_encoders import write_coloured_groups, write_coloured_records
 from trl import ModelConfig
 
+from trainers.factors import FactorArguments, FactorTrainingConfig
 from trainers.group_data import GroupArguments
 from trainers.grpo import GRPOConfig, GRPOScriptArguments
 from trainers.offline_grpo import OfflineGRPOConfig
@@ -28,7 +30,9 @@ SELECTOR_SFT = (GroupArguments, SelectorSFTConfig, ModelConfig)
 RCE = (GroupArguments, RCEConfig, ModelConfig)
 OFFLINE_GRPO = (GroupArguments, OfflineGRPOConfig, ModelConfig)
 REWARD = (PreferenceArguments, RewardConfig, ModelConfig)
+FACTORS = (FactorArguments, FactorTrainingConfig, ModelConfig)
 METHODS = {  # part of a recipe's name, the first that fits: script and what parses it
+    "factors": ("trainers/factors.py", FACTORS),
     "selector_sft": ("trainers/sft.py", SELECTOR_SFT),
     "selector_v2_lora": ("trainers/sft.py", SELECTOR_SFT),
     "sft": ("trainers/sft.py", SFT),
@@ -69,7 +73,7 @@ def test_recipe_says_how_to_run_it_and_on_what(recipe):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_validates_as_a_command(recipe, data_of, model_of_reports, run_command, tmp_path):
     """As a user would call it, on a machine without GPU, model or Hub."""
-    tiny_vlm = "tiny" in recipe.stem and "selector" not in recipe.stem
+    tiny_vlm = "tiny" in recipe.stem and "selector" not in recipe.stem and "factors" not in recipe.stem
     model = ["--model_name_or_path", model_of_reports] if tiny_vlm else []
     done = run_command(
         method_of(recipe)[0],
@@ -105,6 +109,8 @@ def data_of(report_data, vqa_data, pointer_groups, completion_groups, tiny_rewar
             ]
             start = [] if "sft" in recipe.stem else ["--model_name_or_path", selector]
             return ["--dataset_name", pointer_groups, *files, *start]
+        if method_of(recipe)[1] == FACTORS:
+            return ["--dataset_name", write_labelled(preferences.parent / "factors", pictures=4)]
         if method_of(recipe)[1] in (RCE, OFFLINE_GRPO):
             return ["--dataset_name", completion_groups]
         if method_of(recipe)[1] == REWARD:

@@ -1,0 +1,38 @@
+"""Batch normalisation over the batches of all processes, on any device.
+
+`torch.nn.SyncBatchNorm` does this on GPUs alone; with it two processes learn what one would from both their batches.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` whose statistics in training are those of all processes' batches together."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W), of as many channels as the layer has; B, H and W may differ between processes."""
+        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+            return super().forward(inputs)
+        count = inputs.new_full((1,), inputs.numel() / inputs.shape[1])
+        sums = torch.cat([inputs.sum(dim=(0, 2, 3)), inputs.square().sum(dim=(0, 2, 3)), count])  # (2C + 1,)
+        sums = all_reduce(sums)
+        mean, square = (sums[:-1] / sums[-1]).chunk(2)
+        variance = square - mean.square()
+        if self.track_running_stats:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                unbiased = variance * sums[-1] / (sums[-1] - 1)
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(unbiased, self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return inputs * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+
+
+def sync_batch_norms(module: nn.Module) -> None:
+    """Makes every `nn.BatchNorm2d` below a module take its statistics over all processes."""
+    for part in module.modules():
+        if type(part) is nn.BatchNorm2d:
+            part.__class__ = SyncedBatchNorm2d  # its parameters and buffers, and their names, stay
