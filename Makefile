@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 ACTIVATE := . .venv/bin/activate
 
 .DEFAULT_GOAL := help
-.PHONY: help run selector reward test test-slow lint format bench clean
+.PHONY: help run selector reward factors factor-agents test test-slow lint format bench clean
 
 help:           ## Show these lines
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -30,6 +30,14 @@ selector: $(STAMP) ## Example selection, from a tiny VLM to an evaluated selecto
 reward: $(STAMP) ## A tiny reward model, its evaluation, and GRPO on it (SEED=0 OUT=outputs)
 	@echo "== Reward model, about 10 minutes on 2 cores; everything goes to $(OUT)/reward/"
 	@$(ACTIVATE) && ./reward.sh $(SEED) $(OUT)/reward
+
+factors: $(STAMP) ## Factor predictors of damages and attributes, measured (SEED=0 OUT=outputs)
+	@echo "== Factor predictors, about 4 minutes on 2 cores; everything goes to $(OUT)/factors/"
+	@$(ACTIVATE) && ./factors.sh $(SEED) $(OUT)/factors
+
+factor-agents: factors ## What predicted factors are worth to a VLM that selects agents (SEED=0 OUT=outputs)
+	@echo "== Factors in reports, about 8 minutes on 2 cores; everything goes to $(OUT)/factor_agents/"
+	@$(ACTIVATE) && ./factor_agents.sh $(SEED) $(OUT)/factor_agents $(OUT)/factors
 
 lint: $(STAMP)  ## Check style
 	@echo "== Linting (ruff)"

@@ -7,7 +7,8 @@ Writes train.jsonl, validation.jsonl and test.jsonl for `python -m data.factors`
 annotators would use for the same thing.
 
 damages      images damaged as those of `data/quality_reports.py` are (`data/damage.py`): about a quarter not at all,
-             half in one way and a quarter in two; each stands out in the aspects of its damages and in no other
+             half in one way, and a quarter in their light and one more way; each stands out in the aspects of its
+             damages and in no other
 attributes   the images as they are, with the shape and the colour that their questions ask for
 
 Training, validation and test images never overlap.
@@ -92,7 +93,8 @@ def make_picture(picture: Picture) -> dict:
     rng = random.Random(picture.seed)
     count = rng.choice(NUMBER_OF_DAMAGES)
     for _ in range(ATTEMPTS):
-        aspects = rng.sample(JUDGED, count)
+        others = [aspect for aspect in JUDGED if aspect != EXPOSURE]
+        aspects = rng.sample(JUDGED, 1) if count == 1 else [rng.choice(others), EXPOSURE][:count]
         names = [rng.choice([name for name in PHRASES if DAMAGES[name].aspect == aspect]) for aspect in aspects]
         draft = _try_once(rng.choice(picture.sources), names, rng)
         if draft is not None:

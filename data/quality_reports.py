@@ -40,7 +40,7 @@ from data.images import ImageError, open_image
 from data.measurements import Measurement, measure_pool, store_measurements
 from data.pools import Item, Pool
 from data.records import RecordError, write_json, write_jsonl
-from data.report_wording import OPENINGS, WORDINGS, choose
+from data.report_wording import OPENINGS, VAGUE, WORDINGS, choose
 from data.sources import SourceItem, load_all, load_splits
 from data.splits import SPLITS, Shares, add_share_arguments, read_share_arguments, split_sizes
 
@@ -57,6 +57,7 @@ class Settings:
         shares: of training, validation and test.
         images: sample images shown with a report.
         damages: smallest and largest number of damages in a pool.
+        vague: reports say that something is wrong and not what.
     """
 
     source: str
@@ -66,6 +67,7 @@ class Settings:
     images: int
     damages: tuple[int, int]
     shares: Shares
+    vague: bool = False
 
 
 def format_number(value: float) -> str:
@@ -114,22 +116,34 @@ def _aspect_sentence(
     )
 
 
+def _vague_sentence(
+    aspects: list[Aspect], items: list[Item], measurements: list[Measurement], split: str, rng: random.Random
+) -> str:
+    count = len({item_id for aspect in aspects for item_id in remarkable_ids(aspect, items, measurements)})
+    sentence = choose(rng, VAGUE.remarkable if count else VAGUE.healthy, split)
+    return sentence.format(count=count, total=len(items), percent=round(100 * count / len(items)))
+
+
 def write_report(
     items: list[Item],
     measurements: list[Measurement],
     agents: tuple[str, ...],
     split: str,
     rng: random.Random,
+    vague: bool = False,
 ) -> str:
     """The text of a report, from the measurements alone, in random order.
 
     Args:
         agents: the report is about the aspects that these can mend, as far as they can be judged.
         split: decides which sentences may be used.
+        vague: one sentence that says how much is wrong and not what, in place of one for each aspect.
     """
     aspects = [aspect for aspect in aspects_of(items) if aspect.agent in agents]
     rng.shuffle(aspects)
     opening = choose(rng, OPENINGS, split).format(total=len(items))
+    if vague:
+        return f"{opening} {_vague_sentence(aspects, items, measurements, split, rng)}"
     return " ".join([opening, *(_aspect_sentence(aspect, items, measurements, split, rng) for aspect in aspects)])
 
 
@@ -165,7 +179,7 @@ def _make_record(name: str, split: str, output_dir: Path, settings: Settings, dr
     shown = rng.sample(pool.items, min(settings.images, len(pool)))
     record = {
         "id": name,
-        "report": write_report(pool.items, measurements, settings.agents, split, rng),
+        "report": write_report(pool.items, measurements, settings.agents, split, rng, settings.vague),
         "ground_truth_agents": [aspect.agent for aspect in aspects],
         "ground_truth_prompts": {
             aspect.agent: agent_prompt(aspect, resolution_limit(measurements)) for aspect in aspects
@@ -234,7 +248,7 @@ def report_on_images(output_dir: Path, settings: Settings, workers: int) -> dict
     shown = rng.sample(items, min(settings.images, len(items)))
     record = {
         "id": "report",
-        "report": write_report(items, measurements, settings.agents, "train", rng),
+        "report": write_report(items, measurements, settings.agents, "train", rng, settings.vague),
         "images": [str(Path("pool") / item.image) for item in shown],
         "pool": "pool",
     }
@@ -258,6 +272,7 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     parser.add_argument("--damages", type=int, nargs=2, default=(1, 3), metavar=("LEAST", "MOST"),
                         help="number of damages in a pool")  # fmt: skip
     parser.add_argument("--images", type=int, default=1, help=f"sample images shown with a report, 0 to {MAX_IMAGES}")
+    parser.add_argument("--vague", action="store_true", help="reports say that something is wrong and not what")
     add_share_arguments(parser)
     parser.add_argument("--no-damage", action="store_true", help="report on the images as they are")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
@@ -283,6 +298,7 @@ def main(argv: list[str] | None = None) -> None:
         images=arguments.images,
         damages=tuple(arguments.damages),
         shares=shares,
+        vague=arguments.vague,
     )
     try:
         if arguments.no_damage:

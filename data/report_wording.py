@@ -5,6 +5,7 @@ used only there, so that a model tested on held-out reports also meets sentences
 """
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data.aspects import ANSWERS, BLUR, EXACT_COPIES, EXPOSURE, NEAR_COPIES, RESOLUTION, SHAPE, TEXT_LENGTH, Aspect
@@ -26,6 +27,17 @@ OPENINGS = (
     (TRAIN, "This report covers {total} items."),
     (TEST, "{total} items were looked at."),
 )
+
+VAGUE = Wording(
+    remarkable=(
+        (BOTH, "{count} of {total} items leave something to be desired."),
+        (BOTH, "Some items are not as good as they should be."),
+        (TRAIN, "{percent}% of the items have flaws of some kind."),
+        (TEST, "{count} items have flaws of some kind."),
+    ),
+    healthy=((BOTH, "Nothing stands out."), (BOTH, "The items are good.")),
+)
+"""Says that something is wrong and not what: for reports whose reader must find out otherwise."""
 
 WORDINGS: dict[Aspect, Wording] = {
     BLUR: Wording(
@@ -147,3 +159,17 @@ def choose(rng: random.Random, sentences: tuple[tuple[str, str], ...], split: st
     """One sentence allowed in this split; anything but the test split counts as training."""
     excluded = TRAIN if split == TEST else TEST
     return rng.choice([sentence for where, sentence in sentences if where != excluded])
+
+
+def factor_sentence(counts: Mapping[str, int], total: int) -> str:
+    """What a factor predictor found on the images of a report, as the report says it.
+
+    Args:
+        counts: name of a factor -> number of images that it applies to.
+        total: number of images that were looked at.
+
+    >>> factor_sentence({"blurry image": 2, "too dark": 1}, 8)
+    'Predicted factors: blurry image (2 of 8), too dark (1 of 8).'
+    """
+    found = [f"{name} ({count} of {total})" for name, count in counts.items() if count]
+    return f"Predicted factors: {', '.join(found) or 'none'}."

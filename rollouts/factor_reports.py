@@ -1,0 +1,97 @@
+"""Data-quality reports with what a factor predictor finds on their images as a further sentence.
+
+    python -m rollouts.factor_reports outputs/data --factors outputs/factors/damages_model \\
+        --output-dir outputs/data_with_factors
+
+Records of agent selection in, records out (`data/agent_selection.py`): `trainers/sft.py`, `trainers/grpo.py` and
+`rewards.eval` take either. The predictor looks at every image of a report's pool, or at those shown with a report
+that has no pool. Killed and started again, the same command goes on.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from data.agent_selection import AgentSelectionRecord, as_row, load_records
+from data.images import ImageError
+from data.records import RecordError, read_rows, write_jsonl
+from data.splits import SPLITS
+
+
+def predict_split(
+    records: list[AgentSelectionRecord], model: Any, fingerprint: str, work: Path, batch_size: int
+) -> list[Counter]:
+    """For each record, the number of its images that each factor applies to; what is in `work` is not made again."""
+    from tqdm import tqdm
+
+    from data.shards import ShardStore
+    from filter_agents.factor_reports import images_of, predict_records
+
+    ids = list(range(len(records)))
+    reports = hashlib.sha256(repr([(record.report, images_of(record)) for record in records]).encode()).hexdigest()
+    with ShardStore(work, {"model": fingerprint, "reports": reports}, sync_every=batch_size) as store:
+        chunks = store.chunks(ids, size=batch_size)
+        with tqdm(total=sum(map(len, chunks)), desc="predicting", unit="report", disable=not store.is_main) as bar:
+            for chunk in chunks:
+                found = predict_records([records[number] for number in chunk], model)
+                for number, counts in zip(chunk, found, strict=True):
+                    if number not in store.done:
+                        store.append({"id": number, "factors": dict(counts)})
+                bar.update(len(chunk))
+        store.merge(work / "predicted.jsonl", order=ids)
+    return [Counter(row["factors"]) for _, row in read_rows(work / "predicted.jsonl")]
+
+
+def available_splits(source: Path) -> list[str]:
+    """The splits that a folder has; a file is taken as its name says."""
+    if source.is_file():
+        return [source.stem]
+    found = [split for split in SPLITS if any(source.glob(f"{split}.*"))]
+    if not found:
+        raise RecordError([f"{source}: found none of the splits {', '.join(SPLITS)}"])
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m rollouts.factor_reports",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("reports", type=Path, help="file, or folder with splits")
+    parser.add_argument("--factors", required=True, metavar="MODEL", help="factor predictor: folder or Hub id")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--batch-size", type=int, default=32, help="reports whose images are looked at together")
+    parser.add_argument("--device", help="by default an accelerator if there is one")
+    arguments = parser.parse_args(argv)
+    if arguments.batch_size < 1:
+        parser.error(f"--batch-size: expected at least 1, found {arguments.batch_size}")
+
+    from data.shards import process_state
+    from filter_agents.factor_reports import with_factors
+    from models.checkpoints import find_model, model_fingerprint
+    from models.factor_predictor import load_factor_predictor
+
+    try:
+        records = {split: load_records(arguments.reports, split) for split in available_splits(arguments.reports)}
+        model = load_factor_predictor(arguments.factors, arguments.device)
+        factors, names = model.config.factors, model.config.factor_names or {}
+        fingerprint = model_fingerprint(find_model(arguments.factors))
+        base = arguments.output_dir.resolve()
+        for split, part in records.items():
+            work = arguments.output_dir / f"{split}.parts"
+            counts = predict_split(part, model, fingerprint, work, arguments.batch_size)
+            if process_state().is_main_process:
+                changed = [with_factors(*pair, factors, names) for pair in zip(part, counts, strict=True)]
+                write_jsonl(arguments.output_dir / f"{split}.jsonl", (as_row(record, base) for record in changed))
+                empty = sum(not found for found in counts)
+                print(f"{split}: {len(part)} reports written, {empty} of them without a predicted factor")
+    except (RecordError, ImageError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""A factor predictor looks at every image of a data set, and the filtering agents of what it finds filter it.
+
+    python -m rollouts.factor_routing suggest outputs/factors/damages_model --output outputs/factors/routing.yaml
+    python -m rollouts.factor_routing run outputs/report/pool --model outputs/factors/damages_model \\
+        --routing outputs/factors/routing.yaml --output outputs/report/routed.jsonl
+
+`suggest` writes the table of factors and agents (`filter_agents/factor_routing.py`), for a person to correct. `run`
+writes a row for each item of a pool (`data/pools.py`): `{"id", "factors", "probabilities": {factor: p}, "kept",
+"removed_by"?}`, and says which factors have no agent and which images no factor. Killed and started again, it goes on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from data.images import ImageError
+from data.pools import load_pool
+from data.records import RecordError, read_rows, write_jsonl
+from data.text_encoder import BUNDLED, EncoderError, load_text_encoder
+
+ITEMS_SHOWN = 10
+
+
+def predict_pool(pool_folder: str, model: Any, fingerprint: str, work: Path, output: Path, batch_size: int) -> None:
+    """Writes a row of factors and probabilities for each item; images that are done are not looked at again.
+
+    Args:
+        model: a factor predictor.
+        fingerprint: of the model.
+        work: folder of unfinished work.
+
+    Raises:
+        RecordError: `work` belongs to another model or pool.
+    """
+    from tqdm import tqdm
+
+    from data.shards import ShardStore
+
+    pool = load_pool(pool_folder)
+    items = {item.id: item for item in pool.items}
+    settings = {"pool": str(Path(pool_folder).resolve()), "model": fingerprint}
+    with ShardStore(work, settings, sync_every=batch_size) as store:
+        chunks = store.chunks(list(items), size=batch_size)
+        with tqdm(total=sum(map(len, chunks)), desc="predicting", unit="image", disable=not store.is_main) as bar:
+            for chunk in chunks:
+                probabilities = model.probabilities([pool.image_path(items[item_id]) for item_id in chunk], batch_size)
+                for item_id, row, factors in zip(chunk, probabilities, model.choose(probabilities), strict=True):
+                    shown = {name: round(float(p), 4) for name, p in zip(model.config.factors, row, strict=True)}
+                    if item_id not in store.done:
+                        store.append({"id": item_id, "factors": factors, "probabilities": shown})
+                bar.update(len(chunk))
+        store.merge(output, order=list(items))
+
+
+def suggest(arguments: argparse.Namespace) -> None:
+    """Writes and prints the table."""
+    from filter_agents.factor_routing import suggest_routes, write_routes
+    from filter_agents.registry import build_agents
+    from models.factor_predictor import load_factor_config
+
+    config = load_factor_config(arguments.model)
+    names = {factor: (config.factor_names or {}).get(factor, factor) for factor in config.factors}
+    encode = load_text_encoder(arguments.encoder)
+    found = suggest_routes(names, build_agents(arguments.agents), encode, arguments.least_similarity)
+    write_routes(arguments.output, found)
+    for factor, suggestion in found.items():
+        print(f"{factor:<32}{suggestion.agent or 'no agent':<28}{suggestion.similarity:.2f}")
+    print(f"written to {arguments.output}; correct what is wrong there")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Predicts, routes, writes and prints."""
+    from data.shards import process_state
+    from filter_agents.factor_routing import check_routes, load_routes, run_routes
+    from filter_agents.registry import build_agents
+    from models.checkpoints import find_model, model_fingerprint
+    from models.factor_predictor import load_factor_predictor
+
+    agents = build_agents(arguments.agents)
+    load_pool(arguments.pool)
+    model = load_factor_predictor(arguments.model, arguments.device)
+    routes = load_routes(arguments.routing, model.config.factors, agents)
+    work = arguments.output.with_name(arguments.output.name + ".parts")
+    predicted = work / "predicted.jsonl"
+    fingerprint = model_fingerprint(find_model(arguments.model))
+    predict_pool(arguments.pool, model, fingerprint, work, predicted, arguments.batch_size)
+    if not process_state().is_main_process:
+        return
+    rows = {row["id"]: row for _, row in read_rows(predicted)}
+    factors_of = {item: row["factors"] for item, row in rows.items()}
+    outcome = run_routes(arguments.pool, factors_of, routes, agents)
+    for item, row in rows.items():
+        row["kept"] = item not in outcome.removed_by
+        if not row["kept"]:
+            row["removed_by"] = outcome.removed_by[item]
+    write_jsonl(arguments.output, rows.values())
+    check = check_routes(factors_of, routes)
+    for factor, count in check.factors_without_agent.items():
+        print(f"factor without an agent: {factor} ({count} images)")
+    without = check.items_without_factor
+    if without:
+        more = f" and {len(without) - ITEMS_SHOWN} more" if len(without) > ITEMS_SHOWN else ""
+        shown = ", ".join(map(str, without[:ITEMS_SHOWN]))
+        print(f"images without a factor: {len(without)} of {len(rows)}: {shown}{more}")
+    print(f"{len(outcome.kept)} of {len(rows)} images kept, written to {arguments.output}")
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rollouts.factor_routing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    table = commands.add_parser("suggest", help="write a table of factors and agents")
+    table.add_argument("model", help="factor predictor: folder or Hub id")
+    table.add_argument("--encoder", default=BUNDLED, help=f"sentence-transformers: folder, Hub id, or {BUNDLED}")
+    table.add_argument("--least-similarity", type=float, default=0.27, help="below it no agent is suggested")
+    routed = commands.add_parser("run", help="predict the factors of a pool's images, and run their agents")
+    routed.add_argument("pool", help="folder with items.jsonl (data/pools.py)")
+    routed.add_argument("--model", required=True, help="factor predictor: folder or Hub id")
+    routed.add_argument("--routing", type=Path, required=True, help="table that `suggest` wrote")
+    routed.add_argument("--batch-size", type=int, default=32, help="images looked at together")
+    routed.add_argument("--device", help="by default an accelerator if there is one")
+    for command in (table, routed):
+        command.add_argument("--agents", nargs="+", metavar="AGENT", help="by default all that need no model")
+        command.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+    if arguments.command == "run" and arguments.batch_size < 1:
+        parser.error(f"--batch-size: expected at least 1, found {arguments.batch_size}")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parse_arguments(argv)
+
+    from filter_agents.registry import AgentError
+
+    try:
+        suggest(arguments) if arguments.command == "suggest" else run(arguments)
+    except (RecordError, ImageError, AgentError, EncoderError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
