@@ -335,7 +335,10 @@ class _RewardModel:
         if not len(prompts) == len(images) == len(responses):
             found = f"{len(prompts)}, {len(images)} and {len(responses)}"
             raise ValueError(f"prompts, images and responses: expected as many of each, found {found}")
-        order = sorted(range(len(prompts)), key=lambda row: len(str(prompts[row])) + len(responses[row]))
+        order = sorted(  # rows of one prompt stand together, those of alike length beside each other
+            range(len(prompts)),
+            key=lambda row: (len(str(prompts[row])), str(prompts[row]), _names(images[row]), len(responses[row])),
+        )
         scores = torch.empty(len(prompts))
         with evaluating(self):
             for start in range(0, len(order), batch_size):
@@ -348,6 +351,11 @@ class _RewardModel:
                 inputs = {key: value.to(self.device) for key, value in inputs.items()}
                 scores[[row for rows in shared for row in rows]] = self(**inputs).logits.squeeze(1).cpu()
         return scores
+
+
+def _names(images: Sequence[ImageSource]) -> list[str]:
+    """Equal for the same objects or paths."""
+    return [str(image) if isinstance(image, str | Path) else str(id(image)) for image in images]
 
 
 def _same_images(first: Sequence[ImageSource], second: Sequence[ImageSource]) -> bool:
