@@ -89,7 +89,7 @@ def load_routes(path: str | Path, factors: Sequence[str], agents: Mapping[str, F
     for factor, agent in content.items():
         if factor not in factors:
             problems.append(f"{path}: unknown factor {factor!r}; the model predicts {', '.join(factors)}")
-        if agent is not None and agent not in agents:
+        if agent is not None and not (isinstance(agent, str) and agent in agents):
             problems.append(
                 f"{path}: factor {factor!r}: unknown agent {agent!r}; expected {', '.join(agents)}, or null"
             )

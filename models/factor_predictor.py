@@ -379,7 +379,10 @@ def load_factor_config(name: str) -> FactorConfig:
         ValueError: of a model of another kind.
         OSError: no such folder or Hub id.
     """
-    config = AutoConfig.from_pretrained(find_model(name))
+    try:
+        config = AutoConfig.from_pretrained(find_model(name))
+    except OSError as error:
+        raise OSError(f"{name}: no factor predictor there, and none to be had from the Hub: {error}") from error
     if not isinstance(config, FactorConfig):
         raise ValueError(f"{name}: expected a factor predictor (trainers/factors.py), found '{config.model_type}'")
     return config

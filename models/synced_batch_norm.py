@@ -16,11 +16,12 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         """(B, C, H, W), of as many channels as the layer has; B, H and W may differ between processes."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(inputs)
-        count = inputs.new_full((1,), inputs.numel() / inputs.shape[1])
-        sums = torch.cat([inputs.sum(dim=(0, 2, 3)), inputs.square().sum(dim=(0, 2, 3)), count])  # (2C + 1,)
+        values = inputs.float()
+        count = values.new_full((1,), values.numel() / values.shape[1])
+        sums = torch.cat([values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3)), count])  # (2C + 1,)
         sums = all_reduce(sums)
         mean, square = (sums[:-1] / sums[-1]).chunk(2)
-        variance = square - mean.square()
+        variance = (square - mean.square()).clamp(min=0)  # rounding may take it below
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked += 1
@@ -28,7 +29,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(unbiased, self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return inputs * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        return (values * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]).to(inputs.dtype)
 
 
 def sync_batch_norms(module: nn.Module) -> None:

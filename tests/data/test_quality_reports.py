@@ -300,3 +300,33 @@ def test_a_split_without_images_is_an_error_that_names_it(photo, tmp_path):
     shares = ["--train-split", "0", "--val-split", "0.5", "--test-split", "0.5"]
     with pytest.raises(SystemExit, match="^error: --source .*few has no images left for the validation split"):
         _make(tmp_path / "out", *shares, source=tmp_path / "few")
+
+
+def test_a_vague_report_says_that_something_is_wrong_and_not_what(image_folder, tmp_path):
+    _make(tmp_path / "plain", source=image_folder)
+    _make(tmp_path / "vague", "--vague", source=image_folder)
+    telling = (
+        "blur",
+        "dark",
+        "lit",
+        "exposed",
+        "pixel",
+        "small",
+        "large",
+        "strip",
+        "sharp",
+        "focus",
+        "ratio",
+        "copied",
+    )
+    for split in SPLITS:
+        plain, vague = (load_records(tmp_path / name, split) for name in ("plain", "vague"))
+        for before, after in zip(plain, vague, strict=True):
+            assert before.ground_truth_agents == after.ground_truth_agents
+            assert before.metadata == after.metadata
+            assert any(word in before.report.lower() for word in telling)
+            assert not any(word in after.report.lower() for word in telling)
+            damaged = len(after.metadata["damage_of"])
+            assert len(re.findall(r"[.](?= |$)", after.report)) == 2
+            figures = [int(number) for number in re.findall(r"\d+", after.report)]
+            assert set(figures) <= {4, damaged, round(100 * damaged / 4)}
