@@ -99,6 +99,8 @@ def _row(record: AgentSelectionRecord, completion: str) -> dict:
 
 
 def _by_factors(way: Way, task: Task) -> tuple[list[dict], float, int]:
+    from tqdm import tqdm
+
     from filter_agents.factor_reports import predict_records, routed_selection
     from filter_agents.factor_routing import load_routes
     from filter_agents.registry import build_agents
@@ -109,7 +111,7 @@ def _by_factors(way: Way, task: Task) -> tuple[list[dict], float, int]:
     routes = load_routes(task.routing, model.config.factors, build_agents(task.recipe.get("agents")))
     started = time.perf_counter()
     found = []
-    for start in range(0, len(records), task.batch_size):
+    for start in tqdm(range(0, len(records), task.batch_size), desc=way.name, unit="batch"):
         part = records[start : start + task.batch_size]
         counts = predict_records(part, model)
         found += [routed_selection(row, routes, task.least_images) for row in counts]
