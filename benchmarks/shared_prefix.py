@@ -5,6 +5,7 @@
     python benchmarks/shared_prefix.py --step --rounds 5       # whole GRPO steps, with rollouts by transformers
     python benchmarks/shared_prefix.py --trainers --rounds 5   # reward model on pairs, RCE on groups of 8
     python benchmarks/shared_prefix.py --gpu Qwen/Qwen2-VL-2B-Instruct Qwen/Qwen2-VL-7B-Instruct
+    python benchmarks/shared_prefix.py --gpu tiny              # in float32 on a GPU: are its kernels exact?
     python benchmarks/shared_prefix.py --gpu tiny --smoke      # the path of --gpu on a CPU
 
 One trainer computes the same log-probabilities and gradients in turn as `trl.GRPOTrainer` does (`shared_prefix:
@@ -115,14 +116,28 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def update(trainer: GRPOTrainer, inputs: dict, shared: bool) -> torch.Tensor:
-    """Forward and backward; returns the log-probabilities."""
+def backward(trainer: GRPOTrainer, inputs: dict, shared: bool) -> torch.Tensor:
+    """Forward and backward; returns the log-probabilities and leaves the gradients."""
     trainer.sharing.mode = "true" if shared else "false"
     found, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, **inputs, compute_entropy=True)
     advantages = torch.linspace(-1, 1, len(found), device=found.device).unsqueeze(1)
     (-(torch.exp(found - found.detach()) * advantages).mean()).backward()
-    trainer.model.zero_grad(set_to_none=True)
     return found.detach()
+
+
+def update(trainer: GRPOTrainer, inputs: dict, shared: bool) -> torch.Tensor:
+    """Forward and backward; returns the log-probabilities."""
+    found = backward(trainer, inputs, shared)
+    trainer.model.zero_grad(set_to_none=True)
+    return found
+
+
+def gradient(trainer: GRPOTrainer, inputs: dict, shared: bool) -> torch.Tensor:
+    """Of all weights that learn, one behind the other."""
+    backward(trainer, inputs, shared)
+    found = [one.grad.flatten().float() for one in trainer.model.parameters() if one.grad is not None]
+    trainer.model.zero_grad(set_to_none=True)
+    return torch.cat(found)
 
 
 @torch.no_grad()
@@ -494,7 +509,7 @@ def build_gpu(name: str, folder: str, device: str) -> GRPOTrainer:
 
     tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS)
     if name == "tiny":
-        model = tiny.build_model(tokenizer)
+        model = tiny.build_model(tokenizer).to(device)
     else:
         config = known_config(name)
         ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tiny.SPECIAL_TOKENS}
@@ -509,7 +524,7 @@ def build_gpu(name: str, folder: str, device: str) -> GRPOTrainer:
         folder,
         peft_config=adapters(),
         use_cpu=device == "cpu",
-        bf16=device != "cpu",
+        bf16=name != "tiny",
         gradient_checkpointing=True,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         freeze_vision_tower=True,
@@ -536,7 +551,7 @@ def median_of(function: Callable, *arguments, rounds: int) -> tuple[float, str]:
 def measure_gpu(name: str, arguments: argparse.Namespace) -> None:
     """Prints a line for each way as soon as it is measured."""
     device = "cpu" if arguments.smoke else "cuda"
-    case = Case(16, 8, 4, text=20) if arguments.smoke else Case(1024, 256, 8)
+    case = Case(16, 8, 4, text=20) if name == "tiny" else Case(1024, 256, 8)
     where = "CPU" if arguments.smoke else torch.cuda.get_device_name()
     print(f"\n{name} on {where}, torch {torch.__version__}: {case.name()}, {case.text} text tokens", flush=True)
     print(f"the language model reads {case.token_ratio:.2f} times fewer tokens", flush=True)
@@ -544,7 +559,7 @@ def measure_gpu(name: str, arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_gpu(name, folder, device)
         inputs = make_inputs(case, trainer.model.config, torch.device(device))
-        right = score(trainer, inputs, False)
+        right, learned = score(trainer, inputs, False), gradient(trainer, inputs, False)
         saved = {"lower_right": prefix_attention._lower_right, "mask_for": shared_prefix.mask_for}
         base: tuple[float, float] = (0.0, 0.0)
         for path in ("TRL", *PATHS, "TRL again"):
@@ -552,6 +567,7 @@ def measure_gpu(name: str, arguments: argparse.Namespace) -> None:
             try:
                 set_path(path, saved)
                 difference = (score(trainer, inputs, ours) - right).abs().mean().item()
+                turned = ((gradient(trainer, inputs, ours) - learned).norm() / learned.norm()).item()
                 memory = peak_of(update, trainer, inputs, ours)
                 times = median_of(update, trainer, inputs, ours, rounds=arguments.rounds)
                 alone = median_of(score, trainer, inputs, ours, rounds=arguments.rounds)
@@ -564,7 +580,7 @@ def measure_gpu(name: str, arguments: argparse.Namespace) -> None:
             ratios = base[0] / times[0], base[1] / alone[0]
             print(
                 f"| {path} | {times[0]:.3f} ({times[1]}) | {ratios[0]:.2f} | {alone[0]:.3f} | {ratios[1]:.2f} | "
-                f"{memory:.1f} GB |  mean difference of a log-prob {difference:.2e}",
+                f"{memory:.1f} GB |  off by {difference:.2e} in a log-prob (mean), by {turned:.2e} in the gradient",
                 flush=True,
             )
         set_path(PATHS[0], saved)
@@ -581,11 +597,11 @@ def gpu_steps(case: Case, model, folder: str, arguments: argparse.Namespace) -> 
 
     tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS)
     processor = tiny.build_processor(tokenizer, max_pixels=1 << 20)
-    if not arguments.smoke:
+    if model.dtype == torch.bfloat16:  # of a published shape
         processor.image_processor = Qwen2VLImageProcessor(size={"shortest_edge": 3136, "longest_edge": 1 << 20})
     config = {
         "use_cpu": arguments.smoke,
-        "bf16": not arguments.smoke,
+        "bf16": model.dtype == torch.bfloat16,
         "gradient_checkpointing": True,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "freeze_vision_tower": True,
