@@ -40,7 +40,7 @@ ATTRIBUTES = ("colour", "shape")
 OTHER_QUESTION = "other_question"
 OTHER_SHARE = 7
 """One training pair in so many has an answer to another question."""
-HASTY_SHARE = 0.6
+HASTY_SHARE = 0.75
 """Of hasty demonstrations, those that answer another question."""
 SENTENCES = {
     "colour": ("The shape is {}.", "Its color is {}.", "The color is {}."),
