@@ -33,6 +33,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path[0] = str(Path(__file__).parents[1])  # this folder has a rewards.py, which is not the package
 
 import torch
+from torch.nn.attention.bias import causal_lower_right
 
 from models import prefix_attention, shared_prefix, tiny
 from models.known import known_config
@@ -477,20 +478,20 @@ def say_ratio(what: str, plain: list[float], ours: list[float]) -> None:
 
 
 def table_mask(layout, implementation, dtype, device):
-    """The packed sequence's whole table as an ordinary mask, in place of two causal calls."""
+    """The packed sequence's whole table as an ordinary mask, in place of two calls."""
     return prefix_attention.additive_mask(layout, dtype, device)
 
 
-def table_of_rests(queries: int, keys: int, device: torch.device) -> torch.Tensor:
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+def no_table(queries: int, keys: int, device: torch.device):
+    return causal_lower_right(queries, keys)
 
 
-PATHS = ("two causal calls", "two calls, a table for the rests", "one call, a table for all")
+PATHS = ("two calls, a table for the rests", "two causal calls", "one call, a table for all")
 
 
 def set_path(path: str, saved: dict) -> None:
-    """Chooses how attention keeps continuations apart."""
-    prefix_attention._lower_right = table_of_rests if path == PATHS[1] else saved["lower_right"]
+    """Chooses how attention keeps continuations apart; the first path is the toolkit's."""
+    prefix_attention._lower_right = no_table if path == PATHS[1] else saved["lower_right"]
     shared_prefix.mask_for = table_mask if path == PATHS[2] else saved["mask_for"]
 
 

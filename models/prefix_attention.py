@@ -1,8 +1,8 @@
 """Attention over a packed sequence (models/prefix_layout.py): every rest sees the beginning of its segment and itself.
 
 For `sdpa`, the mask is an object that takes the call over (as PyTorch's own `CausalBias` does) and makes two ordinary
-causal attentions of it: the beginning on itself, and the rests, one a row, on beginning and themselves. So nothing of
-the size (tokens x tokens) exists, no work is done that a mask would throw away, and fast kernels stay usable. `eager`
+calls of it: the beginning on itself, causal, and the rests, one a row, on beginning and themselves, with one mask for
+all of them. So nothing of the size (tokens x tokens) exists, and no work is done that a mask would throw away. `eager`
 gets a table of numbers to add.
 """
 
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.bias import causal_lower_right
 
 from models.prefix_layout import PrefixLayout, Segment
 
@@ -72,9 +71,10 @@ class _Part:
 
 
 def _lower_right(queries: int, keys: int, device: torch.device) -> torch.Tensor:
-    """(queries, keys): query i sees all keys but the last `queries - 1 - i`."""
-    if device.type == "cuda":  # its kernels need no table for that
-        return causal_lower_right(queries, keys)
+    """(queries, keys): query i sees all keys but the last `queries - 1 - i`.
+
+    On a GPU too: PyTorch's `causal_lower_right` needs no table, and its update was slower (benchmarks/RESULTS.md).
+    """
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
