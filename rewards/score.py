@@ -173,9 +173,12 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from data.shards import end_processes
+
     arguments = _parse_arguments(argv)
     try:
         score_file(arguments)
+        end_processes()
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
 

@@ -327,8 +327,11 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from data.shards import end_processes
+
     try:
         make_completions(_parse_arguments(argv))
+        end_processes()
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
 

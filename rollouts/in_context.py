@@ -94,8 +94,11 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from data.shards import end_processes
+
     try:
         evaluate(_parse_arguments(argv))
+        end_processes()
     except (RecordError, ImageError) as error:
         sys.exit(f"error: {error}")
 

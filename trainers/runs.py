@@ -44,11 +44,20 @@ def _end(message: str) -> None:
     os._exit(1) if state.num_processes > 1 else sys.exit(1)
 
 
+def _take_leave() -> None:
+    """Ends the processes together: one that just ends may abort while the others still listen to it."""
+    state = PartialState()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        state.destroy_process_group()
+
+
 @contextmanager
 def readable_errors() -> Iterator[None]:
     """Turns what a user can mend into one message and exit status 1; anything else is a traceback as usual."""
     try:
         yield
+        _take_leave()
     except USER_ERRORS as error:
         _end(str(error))
 
