@@ -14,6 +14,7 @@ from pathlib import Path
 from accelerate.state import AcceleratorState, GradientState
 from factor_runs import labelled_images, small_predictor
 
+from data.shards import end_processes
 from trainers.factors import FactorTrainer, FactorTrainingConfig
 
 
@@ -40,6 +41,7 @@ def main() -> None:
     results = {name: run(settings, name) for name in settings["runs"]}
     if AcceleratorState().process_index == 0:
         Path(settings["output"]).write_text(json.dumps(results), encoding="utf-8")
+    end_processes()
 
 
 if __name__ == "__main__":

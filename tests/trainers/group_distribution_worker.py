@@ -14,6 +14,7 @@ from pathlib import Path
 from accelerate.state import AcceleratorState, GradientState
 from stored_groups import selector_trainer, vlm_trainer
 
+from data.shards import end_processes
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
 from trainers.rce import RCEConfig, RCETrainer
 
@@ -46,6 +47,7 @@ def main() -> None:
     results = {name: run(settings, name) for name in settings["runs"]}
     if AcceleratorState().process_index == 0:
         Path(settings["output"]).write_text(json.dumps(results), encoding="utf-8")
+    end_processes()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from data.preferences import load_preferences
+from data.shards import end_processes
 from models.loading import load_processor
 from models.reward_model import from_backbone
 from trainers.reward import RewardConfig, RewardTrainer
@@ -67,6 +68,7 @@ def main() -> None:
     }
     if AcceleratorState().process_index == 0:
         Path(settings["output"]).write_text(json.dumps(results), encoding="utf-8")
+    end_processes()
 
 
 if __name__ == "__main__":

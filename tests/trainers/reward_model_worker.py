@@ -14,6 +14,7 @@ from pathlib import Path
 from accelerate.state import AcceleratorState, GradientState
 from distribution_worker import CannedTrainer, fingerprint
 
+from data.shards import end_processes
 from data.tasks import load_rows
 from filter_agents.registry import build_agents
 from models.loading import load_processor, pixel_bounds
@@ -64,6 +65,7 @@ def main() -> None:
     results = {name: run(settings, name) for name in settings["runs"]}
     if AcceleratorState().process_index == 0:
         Path(settings["output"]).write_text(json.dumps(results), encoding="utf-8")
+    end_processes()
 
 
 if __name__ == "__main__":

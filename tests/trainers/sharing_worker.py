@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import save_file
 from stored_groups import vlm_trainer
 
+from data.shards import end_processes
 from trainers.rce import RCEConfig, RCETrainer
 
 
@@ -45,3 +46,4 @@ if __name__ == "__main__":
     content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     for choice in (True, False):
         run(content, choice)
+    end_processes()
