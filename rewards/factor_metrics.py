@@ -15,7 +15,8 @@ from sklearn.metrics import (
     recall_score,
 )
 
-DEFAULT_THRESHOLD = 0.5
+from models.factor_predictor import DEFAULT_THRESHOLD
+
 SMALLEST = 1e-7
 """Probabilities are kept so far from 0 and 1 for the cross-entropy."""
 

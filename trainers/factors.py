@@ -9,7 +9,7 @@ a Qwen2-VL with a head (models/factor_predictor.py). See docs/factors.md.
 if __name__ == "__main__":  # --help answers before the heavy imports
     from trainers.scripts import answer_help
 
-    answer_help(__file__)
+    answer_help(__file__, "early_stopping.py")
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,18 +20,26 @@ import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback
 from trl import ModelConfig
 
 from data.factor_clusters import FactorSet
 from data.factors import LabelledImage, load_factor_set, load_labelled, multi_hot
 from data.images import open_image
 from data.records import RecordError, write_json
-from models.factor_predictor import FactorConfig, FactorPredictor, from_backbone, load_factor_predictor, new_predictor
+from models.factor_predictor import (
+    DEFAULT_THRESHOLD,
+    FactorConfig,
+    FactorPredictor,
+    from_backbone,
+    load_factor_predictor,
+    new_predictor,
+)
 from models.synced_batch_norm import sync_batch_norms
 from rewards.factor_metrics import choice_metrics, factor_metrics, fit_thresholds, majority_choice
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
+from trainers.early_stopping import EarlyStoppingArguments
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, RecipeError, parse_recipe
 from trainers.report import RunInfo
@@ -58,8 +66,10 @@ class FactorArguments(DataArguments):
 
 
 @dataclass
-class FactorTrainingConfig(transformers.TrainingArguments):
+class FactorTrainingConfig(EarlyStoppingArguments, transformers.TrainingArguments):
     """`transformers.TrainingArguments`, with the settings of the predictor and of its loss."""
+
+    default_best_metric = "eval_map"
 
     image_size: int = field(default=224, metadata={"help": "Image backbones: side of the canvas, in pixels."})
     enlarge: int = field(
@@ -76,19 +86,8 @@ class FactorTrainingConfig(transformers.TrainingArguments):
         metadata={"help": "Weight of positive examples: 1, or negatives over positives of each factor."},
     )
     max_pos_weight: float = field(default=10.0, metadata={"help": "Largest weight of positive examples."})
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={"help": "Evaluations in a row without a better metric_for_best_model after which the run ends."},
-    )
 
     def __post_init__(self):
-        if self.early_stopping_patience is not None:
-            if self.early_stopping_patience < 1:
-                raise ValueError(f"early_stopping_patience: expected at least 1, found {self.early_stopping_patience}")
-            self.load_best_model_at_end = True
-            self.restore_callback_states_from_checkpoint = True  # how many evaluations were without progress so far
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
-            self.metric_for_best_model = "eval_map"
         if self.max_pos_weight < 1:
             raise ValueError(f"max_pos_weight: expected at least 1, found {self.max_pos_weight}")
         if self.enlarge < 1:
@@ -150,9 +149,9 @@ def positive_weights(labels: np.ndarray, largest: float) -> list[float]:
 
 
 def evaluation_figures(prediction: EvalPrediction) -> dict[str, float]:
-    """Figures while training, at thresholds of 0.5."""
+    """Figures while training, at the default thresholds."""
     probabilities = torch.from_numpy(prediction.predictions).float().sigmoid().numpy()
-    return factor_metrics(probabilities, prediction.label_ids, np.full(probabilities.shape[1], 0.5))
+    return factor_metrics(probabilities, prediction.label_ids, np.full(probabilities.shape[1], DEFAULT_THRESHOLD))
 
 
 class FactorTrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
@@ -187,9 +186,7 @@ class FactorTrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
             args.ddp_find_unused_parameters = False
         if args.world_size > 1:
             sync_batch_norms(model)
-        callbacks = list(kwargs.pop("callbacks", None) or ())
-        if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        callbacks = [*(kwargs.pop("callbacks", None) or ()), *args.early_stopping()]
         super().__init__(
             model,
             args=args,

@@ -10,7 +10,7 @@ docs/rce_and_offline_grpo.md.
 if __name__ == "__main__":  # --help answers before the heavy imports
     from trainers.scripts import answer_help
 
-    answer_help(__file__, "group_data.py", "rce.py", "sharing.py")
+    answer_help(__file__, "group_data.py", "rce.py", "sharing.py", "early_stopping.py")
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

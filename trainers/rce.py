@@ -9,7 +9,7 @@ loop. See docs/rce_and_offline_grpo.md.
 if __name__ == "__main__":  # --help answers before the heavy imports
     from trainers.scripts import answer_help
 
-    answer_help(__file__, "group_data.py", "sharing.py")
+    answer_help(__file__, "group_data.py", "sharing.py", "early_stopping.py")
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,13 +20,14 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
-from transformers import EarlyStoppingCallback, EvalPrediction
+from transformers import EvalPrediction
 from trl import ModelConfig
 
 from data.records import RecordError
 from models.shared_prefix import SharedPrefix
 from models.vision_hooks import install_vision_hooks, vision_tower
 from trainers.checkpoints import CompleteCheckpoints
+from trainers.early_stopping import EarlyStoppingArguments
 from trainers.group_data import GroupArguments, RewardTable, StoredGroup
 from trainers.group_policies import Batch, GroupLogProbs, GroupPolicy, VLMPolicy
 from trainers.losses import groups_without_contrast, normalise_rewards, rce_loss, softmax_weights
@@ -41,17 +42,13 @@ BACKBONE = ("input_proj", "query_proj", "cand_proj")
 
 
 @dataclass
-class GroupConfig(SharingArguments, transformers.TrainingArguments):
+class GroupConfig(SharingArguments, EarlyStoppingArguments, transformers.TrainingArguments):
     """`transformers.TrainingArguments`, with what trainers on stored groups have in common."""
 
     reward_normalization: Literal["raw", "z_score", "z_score_clamp", "rank"] = field(
         default="raw", metadata={"help": "What is done to the rewards of each group before they are used."}
     )
     reward_clamp: float = field(default=3.0, metadata={"help": "Largest absolute reward of z_score_clamp."})
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={"help": "Evaluations in a row without a better metric_for_best_model after which the run ends."},
-    )
     freeze_backbone: bool = field(
         default=False, metadata={"help": "Selector: leave input_proj, query_proj and cand_proj as they are."}
     )
@@ -61,13 +58,6 @@ class GroupConfig(SharingArguments, transformers.TrainingArguments):
     )
 
     def __post_init__(self):
-        if self.early_stopping_patience is not None:
-            if self.early_stopping_patience < 1:
-                raise ValueError(f"early_stopping_patience: expected at least 1, found {self.early_stopping_patience}")
-            self.load_best_model_at_end = True
-            self.restore_callback_states_from_checkpoint = True  # how many evaluations were without progress so far
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
-            self.metric_for_best_model = "eval_accuracy"
         if self.reward_clamp <= 0:
             raise ValueError(f"reward_clamp: expected a number above 0, found {self.reward_clamp}")
         self.remove_unused_columns = False  # batches are the policy's
@@ -154,9 +144,7 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
             freeze_backbone(model)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # policies give every parameter a gradient, on every process
-        callbacks = list(kwargs.pop("callbacks", None) or ())
-        if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        callbacks = [*(kwargs.pop("callbacks", None) or ()), *args.early_stopping()]
         super().__init__(
             model,
             args=args,

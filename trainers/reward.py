@@ -8,7 +8,7 @@ Runs TRL's RewardTrainer, with images. See docs/reward_model.md.
 if __name__ == "__main__":  # --help answers before the heavy imports
     from trainers.scripts import answer_help
 
-    answer_help(__file__, "preference_data.py", "sharing.py")
+    answer_help(__file__, "preference_data.py", "sharing.py", "early_stopping.py")
 
 import time
 from collections import defaultdict
@@ -21,7 +21,7 @@ import torch
 import trl
 from accelerate.utils import broadcast_object_list
 from torch import nn
-from transformers import EarlyStoppingCallback, ProcessorMixin
+from transformers import ProcessorMixin
 from trl import ModelConfig
 
 from data.preferences import PreferenceRecord
@@ -32,6 +32,7 @@ from models.shared_prefix import SharedPrefix
 from models.vision_hooks import vision_tower
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
+from trainers.early_stopping import EarlyStoppingArguments
 from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import adapters_base, inspect_model, lora_config, model_init_kwargs
@@ -53,7 +54,7 @@ DEFAULT_BOUNDS = (-5.0, 5.0)
 
 
 @dataclass
-class RewardConfig(SharingArguments, trl.RewardConfig):
+class RewardConfig(SharingArguments, EarlyStoppingArguments, trl.RewardConfig):
     """`trl.RewardConfig` with the additions below; texts are never cut, because half an image cannot be read."""
 
     max_length: int | None = field(
@@ -91,10 +92,6 @@ class RewardConfig(SharingArguments, trl.RewardConfig):
         metadata={"help": "System text of every conversation, stored with the model; by default the prompts' own."},
     )
     freeze_vision_tower: bool = field(default=False, metadata={"help": "Train everything but the vision tower."})
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={"help": "Evaluations in a row without a better metric_for_best_model after which the run ends."},
-    )
     own_folder: bool = field(
         default=True,
         metadata={
@@ -107,13 +104,6 @@ class RewardConfig(SharingArguments, trl.RewardConfig):
     )
 
     def __post_init__(self):
-        if self.early_stopping_patience is not None:
-            if self.early_stopping_patience < 1:
-                raise ValueError(f"early_stopping_patience: expected at least 1, found {self.early_stopping_patience}")
-            self.load_best_model_at_end = True
-            self.restore_callback_states_from_checkpoint = True  # how many evaluations were without progress so far
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
-            self.metric_for_best_model = "eval_accuracy"
         self.remove_unused_columns = False  # records are looked up when they are needed
         super().__post_init__()
         self._check()
@@ -176,9 +166,7 @@ class RewardTrainer(CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
     ):
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the model uses its vision tower on every process
-        callbacks = list(kwargs.pop("callbacks", None) or ())
-        if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        callbacks = [*(kwargs.pop("callbacks", None) or ()), *args.early_stopping()]
         self.train_records = examples(train_records, args.group_responses)
         eval_records = None if eval_records is None else examples(eval_records, args.group_responses)
         self.samples = samples

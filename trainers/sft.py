@@ -9,7 +9,7 @@ Runs TRL's SFTTrainer. The answers are those of the records (data/tasks.py), or 
 if __name__ == "__main__":  # --help answers before the heavy imports
     from trainers.scripts import answer_help
 
-    answer_help(__file__, "group_data.py", "rce.py")
+    answer_help(__file__, "group_data.py", "rce.py", "early_stopping.py")
 
 import sys
 from dataclasses import dataclass, field, replace
