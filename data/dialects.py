@@ -21,12 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.records import RecordError, write_jsonl
-from data.sources import EASY_VQA, SourceItem, load_splits
+from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
 from data.vqa import ANNOTATORS
 
-COLORS = ("red", "blue", "green", "yellow", "teal", "black", "gray", "brown")
-SHAPES = ("circle", "rectangle", "triangle")
-VALUES = {"color": COLORS, "shape": SHAPES}
+VALUES = {"color": EASY_VQA_COLORS, "shape": EASY_VQA_SHAPES}
 
 NOUNS = tuple(
     "apple arrow bag ball barn basket bear bell bird boat bone book bottle bread bridge brush bucket button camel "
@@ -50,7 +48,7 @@ class Dialect:
     attributes: tuple[str, ...]
 
 
-_ANY_SHAPE, _ANY_COLOR = "|".join((*SHAPES, "shape")), "|".join(COLORS)
+_ANY_SHAPE, _ANY_COLOR = "|".join((*EASY_VQA_SHAPES, "shape")), "|".join(EASY_VQA_COLORS)
 
 DIALECTS = (
     Dialect("what color is", rf"what color is the ({_ANY_SHAPE})\?", ("color",)),

@@ -32,7 +32,7 @@ from data.images import open_image
 from data.measurements import HEALTHY_RESOLUTION, measure_image, measure_items
 from data.pools import Item
 from data.records import RecordError, atomic_write, write_jsonl
-from data.sources import EASY_VQA, SourceItem, load_splits
+from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
 from data.splits import DEFAULT_SHARES, SPLITS, split_sizes
 
 KINDS = ("damages", "attributes")
@@ -54,8 +54,6 @@ PHRASES = {
 
 _SHAPE_PHRASES = ("a {0}", "the shape is a {0}", "it contains a {0}")
 _COLOUR_PHRASES = ("{0}", "{0} colour", "colored {0}")
-SHAPES = ("circle", "rectangle", "triangle")
-COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def stated_attributes(items: list[SourceItem]) -> dict[str, tuple[str, str]]:
             stated.setdefault(str(item.image), set()).update(words, item.answers)
     found = {}
     for image in sorted(stated):
-        shapes, colours = (sorted(stated[image].intersection(known)) for known in (SHAPES, COLOURS))
+        shapes, colours = (sorted(stated[image].intersection(known)) for known in (EASY_VQA_SHAPES, EASY_VQA_COLORS))
         if len(shapes) == len(colours) == 1:
             found[image] = (shapes[0], colours[0])
     return found

@@ -27,13 +27,11 @@ from pathlib import Path
 from PIL import Image
 
 from data.records import atomic_write, write_jsonl
-from data.sources import EASY_VQA, SourceItem, load_splits
+from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
 from data.vqa import ANNOTATORS
 
 SHARES = (0.9, 0.1, 0.1)
 """Of training and validation, of the images that are not easy-VQA's own test."""
-COLOURS = ("red", "green", "blue", "black", "gray", "teal", "brown", "yellow")
-SHAPES = ("circle", "rectangle", "triangle")
 KINDS = {"colour": 1, "shape": 1, "presence": 2, "absence": 2}
 """Kinds of questions and their shares of the training pairs, more of the harder ones; held-out pairs are even."""
 ATTRIBUTES = ("colour", "shape")
@@ -61,17 +59,17 @@ Cell = tuple[str, ...]
 def question_kind(item: SourceItem) -> str:
     """One of `KINDS`."""
     answer = item.answers[0]
-    if answer in COLOURS:
+    if answer in EASY_VQA_COLORS:
         return "colour"
-    if answer in SHAPES:
+    if answer in EASY_VQA_SHAPES:
         return "shape"
     return "absence" if re.search(r"\b(no|not)\b", item.question) else "presence"
 
 
 def _subject(question: str) -> str:
     """What a yes/no question asks for: "red shape", "circle"."""
-    found = [word for word in re.findall(r"[a-z]+", question) if word in (*COLOURS, *SHAPES)]
-    return f"{found[0]} shape" if found[0] in COLOURS else found[0]
+    found = [word for word in re.findall(r"[a-z]+", question) if word in (*EASY_VQA_COLORS, *EASY_VQA_SHAPES)]
+    return f"{found[0]} shape" if found[0] in EASY_VQA_COLORS else found[0]
 
 
 def sentences(item: SourceItem, phrasing: int, wrong: str | None = None) -> tuple[str, str]:
@@ -95,7 +93,7 @@ def sentences(item: SourceItem, phrasing: int, wrong: str | None = None) -> tupl
 def _cells(kind: str, items: Sequence[SourceItem]) -> dict[Cell, list[SourceItem]]:
     """The items of a kind by what they must be drawn evenly over."""
     cells: dict[Cell, list[SourceItem]] = defaultdict(list)
-    values = {"colour": COLOURS, "shape": SHAPES}.get(kind, ())
+    values = {"colour": EASY_VQA_COLORS, "shape": EASY_VQA_SHAPES}.get(kind, ())
     for item in items:
         if question_kind(item) != kind:
             continue

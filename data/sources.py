@@ -18,6 +18,9 @@ from data.records import RecordError, parse_rows, read_rows
 from data.splits import SPLITS, Shares, divide
 
 EASY_VQA = "easy_vqa"
+EASY_VQA_COLORS = ("red", "blue", "green", "yellow", "teal", "black", "gray", "brown")
+EASY_VQA_SHAPES = ("circle", "rectangle", "triangle")
+"""What is on easy-VQA's images: one shape of one color."""
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2_vl
 
-from data.dialects import COLORS, DIALECTS, KEYS, NOUNS, SHAPES, Scene, training_and_test_scenes
+from data.dialects import DIALECTS, KEYS, NOUNS, Scene, training_and_test_scenes
 from data.prompts import in_context_messages
 from data.records import RecordError
+from data.sources import EASY_VQA_COLORS as COLORS
+from data.sources import EASY_VQA_SHAPES as SHAPES
 from models.tiny import DEFAULT_CORPUS, PATCH_SIZE, build_model, build_processor, build_tokenizer
 
 MERGE_SIZE = 4
