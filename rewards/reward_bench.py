@@ -186,9 +186,12 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from data.shards import end_processes
+
     arguments = _parse_arguments(argv)
     try:
         (evaluate_scores if arguments.scores else evaluate_model)(arguments)
+        end_processes()
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
 

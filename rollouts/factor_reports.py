@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.batch_size < 1:
         parser.error(f"--batch-size: expected at least 1, found {arguments.batch_size}")
 
-    from data.shards import process_state
+    from data.shards import end_processes, process_state
     from filter_agents.factor_reports import with_factors
     from models.checkpoints import find_model, model_fingerprint
     from models.factor_predictor import load_factor_predictor
@@ -89,6 +89,7 @@ def main(argv: list[str] | None = None) -> None:
                 write_jsonl(arguments.output_dir / f"{split}.jsonl", (as_row(record, base) for record in changed))
                 empty = sum(not found for found in counts)
                 print(f"{split}: {len(part)} reports written, {empty} of them without a predicted factor")
+        end_processes()
     except (RecordError, ImageError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

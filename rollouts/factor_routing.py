@@ -17,7 +17,15 @@ from typing import Any
 from data.images import ImageError
 from data.pools import load_pool
 from data.records import RecordError, read_rows, write_jsonl
-from data.text_encoder import BUNDLED, EncoderError, load_text_encoder
+from data.text_encoder import BUNDLED_MINILM, EncoderError, load_text_encoder
+from filter_agents.factor_routing import (
+    LEAST_SIMILARITY,
+    check_routes,
+    load_routes,
+    run_routes,
+    suggest_routes,
+    write_routes,
+)
 
 ITEMS_SHOWN = 10
 
@@ -55,7 +63,6 @@ def predict_pool(pool_folder: str, model: Any, fingerprint: str, work: Path, out
 
 def suggest(arguments: argparse.Namespace) -> None:
     """Writes and prints the table."""
-    from filter_agents.factor_routing import suggest_routes, write_routes
     from filter_agents.registry import build_agents
     from models.factor_predictor import load_factor_config
 
@@ -72,7 +79,6 @@ def suggest(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Predicts, routes, writes and prints."""
     from data.shards import process_state
-    from filter_agents.factor_routing import check_routes, load_routes, run_routes
     from filter_agents.registry import build_agents
     from models.checkpoints import find_model, model_fingerprint
     from models.factor_predictor import load_factor_predictor
@@ -115,8 +121,12 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     table = commands.add_parser("suggest", help="write a table of factors and agents")
     table.add_argument("model", help="factor predictor: folder or Hub id")
-    table.add_argument("--encoder", default=BUNDLED, help=f"sentence-transformers: folder, Hub id, or {BUNDLED}")
-    table.add_argument("--least-similarity", type=float, default=0.27, help="below it no agent is suggested")
+    table.add_argument(
+        "--encoder", default=BUNDLED_MINILM, help=f"sentence-transformers: folder, Hub id, or {BUNDLED_MINILM}"
+    )
+    table.add_argument(
+        "--least-similarity", type=float, default=LEAST_SIMILARITY, help="below it no agent is suggested"
+    )
     routed = commands.add_parser("run", help="predict the factors of a pool's images, and run their agents")
     routed.add_argument("pool", help="folder with items.jsonl (data/pools.py)")
     routed.add_argument("--model", required=True, help="factor predictor: folder or Hub id")
@@ -135,10 +145,15 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
 
+    from data.shards import end_processes
     from filter_agents.registry import AgentError
 
     try:
-        suggest(arguments) if arguments.command == "suggest" else run(arguments)
+        if arguments.command == "suggest":
+            suggest(arguments)
+        else:
+            run(arguments)
+            end_processes()
     except (RecordError, ImageError, AgentError, EncoderError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

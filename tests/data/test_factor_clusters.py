@@ -22,12 +22,12 @@ from data.factor_clusters import (
     factor_id,
     normalise,
 )
-from data.text_encoder import BUNDLED, load_text_encoder
+from data.text_encoder import BUNDLED_MINILM, load_text_encoder
 
 
 @pytest.fixture(scope="module")
 def encode():
-    return load_text_encoder(BUNDLED, device="cpu")
+    return load_text_encoder(BUNDLED_MINILM, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_there_are_thirty_groups_and_none_was_used_for_development():
 
 def test_paraphrases_become_one_factor(remembered):
     texts = [text for group in TEST.values() for text in group]
-    factors = abstract_factors(texts, remembered, BUNDLED, DEFAULT_THRESHOLD)
+    factors = abstract_factors(texts, remembered, BUNDLED_MINILM, DEFAULT_THRESHOLD)
     precision, recall = pair_figures(TEST, factors.id_of_text)
     assert precision >= 0.9
     assert recall >= 0.9
@@ -89,15 +89,15 @@ def test_the_measure_tells_bad_factors():
 
 def test_factors_are_the_same_for_every_order(remembered):
     texts = [text for group in TEST.values() for text in group] * 2
-    expected = abstract_factors(texts, remembered, BUNDLED, DEFAULT_THRESHOLD)
+    expected = abstract_factors(texts, remembered, BUNDLED_MINILM, DEFAULT_THRESHOLD)
     rng = random.Random(0)
     for _ in range(100):
         rng.shuffle(texts)
-        assert abstract_factors(texts, remembered, BUNDLED, DEFAULT_THRESHOLD) == expected
+        assert abstract_factors(texts, remembered, BUNDLED_MINILM, DEFAULT_THRESHOLD) == expected
 
 
 def test_the_phrases_of_the_demonstration_become_its_damages(encode):
-    factors = abstract_factors([text for texts in PHRASES.values() for text in texts], encode, BUNDLED, 0.625)
+    factors = abstract_factors([text for texts in PHRASES.values() for text in texts], encode, BUNDLED_MINILM, 0.625)
     assert {factors.id_of_text[text] for text in PHRASES["blur"]} == {"blurry_image"}
     assert len(factors.ids) == len(set(PHRASES.values()))
 
@@ -165,7 +165,7 @@ class TestMapping:
         assert self.factors.map_texts(["aaab"], by_letters) == {"aaab": "ab"}
 
     def test_unseen_paraphrases_of_a_factor_find_it(self, encode):
-        found = abstract_factors([text for group in TEST.values() for text in group], encode, BUNDLED, 0.625)
+        found = abstract_factors([text for group in TEST.values() for text in group], encode, BUNDLED_MINILM, 0.625)
         new = ["blurry photo", "a watermark", "photo of a car", "stock market prices fell"]
         mapped = found.map_texts(new, encode)
         assert [mapped[text] is None for text in new] == [False, False, False, True]

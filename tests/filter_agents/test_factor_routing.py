@@ -8,7 +8,7 @@ from data.easy_factors import PHRASES
 from data.factor_clusters import abstract_factors
 from data.pools import Item, Pool
 from data.records import RecordError
-from data.text_encoder import BUNDLED, load_text_encoder
+from data.text_encoder import BUNDLED_MINILM, load_text_encoder
 from filter_agents.factor_routing import (
     check_routes,
     load_routes,
@@ -25,7 +25,7 @@ ROUTES = {"dark": "exposure_filter", "small": "resolution_filter", "red": None}
 
 @pytest.fixture(scope="module")
 def encode():
-    return load_text_encoder(BUNDLED, device="cpu")
+    return load_text_encoder(BUNDLED_MINILM, device="cpu")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def pool(tmp_path) -> str:
 
 
 def test_the_damages_of_the_demonstration_lead_to_their_agents(encode):
-    factors = abstract_factors([text for texts in PHRASES.values() for text in texts], encode, BUNDLED, 0.625)
+    factors = abstract_factors([text for texts in PHRASES.values() for text in texts], encode, BUNDLED_MINILM, 0.625)
     found = suggest_routes(factors.names, build_agents(), encode)
     expected = {
         "blur": "blur_filter",

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from skimage import data as photographs
 
-from models.embeddings import BUNDLED_MINILM, load_encoder
+from data.text_encoder import BUNDLED_MINILM
+from models.embeddings import load_encoder
 from models.tiny import DEFAULT_CORPUS, build_processor, build_tokenizer
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -16,7 +16,8 @@ from transformers import (
     SiglipModel,
 )
 
-from models.embeddings import BUNDLED_MINILM, load_encoder
+from data.text_encoder import BUNDLED_MINILM
+from models.embeddings import load_encoder
 from models.encoder_inputs import InputReader
 from models.pointer_selector import load_selector
 from models.trained_encoders import EncodingSelector, EncodingSelectorConfig, load_encoding_selector

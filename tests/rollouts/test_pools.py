@@ -11,9 +11,9 @@ import pytest
 
 from data.candidate_pools import load_pools
 from data.records import write_jsonl
+from data.text_encoder import BUNDLED_MINILM
 from data.vqa import VqaRecord
 from data.vqa import main as make_vqa
-from models.embeddings import BUNDLED_MINILM
 from rollouts import embeddings, pools
 from rollouts.nearest import ExactSearch
 from rollouts.pools import (
