@@ -8,6 +8,7 @@ Both kinds have one interface: their configuration prepares pictures (`prepare`)
 The thresholds above which a factor applies are fitted on validation data and stored with the model.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -127,7 +128,7 @@ class FactorOutput(ModelOutput):
     logits: torch.Tensor | None = None
 
 
-class FactorPredictor(PreTrainedModel):
+class FactorPredictor(PreTrainedModel, ABC):
     """A backbone, and an MLP that turns its features into a logit a factor. Subclasses define `features`."""
 
     config_class = FactorConfig
@@ -148,13 +149,13 @@ class FactorPredictor(PreTrainedModel):
         self.post_init()
 
     @staticmethod
+    @abstractmethod
     def build_backbone(config: FactorConfig) -> nn.Module:
         """A new backbone of the configuration."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, **inputs: torch.Tensor) -> torch.Tensor:
         """(B, feature_size)."""
-        raise NotImplementedError
 
     def forward(self, labels: torch.Tensor | None = None, **inputs: torch.Tensor) -> FactorOutput:
         """Logits, and with labels (B, factors) of 0 and 1 the mean binary cross-entropy."""

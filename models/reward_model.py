@@ -284,7 +284,7 @@ class _RewardModel:
                 features.pooler_output = tuple(features.pooler_output[number] for number in image_index.tolist())
                 image_grid_thw = image_grid_thw[image_index]
             kwargs["mm_encoder_outputs"] = {"image": features}
-        elif pixel_values is None and self.keeps_vision_busy:
+        elif self.keeps_vision_busy:
             pixels, grid = blank_image(self.model.visual.config, embeds)
             features = self.model.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
             embeds = embeds + 0.0 * features.sum().to(embeds.dtype)

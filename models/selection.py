@@ -6,6 +6,7 @@ much it likes each example of the pool (`raw_logits`). Masks, log-probabilities,
 written once, here.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ def chosen_before(pointers: torch.Tensor, width: int, steps: int) -> torch.Tenso
     return torch.stack(before, dim=2)
 
 
-class Selector(PreTrainedModel):
+class Selector(PreTrainedModel, ABC):
     """A model that chooses examples from a pool, one after the other.
 
     Subclasses give `encode_examples`, `encode`, `start`, `advance` and `raw_logits`, and may replace
@@ -148,10 +149,11 @@ class Selector(PreTrainedModel):
         """The most examples that the model can choose; `None` if there is no limit."""
         return self.config.max_shots if self.config.stop else None
 
+    @abstractmethod
     def encode_examples(self, example_embeddings: torch.Tensor) -> EncodedExamples:
         """What depends on the examples alone, from (U, d). Made once, it serves any number of calls to `encode`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(
         self, query_embeddings: torch.Tensor, examples: torch.Tensor | EncodedExamples, pools: torch.Tensor
     ) -> Encoded:
@@ -162,7 +164,6 @@ class Selector(PreTrainedModel):
             examples: (U, d), or what `encode_examples` made of it.
             pools: (B, K), rows of the examples; -1 is padding.
         """
-        raise NotImplementedError
 
     def read_batch(
         self, query_embeddings: torch.Tensor, examples: torch.Tensor | EncodedExamples, pools: torch.Tensor
@@ -184,17 +185,17 @@ class Selector(PreTrainedModel):
         if embeddings.dim() != 2 or embeddings.shape[1] != width:
             raise ValueError(f"{name}: expected (rows, embedding_size = {width}), found {_shape(embeddings)}")
 
+    @abstractmethod
     def start(self, encoded: Encoded) -> State:
         """The state before the first choice, with G = 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self, encoded: Encoded, state: State, picks: torch.Tensor) -> State:
         """The state after choosing positions `picks` (B, G)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def raw_logits(self, encoded: Encoded, state: State, step: int) -> torch.Tensor:
         """(B, G, K), or (B, G, K + 1) with STOP last, before any mask."""
-        raise NotImplementedError
 
     def teacher_logits(self, encoded: Encoded, pointers: torch.Tensor, steps: int) -> torch.Tensor:
         """(B, G, steps, K or K + 1): `raw_logits` along given choices (B, G, S)."""
