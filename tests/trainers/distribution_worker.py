@@ -6,15 +6,9 @@ Settings: model, data (folders), rows (ids whose images are removed: "text_only"
 output (JSON file that the main process writes: losses, gradient norms and a few weights of each run).
 """
 
-import faulthandler
-import json
-import sys
-from pathlib import Path
-
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from worker_main import run_all
 
-from data.shards import end_processes
 from data.tasks import load_rows
 from filter_agents.registry import build_agents
 from models.loading import load_processor, pixel_bounds
@@ -57,8 +51,6 @@ def fingerprint(trainer) -> dict[str, float]:
 
 def run(settings: dict, name: str) -> dict:
     """Trains as one of the runs says."""
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
     config = dict(settings["runs"][name])
     canned, text_only = config.pop("canned"), config.pop("text_only")
     args = GRPOConfig(**config)
@@ -83,14 +75,5 @@ def run(settings: dict, name: str) -> dict:
     return figures
 
 
-def main() -> None:
-    faulthandler.dump_traceback_later(240, repeat=True)  # shows where a run that hangs waits
-    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    results = {name: run(settings, name) for name in settings["runs"]}
-    if AcceleratorState().process_index == 0:
-        Path(settings["output"]).write_text(json.dumps(results), encoding="utf-8")
-    end_processes()
-
-
 if __name__ == "__main__":
-    main()
+    run_all(run)

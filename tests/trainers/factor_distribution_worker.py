@@ -6,21 +6,15 @@ Settings: data and model (folders), runs (name -> settings of the configuration,
 the main process writes: figures, weights and results of each run).
 """
 
-import faulthandler
-import json
-import sys
 from pathlib import Path
 
-from accelerate.state import AcceleratorState, GradientState
 from factor_runs import labelled_images, small_predictor
+from worker_main import run_all
 
-from data.shards import end_processes
 from trainers.factors import FactorTrainer, FactorTrainingConfig
 
 
 def run(settings: dict, name: str) -> dict:
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
     config = dict(settings["runs"][name])
     kind = config.pop("kind")
     args = FactorTrainingConfig(**config)
@@ -35,14 +29,5 @@ def run(settings: dict, name: str) -> dict:
     return figures | {"results": trainer.results}
 
 
-def main() -> None:
-    faulthandler.dump_traceback_later(240, repeat=True)  # shows where a run that hangs waits
-    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    results = {name: run(settings, name) for name in settings["runs"]}
-    if AcceleratorState().process_index == 0:
-        Path(settings["output"]).write_text(json.dumps(results), encoding="utf-8")
-    end_processes()
-
-
 if __name__ == "__main__":
-    main()
+    run_all(run)

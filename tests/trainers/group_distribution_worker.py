@@ -6,15 +6,11 @@ Settings: model, pointers, completions (folders), runs (name -> settings of the 
 `method`), output (JSON file that the main process writes: losses, KLs, gradient norms and weights of each run).
 """
 
-import faulthandler
-import json
-import sys
 from pathlib import Path
 
-from accelerate.state import AcceleratorState, GradientState
 from stored_groups import selector_trainer, vlm_trainer
+from worker_main import run_all
 
-from data.shards import end_processes
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
 from trainers.rce import RCEConfig, RCETrainer
 
@@ -22,8 +18,6 @@ METHODS = {"rce": (RCETrainer, RCEConfig), "offline_grpo": (OfflineGRPOTrainer, 
 
 
 def run(settings: dict, name: str) -> dict:
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
     config = dict(settings["runs"][name])
     kind, (cls, config_cls) = config.pop("kind"), METHODS[config.pop("method")]
     args = config_cls(**config)
@@ -41,14 +35,5 @@ def run(settings: dict, name: str) -> dict:
     return figures
 
 
-def main() -> None:
-    faulthandler.dump_traceback_later(240, repeat=True)  # shows where a run that hangs waits
-    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    results = {name: run(settings, name) for name in settings["runs"]}
-    if AcceleratorState().process_index == 0:
-        Path(settings["output"]).write_text(json.dumps(results), encoding="utf-8")
-    end_processes()
-
-
 if __name__ == "__main__":
-    main()
+    run_all(run)

@@ -6,16 +6,10 @@ Settings: model (folder of a reward model), runs (name -> {"data": folder, "args
 (JSON file that the main process writes: figures and a few weights of each run).
 """
 
-import faulthandler
-import json
-import sys
-from pathlib import Path
-
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from worker_main import run_all
 
 from data.preferences import load_preferences
-from data.shards import end_processes
 from models.loading import load_processor
 from models.reward_model import from_backbone
 from trainers.reward import RewardConfig, RewardTrainer
@@ -38,12 +32,11 @@ def fingerprint(trainer) -> dict[str, float]:
     return norms
 
 
-def run(model: str, data: str, settings: dict) -> dict:
+def run(settings: dict, name: str) -> dict:
     """Trains as one of the runs says."""
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    args = RewardConfig(**settings)
-    records = load_preferences(data)[0]
+    model, one = settings["model"], settings["runs"][name]
+    args = RewardConfig(**one["args"], output_dir=one["output_dir"])
+    records = load_preferences(one["data"])[0]
     trainer = RewardTrainer(
         from_backbone(model, args.model_settings(), dtype=torch.float32),
         args,
@@ -59,17 +52,5 @@ def run(model: str, data: str, settings: dict) -> dict:
     return figures
 
 
-def main() -> None:
-    faulthandler.dump_traceback_later(240, repeat=True)  # shows where a run that hangs waits
-    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    results = {
-        name: run(settings["model"], one["data"], {**one["args"], "output_dir": one["output_dir"]})
-        for name, one in settings["runs"].items()
-    }
-    if AcceleratorState().process_index == 0:
-        Path(settings["output"]).write_text(json.dumps(results), encoding="utf-8")
-    end_processes()
-
-
 if __name__ == "__main__":
-    main()
+    run_all(run)

@@ -6,15 +6,9 @@ Settings: model, reward_model, data (folders), runs (name -> GRPOConfig settings
 the main process writes: rewards, losses, a few weights, and how the reward model's weights lay on this process).
 """
 
-import faulthandler
-import json
-import sys
-from pathlib import Path
-
-from accelerate.state import AcceleratorState, GradientState
 from distribution_worker import CannedTrainer, fingerprint
+from worker_main import run_all
 
-from data.shards import end_processes
 from data.tasks import load_rows
 from filter_agents.registry import build_agents
 from models.loading import load_processor, pixel_bounds
@@ -25,8 +19,6 @@ from trainers.task_data import to_dataset
 
 def run(settings: dict, name: str) -> dict:
     """Trains as one of the runs says."""
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
     config = dict(settings["runs"][name])
     entry = {
         "name": "reward_model",
@@ -59,14 +51,5 @@ def run(settings: dict, name: str) -> dict:
     return figures
 
 
-def main() -> None:
-    faulthandler.dump_traceback_later(240, repeat=True)  # shows where a run that hangs waits
-    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    results = {name: run(settings, name) for name in settings["runs"]}
-    if AcceleratorState().process_index == 0:
-        Path(settings["output"]).write_text(json.dumps(results), encoding="utf-8")
-    end_processes()
-
-
 if __name__ == "__main__":
-    main()
+    run_all(run)

@@ -31,7 +31,8 @@ def test_zero_3_learns_the_same_weights(tiny_model, task_rows, tmp_path):
         "train_sampling_strategy": "sequential",
         "deepspeed": deepspeed_config(3),
     }
-    settings = {"model": str(tiny_model), "completions": str(groups), "args": args, "output": str(tmp_path)}
+    settings = {"model": str(tiny_model), "completions": str(groups), "args": args, "folder": str(tmp_path)}
+    settings |= {"runs": {"shared": True, "plain": False}, "output": str(tmp_path / "results.json")}
     (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     paths = f"{WORKER.parents[2]}:{WORKER.parent}"
     done = launch(2, WORKER, str(tmp_path / "settings.json"), PYTHONPATH=paths)

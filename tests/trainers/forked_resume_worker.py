@@ -1,21 +1,23 @@
-"""Runs on stored groups that test_group_resume.py kills and starts again, each in a fork of one process.
+"""Runs that are killed and started again (killed_runs.py), each in a fork of one process, which imports once.
 
-    python tests/trainers/group_resume_worker.py SETTINGS.json
+    python tests/trainers/forked_resume_worker.py SETTINGS.json
 
-Settings: runs, each with script (rce, offline_grpo), argv, kill_at, kill_during_save and log (a file for what it
+Settings: runs, each with script (of `SCRIPTS`), argv, kill_at, kill_during_save and log (a file for what it
 prints); statuses (JSON file to write: how each run ended, negative for a signal).
 """
 
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from resume_worker import die_at
 
-from trainers import group_runs, offline_grpo, publishing, rce
+from trainers import factors, group_runs, offline_grpo, publishing, rce
 
-SCRIPTS = {"rce": rce, "offline_grpo": offline_grpo}
+SCRIPTS = {"rce": (rce, group_runs), "offline_grpo": (offline_grpo, group_runs), "factors": (factors, factors)}
+"""The script, and the module whose `train_and_record` it calls."""
 
 
 def run(settings: dict) -> int:
@@ -27,12 +29,11 @@ def run(settings: dict) -> int:
     log = os.open(settings["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    die_at(group_runs, settings["kill_at"], settings["kill_during_save"])
+    script, recorder = SCRIPTS[settings["script"]]
+    die_at(recorder, settings["kill_at"], settings["kill_during_save"])
     try:
-        SCRIPTS[settings["script"]].main(settings["argv"])
+        script.main(settings["argv"])
     except BaseException:
-        import traceback
-
         traceback.print_exc()
         sys.stdout.flush()
         os._exit(1)
