@@ -1,18 +1,15 @@
 """Shared prompts beside TRL's own code: time and memory of GRPO's update, by visual tokens, completion and group.
 
-    python benchmarks/shared_prefix.py                         # the sweep on a CPU; goes on where it was stopped
+    python benchmarks/shared_prefix.py                        # the sweep on a CPU; goes on where it was stopped
     python benchmarks/shared_prefix.py --visual 256 --completion 64 --group 8 --rounds 7
-    python benchmarks/shared_prefix.py --step --rounds 5       # whole GRPO steps, with rollouts by transformers
-    python benchmarks/shared_prefix.py --trainers --rounds 5   # reward model on pairs, RCE on groups of 8
-    python benchmarks/shared_prefix.py --gpu Qwen/Qwen2-VL-2B-Instruct Qwen/Qwen2-VL-7B-Instruct
-    python benchmarks/shared_prefix.py --gpu tiny              # in float32 on a GPU: are its kernels exact?
-    python benchmarks/shared_prefix.py --gpu tiny --smoke      # the path of --gpu on a CPU
+    python benchmarks/shared_prefix.py --group 1 --prompts 4 --visual 256 --completion 64  # no prompt repeats
+
+Whole steps and other trainers: shared_prefix_steps.py; a GPU: shared_prefix_gpu.py.
 
 One trainer computes the same log-probabilities and gradients in turn as `trl.GRPOTrainer` does (`shared_prefix:
 false` is its code) and with each prompt and image once. Both sides are warm, in one process, on pinned threads.
 `tokens` is the ratio of tokens that the language model reads, G (P + C) / (P + G C). Peak memory is that of a new
-process on a CPU, above the model at rest. The GPU mode has random weights of the published shape in bfloat16, LoRA
-adapters and gradient checkpointing, and prints each figure as soon as it is there.
+process on a CPU, above the model at rest.
 """
 
 import argparse
@@ -24,7 +21,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,10 +29,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path[0] = str(Path(__file__).parents[1])  # this folder has a rewards.py, which is not the package
 
 import torch
-from torch.nn.attention.bias import causal_lower_right
 
-from models import prefix_attention, shared_prefix, tiny
-from models.known import known_config
+from models import tiny
 from trainers.grpo import GRPOConfig, GRPOTrainer
 
 TEXT = 202
@@ -295,326 +289,10 @@ def sweep(arguments: argparse.Namespace) -> None:
         plot(done, arguments.plot)
 
 
-# -- whole steps, and other trainers ----------------------------------------------------------------------------------
-
-
-def random_image(side: int, seed: int):
-    """A noisy picture."""
-    import numpy
-    from PIL import Image
-
-    return Image.fromarray(numpy.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=numpy.uint8))
-
-
-def text_of(tokens: int, count: Callable[[str], int]) -> str:
-    """Words, so many that a prompt has `tokens` tokens, or a few fewer."""
-    words = 1
-    while count("what is it " * (words + 1)) <= tokens:
-        words += 1
-    return "what is it " * words
-
-
-def alternating(trainer: GRPOTrainer):
-    """A callback that makes every other optimizer step the plain way, and notes how long each takes."""
-    from transformers import TrainerCallback
-
-    class Callback(TrainerCallback):
-        def __init__(self):
-            self.times: dict[str, list[float]] = {"false": [], "true": []}
-
-        def on_step_begin(self, args, state, control, **kwargs):
-            trainer.sharing.mode = "true" if state.global_step % 2 else "false"
-            synchronise()
-            self.started = time.perf_counter()
-
-        def on_step_end(self, args, state, control, **kwargs):
-            synchronise()
-            self.times[trainer.sharing.mode].append(time.perf_counter() - self.started)
-
-    return Callback()
-
-
-def step_trainer(case: Case, model: str, processor, folder: str, **settings) -> tuple[GRPOTrainer, int]:
-    """A trainer whose step is one group of the case's size, and the tokens of its prompt."""
-    from datasets import Dataset
-
-    side = int(case.visual**0.5) * processor.image_processor.merge_size * processor.image_processor.patch_size
-
-    def count(text: str) -> int:
-        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
-        return len(
-            processor.tokenizer(processor.apply_chat_template(messages, add_generation_prompt=True))["input_ids"]
-        )
-
-    text = text_of(case.text, count)
-    rows = [
-        {"prompt": [{"role": "user", "content": text}], "images": [random_image(side, number)]} for number in range(4)
-    ]
-    args = GRPOConfig(
-        output_dir=folder,
-        report_to="none",
-        num_generations=case.group,
-        per_device_train_batch_size=case.group,
-        max_completion_length=case.completion,
-        generation_kwargs={"min_new_tokens": case.completion},
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_strategy="no",
-        remove_unused_columns=False,
-        **settings.pop("config"),
-    )
-    trainer = GRPOTrainer(
-        model,
-        reward_funcs=lambda completions, completion_ids, **columns: [float(ids[0] % 7) for ids in completion_ids],
-        args=args,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=processor,
-        **settings,
-    )
-    return trainer, count(text) + case.visual - 1
-
-
-def say_steps(times: dict[str, list[float]]) -> None:
-    plain, ours = (times[mode][1:] for mode in ("false", "true"))  # the first of each warms up
-    ratios = [first / second for first, second in zip(plain, ours, strict=True)]
-    print(
-        f"whole step: TRL {statistics.median(plain):.2f} s, ours {statistics.median(ours):.2f} s, "
-        f"{statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})",
-        flush=True,
-    )
-
-
-def steps(arguments: argparse.Namespace) -> None:
-    """Rollouts by transformers, reference, update: 256 visual tokens, completions of 64, 8 of them."""
-    case = Case(arguments.visual[0], arguments.completion[0], arguments.group[0])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400)
-        tiny.build_model(tokenizer, **CPU_MODEL).save_pretrained(folder / "model")
-        processor = tiny.build_processor(tokenizer, max_pixels=1 << 20)
-        for beta in (0.0, 0.04):
-            config = {
-                "use_cpu": True,
-                "bf16": False,
-                "gradient_checkpointing": False,
-                "beta": beta,
-                "max_steps": 2 * (arguments.rounds + 1),
-                "model_init_kwargs": {"dtype": "float32"},
-            }
-            trainer, prompt = step_trainer(case, str(folder / "model"), processor, name, config=config)
-            callback = alternating(trainer)
-            trainer.add_callback(callback)
-            trainer.train()
-            print(f"{case.name()}, prompt of {prompt} tokens, beta {beta}")
-            say_steps(callback.times)
-
-
-def reward_pairs(rounds: int) -> None:
-    """Forward and backward of a reward model on 4 pairs."""
-    from models.reward_model import Qwen2VLForRewardModel, Qwen2VLRewardConfig
-    from trainers.losses import preference_loss
-
-    plain = tiny.build_model(tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400), **CPU_MODEL)
-    config = {key: value for key, value in plain.config.to_dict().items() if key != "model_type"}
-    torch.manual_seed(0)
-    model = Qwen2VLForRewardModel(Qwen2VLRewardConfig(**config))
-    case = Case(256, 64, 2, prompts=4)
-    inputs = make_inputs(case, model.config, torch.device("cpu"))
-    for name in ("logits_to_keep", "num_images"):
-        inputs.pop(name)
-    own_images = dict(inputs)
-    patches = inputs["image_grid_thw"][0].prod().item()
-    inputs["pixel_values"] = inputs["pixel_values"].view(8, patches, -1)[::2].flatten(0, 1)
-    inputs["image_grid_thw"] = inputs["image_grid_thw"][::2]
-    inputs["image_index"] = inputs["row_groups"] = torch.arange(4).repeat_interleave(2)
-    ranks, valid = torch.tensor([[0.0, 1.0]] * 4), torch.ones(4, 2, dtype=torch.bool)
-
-    def run(model, plain_inputs, shared: bool) -> None:
-        model.sharing.mode = "true" if shared else "false"
-        scores = model(**(inputs if shared else plain_inputs)).logits.view(4, 2)
-        preference_loss(scores, ranks, valid).mean().backward()
-        model.zero_grad()
-
-    say_ratio("reward model, 4 pairs, beside rows by themselves", *in_turn(run, model, own_images, rounds))
-    say_ratio("  beside rows whose images alone are shared", *in_turn(run, model, inputs, rounds))
-
-
-def rce_groups(rounds: int) -> None:
-    """Forward and backward of RCE's policy on a group of 8 stored completions."""
-    from models.loading import pixel_bounds
-    from trainers.group_policies import VLMPolicy
-
-    tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400)
-    model = tiny.build_model(tokenizer, **CPU_MODEL)
-    processor = tiny.build_processor(tokenizer, max_pixels=1 << 20)
-    policy = VLMPolicy(processor, pixel_bounds(processor))
-    generator = torch.Generator().manual_seed(0)
-    completions = torch.randint(0, 250, (8, 64), generator=generator).tolist()
-    prompt = [{"role": "user", "content": "what is it " * 45}]
-    batch = policy.collate(
-        [{"index": 0, "prompt": prompt, "images": [random_image(256, 0)], "completions": completions}]
-    )
-    case = Case(256, 64, 8, text=int(batch["attention_mask"][0].sum()) - 256 - 64)
-
-    def run(model, batch, shared: bool) -> None:
-        policy.sharing.mode = "true" if shared else "false"
-        (-policy.group_log_probs(model, batch).log_probs.mean()).backward()
-        model.zero_grad()
-
-    what = f"RCE, a group of 8 ({case.text} text tokens; tokens allow {case.token_ratio:.2f})"
-    say_ratio(what, *in_turn(run, model, batch, rounds))
-
-
-def say_ratio(what: str, plain: list[float], ours: list[float]) -> None:
-    ratios = [first / second for first, second in zip(plain, ours, strict=True)]
-    print(
-        f"{what}: plain {statistics.median(plain):.2f} s, ours {statistics.median(ours):.2f} s, "
-        f"{statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})",
-        flush=True,
-    )
-
-
-# -- a GPU ------------------------------------------------------------------------------------------------------------
-
-
-def table_mask(layout, implementation, dtype, device):
-    """The packed sequence's whole table as an ordinary mask, in place of two calls."""
-    return prefix_attention.additive_mask(layout, dtype, device)
-
-
-def no_table(queries: int, keys: int, device: torch.device):
-    return causal_lower_right(queries, keys)
-
-
-PATHS = ("two calls, a table for the rests", "two causal calls", "one call, a table for all")
-
-
-def set_path(path: str, saved: dict) -> None:
-    """Chooses how attention keeps continuations apart; the first path is the toolkit's."""
-    prefix_attention._lower_right = no_table if path == PATHS[1] else saved["lower_right"]
-    shared_prefix.mask_for = table_mask if path == PATHS[2] else saved["mask_for"]
-
-
-def adapters():
-    """LoRA on the language model."""
-    from peft import LoraConfig
-
-    config = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
-    config.exclude_modules = r".*\bvisual\..*"
-    return config
-
-
-def build_gpu(name: str, folder: str, device: str) -> GRPOTrainer:
-    """Random weights of a published shape, adapters on the language model, gradient checkpointing."""
-    from transformers import AutoModelForImageTextToText
-
-    tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS)
-    if name == "tiny":
-        model = tiny.build_model(tokenizer).to(device)
-    else:
-        config = known_config(name)
-        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tiny.SPECIAL_TOKENS}
-        config.image_token_id, config.video_token_id = ids["<|image_pad|>"], ids["<|video_pad|>"]
-        config.vision_start_token_id = ids["<|vision_start|>"]
-        config.text_config.pad_token_id = config.text_config.eos_token_id = ids["<|endoftext|>"]
-        with torch.device(device):
-            model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    trainer = make_trainer(
-        model,
-        tiny.build_processor(tokenizer),
-        folder,
-        peft_config=adapters(),
-        use_cpu=device == "cpu",
-        bf16=name != "tiny",
-        gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        freeze_vision_tower=True,
-    )
-    trainer.model.train()
-    return trainer
-
-
-def peak_of(function: Callable, *arguments) -> float:
-    """GB that are allocated at most while a function runs."""
-    if not torch.cuda.is_available():
-        return float("nan")
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    function(*arguments)
-    return torch.cuda.max_memory_allocated() / 1e9
-
-
-def median_of(function: Callable, *arguments, rounds: int) -> tuple[float, str]:
-    times = [seconds_of(function, *arguments) for _ in range(rounds + 1)][1:]
-    return statistics.median(times), f"{min(times):.3f} to {max(times):.3f}"
-
-
-def measure_gpu(name: str, arguments: argparse.Namespace) -> None:
-    """Prints a line for each way as soon as it is measured."""
-    device = "cpu" if arguments.smoke else "cuda"
-    case = Case(16, 8, 4, text=20) if name == "tiny" else Case(1024, 256, 8)
-    where = "CPU" if arguments.smoke else torch.cuda.get_device_name()
-    print(f"\n{name} on {where}, torch {torch.__version__}: {case.name()}, {case.text} text tokens", flush=True)
-    print(f"the language model reads {case.token_ratio:.2f} times fewer tokens", flush=True)
-    print("| way | update, s (range) | ratio | log-probs alone, s | ratio | peak memory |\n|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = build_gpu(name, folder, device)
-        inputs = make_inputs(case, trainer.model.config, torch.device(device))
-        right, learned = score(trainer, inputs, False), gradient(trainer, inputs, False)
-        saved = {"lower_right": prefix_attention._lower_right, "mask_for": shared_prefix.mask_for}
-        base: tuple[float, float] = (0.0, 0.0)
-        for path in ("TRL", *PATHS, "TRL again"):
-            ours = not path.startswith("TRL")
-            try:
-                set_path(path, saved)
-                difference = (score(trainer, inputs, ours) - right).abs().mean().item()
-                turned = ((gradient(trainer, inputs, ours) - learned).norm() / learned.norm()).item()
-                memory = peak_of(update, trainer, inputs, ours)
-                times = median_of(update, trainer, inputs, ours, rounds=arguments.rounds)
-                alone = median_of(score, trainer, inputs, ours, rounds=arguments.rounds)
-            except Exception:  # a kernel that a device does not have is a result too
-                print(
-                    f"| {path} | failed: {traceback.format_exc(limit=-1).splitlines()[-1][:200]} | | | | |", flush=True
-                )
-                continue
-            base = base if base[0] else (times[0], alone[0])
-            ratios = base[0] / times[0], base[1] / alone[0]
-            print(
-                f"| {path} | {times[0]:.3f} ({times[1]}) | {ratios[0]:.2f} | {alone[0]:.3f} | {ratios[1]:.2f} | "
-                f"{memory:.1f} GB |  off by {difference:.2e} in a log-prob (mean), by {turned:.2e} in the gradient",
-                flush=True,
-            )
-        set_path(PATHS[0], saved)
-        model = trainer.model.unload()
-        del trainer, inputs
-        gpu_steps(case, model, folder, arguments)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def gpu_steps(case: Case, model, folder: str, arguments: argparse.Namespace) -> None:
-    """Whole GRPO steps with rollouts by transformers, KL to the model without adapters, and checkpointing."""
-    from transformers import Qwen2VLImageProcessor
-
-    tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS)
-    processor = tiny.build_processor(tokenizer, max_pixels=1 << 20)
-    if model.dtype == torch.bfloat16:  # of a published shape
-        processor.image_processor = Qwen2VLImageProcessor(size={"shortest_edge": 3136, "longest_edge": 1 << 20})
-    config = {
-        "use_cpu": arguments.smoke,
-        "bf16": model.dtype == torch.bfloat16,
-        "gradient_checkpointing": True,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "freeze_vision_tower": True,
-        "beta": 0.04,
-        "max_steps": 2 * (min(arguments.rounds, 2) + 1),
-    }
-    trainer, prompt = step_trainer(case, model, processor, folder, config=config, peft_config=adapters())
-    callback = alternating(trainer)
-    trainer.add_callback(callback)
-    print(f"steps with rollouts, prompt of {prompt} tokens", flush=True)
-    trainer.train()
-    say_steps(callback.times)
+def pin(threads: int) -> None:
+    """Keeps the process to so many cores, and computes on as many threads."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    torch.set_num_threads(threads)
 
 
 def main() -> None:
@@ -626,31 +304,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path("outputs/shared_prefix.jsonl"))
     parser.add_argument("--plot", type=Path, help="SVG file")
-    parser.add_argument("--gpu", nargs="+", metavar="MODEL", help="published shapes to measure on a GPU")
-    parser.add_argument("--smoke", action="store_true", help="with --gpu tiny: on a CPU")
-    parser.add_argument("--step", action="store_true", help="whole GRPO steps")
-    parser.add_argument("--trainers", action="store_true", help="reward model and RCE")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--shared", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.gpu:
-        for name in arguments.gpu:
-            measure_gpu(name, arguments)
-        return
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
-    torch.set_num_threads(arguments.threads)
+    pin(arguments.threads)
     if arguments.peak_of:
         with tempfile.TemporaryDirectory() as folder:
             trainer = build_cpu(folder)
             inputs = make_inputs(Case(**json.loads(arguments.peak_of)), trainer.model.config, torch.device("cpu"))
             print(memory_of(update, trainer, inputs, arguments.shared))
-        return
-    if arguments.step:
-        steps(arguments)
-    if arguments.trainers:
-        reward_pairs(arguments.rounds)
-        rce_groups(arguments.rounds)
-    if arguments.step or arguments.trainers:
         return
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     sweep(arguments)
