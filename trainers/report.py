@@ -69,7 +69,8 @@ class SampleGroup:
         images: of the prompt.
         completions: texts.
         scores: of each completion, by reward.
-        advantages: of each completion.
+        advantages: of each completion; the best is marked.
+        advantage_name: what the report calls them.
     """
 
     prompt: Sequence[dict]
@@ -77,6 +78,7 @@ class SampleGroup:
     completions: Sequence[str]
     scores: Sequence[dict[str, float | None]]
     advantages: Sequence[float]
+    advantage_name: str = "advantage"
 
 
 def _message_text(message: dict) -> str:
@@ -121,6 +123,7 @@ class SampleLog:
                 "completions": [text[:MAX_TEXT] for text in group.completions],
                 "scores": list(group.scores),
                 "advantages": list(group.advantages),
+                "advantage_name": group.advantage_name,
             }
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:

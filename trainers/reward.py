@@ -313,6 +313,7 @@ class RewardTrainer(CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
                     for score, rank in zip(found, record.human_ranking, strict=True)
                 ],
                 advantages=[score - middle for score in found],
+                advantage_name="above the mean",
             ),
         )
 
