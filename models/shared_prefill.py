@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from models.prefix_layout import rows_with_equal_keys
 from models.shared_prefix import different_images
-from models.vision_hooks import vision_language_model
+from models.vision_hooks import given_cache, vision_language_model
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def _prefilling_once(forward: Callable) -> Callable:
         device = outputs.last_hidden_state.device
         numbers = torch.tensor([number_of_row[row] for row in range(len(number_of_row))], device=device)
         outputs.last_hidden_state = outputs.last_hidden_state[numbers]
-        kwargs["cache"].batch_select_indices(numbers)
+        given_cache(kwargs).batch_select_indices(numbers)
         return outputs
 
     return prefill_different
@@ -79,7 +79,7 @@ def _prefilling_once(forward: Callable) -> Callable:
 
 def _equal_rows(kwargs: dict[str, Any]) -> list[list[int]] | None:
     """Numbers of the rows with the same tokens, padding and images; `None` for what is no first pass."""
-    ids, mask, cache = kwargs.get("input_ids"), kwargs.get("attention_mask"), kwargs.get("cache")
+    ids, mask, cache = kwargs.get("input_ids"), kwargs.get("attention_mask"), given_cache(kwargs)
     known = isinstance(cache, DynamicCache) and ids is not None and kwargs.get("inputs_embeds") is None
     if not known or cache.get_seq_length() or kwargs.get("pixel_values") is not None:
         return None

@@ -29,6 +29,11 @@ def vision_tower(model: nn.Module) -> nn.Module:
     return vision_language_model(model).visual
 
 
+def given_cache(kwargs: dict[str, Any]) -> Any:
+    """The cache among a forward's arguments: `cache` since transformers 5.24, `past_key_values` before."""
+    return kwargs.get("cache", kwargs.get("past_key_values"))
+
+
 def _without_empty_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     pixels = kwargs.get("pixel_values")
     if pixels is None or len(pixels):
@@ -49,7 +54,7 @@ def _keep_busy(combined: nn.Module) -> list[Any]:
     state = {"idle": False}
 
     def note_images(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        cache = kwargs.get("cache", kwargs.get("past_key_values"))  # its name since, and before, transformers 5.24
+        cache = given_cache(kwargs)
         decoding = cache is not None and cache.get_seq_length() > 0
         encoded = kwargs.get("mm_encoder_outputs")  # generate() encodes images before the first forward
         state["idle"] = kwargs.get("pixel_values") is None and not encoded and not decoding
