@@ -2,12 +2,16 @@
 
     python benchmarks/grpo_overhead.py [--steps 12] [--rounds 5]
 
-Three trainers take turns on the CPU with the tiny model, the same reports, rewards and number of generated tokens:
+Four trainers take turns on the CPU with the tiny model, the same reports, rewards and number of generated tokens:
 
-TRL            trl.GRPOTrainer
-additions off  GRPOTrainer with everything beyond TRL switched off
-additions on   clipping, std floor, adaptive KL, temperature schedule, curriculum, groups kept together, samples kept
-               for the report, rewards that skip errors (dynamic sampling apart, which generates more)
+TRL             trl.GRPOTrainer
+additions off   GRPOTrainer with everything beyond TRL switched off
+additions on    clipping, std floor, adaptive KL, temperature schedule, curriculum, groups kept together, samples kept
+                for the report, rewards that skip errors (dynamic sampling apart, which generates more)
+shared prompts  the same additions on shared prompts, as recipes have it by default
+
+The first three compute every prompt for each of its completions, so that what shared prompts save cannot hide what
+the additions cost.
 
 Every completion has the same length (generation cannot end before it), so that another policy is no other work. A
 round runs each trainer once, in an order that rotates; the ratio is taken within a round. Prints the median ratio and
@@ -42,10 +46,12 @@ from trainers.report import SampleLog
 from trainers.task_data import to_dataset
 
 TARGETS = {"additions off": 1.03, "additions on": 1.10}
+SHARED = "shared prompts"
 NEW_TOKENS = 48
 BETA = 0.05
-OFF = {"advantage_clip": None, "keep_groups_together": False}
+OFF = {"advantage_clip": None, "keep_groups_together": False, "shared_prefix": "false"}
 ON = {
+    "shared_prefix": "false",
     "advantage_clip": 5.0,
     "advantage_std_floor": 0.01,
     "adaptive_kl": True,
@@ -110,7 +116,8 @@ class Bench:
         """A fresh trainer of the given kind."""
         names = ["agent_selection", "filtering_quality", "strict_xml_format"]
         specs = [{"name": reward, "on_error": "skip"} for reward in names]
-        rewards = build_rewards(specs if name == "additions on" else names, list(DEFAULT_AGENTS))
+        added = name in ("additions on", SHARED)
+        rewards = build_rewards(specs if added else names, list(DEFAULT_AGENTS))
         data = {
             "train_dataset": to_dataset(self.rows, pixel_bounds(self.processor)),
             "processing_class": self.processor,
@@ -118,7 +125,9 @@ class Bench:
         if name == "TRL":
             functions = [reward.function for reward in rewards]
             return trl.GRPOTrainer(self.model, functions, args=trl.GRPOConfig(**self._common()), **data)
-        settings, samples = (ON, SampleLog(self.folder / "run")) if name == "additions on" else (OFF, None)
+        settings, samples = (ON, SampleLog(self.folder / "run")) if added else (OFF, None)
+        if name == SHARED:
+            settings = settings | {"shared_prefix": "auto"}
         config = GRPOConfig(**self._common(), **settings)
         return GRPOTrainer(self.model, rewards, args=config, samples=samples, **data)
 
@@ -136,12 +145,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     disable_progress_bar()
-    names = ["TRL", *TARGETS]
+    names = ["TRL", *TARGETS, SHARED]
     rounds: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), arguments.steps)
         for number in range(arguments.rounds):
-            order = names[number % 3 :] + names[: number % 3]
+            first = number % len(names)
+            order = names[first:] + names[:first]
             rounds.append({name: bench.seconds(name) for name in order})
     print(f"\nseconds a step, medians of {arguments.rounds} rounds of {arguments.steps} steps\n")
     print("| trainer | seconds a step | ratio to TRL | range of ratios | target |\n|---|---|---|---|---|")
