@@ -242,7 +242,7 @@ def table_line(found: dict) -> str:
 
 
 def plot(results: list[dict], path: Path) -> None:
-    """Ratio over the size of the group, with what token arithmetic allows dotted."""
+    """Ratio over the size of the group, with what token arithmetic allows dotted; of batches of one prompt."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -251,7 +251,8 @@ def plot(results: list[dict], path: Path) -> None:
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     for panel, completion in zip(panels, SWEEP["completion"], strict=True):
         for color, visual in enumerate(SWEEP["visual"]):
-            own = [one for one in results if (one["visual"], one["completion"]) == (visual, completion)]
+            wanted = (visual, completion, 1)
+            own = [one for one in results if (one["visual"], one["completion"], one["prompts"]) == wanted]
             own.sort(key=lambda one: one["group"])
             sizes = [one["group"] for one in own]
             panel.plot(sizes, [one["ratio"] for one in own], f"C{color}o-", label=f"{visual} visual tokens")
@@ -262,7 +263,7 @@ def plot(results: list[dict], path: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("times as fast as TRL")
     panels[0].legend(title="dotted: ratio of tokens")
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def sweep(arguments: argparse.Namespace) -> None:

@@ -230,8 +230,8 @@ def draw_figures(history: Sequence[dict]) -> dict[str, Any]:
         axes.set_ylabel(axis, fontsize=8)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
-        if len(curves) > 1:
-            axes.legend(fontsize=7, frameon=False)
+        if len(curves) > 1:  # below the axes: curves of one figure often fill them
+            figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
         figures[title] = figure
     return figures
 
