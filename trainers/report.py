@@ -194,7 +194,8 @@ def _curve(history: Sequence[dict], key: str) -> tuple[list[float], list[float]]
 
 
 def _label(key: str) -> str:
-    short = key.removeprefix("rewards/").removeprefix("eval_rewards/").removesuffix("/mean").removesuffix("/errors")
+    short = key.removeprefix("eval_").removeprefix("rewards/").removeprefix("completions/")
+    short = short.removesuffix("/mean").removesuffix("/errors")
     return f"{short} (evaluation)" if key.startswith("eval_") else short
 
 
