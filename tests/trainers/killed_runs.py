@@ -11,6 +11,21 @@ from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("forked_resume_worker.py")
 
+EVERY_STEP = {
+    "use_cpu": True,
+    "learning_rate": 1e-2,
+    "warmup_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "save_steps": 1,
+    "save_total_limit": 2,
+    "early_stopping_patience": 50,
+    "logging_steps": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+"""Of recipes that evaluate and save after each optimizer step."""
+
 Outcome = Callable[[str, str], tuple[int, Path, str]]
 """(kind, name of a run) -> how it ended (negative: the signal that killed it), its output folder, what it printed."""
 

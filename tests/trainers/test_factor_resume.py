@@ -2,26 +2,15 @@
 
 import pytest
 from factor_runs import BACKBONE, write_labelled
-from killed_runs import check_equal_weights, check_resumed, history, kill_and_resume
+from killed_runs import EVERY_STEP, check_equal_weights, check_resumed, history, kill_and_resume
 
-RECIPE = {  # 48 images, 8 a step: an epoch is 6 steps, so that step 8 dies in the middle of the second
+RECIPE = EVERY_STEP | {  # 48 images, 8 a step: an epoch is 6 steps, so that step 8 dies in the middle of the second
     "image_size": 32,
     "head_size": 16,
     "head_dropout": 0.2,
-    "use_cpu": True,
     "bf16": False,
     "per_device_train_batch_size": 8,
     "max_steps": 14,
-    "learning_rate": 1e-2,
-    "warmup_steps": 2,
-    "eval_strategy": "steps",
-    "eval_steps": 1,
-    "save_steps": 1,
-    "save_total_limit": 2,
-    "early_stopping_patience": 50,
-    "logging_steps": 1,
-    "report_to": "none",
-    "disable_tqdm": True,
 }
 RUNS = {
     "resnet": {"backbone": BACKBONE},

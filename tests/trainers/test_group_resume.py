@@ -1,26 +1,15 @@
 """kill -9 while learning from stored groups: the same command ends with the weights of an uninterrupted run."""
 
 import pytest
-from killed_runs import check_equal_weights, check_resumed, history, kill_and_resume
+from killed_runs import EVERY_STEP, check_equal_weights, check_resumed, history, kill_and_resume
 
 # 12 groups, 4 a step: an epoch is 3 steps. Step 5 dies in the middle of the second epoch, whose old log-probs come
 # from its start; step 7 right after the start of the third.
-COMMON = {
+COMMON = EVERY_STEP | {
     "selector": {"hidden_size": 16, "num_layers": 1, "dropout": 0.5},
     "shots": [2],
-    "use_cpu": True,
     "per_device_train_batch_size": 4,
     "max_steps": 8,
-    "learning_rate": 1e-2,
-    "warmup_steps": 2,
-    "eval_strategy": "steps",
-    "eval_steps": 1,
-    "save_steps": 1,
-    "save_total_limit": 2,
-    "early_stopping_patience": 50,
-    "logging_steps": 1,
-    "report_to": "none",
-    "disable_tqdm": True,
 }
 GRPO = {"curriculum_top_k": 1, "curriculum_share": 0.6, "kl_target_max": 0.001, "kl_target_min": 0.0001}
 METHODS = {"rce": {}, "offline_grpo": GRPO}
