@@ -3,8 +3,8 @@
 import pytest
 from killed_runs import EVERY_STEP, check_equal_weights, check_resumed, history, kill_and_resume
 
-# 12 groups, 4 a step: an epoch is 3 steps. Step 5 dies in the middle of the second epoch, whose old log-probs come
-# from its start; step 7 right after the start of the third.
+# 12 groups, 4 a step: an epoch is 3 steps. Step 2 dies before old log-probs were ever refreshed; step 5 in the middle
+# of the second epoch, whose old log-probs come from its start; step 7 right after the start of the third.
 COMMON = EVERY_STEP | {
     "selector": {"hidden_size": 16, "num_layers": 1, "dropout": 0.5},
     "shots": [2],
@@ -19,6 +19,8 @@ KILLS = {
     "resumed": (None, False),
     "killed_saving": (7, True),
     "resumed_saving": (None, False),
+    "killed_early": (2, False),
+    "resumed_early": (None, False),
 }
 
 
@@ -38,7 +40,7 @@ def outcome(tmp_path_factory, run_command):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("suffix", "from_step"), [("", 4), ("_saving", 6)])
+@pytest.mark.parametrize(("suffix", "from_step"), [("_early", 1), ("", 4), ("_saving", 6)])
 def test_killed_and_resumed_run_equals_the_uninterrupted_one(outcome, method, suffix, from_step):
     folders = check_resumed(outcome, method, suffix, from_step)
     check_equal_weights(*(folder / "model.safetensors" for folder in folders))
