@@ -24,11 +24,11 @@ run: $(STAMP)   ## Quick start: from images to a trained, evaluated and reported
 	@$(ACTIVATE) && ./quickstart.sh $(SEED) $(OUT)
 
 selector: $(STAMP) ## Example selection, from a tiny VLM to an evaluated selector (SEED=0 OUT=outputs)
-	@echo "== Example selection, about 20 minutes on 2 cores; everything goes to $(OUT)/selector/"
+	@echo "== Example selection, about 10 minutes on 2 cores; everything goes to $(OUT)/selector/"
 	@$(ACTIVATE) && ./selector.sh $(SEED) $(OUT)/selector
 
 reward: $(STAMP) ## A tiny reward model, its evaluation, and GRPO on it (SEED=0 OUT=outputs)
-	@echo "== Reward model, about 10 minutes on 2 cores; everything goes to $(OUT)/reward/"
+	@echo "== Reward model, about 7 minutes on 2 cores; everything goes to $(OUT)/reward/"
 	@$(ACTIVATE) && ./reward.sh $(SEED) $(OUT)/reward
 
 factors: $(STAMP) ## Factor predictors of damages and attributes, measured (SEED=0 OUT=outputs)
