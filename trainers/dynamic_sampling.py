@@ -4,9 +4,16 @@ Groups are numbered over all processes; process p holds the completions p * rows
 on two of them. All processes must generate equally many completions, or collective operations would not match.
 """
 
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 
 import torch
+
+from trainers.losses import groups_without_contrast
+from trainers.rollout_batch import Batch, replace_rows, rows_in
 
 
 @dataclass(frozen=True)
@@ -65,3 +72,59 @@ def rows_to_replace(
             replaced.append(old_row)
             replacements.append(new_row)
     return replaced, replacements
+
+
+def without_contrast(rewards: torch.Tensor) -> torch.Tensor:
+    """(groups,) of rewards (groups, G): see `groups_without_contrast`; NaN marks candidates without a reward."""
+    return groups_without_contrast(rewards.nan_to_num(), ~rewards.isnan())
+
+
+class DynamicSampling:
+    """The part of a `trl.GRPOTrainer` that replaces groups without contrast; the trainer has `_roll_out`."""
+
+    def _draw_until_contrast(
+        self, batch: Batch, rewards: torch.Tensor, flat: torch.Tensor
+    ) -> tuple[Batch, torch.Tensor]:
+        """Replaces groups without contrast by groups of other prompts, a limited number of times."""
+        drawn = 0
+        for attempt in range(self.args.dynamic_sampling_rounds):
+            if not flat.any():
+                break
+            plan = plan_redraw(flat, rows_in(batch), self.num_generations)
+            batch, rewards = self._redraw(batch, rewards, flat, plan, attempt)
+            flat = without_contrast(rewards)
+            drawn += len(plan.groups)
+        self._metrics["train"]["dynamic_sampling/groups_drawn"].append(float(drawn))
+        self._metrics["train"]["dynamic_sampling/frac_zero_std_left"].append(flat.float().mean().item())
+        return batch, rewards
+
+    def _redraw(
+        self, batch: Batch, rewards: torch.Tensor, flat: torch.Tensor, plan: Redraw, attempt: int
+    ) -> tuple[Batch, torch.Tensor]:
+        process, rows, size = self.accelerator.process_index, rows_in(batch), self.num_generations
+        # The prompts depend on seed, step and attempt alone: the same on every process, and after resuming.
+        generator = torch.Generator().manual_seed(self.args.seed + 1_000_003 * (self._step + 1) + attempt)
+        picks = torch.randint(len(self.train_dataset), (len(plan.groups),), generator=generator).tolist()
+        prompts = {index: self.train_dataset[index] for index in set(picks)}
+        drawn_rows = rows_to_draw(plan, process, rows, size)
+        inputs = [dict(prompts[picks[position]]) for position in drawn_rows]
+        with self._without_logging():
+            drawn, drawn_rewards = self._roll_out(inputs)
+        drawn_flat = without_contrast(drawn_rewards)
+        accepted = [bool(flat[group]) and not drawn_flat[place] for place, group in enumerate(plan.groups)]
+        for place, group in enumerate(plan.groups):
+            if accepted[place]:
+                rewards[group] = drawn_rewards[place]
+        replaced, replacements = rows_to_replace(plan, accepted, process, rows, size)
+        return replace_rows(batch, replaced, drawn, replacements, self._tokenizer.pad_token_id), rewards
+
+    @contextmanager
+    def _without_logging(self) -> Iterator[None]:
+        """Leaves the logged figures those of the prompts as they came, which no selection has touched."""
+        metrics, logs = self._metrics["train"], self._logs
+        self._metrics["train"] = defaultdict(list)
+        self._logs = {key: copy(value) for key, value in logs.items()}
+        try:
+            yield
+        finally:
+            self._metrics["train"], self._logs = metrics, logs

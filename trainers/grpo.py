@@ -11,9 +11,7 @@ if __name__ == "__main__":  # --help answers before the heavy imports
     answer_help(__file__, "sharing.py")
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from copy import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,16 +39,17 @@ from rewards.guard import Failure, GuardedReward, RewardError, guard
 from rewards.registry import build_rewards, needed_columns, optional_columns, spec_name
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
-from trainers.dynamic_sampling import Redraw, plan_redraw, rows_to_draw, rows_to_replace
-from trainers.losses import best_of_group, group_advantages, groups_without_contrast
+from trainers.dynamic_sampling import DynamicSampling, without_contrast
+from trainers.losses import best_of_group, group_advantages
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import inspect_model, model_init_kwargs, policy_arguments
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, RecipeError, parse_entries, parse_recipe
 from trainers.report import RunInfo, SampleGroup, SampleLog
-from trainers.rollout_batch import Batch, load_batches, replace_rows, rows_in, save_batches, shuffle_by_groups
+from trainers.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
+from trainers.rollout_temperature import ScheduledTemperature
 from trainers.runs import command_line, describe_rewards, load_checked_rows, readable_errors, train_and_record
-from trainers.schedules import Curriculum, adaptive_kl_beta, kl_temperature, linear_temperature
+from trainers.schedules import Curriculum, adaptive_kl_beta
 from trainers.sharing import SharedLogProbs, SharingArguments
 from trainers.task_data import TokenCounts, to_dataset
 
@@ -152,16 +151,9 @@ class GroupSampler(RepeatSampler):
         yield from super().__iter__()
 
 
-def _fused_temperature_cell(model: PreTrainedModel):
-    """The variable in which TRL's fused LM head keeps the temperature that logits are divided by."""
-    function = model.forward.__func__
-    names = function.__code__.co_freevars
-    if "temperature" not in names:
-        raise RuntimeError("this version of TRL keeps the temperature elsewhere: temperature_schedule needs trl 1.16")
-    return function.__closure__[names.index("temperature")]
-
-
-class GRPOTrainer(SharedLogProbs, CompleteCheckpoints, PublishedRun, trl.GRPOTrainer):
+class GRPOTrainer(
+    SharedLogProbs, DynamicSampling, ScheduledTemperature, CompleteCheckpoints, PublishedRun, trl.GRPOTrainer
+):
     """`trl.GRPOTrainer` that scores with guarded rewards, computes advantages by `trainers.losses.group_advantages`
     and each prompt once a micro-batch, and adapts KL coefficient, temperature and curriculum as `GRPOConfig` says.
 
@@ -209,11 +201,7 @@ class GRPOTrainer(SharedLogProbs, CompleteCheckpoints, PublishedRun, trl.GRPOTra
         self._reward_rows = 0
         self._reward_errors: dict[str, int] = defaultdict(int)
         self._step_kls: list[float] = []  # of the micro-batches since the last optimizer step
-        self._next_temperature = args.temperature
-        policy = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        heads = [policy] if self.ref_model is None else [policy, self.accelerator.unwrap_model(self.ref_model)]
-        changes = args.temperature_schedule != "constant"
-        self._temperature_cells = [_fused_temperature_cell(head) for head in heads] if changes else []
+        self._prepare_temperature()
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
@@ -292,7 +280,7 @@ class GRPOTrainer(SharedLogProbs, CompleteCheckpoints, PublishedRun, trl.GRPOTra
         if mode == "train":
             self._set_temperature()
         batch, rewards = self._roll_out(inputs)
-        flat = _without_contrast(rewards)
+        flat = without_contrast(rewards)
         self._metrics[mode]["frac_reward_zero_std"][-1] = flat.float().mean().item()
         self._finish(batch, rewards, mode)
         self._relog_advantages(rewards)
@@ -383,55 +371,6 @@ class GRPOTrainer(SharedLogProbs, CompleteCheckpoints, PublishedRun, trl.GRPOTra
         group = SampleGroup(inputs[0]["prompt"], inputs[0].get("images") or [], texts, scores, advantages)
         self.samples.add(self.state.global_step, group)
 
-    # -- dynamic sampling --------------------------------------------------------------------------------------------
-
-    def _draw_until_contrast(
-        self, batch: Batch, rewards: torch.Tensor, flat: torch.Tensor
-    ) -> tuple[Batch, torch.Tensor]:
-        """Replaces groups without contrast by groups of other prompts, a limited number of times."""
-        drawn = 0
-        for attempt in range(self.args.dynamic_sampling_rounds):
-            if not flat.any():
-                break
-            plan = plan_redraw(flat, rows_in(batch), self.num_generations)
-            batch, rewards = self._redraw(batch, rewards, flat, plan, attempt)
-            flat = _without_contrast(rewards)
-            drawn += len(plan.groups)
-        self._metrics["train"]["dynamic_sampling/groups_drawn"].append(float(drawn))
-        self._metrics["train"]["dynamic_sampling/frac_zero_std_left"].append(flat.float().mean().item())
-        return batch, rewards
-
-    def _redraw(
-        self, batch: Batch, rewards: torch.Tensor, flat: torch.Tensor, plan: Redraw, attempt: int
-    ) -> tuple[Batch, torch.Tensor]:
-        process, rows, size = self.accelerator.process_index, rows_in(batch), self.num_generations
-        # The prompts depend on seed, step and attempt alone: the same on every process, and after resuming.
-        generator = torch.Generator().manual_seed(self.args.seed + 1_000_003 * (self._step + 1) + attempt)
-        picks = torch.randint(len(self.train_dataset), (len(plan.groups),), generator=generator).tolist()
-        prompts = {index: self.train_dataset[index] for index in set(picks)}
-        drawn_rows = rows_to_draw(plan, process, rows, size)
-        inputs = [dict(prompts[picks[position]]) for position in drawn_rows]
-        with self._without_logging():
-            drawn, drawn_rewards = self._roll_out(inputs)
-        drawn_flat = _without_contrast(drawn_rewards)
-        accepted = [bool(flat[group]) and not drawn_flat[place] for place, group in enumerate(plan.groups)]
-        for place, group in enumerate(plan.groups):
-            if accepted[place]:
-                rewards[group] = drawn_rewards[place]
-        replaced, replacements = rows_to_replace(plan, accepted, process, rows, size)
-        return replace_rows(batch, replaced, drawn, replacements, self._tokenizer.pad_token_id), rewards
-
-    @contextmanager
-    def _without_logging(self) -> Iterator[None]:
-        """Leaves the logged figures those of the prompts as they came, which no selection has touched."""
-        metrics, logs = self._metrics["train"], self._logs
-        self._metrics["train"] = defaultdict(list)
-        self._logs = {key: copy(value) for key, value in logs.items()}
-        try:
-            yield
-        finally:
-            self._metrics["train"], self._logs = metrics, logs
-
     # -- rewards -----------------------------------------------------------------------------------------------------
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
@@ -491,36 +430,7 @@ class GRPOTrainer(SharedLogProbs, CompleteCheckpoints, PublishedRun, trl.GRPOTra
                 self.beta, kl, args.kl_target_min, args.kl_target_max, args.kl_factor, args.beta_min, args.beta_max
             )
             self._metrics["train"]["beta"].append(self.beta)
-        if args.temperature_schedule == "kl":
-            self._next_temperature = kl_temperature(
-                self._next_temperature,
-                kl,
-                args.kl_target_min,
-                args.kl_target_max,
-                args.temperature_factor,
-                args.temperature_min,
-                args.temperature_max,
-            )
-
-    def _set_temperature(self) -> None:
-        """Moves the temperature of sampling, and of the log-probabilities of what is sampled, along its schedule."""
-        if self.args.temperature_schedule == "constant":
-            return
-        if self.args.temperature_schedule == "linear":
-            self._next_temperature = linear_temperature(
-                self.state.global_step, self.state.max_steps, self.args.temperature, self.args.temperature_end
-            )
-        self._apply_temperature(self._next_temperature)
-        self._metrics["train"]["rollout_temperature"].append(self.temperature)
-
-    def _apply_temperature(self, temperature: float) -> None:
-        self.temperature = temperature
-        if self.use_vllm:
-            self.vllm_generation.temperature = temperature
-        else:
-            self.generation_config.temperature = temperature
-        for cell in self._temperature_cells:
-            cell.cell_contents = temperature
+        self._note_kl_for_temperature(kl)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -556,11 +466,6 @@ class GRPOTrainer(SharedLogProbs, CompleteCheckpoints, PublishedRun, trl.GRPOTra
         stored = self._buffer_file(folder)
         if stored.is_file():
             self._buffered_inputs = load_batches(stored, self.accelerator.device)
-
-
-def _without_contrast(rewards: torch.Tensor) -> torch.Tensor:
-    """(groups,): see `groups_without_contrast`; NaN marks candidates without a reward."""
-    return groups_without_contrast(rewards.nan_to_num(), ~rewards.isnan())
 
 
 # -- the script ------------------------------------------------------------------------------------------------------

@@ -103,3 +103,22 @@ def vlm_trainer(folder: Path, name: str, cls, args, groups=None, eval_groups=Non
     model = load_vlm(name, device="cpu", dtype="float32")[0] if model is None else model
     policy = VLMPolicy(processor, pixel_bounds(processor))
     return cls(model, args, policy, groups, eval_groups, processing_class=processor)
+
+
+def write_groups(folder: Path, *groups: dict) -> str:
+    """A folder whose training split is these groups."""
+    path = folder / "train.jsonl"
+    path.write_text("".join(json.dumps(group) + "\n" for group in groups), encoding="utf-8")
+    return str(folder)
+
+
+POINTERS = {
+    "id": 1,
+    "pool": ["a", "b", "c"],
+    "candidates": [
+        {"pointer": ["a"], "reward": 1.0, "vqa_correct": 1, "vqa_acc_score": 0.6, "scores": {"mine": 5}},
+        {"pointer": ["b", "a"], "reward": None, "vqa_correct": 0, "vqa_acc_score": 0.0},
+        {"pointer": ["c", "b"], "reward": 0.25, "vqa_correct": 0, "vqa_acc_score": 0.3},
+    ],
+}
+"""A query whose candidates have rewards of every kind, and one has none."""
