@@ -8,7 +8,7 @@ Runs TRL's own loop; what is added is listed in `GRPOConfig`. See docs/agent_sel
 if __name__ == "__main__":  # --help answers before the heavy imports
     from trainers.scripts import answer_help
 
-    answer_help(__file__, "sharing.py")
+    answer_help(__file__, "sharing.py", "adaptive_kl.py")
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -37,6 +37,7 @@ from models.shared_prefix import SharedPrefix
 from models.vision_hooks import install_vision_hooks, vision_tower
 from rewards.guard import Failure, GuardedReward, RewardError, guard
 from rewards.registry import build_rewards, needed_columns, optional_columns, spec_name
+from trainers.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
 from trainers.dynamic_sampling import DynamicSampling, without_contrast
@@ -49,7 +50,7 @@ from trainers.report import RunInfo, SampleGroup, SampleLog
 from trainers.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
 from trainers.rollout_temperature import ScheduledTemperature
 from trainers.runs import command_line, describe_rewards, load_checked_rows, readable_errors, train_and_record
-from trainers.schedules import Curriculum, adaptive_kl_beta
+from trainers.schedules import Curriculum
 from trainers.sharing import SharedLogProbs, SharingArguments
 from trainers.task_data import TokenCounts, to_dataset
 
@@ -61,7 +62,7 @@ _MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")
 
 
 @dataclass
-class GRPOConfig(SharingArguments, trl.GRPOConfig):
+class GRPOConfig(SharingArguments, AdaptiveKLArguments, trl.GRPOConfig):
     """`trl.GRPOConfig` with the additions below; with their defaults only the advantage clip differs from TRL."""
 
     advantage_clip: float | None = field(
@@ -70,14 +71,6 @@ class GRPOConfig(SharingArguments, trl.GRPOConfig):
     advantage_std_floor: float = field(
         default=0.0, metadata={"help": "Smallest standard deviation of a group's rewards to divide by."}
     )
-    adaptive_kl: bool = field(
-        default=False, metadata={"help": "Change `beta` after each optimizer step to hold the KL within its target."}
-    )
-    kl_target_min: float = field(default=0.01, metadata={"help": "KL in nats a token below which beta shrinks."})
-    kl_target_max: float = field(default=0.1, metadata={"help": "KL in nats a token above which beta grows."})
-    kl_factor: float = field(default=1.5, metadata={"help": "Factor by which beta grows or shrinks."})
-    beta_min: float = field(default=0.001, metadata={"help": "Smallest beta under `adaptive_kl`."})
-    beta_max: float = field(default=10.0, metadata={"help": "Largest beta under `adaptive_kl`."})
     temperature_schedule: Literal["constant", "linear", "kl"] = field(
         default="constant",
         metadata={"help": "How the rollout temperature moves from `temperature`: linear to `temperature_end` over the "
@@ -105,23 +98,18 @@ class GRPOConfig(SharingArguments, trl.GRPOConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_positive("advantage_clip", "kl_factor", "beta_min", "temperature_end", "temperature_factor")
-        self._check_positive("temperature_min", "curriculum_top_k", "temperature")
-        for low, high in (
-            ("kl_target_min", "kl_target_max"),
-            ("beta_min", "beta_max"),
-            ("temperature_min", "temperature_max"),
-        ):
-            if getattr(self, low) > getattr(self, high):
-                raise ValueError(f"{low} ({getattr(self, low)}) must not exceed {high} ({getattr(self, high)})")
+        self._check_positive("advantage_clip", "temperature_end", "temperature_factor", "temperature_min")
+        self._check_positive("curriculum_top_k", "temperature")
+        if self.temperature_min > self.temperature_max:
+            raise ValueError(
+                f"temperature_min ({self.temperature_min}) must not exceed temperature_max ({self.temperature_max})"
+            )
         if self.advantage_std_floor < 0 or self.dynamic_sampling_rounds < 0:
             raise ValueError("advantage_std_floor and dynamic_sampling_rounds must not be negative")
         if not 0 <= self.curriculum_share <= 1:
             raise ValueError(f"curriculum_share: expected 0 to 1, found {self.curriculum_share}")
-        needs_kl = [name for name in ("adaptive_kl",) if getattr(self, name)]
-        needs_kl += ["temperature_schedule: kl"] if self.temperature_schedule == "kl" else []
-        if needs_kl and self.beta == 0:
-            raise ValueError(f"{needs_kl[0]} needs the KL to a reference model: set beta above 0")
+        if self.temperature_schedule == "kl" and self.beta == 0:
+            raise ValueError("temperature_schedule: kl needs the KL to a reference model: set beta above 0")
         if self.multi_objective_aggregation != "sum_then_normalize" and self.advantage_std_floor > 0:
             raise ValueError("advantage_std_floor needs multi_objective_aggregation: sum_then_normalize")
 
@@ -152,7 +140,13 @@ class GroupSampler(RepeatSampler):
 
 
 class GRPOTrainer(
-    SharedLogProbs, DynamicSampling, ScheduledTemperature, CompleteCheckpoints, PublishedRun, trl.GRPOTrainer
+    SharedLogProbs,
+    DynamicSampling,
+    AdaptiveKL,
+    ScheduledTemperature,
+    CompleteCheckpoints,
+    PublishedRun,
+    trl.GRPOTrainer,
 ):
     """`trl.GRPOTrainer` that scores with guarded rewards, computes advantages by `trainers.losses.group_advantages`
     and each prompt once a micro-batch, and adapts KL coefficient, temperature and curriculum as `GRPOConfig` says.
@@ -200,7 +194,6 @@ class GRPOTrainer(
         self._rewards_per_func: torch.Tensor | None = None  # (N, rewards) of all processes, NaN where None
         self._reward_rows = 0
         self._reward_errors: dict[str, int] = defaultdict(int)
-        self._step_kls: list[float] = []  # of the micro-batches since the last optimizer step
         self._prepare_temperature()
 
     # -- set-up ------------------------------------------------------------------------------------------------------
@@ -414,23 +407,12 @@ class GRPOTrainer(
         if "row_scale" in inputs and self.loss_type in _MEAN_OVER_ROWS:
             loss = loss * inputs["row_scale"]
         if self.beta != 0 and self.model.training:
-            self._note_kl(self._metrics["train"]["kl"][-1])
+            kl = self.note_kl(self._metrics["train"]["kl"][-1])
+            if kl is not None:
+                self._decide_temperature(kl)
+                if self.args.adaptive_kl:
+                    self._metrics["train"]["beta"].append(self.beta)
         return loss
-
-    def _note_kl(self, kl: float) -> None:
-        """Collects the KL of micro-batches, and adapts beta and temperature after the last one of a step."""
-        self._step_kls.append(kl)
-        if not self.accelerator.sync_gradients:
-            return
-        kl = sum(self._step_kls) / len(self._step_kls)
-        self._step_kls = []
-        args = self.args
-        if args.adaptive_kl:
-            self.beta = adaptive_kl_beta(
-                self.beta, kl, args.kl_target_min, args.kl_target_max, args.kl_factor, args.beta_min, args.beta_max
-            )
-            self._metrics["train"]["beta"].append(self.beta)
-        self._note_kl_for_temperature(kl)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ docs/rce_and_offline_grpo.md.
 if __name__ == "__main__":  # --help answers before the heavy imports
     from trainers.scripts import answer_help
 
-    answer_help(__file__, "group_data.py", "rce.py", "sharing.py", "early_stopping.py")
+    answer_help(__file__, "group_data.py", "rce.py", "sharing.py", "early_stopping.py", "adaptive_kl.py")
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from trl import ModelConfig
 
 from data.records import atomic_write
 from models.generation import evaluating
+from trainers.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.group_data import GroupArguments
 from trainers.group_policies import GroupLogProbs
 from trainers.losses import (
@@ -39,14 +40,14 @@ from trainers.losses import (
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import RecipeError, parse_recipe
 from trainers.runs import readable_errors
-from trainers.schedules import Curriculum, adaptive_kl_beta
+from trainers.schedules import Curriculum
 
 STORE_FILE = "log_probs.safetensors"
 DROPOUT_ATTRIBUTES = ("dropout", "attention_dropout", "dropout_p", "attn_dropout")
 
 
 @dataclass
-class OfflineGRPOConfig(GroupConfig):
+class OfflineGRPOConfig(AdaptiveKLArguments, GroupConfig):
     """Settings of the clipped policy gradient on stored groups."""
 
     ratio_level: Literal["sequence", "step"] = field(
@@ -68,11 +69,6 @@ class OfflineGRPOConfig(GroupConfig):
     adaptive_kl: bool = field(
         default=True, metadata={"help": "Change `beta` after each optimizer step to hold the KL within its target."}
     )
-    kl_target_min: float = field(default=0.01, metadata={"help": "KL in nats below which beta shrinks."})
-    kl_target_max: float = field(default=0.1, metadata={"help": "KL in nats above which beta grows."})
-    kl_factor: float = field(default=1.5, metadata={"help": "Factor by which beta grows or shrinks."})
-    beta_min: float = field(default=0.001, metadata={"help": "Smallest beta under `adaptive_kl`."})
-    beta_max: float = field(default=10.0, metadata={"help": "Largest beta under `adaptive_kl`."})
     reference_model: str | None = field(
         default=None, metadata={"help": "Policy that the KL is taken to; by default the one this stage starts from."}
     )
@@ -89,13 +85,10 @@ class OfflineGRPOConfig(GroupConfig):
     )
 
     def __post_init__(self):
-        for name in ("advantage_clip", "kl_factor", "beta_min", "curriculum_top_k", "clip_epsilon"):
+        for name in ("advantage_clip", "curriculum_top_k", "clip_epsilon"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}: expected a number above 0, found {value}")
-        for low, high in (("kl_target_min", "kl_target_max"), ("beta_min", "beta_max")):
-            if getattr(self, low) > getattr(self, high):
-                raise ValueError(f"{low} ({getattr(self, low)}) must not exceed {high} ({getattr(self, high)})")
         for name in ("advantage_std_floor", "old_policy_epochs", "beta"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
@@ -108,8 +101,6 @@ class OfflineGRPOConfig(GroupConfig):
             )
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor: a policy gradient has no labels to smooth")
-        if self.adaptive_kl and self.beta == 0:
-            raise ValueError("adaptive_kl needs the KL to a reference: set beta above 0")
         super().__post_init__()
 
 
@@ -160,7 +151,7 @@ def disable_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-class OfflineGRPOTrainer(RCETrainer):
+class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
     """`RCETrainer` whose loss is the clipped policy gradient with a KL penalty, without dropout.
 
     Args:
@@ -179,7 +170,6 @@ class OfflineGRPOTrainer(RCETrainer):
         self._old: StoredLogProbs | None = None  # of the groups trained on
         self._old_round = -1
         self._reference: StoredLogProbs | None = None  # of these, and of those evaluated on
-        self._step_kls: list[float] = []  # of the micro-batches since the last optimizer step
 
     # -- old and reference policy -------------------------------------------------------------------------------------
 
@@ -266,25 +256,13 @@ class OfflineGRPOTrainer(RCETrainer):
                 **_advantage_figures(advantages, counted),
             )
             self._figures["beta"].append(self.beta)
-            self._note_kl(self._figures["kl"][-1])
+            self.note_kl(self._figures["kl"][-1])
         return terms.loss
 
     def _counted(self, rewards: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """(B, G): the candidates that take part; their advantages are those within the whole group."""
         k = self.curriculum.k_at(self.state.global_step, self.state.max_steps)
         return valid if k is None else ends_of_group(rewards, valid, k)
-
-    def _note_kl(self, kl: float) -> None:
-        """Collects the KL of micro-batches, and adapts beta after the last one of a step."""
-        self._step_kls.append(kl)
-        if not self.accelerator.sync_gradients:
-            return
-        kl, self._step_kls = sum(self._step_kls) / len(self._step_kls), []
-        args = self.args
-        if args.adaptive_kl:
-            self.beta = adaptive_kl_beta(
-                self.beta, kl, args.kl_target_min, args.kl_target_max, args.kl_factor, args.beta_min, args.beta_max
-            )
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 

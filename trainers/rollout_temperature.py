@@ -45,8 +45,8 @@ class ScheduledTemperature:
         for cell in self._temperature_cells:
             cell.cell_contents = temperature
 
-    def _note_kl_for_temperature(self, kl: float) -> None:
-        """Decides on the temperature of the next rollout, where the KL of a step leads it."""
+    def _decide_temperature(self, kl: float) -> None:
+        """Of the next rollout, where the mean KL of a step leads it."""
         args = self.args
         if args.temperature_schedule == "kl":
             self._next_temperature = kl_temperature(

@@ -32,7 +32,7 @@ def fields_of(path: Path) -> Iterator[tuple[str, str, str, str]]:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if _is_dataclass(node):
             for item in node.body:
-                if isinstance(item, ast.AnnAssign):
+                if isinstance(item, ast.AnnAssign) and not ast.unparse(item.annotation).startswith("ClassVar"):
                     default, text = _help_text(item.value) if item.value is not None else ("required", "")
                     yield item.target.id, ast.unparse(item.annotation), default, text
 
@@ -52,9 +52,11 @@ def answer_help(script: str, *sources: str) -> None:
     lines = [ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "", ""]
     lines += [f"usage: accelerate launch trainers/{path.name} --config RECIPE [--KEY VALUE ...]", ""]
     lines += ["Keys of this toolkit, in a recipe or on the command line, which wins:", ""]
+    shown = {}  # what a script says of a field replaces what it shares with others
     for source in (path.parent / "recipes.py", *(path.parent / name for name in sources), path):
         for name, annotation, default, text in fields_of(source):
-            lines.append(f"  {name}: {annotation} = {default}\n      {text}")
+            shown[name] = f"  {name}: {annotation} = {default}\n      {text}"
+    lines += shown.values()
     lines += ["", "And every key of TRL's configuration for this method, transformers.TrainingArguments and"]
     lines += ["trl.ModelConfig. A key that none of them has is an error that lists those that exist."]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -349,3 +349,10 @@ def test_help_lists_every_key_of_the_configuration(run_command):
     keys = [node.target.id for node in config.body if isinstance(node, ast.AnnAssign)]
     assert len(keys) > 10
     assert [key for key in keys if f"  {key}: " not in done.stdout] == []
+
+
+def test_help_shows_a_shared_key_once_with_the_default_of_the_script(run_command):
+    shown = run_command("trainers/offline_grpo.py", "--help").stdout.splitlines()
+    assert [line for line in shown if line.startswith("  adaptive_kl: ")] == ["  adaptive_kl: bool = True"]
+    assert any(line.startswith("  kl_target_max: ") for line in shown)
+    assert not any("ClassVar" in line for line in shown)
