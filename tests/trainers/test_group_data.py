@@ -25,13 +25,13 @@ def test_pointers_of_different_lengths_are_different_groups(tmp_path):
         ({"reward_field": "vqa_acc_score"}, [0.6, 0.0, 0.3]),
         ({"reward_field": "mine"}, [5.0, None, None]),
         ({"reward_funcs": [{"name": "candidate", "reward_mode": "hard_plus_soft"}]}, [1.6, 0.0, 0.3]),
-        ({"reward_funcs": ["candidate", {"name": "candidate_again"}], "reward_weights": [1, 2]}, None),
+        (
+            {"reward_funcs": ["candidate", "rewards.beam.CandidateReward"], "reward_weights": [1, 2]},
+            [1.6 + 2 * 1.6, 0.0, 0.3 + 2 * 0.3],
+        ),
     ],
 )
 def test_where_the_reward_comes_from(tmp_path, settings, expected):
-    if expected is None:
-        settings = {"reward_funcs": ["candidate", "rewards.beam.CandidateReward"], "reward_weights": [1, 2]}
-        expected = [1.6 + 2 * 1.6, 0.0, 0.3 + 2 * 0.3]
     script = GroupArguments(dataset_name=write_groups(tmp_path, POINTERS), **settings)
     [group] = load_stored_groups(script, "train", by_length=False)
     assert list(group.rewards) == pytest.approx(expected)
