@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
 
 from data.images import ImageSource, check_images, open_image, resolve_images, resolve_path
 from data.pools import ITEMS_FILE, ItemId, load_pool
+from data.prompts import unwritable_character
 from data.records import (
     Location,
     RecordError,
@@ -63,6 +64,15 @@ class AgentSelectionRecord(BaseModel):
         if any(not name.strip() for name in names):
             raise ValueError("agent names must not be empty")
         return names
+
+    @field_validator("ground_truth_agents", "ground_truth_prompts")
+    @classmethod
+    def _can_be_written(cls, value: list[str] | dict[str, str] | None) -> list[str] | dict[str, str] | None:
+        texts = [*value, *value.values()] if isinstance(value, dict) else value or []
+        for text in texts:
+            if (character := unwritable_character(text)) is not None:
+                raise ValueError(f"an answer cannot hold the character {character!r}, which XML has no way to write")
+        return value
 
     @field_validator("images", mode="before")
     @classmethod

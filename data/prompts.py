@@ -1,7 +1,7 @@
-"""What a model is asked, and what the right answer looks like."""
+"""What a model is asked, what the right answer looks like, and how the texts of an answer are escaped."""
 
+import re
 from collections.abc import Iterable, Sequence
-from html import escape
 
 SELECTION_FORMAT = (
     "<selection><reasoning>why</reasoning><agents><agent><name>agent name</name><prompt>what to keep</prompt></agent>"
@@ -33,21 +33,73 @@ def selection_messages(report: str, agents: Iterable[tuple[str, str]]) -> Messag
     ]
 
 
+_MARKUP = re.compile(r"^\s+|\s+\Z|[&<>\r]")
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_REFERENCE = re.compile(r"&(?:(amp|lt|gt|quot|apos)|#([0-9]{1,7})|#x([0-9a-fA-F]{1,6}));")
+_NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+_NAMES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def unwritable_character(text: str) -> str | None:
+    """The first character of a text that XML has no way to write: a control character, or half a surrogate pair."""
+    found = _NOT_XML.search(text)
+    return found[0] if found else None
+
+
+def escape_text(text: str) -> str:
+    """A text as it is written inside an element; `read_text` gives it back unchanged.
+
+    Besides markup, white space at the ends is escaped, because readers strip what stands around a text.
+
+    Raises:
+        ValueError: a character that XML cannot hold.
+
+    >>> escape_text(" salt & pepper")
+    '&#32;salt &amp; pepper'
+    """
+    if (character := unwritable_character(text)) is not None:
+        raise ValueError(f"the character {character!r} cannot be written in a selection, found {text!r:.80}")
+    return _MARKUP.sub(lambda found: "".join(_NAMES.get(sign, f"&#{ord(sign)};") for sign in found[0]), text)
+
+
+def _referenced(found: re.Match) -> str:
+    name, decimal, hexadecimal = found.groups()
+    if name:
+        return _NAMED[name]
+    code = int(decimal) if decimal else int(hexadecimal, 16)
+    is_character = code <= 0x10FFFF and not _NOT_XML.match(chr(code))
+    return chr(code) if is_character else found[0]
+
+
+def read_text(written: str) -> str:
+    """What an element's content says: white space around it is passed over, references are resolved, once.
+
+    What is no reference of XML stays as it is, so that a text whose writer did not escape it is read too.
+
+    >>> read_text(" salt &amp; pepper & &amp;lt; ")
+    'salt & pepper & &lt;'
+    """
+    return _REFERENCE.sub(_referenced, written.strip())
+
+
 def format_selection(prompts: dict[str, str], reasoning: str) -> str:
-    """A well-formed answer.
+    """A well-formed answer. Its readers (`rewards/agent_selection.py`, `rewards/xml_format.py`) find the same texts.
 
     Args:
         prompts: agent name -> prompt, in the order of the answer.
+
+    Raises:
+        ValueError: a character that XML cannot hold.
 
     >>> format_selection({"blur_filter": "keep blur at most 0.75"}, "Too soft.")
     '<selection><reasoning>Too soft.</reasoning><agents><agent><name>blur_filter</name>\
 <prompt>keep blur at most 0.75</prompt></agent></agents></selection>'
     """
     agents = "".join(
-        f"<agent><name>{escape(name, quote=False)}</name><prompt>{escape(prompt, quote=False)}</prompt></agent>"
+        f"<agent><name>{escape_text(name)}</name><prompt>{escape_text(prompt)}</prompt></agent>"
         for name, prompt in prompts.items()
     )
-    return f"<selection><reasoning>{escape(reasoning, quote=False)}</reasoning><agents>{agents}</agents></selection>"
+    return f"<selection><reasoning>{escape_text(reasoning)}</reasoning><agents>{agents}</agents></selection>"
 
 
 VQA_SYSTEM_PROMPT = "Answer the question about the image with a single word or phrase."

@@ -15,6 +15,8 @@ from data.prompts import format_selection, selection_messages, vqa_messages
 from data.records import Location, Malformed, RecordError, base_folder, read_rows
 
 GOLD_REASONING = "The report shows what to filter."
+DEFAULT_PROMPT = "use the default"
+"""Of a right agent for which a record has no prompt, or an empty one."""
 
 AgentDescriptions = Iterable[tuple[str, str]]
 """(name, one-line description) of the agents that may be selected."""
@@ -23,7 +25,7 @@ AgentDescriptions = Iterable[tuple[str, str]]
 def selection_row(record: agent_selection.AgentSelectionRecord, agents: AgentDescriptions) -> dict:
     """A row of agent selection; `gold` is the right answer as it should be written."""
     prompts = record.ground_truth_prompts or {}
-    gold = {name: prompts.get(name, "use the default") for name in record.ground_truth_agents}
+    gold = {name: prompts.get(name) or DEFAULT_PROMPT for name in record.ground_truth_agents}
     return {
         "id": record.id,
         "prompt": selection_messages(record.report, agents),

@@ -12,6 +12,7 @@ from data.images import ImageSource
 from data.pools import load_pool
 from data.prompts import format_selection
 from data.report_wording import factor_sentence
+from data.tasks import DEFAULT_PROMPT
 from filter_agents.factor_routing import Routes
 
 ROUTED_REASONING = "The predicted factors lead to these agents."
@@ -54,4 +55,4 @@ def with_factors(
 def routed_selection(counts: Mapping[str, int], routes: Routes, least_images: int = 1) -> str:
     """What a model would answer that chose the agents of all factors found on at least so many images."""
     agents = [routes[factor] for factor, count in counts.items() if count >= least_images and routes[factor]]
-    return format_selection(dict.fromkeys(agents, "use the default"), ROUTED_REASONING)
+    return format_selection(dict.fromkeys(agents, DEFAULT_PROMPT), ROUTED_REASONING)

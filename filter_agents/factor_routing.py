@@ -66,7 +66,7 @@ def write_routes(path: str | Path, suggestions: Mapping[str, Suggestion]) -> Non
     with atomic_write(path) as file:
         file.write("# Factor id: filtering agent, or null where none mends it. Suggested by similarity; correct it.\n")
         for factor, found in suggestions.items():
-            entry = yaml.safe_dump({factor: found.agent}, allow_unicode=True, sort_keys=False).strip()
+            entry = yaml.safe_dump({factor: found.agent}, allow_unicode=True).removesuffix("\n")
             file.write(f"{entry}  # similarity {found.similarity:.2f}\n")
 
 

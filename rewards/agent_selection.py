@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from data.pools import ItemId
+from data.prompts import read_text
 from filter_agents.base import FilterAgent
 from filter_agents.executor import Executor
 from filter_agents.registry import build_agents
@@ -13,7 +14,7 @@ from rewards.base import Completion, Reward
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a completion selects.
+    """What a completion selects, letter by letter.
 
     Attributes:
         agents: names in the order written, repeated ones kept; `None` if there is no <agents> element.
@@ -22,6 +23,11 @@ class Selection:
 
     agents: list[str] | None
     prompts: dict[str, str]
+
+    def unescaped(self) -> "Selection":
+        """What the texts mean, for whoever uses them: `&amp;` as `&`, as `data.prompts.format_selection` wrote it."""
+        agents = None if self.agents is None else [read_text(name) for name in self.agents]
+        return Selection(agents, {read_text(name): read_text(prompt) for name, prompt in self.prompts.items()})
 
 
 def _between(text: str, opening: str, closing: str, start: int, end: int) -> str | None:
@@ -82,7 +88,7 @@ class AgentSelection(Reward):
     def score(self, text: str, ground_truth_agents: str | Sequence[str] | None) -> float | None:
         if ground_truth_agents is None:
             return None
-        return set_f1(parse_selection(text).agents or (), _as_names(ground_truth_agents))
+        return set_f1(parse_selection(text).unescaped().agents or (), _as_names(ground_truth_agents))
 
 
 class FilteringQuality(Reward):
@@ -120,7 +126,7 @@ class FilteringQuality(Reward):
     def score(self, text: str, ground_truth_filtered_data: Sequence[ItemId], pool: str | None) -> float | None:
         if pool is None or ground_truth_filtered_data is None:
             return None
-        selection = parse_selection(text)
+        selection = parse_selection(text).unescaped()
         remaining = () if selection.agents is None else self._remaining(pool, selection.prompts)
         return set_f1(remaining, ground_truth_filtered_data)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from xml.parsers import expat
 
+from data.prompts import read_text
 from filter_agents.registry import AGENTS, build_agents
 from rewards.base import Reward
 
@@ -37,6 +38,8 @@ _PLAIN_SELECTION = re.compile(
     rf"<agents>{_SPACE}(?:{_PLAIN_AGENT.replace('(', '(?:')})*</agents>{_SPACE}</selection>"
 )
 """The usual strict selection, without escapes. What it does not match is left to the XML parser, which is slower."""
+_TEXTS = re.compile(r"<(?:name|prompt)\s*(?:/>|>([^<]*)<)")
+"""Names and prompts, in turn, of a selection that is known to be strict: no `<` stands inside a text there."""
 
 
 class _NotStrict(Exception):
@@ -54,14 +57,11 @@ _WITH_TEXT = {"reasoning", "name", "prompt"}
 
 
 class _StrictReader:
-    """Follows expat's events and raises `_NotStrict` at the first deviation; `found` holds (name, prompt) pairs."""
+    """Follows expat's events and raises `_NotStrict` at the first deviation."""
 
     def __init__(self):
         self.path: list[str | None] = [None]
         self.counts: list[int] = [0]  # children seen, of every open element
-        self.text: list[str] = []
-        self.found: list[tuple[str, str]] = []
-        self._values: dict[str, str] = {}
 
     def start(self, tag: str, attributes: dict) -> None:
         parent, count = self.path[-1], self.counts[-1]
@@ -72,22 +72,15 @@ class _StrictReader:
         self.counts[-1] += 1
         self.path.append(tag)
         self.counts.append(0)
-        self.text = []
 
     def end(self, tag: str) -> None:
         self.path.pop()
         count = self.counts.pop()
         if tag not in _REPEATED and count != len(_CHILDREN.get(tag, ())):
             raise _NotStrict
-        if tag in _WITH_TEXT:
-            self._values[tag] = "".join(self.text).strip()
-        elif tag == "agent":
-            self.found.append((self._values["name"], self._values["prompt"]))
 
     def characters(self, text: str) -> None:
-        if self.path[-1] in _WITH_TEXT:
-            self.text.append(text)
-        elif text.strip():
+        if self.path[-1] not in _WITH_TEXT and text.strip():
             raise _NotStrict
 
     def refuse(self, *_) -> None:
@@ -98,11 +91,19 @@ class _StrictReader:
 def read_strict_selection(text: str) -> list[tuple[str, str]] | None:
     """(name, prompt) of every agent if the whole text is one well-formed selection, else `None`.
 
-    expat reads the text once and stops at the first deviation; entities cannot be declared, so nothing can grow.
+    The texts are those that `rewards.agent_selection.Selection.unescaped` gives.
     """
     text = text.strip()
     if _PLAIN_SELECTION.fullmatch(text):
         return [(name.strip(), prompt.strip()) for name, prompt in _PLAIN_AGENTS.findall(text)]
+    if not _is_strict(text):
+        return None
+    texts = [read_text(written) for written in _TEXTS.findall(text)]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _is_strict(text: str) -> bool:
+    """Whether expat finds nothing else than a selection. It stops at the first deviation, and no entity can grow."""
     reader = _StrictReader()
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -117,8 +118,8 @@ def read_strict_selection(text: str) -> list[tuple[str, str]] | None:
     try:
         parser.Parse(text, True)
     except (_NotStrict, expat.ExpatError, UnicodeEncodeError):
-        return None
-    return reader.found
+        return False
+    return True
 
 
 class StrictXmlFormat(Reward):

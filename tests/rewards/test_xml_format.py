@@ -171,7 +171,7 @@ prompts = st.dictionaries(st.sampled_from(DEFAULT_AGENTS), xml_text.filter(str.s
 @given(prompts, xml_text)
 def test_the_right_answer_as_it_is_written_for_training_is_strict(prompts, reasoning):
     text = format_selection(prompts, reasoning)
-    assert read_strict_selection(text) == [(name, prompt.strip()) for name, prompt in prompts.items()]
+    assert read_strict_selection(text) == list(prompts.items())
     assert (score(StrictXmlFormat(), text), score(XmlFormat(), text)) == (1.0, 1.0)
     assert AgentSelection()([text], ground_truth_agents=[list(prompts)]) == [1.0]
 
@@ -180,7 +180,8 @@ def test_the_right_answer_as_it_is_written_for_training_is_strict(prompts, reaso
 @given(prompts, xml_text)
 def test_both_readers_find_the_same_agents_in_a_strict_selection(prompts, reasoning):
     text = format_selection(prompts, reasoning)
-    assert parse_selection(text).agents == [name for name, _ in read_strict_selection(text)]
+    selection = parse_selection(text).unescaped()
+    assert [(name, selection.prompts[name]) for name in selection.agents] == read_strict_selection(text)
 
 
 pieces = st.sampled_from(
