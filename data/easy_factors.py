@@ -19,7 +19,6 @@ import os
 import random
 import shutil
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from data.damaged_pools import ATTEMPTS, DamageError
 from data.images import open_image
 from data.measurements import HEALTHY_RESOLUTION, measure_image, measure_items
 from data.pools import Item
+from data.processes import process_pool
 from data.records import RecordError, atomic_write, write_jsonl
 from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
 from data.splits import DEFAULT_SHARES, SPLITS, split_sizes
@@ -110,7 +110,7 @@ def write_damages(output_dir: Path, splits: dict[str, list[SourceItem]], sizes: 
         sources = tuple(sorted({str(item.image) for item in splits[split]}))
         folder = output_dir / "images" / split
         tasks = [Picture(folder / f"{number:05d}.png", sources, f"{seed} {split} {number}") for number in range(size)]
-        with ProcessPoolExecutor(workers) as processes:
+        with process_pool(workers) as processes:
             made = processes.map(make_picture, tasks, chunksize=16)
             rows = list(tqdm(made, total=size, desc=f"{split} pictures", unit="picture"))
         for row in rows:

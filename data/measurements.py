@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from skimage.measure import blur_effect
 
 from data.images import open_image
 from data.pools import Item, ItemId, Pool, load_pool
+from data.processes import process_pool
 from data.records import write_json
 
 MEASUREMENTS_FILE = "measurements.json"
@@ -221,7 +221,7 @@ def measure_pool(pool: Pool, workers: int = 1) -> list[Measurement]:
         if content.get("fingerprint") == fingerprint:
             return [Measurement(**row) for row in content["items"]]
     if workers > 1:
-        with ProcessPoolExecutor(workers) as processes:
+        with process_pool(workers) as processes:
             figures = list(processes.map(_measure_file, paths, chunksize=16))
     else:
         figures = [_measure_file(path) for path in paths]

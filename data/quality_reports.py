@@ -16,7 +16,6 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +38,7 @@ from data.damaged_pools import DamagedPool, DamageError, PoolDrawer, as_items
 from data.images import ImageError, open_image
 from data.measurements import Measurement, measure_pool, store_measurements
 from data.pools import Item, Pool
+from data.processes import process_pool
 from data.records import RecordError, write_json, write_jsonl
 from data.report_wording import OPENINGS, VAGUE, WORDINGS, choose
 from data.sources import SourceItem, load_all, load_splits
@@ -216,7 +216,7 @@ def make_reports(output_dir: Path, reports: int, settings: Settings, workers: in
     """Writes the pools and the records of every split; yields (split, number of records) as each is finished."""
     for split, size in zip(SPLITS, split_sizes(reports, settings.shares), strict=True):
         tasks = [(f"{split}-{number:05d}", split, output_dir, settings) for number in range(size)]
-        with ProcessPoolExecutor(workers) as processes:
+        with process_pool(workers) as processes:
             records = list(
                 tqdm(processes.map(_make_task, tasks, chunksize=4), total=size, desc=f"{split} reports", unit="report")
             )

@@ -16,13 +16,13 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
 from data.images import ImageError
+from data.processes import process_pool
 from data.records import RecordError, write_json, write_jsonl
 from filter_agents.registry import AgentError
 from rewards.completions import generate_completions
@@ -177,7 +177,7 @@ def compare_ways(ways: Sequence[Way], task: Task) -> dict[str, Any]:
     """Runs every way, and returns the table; with both VLMs also the difference that factors make to them."""
     scored = {}
     for way in ways:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        with process_pool(1, mp_context=multiprocessing.get_context("spawn")) as process:
             scored[way.name] = score_way(way, task, process.submit(run_way, way, task).result())
     table: dict[str, Any] = {"ways": [scored[way.name]["figures"] for way in ways]}
     if WITHOUT in scored and WITH in scored:

@@ -3,11 +3,11 @@
 import asyncio
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from tqdm import tqdm
 
+from data.processes import process_pool
 from rewards.base import Reward
 from rewards.guard import Failure, GuardedAsyncReward, GuardedReward, RewardError
 from rewards.registry import RewardSpec, build_rewards, needed_columns, optional_columns
@@ -135,7 +135,7 @@ def score_rows(
         for reward, elsewhere in zip(rewards, parallel, strict=True):
             columns |= set(needed_columns(reward)) if elsewhere else set()
         chunks = [_only(chunk, columns) for chunk in _chunks(rows)]
-        with ProcessPoolExecutor(workers) as processes:
+        with process_pool(workers) as processes:
             results = processes.map(partial(_score_in_worker, there, agents), chunks)
             for result in tqdm(results, total=len(chunks), desc="scoring", unit="chunk"):
                 collect(result, policies)
