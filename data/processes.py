@@ -29,7 +29,7 @@ def end_with_parent(parent: int) -> None:
 
 
 def _start_worker(parent: int) -> None:
-    pass
+    end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches every process: the parent says what it means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

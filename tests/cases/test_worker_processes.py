@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 def _start(command: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
 
 
 def _wait(condition, seconds: float = 60) -> bool:
@@ -71,7 +71,7 @@ def parent(tmp_path):
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -96,7 +96,7 @@ def test_t17_a_killed_command_leaves_no_worker(tmp_path):
         workers = _children(process.pid)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
     assert _wait(lambda: not any(_alive(worker) for worker in workers), 5)
 
 
