@@ -42,7 +42,7 @@ from models import tiny
 from models.loading import load_processor, pixel_bounds, vision_token_ids
 from rewards.registry import build_rewards
 from trainers.grpo import GRPOConfig, GRPOTrainer
-from trainers.report import SampleLog
+from trainers.samples import SampleLog
 from trainers.task_data import to_dataset
 
 TARGETS = {"additions off": 1.03, "additions on": 1.10}

@@ -83,7 +83,7 @@ class ShardStore:
             if self.is_main:
                 self._check_settings()
                 for path in self._paths():
-                    _cut_incomplete_line(path)
+                    cut_incomplete_line(path)
         except RecordError as error:
             problem = str(error)
         self._share_problem(problem)
@@ -213,7 +213,7 @@ class ShardStore:
             file.writelines(lines[row_id] for row_id in order)
 
 
-def _cut_incomplete_line(path: Path) -> None:
+def cut_incomplete_line(path: Path) -> None:
     """Removes what a killed process left after its last line break."""
     with path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)

@@ -4,35 +4,11 @@ import sys
 from typing import Any
 
 from accelerate import PartialState
+from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-# Logged key and how it is called; every reward's mean is shown besides. What is missing from a log is left out.
-SHOWN = (
-    ("reward", "reward"),
-    ("eval_reward", "eval reward"),
-    ("accuracy", "accuracy"),
-    ("expected_reward", "expected reward"),
-    ("eval_accuracy", "eval accuracy"),
-    ("eval_expected_reward", "eval expected reward"),
-    ("eval_f1_micro", "eval F1"),
-    ("eval_map", "eval mAP"),
-    ("score_gap", "gap"),
-    ("saturation", "saturation"),
-    ("eval_score_gap", "eval gap"),
-    ("kl", "KL"),
-    ("ratio", "ratio"),
-    ("beta", "beta"),
-    ("completions/mean_length", "length"),
-    ("frac_reward_zero_std", "flat groups"),
-    ("loss", "loss"),
-    ("eval_loss", "eval loss"),
-    ("mean_token_accuracy", "token accuracy"),
-    ("eval_mean_token_accuracy", "eval token accuracy"),
-    ("grad_norm", "gradient norm"),
-    ("learning_rate", "lr"),
-    ("train_runtime", "seconds"),
-)
+from trainers.logged_figures import CONSOLE, format_value, logged_values
 
 
 def say(message: str) -> None:
@@ -42,23 +18,19 @@ def say(message: str) -> None:
         sys.stdout.flush()
 
 
-def format_log(step: int, max_steps: int, logs: dict[str, Any]) -> str:
-    """The line for one log entry.
+def warn(message: str) -> None:
+    """Prints a warning on standard error, where no level of logging can hide it."""
+    tqdm.write(f"warning: {message}", file=sys.stderr)
 
-    >>> format_log(5, 65, {"reward": 1.25, "rewards/vqa_accuracy/mean": 0.625, "loss": -0.015, "epoch": 0.1})
-    'step 5/65  reward 1.25  vqa_accuracy 0.625  loss -0.015'
+
+def format_log(step: int, max_steps: int, logs: dict[str, Any]) -> str:
+    """The line for one log entry. What was not logged is left out; what was logged without a number is shown as it is.
+
+    >>> format_log(5, 65, {"reward": 1.25, "rewards/vqa_accuracy/mean": None, "loss": -0.015, "epoch": 0.1})
+    'step 5/65  reward 1.25  vqa_accuracy none  loss -0.015'
     """
-    parts = [f"step {step}/{max_steps}"]
-    for key, name in SHOWN:
-        if isinstance(logs.get(key), int | float):
-            parts.append(f"{name} {logs[key]:.3g}")
-        if key == "eval_reward":
-            parts += [
-                f"{logged.split('/')[1]} {value:.3g}"
-                for logged, value in logs.items()
-                if logged.startswith(("rewards/", "eval_rewards/")) and logged.endswith("/mean")
-            ]
-    return "  ".join(parts)
+    shown = [f"{row.console_name(key)} {format_value(value)}" for row, key, value in logged_values(logs, CONSOLE)]
+    return "  ".join([f"step {step}/{max_steps}", *shown])
 
 
 class CompactProgress(ProgressCallback):

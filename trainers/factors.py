@@ -40,10 +40,11 @@ from rewards.factor_metrics import choice_metrics, factor_metrics, fit_threshold
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
 from trainers.early_stopping import EarlyStoppingArguments
+from trainers.machine import command_line
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, RecipeError, parse_recipe
-from trainers.report import RunInfo
-from trainers.runs import command_line, readable_errors, train_and_record
+from trainers.run_record import RunInfo
+from trainers.runs import readable_errors, train_and_record
 
 RESULTS_FILE = "factor_results.json"
 NEW_BACKBONE = "a new backbone"
@@ -349,7 +350,7 @@ def main(argv: list[str] | None = None) -> None:
         # Train, save, report
         info = RunInfo(
             method="Factors",
-            command=command_line(__file__),
+            command=command_line(),
             recipe=recipe.text,
             dataset=script.dataset_name,
             base_model=model_args.model_name_or_path or NEW_BACKBONE,

@@ -14,11 +14,12 @@ from trainers.console import say
 from trainers.group_data import GroupArguments, RewardTable, StoredGroup, load_stored_groups
 from trainers.group_policies import GroupPolicy, SelectorPolicy, VLMPolicy
 from trainers.losses import groups_without_contrast
+from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import ModelAtHand, adapters_base, inspect_model, load_policy, model_init_kwargs
 from trainers.recipes import Recipe, RecipeError
-from trainers.report import RunInfo
-from trainers.runs import command_line, describe_rewards, train_and_record
+from trainers.run_record import RunInfo
+from trainers.runs import describe_rewards, train_and_record
 from trainers.task_data import check_lengths, count_tokens
 
 NEW_SELECTOR = "a new selector"
@@ -207,7 +208,6 @@ def _say_groups(split: str, groups: Sequence[StoredGroup]) -> None:
 def train_on_groups(
     trainer_class: type,
     method: str,
-    file: str,
     script: GroupArguments,
     args: Any,
     model_args: Any,
@@ -219,7 +219,6 @@ def train_on_groups(
     Args:
         trainer_class: `RCETrainer` or one that is made from it.
         method: for the report.
-        file: of the script.
         trainer_options: further arguments of the trainer.
     """
     from trainers.rce import prepare_groups
@@ -257,7 +256,7 @@ def train_on_groups(
     rewards = describe_rewards(script.reward_funcs, script.reward_weights) if script.reward_funcs else []
     info = RunInfo(
         method=method,
-        command=command_line(file),
+        command=command_line(),
         recipe=recipe.text,
         dataset=script.dataset_name,
         base_model=hand.base_model,

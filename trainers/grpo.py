@@ -42,14 +42,16 @@ from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
 from trainers.dynamic_sampling import DynamicSampling, without_contrast
 from trainers.losses import best_of_group, group_advantages
+from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import inspect_model, model_init_kwargs, policy_arguments
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, RecipeError, parse_entries, parse_recipe
-from trainers.report import RunInfo, SampleGroup, SampleLog
 from trainers.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
 from trainers.rollout_temperature import ScheduledTemperature
-from trainers.runs import command_line, describe_rewards, load_checked_rows, readable_errors, train_and_record
+from trainers.run_record import RunInfo
+from trainers.runs import describe_rewards, load_checked_rows, readable_errors, train_and_record
+from trainers.samples import SampleGroup, SampleLog
 from trainers.schedules import Curriculum
 from trainers.sharing import SharedLogProbs, SharingArguments
 from trainers.task_data import TokenCounts, to_dataset
@@ -542,7 +544,7 @@ def main(argv: list[str] | None = None) -> None:
         # Train, save, report
         info = RunInfo(
             method="GRPO",
-            command=command_line(__file__),
+            command=command_line(),
             recipe=recipe.text,
             dataset=script.dataset_name,
             base_model=model_args.model_name_or_path,

@@ -326,7 +326,6 @@ def main(argv: list[str] | None = None) -> None:
         train_on_groups(
             OfflineGRPOTrainer,
             "offline GRPO",
-            __file__,
             script,
             args,
             model_args,

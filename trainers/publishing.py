@@ -2,35 +2,24 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
 
 from data.records import atomic_write
-from trainers.report import FIGURES_FOLDER, TEMPLATES, RunInfo, versions, write_report
+from trainers.console import warn
+from trainers.report import write_card, write_report
+from trainers.run_record import RunInfo, RunRecord, SessionClock, kept_model, load_record
+from trainers.samples import SampleLog
 
 logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
-CARD_FIGURES = ("reward", "reward_parts", "accuracy", "F1", "loss")
-CARD_KEYS = (
-    "reward",
-    "kl",
-    "loss",
-    "eval_reward",
-    "eval_accuracy",
-    "eval_expected_reward",
-    "eval_score_gap",
-    "eval_saturation",
-    "eval_f1_micro",
-    "eval_f1_macro",
-    "eval_map",
-    "eval_loss",
-    "completions/mean_length",
-    "frac_reward_zero_std",
-)
 SECRET_VARIABLES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 """How the name of an environment variable ends whose value is not to be published."""
 SHORTEST_SECRET = 8
@@ -69,9 +58,14 @@ class PublishedRun:
         if self.run_info is None:
             super().create_model_card(model_name, *args, **kwargs)
         elif self.is_world_process_zero():
-            card = render_model_card(self, model_name or Path(self.args.output_dir).name)
-            with atomic_write(Path(self.args.output_dir) / "README.md") as file:
-                file.write(card)
+            self.run_record.name = model_name or Path(self.args.output_dir).name
+            write_card(self.args.output_dir, self.run_record, self.state.log_history)
+
+    @cached_property
+    def run_record(self) -> RunRecord:
+        """What is known of the run so far."""
+        loads_from = self.hub_model_id if self.args.push_to_hub else self.args.output_dir
+        return RunRecord(self.run_info, name=Path(self.args.output_dir).name, loads_from=loads_from)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Puts the push off until `push_checkpoint`: the report is yet to be written, and a file that changes while it
@@ -121,39 +115,6 @@ def _warn_of_failure(job: Future) -> None:
         logger.warning("a push while training failed: %s", job.exception())
 
 
-def _last_values(history: list[dict]) -> dict[str, float]:
-    """The last logged value of the figures that a card shows, and of every reward."""
-    values = {}
-    for entry in history:
-        for key, value in entry.items():
-            wanted = key in CARD_KEYS or (key.startswith(("rewards/", "eval_rewards/")) and key.endswith("/mean"))
-            if wanted and isinstance(value, int | float):
-                values[key] = value
-    return values
-
-
-def render_model_card(trainer: PublishedRun, model_name: str) -> str:
-    """The model card: data, rewards, results, figures, command, recipe and versions."""
-    from jinja2 import Environment, FileSystemLoader
-
-    info = trainer.run_info
-    folder = Path(trainer.args.output_dir) / FIGURES_FOLDER
-    return (
-        Environment(loader=FileSystemLoader(TEMPLATES))
-        .get_template("model_card.md.jinja")
-        .render(
-            info=info,
-            model_name=model_name,
-            loads_from=trainer.hub_model_id if trainer.args.push_to_hub else trainer.args.output_dir,
-            base_model_id=None if os.path.isdir(info.base_model) or " " in info.base_model else info.base_model,
-            steps=trainer.state.global_step,
-            final=_last_values(trainer.state.log_history),
-            figures=[name for name in CARD_FIGURES if (folder / f"{name}.png").is_file()],
-            versions=versions(),
-        )
-    )
-
-
 def store_recipe(output_dir: str | Path, text: str) -> None:
     """Writes `recipe.yaml`, and warns where a run is resumed with another one."""
     path = Path(output_dir) / RECIPE_FILE
@@ -165,7 +126,7 @@ def store_recipe(output_dir: str | Path, text: str) -> None:
 
 class ReportCallback(TrainerCallback):
     """Writes the report whenever a checkpoint is saved, and at the end, and lets the checkpoint be pushed after that.
-    A report may fail, but never ends a run.
+    A report may fail, but never ends a run: what is missing is said once.
 
     Args:
         trainer: with its `run_info`.
@@ -173,14 +134,43 @@ class ReportCallback(TrainerCallback):
 
     def __init__(self, trainer: PublishedRun):
         self.trainer = trainer
+        self._clock: SessionClock | None = None
+        self._warned_of: set[str] = set()
+
+    @contextmanager
+    def _never_ends_a_run(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a report is not worth a run
+            cause = f"{error.strerror}: {error.filename2 or error.filename}" if isinstance(error, OSError) else error
+            problem = f"{what}: {type(error).__name__}: {cause}"
+            if problem not in self._warned_of:
+                warn(problem)
+            self._warned_of.add(problem)
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Goes on with the record of the run that is resumed, or begins one; so do its samples."""
+        if not state.is_world_process_zero:
+            return
+        with self._never_ends_a_run("the report's record of this run could not be begun"):
+            SampleLog(args.output_dir).begin(state.global_step)
+            earlier = load_record(args.output_dir) if state.global_step else None
+            record = self.trainer.run_record
+            record.sessions = [] if earlier is None else earlier.sessions
+            self._clock = SessionClock(
+                state.global_step, state.log_history, args.device, args.world_size, record.info.command
+            )
+            record.sessions.append(self._clock.session(state.global_step, state.log_history))
 
     def _write(self, args, state) -> None:
         if not state.is_world_process_zero:
             return
-        try:
-            write_report(args.output_dir, self.trainer.run_info, state.log_history)
-        except Exception as error:  # a report is not worth a run
-            logger.warning("could not write the report: %s", error)
+        with self._never_ends_a_run("the report could not be written"):
+            record = self.trainer.run_record
+            if self._clock is not None:
+                record.sessions[-1] = self._clock.session(state.global_step, state.log_history)
+            record.save(args.output_dir)
+            write_report(args.output_dir, record, state.log_history)
 
     def on_save(self, args, state, control, **kwargs) -> None:
         if not self.trainer.is_pushing():
@@ -189,4 +179,5 @@ class ReportCallback(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         self.trainer._finish_current_push()
+        self.trainer.run_record.kept = kept_model(args, state)
         self._write(args, state)

@@ -277,7 +277,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((GroupArguments, RCEConfig, ModelConfig), argv)
-        train_on_groups(RCETrainer, "RCE", __file__, script, args, model_args, recipe)
+        train_on_groups(RCETrainer, "RCE", script, args, model_args, recipe)
 
 
 if __name__ == "__main__":

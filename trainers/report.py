@@ -1,256 +1,80 @@
-"""The report that every run leaves in its output folder: one HTML file with curves, samples, recipe and versions."""
+"""The report that every run leaves in its output folder: one HTML file with curves, samples, recipe and versions.
 
-import base64
-import importlib.metadata
-import io
+    python -m trainers.report outputs/grpo --held-out outputs/after/comparison.json
+
+writes report and model card of a finished run again, with held-out results: `comparison.json` of
+`rewards.eval --compare`, `summary.json` of `rewards.reward_bench` or of `rollouts.in_context`.
+"""
+
+import argparse
 import json
-import logging
-import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data.images import open_image
-from data.records import atomic_write
-
-logger = logging.getLogger(__name__)
+from data.records import RecordError, atomic_write
+from trainers.curves import as_svg, describe_figure, draw_figures
+from trainers.held_out import read_held_out
+from trainers.logged_figures import CARD, PANELS, format_value, last_figures, logged_values
+from trainers.run_record import RECORD_FILE, RunRecord, load_record
+from trainers.samples import SampleLog, StoredSample
 
 REPORT_FILE = "report.html"
-SAMPLES_FILE = "samples.jsonl"
+CARD_FILE = "README.md"
 FIGURES_FOLDER = "figures"
+STATE_FILE = "trainer_state.json"
 TEMPLATES = Path(__file__).parent / "templates"
 
-SAMPLED_STEPS = 20
-"""At about so many steps of a run a group is kept for the report."""
-THUMBNAIL_SIDE = 160
-MAX_TEXT = 4_000
-PACKAGES = ("vlm-posttrain", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed")
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
-# Title and vertical axis of each figure, and the logged keys it shows; only those that were logged appear.
-FIGURES = (
-    ("reward", "reward", ("reward", "eval_reward")),
-    ("reward parts", "mean score", ("rewards/*/mean", "eval_rewards/*/mean")),
-    ("accuracy", "of the best-scored candidate", ("accuracy", "eval_accuracy")),
-    ("F1", "of factors, micro and macro", ("eval_f1_micro", "eval_f1_macro")),
-    ("average precision", "mean over factors", ("eval_map",)),
-    ("precision and recall", "micro", ("eval_precision_micro", "eval_recall_micro")),
-    ("expected reward", "reward", ("expected_reward", "eval_expected_reward")),
-    ("score gap", "better - worse", ("score_gap", "eval_score_gap")),
-    ("scores", "score", ("score_mean", "score_min", "score_max", "eval_score_mean")),
-    ("spread of the scores", "standard deviation", ("score_std", "eval_score_std")),
-    ("saturated scores", "share", ("saturation", "eval_saturation")),
-    ("KL to the reference", "nats a token", ("kl", "eval_kl")),
-    ("KL coefficient", "beta", ("beta",)),
-    ("completion length", "tokens", ("completions/mean_length", "completions/max_length")),
-    ("share of groups without contrast", "share", ("frac_reward_zero_std", "dynamic_sampling/frac_zero_std_left")),
-    ("entropy", "nats a token", ("entropy",)),
-    ("rollout temperature", "temperature", ("rollout_temperature",)),
-    ("temperature of the weights", "temperature", ("temperature",)),
-    ("probability ratio", "ratio to the old policy", ("ratio",)),
-    ("clipped steps", "share", ("clip_fraction",)),
-    ("policy loss", "loss", ("policy_loss",)),
-    ("advantages", "standard deviations", ("advantage_mean", "advantage_std", "advantage_max")),
-    ("reward errors", "rows", ("rewards/*/errors",)),
-    ("loss", "loss", ("loss", "eval_loss")),
-    ("parts of the loss", "loss", ("preference_loss", "lm_loss")),
-    ("token accuracy", "share", ("mean_token_accuracy", "eval_mean_token_accuracy")),
-    ("gradient norm", "norm", ("grad_norm",)),
-    ("learning rate", "learning rate", ("learning_rate",)),
-)
+History = Sequence[Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class SampleGroup:
-    """One prompt with its completions, as it was scored.
-
-    Attributes:
-        prompt: chat messages.
-        images: of the prompt.
-        completions: texts.
-        scores: of each completion, by reward.
-        advantages: of each completion; the best is marked.
-        advantage_name: what the report calls them.
-    """
-
-    prompt: Sequence[dict]
-    images: Sequence[Any]
-    completions: Sequence[str]
-    scores: Sequence[dict[str, float | None]]
-    advantages: Sequence[float]
-    advantage_name: str = "advantage"
+def visible(text: str) -> str:
+    """A text in which characters that a browser drops or takes for something else are seen: `\\x1c` for U+001C."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _message_text(message: dict) -> str:
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    return " ".join(part.get("text", f"[{part.get('type')}]") for part in content)
+def in_table(text: Any) -> str:
+    """A text as a cell of a Markdown table, or as code in a line: no end of line, `|` or backtick of its own."""
+    one_line = " ".join(visible(str(text)).split())
+    return one_line.replace("`", "'").replace("|", "\\|").replace("<", "&lt;")
 
 
-def _thumbnail(image: Any) -> str:
-    """A small PNG as a data address."""
-    small = open_image(image).copy()
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    encoded = io.BytesIO()
-    small.save(encoded, "PNG")
-    return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
+def fence(text: str) -> str:
+    """The fence of a block of Markdown code that `text` cannot end."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    return "`" * max(3, longest + 1)
 
 
-class SampleLog:
-    """Keeps a few groups of a run in `samples.jsonl`, for the report. It may fail, but never ends a run.
+def _environment(autoescape: bool) -> Any:
+    from jinja2 import Environment, FileSystemLoader
 
-    Args:
-        output_dir: of the run.
-    """
-
-    def __init__(self, output_dir: str | Path):
-        self.path = Path(output_dir) / SAMPLES_FILE
-        self._last_step = -1
-
-    def wants(self, step: int, max_steps: int) -> bool:
-        """Whether a group should be kept at this optimizer step."""
-        return step != self._last_step and step % max(1, max_steps // SAMPLED_STEPS) == 0
-
-    def add(self, step: int, group: SampleGroup) -> None:
-        """Appends a group."""
-        self._last_step = step
-        try:
-            row = {
-                "step": step,
-                "prompt": [{"role": turn["role"], "text": _message_text(turn)[:MAX_TEXT]} for turn in group.prompt],
-                "images": [_thumbnail(image) for image in group.images],
-                "completions": [text[:MAX_TEXT] for text in group.completions],
-                "scores": list(group.scores),
-                "advantages": list(group.advantages),
-                "advantage_name": group.advantage_name,
-            }
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        except Exception as error:  # a report is not worth a run
-            logger.warning("could not keep a sample for the report: %s", error)
-
-    def read(self) -> list[dict]:
-        """Groups kept so far, by step; of several from one step (before and after resuming) the last."""
-        if not self.path.is_file():
-            return []
-        rows: dict[int, dict] = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-                rows[row["step"]] = row
-            except (json.JSONDecodeError, KeyError):  # a line cut short when the run was killed
-                continue
-        return [rows[step] for step in sorted(rows)]
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=autoescape)
+    environment.filters |= {"figure": format_value, "visible": visible, "cell": in_table, "fence": fence}
+    return environment
 
 
-@dataclass
-class RunInfo:
-    """What a run was, for its report and model card.
-
-    Attributes:
-        method: "GRPO", "SFT", ...
-        command: the command line.
-        recipe: text of the recipe.
-        dataset: name or path of the data.
-        rewards: one line a reward.
-        base_model: that training started from.
-        results: label -> figure, shown at the top.
-        kind: "vlm", "selector", "reward" or "factors".
-    """
-
-    method: str
-    command: str
-    recipe: str
-    dataset: str
-    base_model: str
-    rewards: list[str] = field(default_factory=list)
-    results: dict[str, str] = field(default_factory=dict)
-    kind: str = "vlm"
+# -- the report -------------------------------------------------------------------------------------------------------
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide what a run does."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _matching(pattern: str, keys: Sequence[str]) -> list[str]:
-    if "*" not in pattern:
-        return [pattern] if pattern in keys else []
-    start, end = pattern.split("*")
-    return [key for key in keys if key.startswith(start) and key.endswith(end)]
-
-
-def _curve(history: Sequence[dict], key: str) -> tuple[list[float], list[float]]:
-    points = [(entry["step"], entry[key]) for entry in history if isinstance(entry.get(key), int | float)]
-    return [step for step, _ in points], [value for _, value in points]
-
-
-def _label(key: str) -> str:
-    short = key.removeprefix("eval_").removeprefix("rewards/").removeprefix("completions/")
-    short = short.removesuffix("/mean").removesuffix("/errors")
-    return f"{short} (evaluation)" if key.startswith("eval_") else short
-
-
-def draw_figures(history: Sequence[dict]) -> dict[str, Any]:
-    """A matplotlib figure for each entry of `FIGURES` that has something to show, by title."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib.figure import Figure
-    keys = list(dict.fromkeys(key for entry in history for key in entry))
-    figures = {}
-    for title, axis, patterns in FIGURES:
-        shown = [key for pattern in patterns for key in _matching(pattern, keys)]
-        curves = {key: _curve(history, key) for key in shown}
-        curves = {key: curve for key, curve in curves.items() if curve[0]}
-        if not curves:
-            continue
-        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
-        axes = figure.subplots()
-        for key, (steps, values) in curves.items():
-            marker = "o" if len(steps) < 3 or key.startswith("eval_") else None
-            axes.plot(steps, values, label=_label(key), marker=marker, markersize=3, linewidth=1.4)
-        if title == "reward" and (spread := _curve(history, "reward_std"))[0]:
-            steps, values = curves.get("reward", ([], []))
-            if steps == spread[0]:
-                low = [value - std for value, std in zip(values, spread[1], strict=True)]
-                high = [value + std for value, std in zip(values, spread[1], strict=True)]
-                axes.fill_between(steps, low, high, alpha=0.15, linewidth=0)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("optimizer step", fontsize=8)
-        axes.set_ylabel(axis, fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.25)
-        if len(curves) > 1:  # below the axes: curves of one figure often fill them
-            figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
-        figures[title] = figure
-    return figures
-
-
-def _as_svg(figure: Any) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    content = text.getvalue()
-    return content[content.index("<svg") :]
-
-
-def _spaced(rows: list[dict], count: int) -> list[dict]:
+def _spaced(rows: list[StoredSample], count: int) -> list[StoredSample]:
     if len(rows) <= count:
         return rows
     return [rows[round(number * (len(rows) - 1) / (count - 1))] for number in range(count)]
 
 
-def write_report(output_dir: str | Path, info: RunInfo, history: Sequence[dict], max_samples: int = 6) -> Path:
+def _fixed_prompts(samples: Sequence[StoredSample]) -> list[list[StoredSample]]:
+    """The samples of each prompt that is shown at every step, by step."""
+    fixed = sorted(samples, key=lambda sample: (sample.number, sample.step))
+    return [list(of_prompt) for _, of_prompt in groupby(fixed, key=lambda sample: sample.number)]
+
+
+def write_report(output_dir: str | Path, record: RunRecord, history: History, max_samples: int = 6) -> Path:
     """Writes `report.html`, which needs no other file, and each figure as PNG below `figures/`.
 
     Args:
@@ -260,21 +84,127 @@ def write_report(output_dir: str | Path, info: RunInfo, history: Sequence[dict],
     Returns:
         Path of the report.
     """
-    from jinja2 import Environment, FileSystemLoader
-
     output_dir = Path(output_dir)
-    figures = draw_figures(history)
+    kept_step = None if record.kept is None else record.kept.step
+    figures = draw_figures(history, record.info.kind, kept_step)
     for title, figure in figures.items():
-        with atomic_write(output_dir / FIGURES_FOLDER / f"{title.replace(' ', '_')}.png", "wb") as file:
+        with atomic_write(output_dir / FIGURES_FOLDER / _picture(title), "wb") as file:
             figure.savefig(file, format="png", dpi=140)
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
-    page = environment.get_template("report.html.jinja").render(
-        info=asdict(info),
-        figures={title: _as_svg(figure) for title, figure in figures.items()},
-        samples=_spaced(SampleLog(output_dir).read(), max_samples),
-        versions=versions(),
-        final={key: value for entry in history[-2:] for key, value in entry.items() if isinstance(value, int | float)},
+    captions = {panel.title: panel.caption for panel in PANELS}
+    log = SampleLog(output_dir)
+    samples = log.read()
+    batches = [sample for sample in samples if sample.source == "batch"]
+    page = (
+        _environment(autoescape=True)
+        .get_template("report.html.jinja")
+        .render(
+            record=record,
+            info=record.info,
+            figures=[
+                {"svg": as_svg(figure), "alt": describe_figure(figure), "caption": captions[title]}
+                for title, figure in figures.items()
+            ],
+            samples=_spaced(batches, max_samples),
+            fixed=_fixed_prompts([sample for sample in samples if sample.source != "batch"]),
+            unreadable=log.unreadable,
+            final=last_figures(history, kept_step),
+        )
     )
     with atomic_write(output_dir / REPORT_FILE) as file:
         file.write(page)
     return output_dir / REPORT_FILE
+
+
+def _picture(title: str) -> str:
+    return f"{title.replace(' ', '_')}.png"
+
+
+# -- the card ---------------------------------------------------------------------------------------------------------
+
+
+def card_figures(history: History, step: int | None = None) -> dict[str, str]:
+    """The last figures that a card shows, in the order of the table: key -> text.
+
+    Args:
+        step: of the model that is kept.
+    """
+    found = last_figures(history, step)
+    return {key: found[key].text for _, key, _ in logged_values(found, CARD)}
+
+
+def render_model_card(output_dir: str | Path, record: RunRecord, history: History) -> str:
+    """The model card: data, rewards, held-out results, figures, command, recipe and versions."""
+    info = record.info
+    folder = Path(output_dir) / FIGURES_FOLDER
+    pictures = [_picture(panel.title) for panel in PANELS if panel.card]
+    return (
+        _environment(autoescape=False)
+        .get_template("model_card.md.jinja")
+        .render(
+            record=record,
+            info=info,
+            base_model_id=None if os.path.isdir(info.base_model) or " " in info.base_model else info.base_model,
+            final=card_figures(history, None if record.kept is None else record.kept.step),
+            figures=[name for name in pictures if (folder / name).is_file()],
+        )
+    )
+
+
+def write_card(output_dir: str | Path, record: RunRecord, history: History) -> None:
+    """Writes `README.md`."""
+    with atomic_write(Path(output_dir) / CARD_FILE) as file:
+        file.write(render_model_card(output_dir, record, history))
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def read_history(output_dir: Path) -> list[dict]:
+    """What a finished run logged.
+
+    Raises:
+        RecordError: no finished run in this folder.
+    """
+    path = output_dir / STATE_FILE
+    try:
+        return json.loads(path.read_bytes())["log_history"]
+    except OSError as error:
+        problem = f"{path}: cannot be read: {error.strerror}; expected the folder of a run that has finished"
+        raise RecordError([problem]) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordError([f"{path}: expected what a run of this toolkit logged: {error}"]) from error
+
+
+def add_held_out(output_dir: Path, files: Sequence[Path]) -> Path:
+    """Puts results into report and card of a finished run; those of a file that is there already are replaced.
+
+    Raises:
+        RecordError: no finished run, or a file of another kind.
+    """
+    record, history = load_record(output_dir), read_history(output_dir)
+    if record is None:
+        raise RecordError([f"{output_dir / RECORD_FILE}: missing or damaged; expected the folder of a finished run"])
+    tables = [read_held_out(file) for file in files]
+    new = {table["source"] for table in tables}
+    record.held_out = [table for table in record.held_out if table["source"] not in new] + tables
+    record.save(output_dir)
+    path = write_report(output_dir, record, history)
+    write_card(output_dir, record, history)
+    return path
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainers.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="output_dir of a finished run")
+    parser.add_argument("--held-out", type=Path, nargs="+", default=[], metavar="FILE", help="results to be shown")
+    arguments = parser.parse_args(argv)
+    try:
+        sys.stdout.write(f"written: {add_held_out(arguments.run, arguments.held_out)}\n")
+    except RecordError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

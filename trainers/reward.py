@@ -34,6 +34,7 @@ from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
 from trainers.early_stopping import EarlyStoppingArguments
 from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
+from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import adapters_base, inspect_model, lora_config, model_init_kwargs
 from trainers.preference_data import (
@@ -46,8 +47,9 @@ from trainers.preference_data import (
 )
 from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
-from trainers.report import RunInfo, SampleGroup, SampleLog
-from trainers.runs import command_line, readable_errors, train_and_record
+from trainers.run_record import RunInfo
+from trainers.runs import readable_errors, train_and_record
+from trainers.samples import SampleGroup, SampleLog
 from trainers.sharing import SharingArguments
 
 DEFAULT_BOUNDS = (-5.0, 5.0)
@@ -434,7 +436,7 @@ def main(argv: list[str] | None = None) -> None:
         # Train, save, report
         info = RunInfo(
             method="Reward",
-            command=command_line(__file__),
+            command=command_line(),
             recipe=recipe.text,
             dataset=script.dataset_name,
             base_model=model_args.model_name_or_path,

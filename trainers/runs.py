@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from trainers.console import say, shorten_output
 from trainers.model_at_hand import ModelAtHand
 from trainers.publishing import PublishError, ReportCallback, keep_token_out, store_recipe, without_secrets
 from trainers.recipes import DataArguments, Recipe, RecipeError
-from trainers.report import RunInfo
+from trainers.run_record import RunInfo
 from trainers.task_data import TokenCounts, check_lengths, count_tokens, load_task_rows
 
 USER_ERRORS = (RecipeError, RecordError, RewardSpecError, RewardError, AgentError, ImageError, PublishError)
@@ -83,16 +82,13 @@ def load_checked_rows(
     return rows, counts
 
 
-def command_line(script: str) -> str:
-    """The command as it could be typed again."""
-    return shlex.join(["accelerate", "launch", f"trainers/{Path(script).name}", *sys.argv[1:]])
-
-
 def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, resume_from: str | None) -> None:
     """Trains, saves model, processor, recipe and report, and pushes them where the recipe says so."""
     args = trainer.args
     keep_token_out(args)
-    info = replace(info, recipe=without_secrets(info.recipe), command=without_secrets(info.command))
+    rows = {"training": trainer.train_dataset, "evaluation": trainer.eval_dataset}
+    counts = {name: len(found) for name, found in rows.items() if hasattr(found, "__len__")}
+    info = replace(info, rows=counts, recipe=without_secrets(info.recipe), command=without_secrets(info.command))
     trainer.run_info = info
     trainer.add_callback(ReportCallback(trainer))
     shorten_output(trainer)

@@ -28,13 +28,14 @@ from trainers.console import say
 from trainers.group_data import GroupArguments
 from trainers.group_policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
+from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import inspect_model, model_init_kwargs, policy_arguments
 from trainers.publishing import PublishedRun
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import DataArguments, parse_recipe, recipe_value
-from trainers.report import RunInfo
-from trainers.runs import command_line, load_checked_rows, readable_errors, train_and_record
+from trainers.run_record import RunInfo
+from trainers.runs import load_checked_rows, readable_errors, train_and_record
 from trainers.task_data import to_dataset
 
 
@@ -116,7 +117,7 @@ def train_selector(argv: list[str]) -> None:
     from trainers.group_runs import train_on_groups
 
     script, args, model_args, recipe = parse_recipe((GroupArguments, SelectorSFTConfig, ModelConfig), argv)
-    train_on_groups(SelectorSFTTrainer, "SFT", __file__, script, args, model_args, recipe)
+    train_on_groups(SelectorSFTTrainer, "SFT", script, args, model_args, recipe)
 
 
 # -- the script -------------------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         # Train, save, report
         info = RunInfo(
             method="SFT",
-            command=command_line(__file__),
+            command=command_line(),
             recipe=recipe.text,
             dataset=script.dataset_name,
             base_model=model_args.model_name_or_path,

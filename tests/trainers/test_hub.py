@@ -203,7 +203,7 @@ def test_card(pushed, report_data):
         f"**Data:** `{report_data}`",
         "`agent_selection`, `strict_xml_format`",
         "| rewards/agent_selection/mean |",
-        "accelerate launch trainers/grpo.py --config",
+        "python trainers/grpo.py --config",
         f'from_pretrained("{REPO_ID}")',
         "max_completion_length: 8",
     ):

@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from trainers.console import format_log
-from trainers.report import RunInfo, SampleGroup, SampleLog, draw_figures, write_report
+from trainers.curves import draw_figures
+from trainers.report import write_report
+from trainers.run_record import RunInfo, RunRecord
+from trainers.samples import SampleGroup, SampleLog
 
 HISTORY = [
     {"step": step, "reward": 0.1 * step, "reward_std": 0.05, "rewards/agent_selection/mean": 0.2, "kl": 0.01,
@@ -43,7 +46,7 @@ class Links(HTMLParser):
 def page(tmp_path):
     log = SampleLog(tmp_path)
     log.add(1, GROUP)
-    write_report(tmp_path, INFO, HISTORY)
+    write_report(tmp_path, RunRecord(INFO), HISTORY)
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -84,14 +87,14 @@ def test_samples_survive_a_line_cut_short_and_repeated_steps(tmp_path):
     with log.path.open("a", encoding="utf-8") as file:
         file.write('{"step": 3, "prom')
     rows = log.read()
-    assert [row["step"] for row in rows] == [1, 2]
-    assert rows[1]["completions"] == ["after resuming"]
+    assert [row.step for row in rows] == [1, 2]
+    assert rows[1].completions == ["after resuming"]
 
 
 def test_thumbnails_are_small(tmp_path):
     SampleLog(tmp_path).add(1, GROUP)
     row = json.loads((tmp_path / "samples.jsonl").read_text(encoding="utf-8"))
-    assert len(row["images"][0]) < 20_000
+    assert len(row["images"][0]["address"]) < 20_000
 
 
 def test_samples_are_wanted_about_twenty_times_a_run(tmp_path):
@@ -100,9 +103,22 @@ def test_samples_are_wanted_about_twenty_times_a_run(tmp_path):
     assert sum(log.wants(step, 5) for step in range(5)) == 5
 
 
-def test_a_report_that_fails_never_ends_a_run(tmp_path, caplog):
-    SampleLog(tmp_path).add(1, SampleGroup(GROUP.prompt, ["no such image.png"], [], [], []))
-    assert "could not keep a sample" in caplog.text
+def test_a_picture_that_cannot_be_shown_costs_its_sample_nothing_else(tmp_path):
+    log = SampleLog(tmp_path)
+    log.add(1, SampleGroup(GROUP.prompt, ["no such image.png"], ["text"], [{}], [0.0]))
+    [sample] = log.read()
+    assert sample.images[0].address is None
+    assert "no such image.png" in sample.images[0].problem
+    page = write_report(tmp_path, RunRecord(INFO), HISTORY).read_text(encoding="utf-8")
+    assert "cannot be shown" in page
+
+
+def test_a_sample_that_cannot_be_kept_is_said_once(tmp_path, capsys):
+    (tmp_path / "run").write_text("a file where the folder should be")
+    log = SampleLog(tmp_path / "run")
+    for step in (1, 2):
+        log.add(step, GROUP)
+    assert capsys.readouterr().err.count("a sample of step 1 is missing in the report") == 1
 
 
 def test_console_line():
