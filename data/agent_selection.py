@@ -20,12 +20,14 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
 
 from data.images import ImageSource, check_images, open_image, resolve_images, resolve_path
+from data.output_folder import describe_sizes, read_back, refuse_own_input, remove_split, writing
 from data.pools import ITEMS_FILE, ItemId, load_pool
 from data.prompts import unwritable_character
 from data.records import (
@@ -38,7 +40,7 @@ from data.records import (
     write_json,
     write_jsonl,
 )
-from data.splits import Shares, add_share_arguments, divide, read_share_arguments
+from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
 
 MAX_IMAGES = 4
 FORMATS = ("hf", "json", "jsonl")
@@ -230,9 +232,20 @@ def to_dataset(rows: list[dict]):
 
 
 def write_splits(splits: dict[str, list[AgentSelectionRecord]], output_dir: Path, file_format: str) -> None:
-    """Writes `train`, `validation` and `test` in the format asked for, and `metadata.json` with their sizes."""
+    """Writes the splits in the format asked for, and `metadata.json` with their sizes; empty splits are left out.
+
+    Raises:
+        RecordError: what was written cannot be read back, or another process is writing there.
+    """
+    with writing(output_dir):
+        _write_splits(splits, output_dir, file_format)
+
+
+def _write_splits(splits: dict[str, list[AgentSelectionRecord]], output_dir: Path, file_format: str) -> None:
     base = output_dir.resolve()
-    rows = {name: [as_row(record, base) for record in records] for name, records in splits.items()}
+    for name in SPLITS:
+        remove_split(output_dir, name)
+    rows = {name: [as_row(record, base) for record in records] for name, records in splits.items() if records}
     if file_format == "hf":
         from datasets import DatasetDict
 
@@ -242,9 +255,16 @@ def write_splits(splits: dict[str, list[AgentSelectionRecord]], output_dir: Path
             write_jsonl(output_dir / f"{name}.jsonl", part)
         elif file_format == "json":
             write_json(output_dir / f"{name}.json", part)
+        read_back(output_dir, name, len(part), partial(load_records, check_files=False))
     agents = sorted({agent for records in splits.values() for r in records for agent in r.ground_truth_agents})
-    sizes = {name: len(part) for name, part in rows.items()}
+    sizes = {name: len(records) for name, records in splits.items()}
     write_json(output_dir / "metadata.json", {"format": file_format, "sizes": sizes, "agents": agents})
+
+
+def kept_together(record: AgentSelectionRecord) -> list[tuple[str, str]]:
+    """What must not stand on two sides of a division: the report, whatever its white space, and the pool."""
+    report = ("report", " ".join(record.report.split()))
+    return [report] if record.pool is None else [report, ("pool", os.path.realpath(record.pool))]
 
 
 def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares]:
@@ -270,14 +290,20 @@ def main(argv: list[str] | None = None) -> None:
     arguments, shares = _parse_arguments(argv)
     try:
         records = parse_records(read_rows(arguments.input), base_folder(arguments.input), arguments.agent_list)
+        if not records:
+            raise RecordError([f"{arguments.input}: expected at least one record, found none"])
     except RecordError as error:
         sys.exit("\n".join([*error.problems, f"error: {len(error.problems)} problems in {arguments.input}"]))
     print(f"{arguments.input}: {len(records)} valid records")
     if arguments.validate_only:
         return
-    splits = divide(records, shares, arguments.seed)
-    write_splits(splits, arguments.output_dir, arguments.format)
-    sizes = ", ".join(f"{len(part)} {name}" for name, part in splits.items())
+    splits = divide(records, shares, arguments.seed, keys=kept_together)
+    try:
+        refuse_own_input(arguments.input, arguments.output_dir)
+        write_splits(splits, arguments.output_dir, arguments.format)
+    except RecordError as error:
+        sys.exit(f"error: {error}")
+    sizes = describe_sizes({name: len(part) for name, part in splits.items()})
     print(f"written to {arguments.output_dir} as {arguments.format}: {sizes}")
 
 

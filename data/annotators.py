@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
-from data.records import RecordError, write_jsonl
+from data.output_folder import refuse_own_input, write_split, writing
+from data.records import RecordError, available_splits
 
 SPLITS = ("train", "validation")
 
@@ -32,6 +33,18 @@ def annotate(record: AgentSelectionRecord, hasty: float, rng: random.Random) -> 
     return record.model_copy(update={"ground_truth_agents": agents, "ground_truth_prompts": kept})
 
 
+def _write_demonstrations(
+    folder: Path, split: str, records: list[AgentSelectionRecord], hasty: float, seed: int
+) -> None:
+    rng = random.Random(f"{seed} {split}")
+    annotated = [annotate(record, hasty, rng) for record in records]
+    base = folder.resolve()
+    write_split(folder, split, [as_row(record, base) for record in annotated], load_records)
+    before = sum(len(record.ground_truth_agents) for record in records)
+    after = sum(len(record.ground_truth_agents) for record in annotated)
+    print(f"{split}: {len(records)} demonstrations, {before - after} of {before} agents left out")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m data.annotators", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -43,18 +56,16 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.hasty <= 1:
         parser.error(f"--hasty: expected 0 to 1, found {arguments.hasty}")
-    base = arguments.output_dir.resolve()
-    for split in SPLITS:
-        try:
-            records = load_records(arguments.input, split)
-        except RecordError as error:
-            sys.exit(f"error: {error}")
-        rng = random.Random(f"{arguments.seed} {split}")
-        annotated = [annotate(record, arguments.hasty, rng) for record in records]
-        write_jsonl(arguments.output_dir / f"{split}.jsonl", (as_row(record, base) for record in annotated))
-        before = sum(len(record.ground_truth_agents) for record in records)
-        after = sum(len(record.ground_truth_agents) for record in annotated)
-        print(f"{split}: {len(records)} demonstrations, {before - after} of {before} agents left out")
+    try:
+        refuse_own_input(arguments.input, arguments.output_dir)
+        source = Path(arguments.input)
+        splits = available_splits(source, SPLITS) or list(SPLITS) if source.is_dir() else ["train"]
+        records = {split: load_records(arguments.input, split) for split in splits}
+        with writing(arguments.output_dir) as folder:
+            for split in SPLITS:
+                _write_demonstrations(folder, split, records.get(split, []), arguments.hasty, arguments.seed)
+    except RecordError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from data.records import RecordError, write_jsonl
+from data.output_folder import write_split, writing
+from data.records import RecordError
 from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
-from data.vqa import ANNOTATORS
+from data.vqa import ANNOTATORS, load_records
 
 VALUES = {"color": EASY_VQA_COLORS, "shape": EASY_VQA_SHAPES}
 
@@ -205,10 +207,14 @@ def main(argv: list[str] | None = None) -> None:
     except RecordError as error:
         sys.exit(f"error: {error}")
     nouns = draw_nouns(arguments.seed)
-    for split, scenes in splits.items():
-        path = arguments.output_dir / f"{split}.jsonl"
-        write_jsonl(path, [_row(number, split, scene, nouns) for number, scene in enumerate(scenes)])
-        print(f"{len(scenes)} records written to {path}")
+    try:
+        with writing(arguments.output_dir) as folder:
+            for split, scenes in splits.items():
+                rows = [_row(number, split, scene, nouns) for number, scene in enumerate(scenes)]
+                write_split(folder, split, rows, partial(load_records, check_files=False))
+                print(f"{len(scenes)} records written to {folder / f'{split}.jsonl'}")
+    except RecordError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -27,11 +27,13 @@ from tqdm import tqdm
 from data.aspects import BLUR, EXPOSURE, RESOLUTION, SHAPE, Aspect, stands_out
 from data.damage import DAMAGES, Draft
 from data.damaged_pools import ATTEMPTS, DamageError
+from data.factors import FactorAnnotation, parse_annotations
 from data.images import open_image
 from data.measurements import HEALTHY_RESOLUTION, measure_image, measure_items
+from data.output_folder import describe_sizes, write_split, writing
 from data.pools import Item
 from data.processes import process_pool
-from data.records import RecordError, atomic_write, write_jsonl
+from data.records import RecordError, atomic_write, base_folder, read_rows
 from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
 from data.splits import DEFAULT_SHARES, SPLITS, split_sizes
 
@@ -103,6 +105,10 @@ def make_picture(picture: Picture) -> dict:
     raise DamageError(f"{picture.path}: no image could be damaged in {count} ways as planned ({ATTEMPTS} tries)")
 
 
+def _read(folder: Path, split: str) -> list[FactorAnnotation]:
+    return parse_annotations(read_rows(folder, split), base_folder(folder), allow_empty=True)
+
+
 def write_damages(output_dir: Path, splits: dict[str, list[SourceItem]], sizes: dict, seed: int, workers: int) -> None:
     """Pictures below `images/`, and the annotations of each split."""
     shutil.rmtree(output_dir / "images", ignore_errors=True)
@@ -115,7 +121,7 @@ def write_damages(output_dir: Path, splits: dict[str, list[SourceItem]], sizes: 
             rows = list(tqdm(made, total=size, desc=f"{split} pictures", unit="picture"))
         for row in rows:
             row["image_path"] = os.path.relpath(row["image_path"], output_dir)
-        write_jsonl(output_dir / f"{split}.jsonl", rows)
+        write_split(output_dir, split, rows, _read)
 
 
 def stated_attributes(items: list[SourceItem]) -> dict[str, tuple[str, str]]:
@@ -150,7 +156,7 @@ def write_attributes(output_dir: Path, splits: dict[str, list[SourceItem]], size
             shape, colour = stated[image]
             texts = [rng.choice(_SHAPE_PHRASES).format(shape), rng.choice(_COLOUR_PHRASES).format(colour)]
             rows.append({"image_path": os.path.relpath(image, base), "filter_factor_texts": texts})
-        write_jsonl(output_dir / f"{split}.jsonl", rows)
+        write_split(output_dir, split, rows, _read)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -169,14 +175,14 @@ def main(argv: list[str] | None = None) -> None:
     sizes = dict(zip(SPLITS, split_sizes(arguments.images, DEFAULT_SHARES), strict=True))
     try:
         splits = load_splits(EASY_VQA, DEFAULT_SHARES, arguments.seed)
-        if arguments.kind == "damages":
-            write_damages(arguments.output_dir, splits, sizes, arguments.seed, arguments.workers)
-        else:
-            write_attributes(arguments.output_dir, splits, sizes, arguments.seed)
+        with writing(arguments.output_dir) as folder:
+            if arguments.kind == "damages":
+                write_damages(folder, splits, sizes, arguments.seed, arguments.workers)
+            else:
+                write_attributes(folder, splits, sizes, arguments.seed)
     except (RecordError, DamageError) as error:
         sys.exit(f"error: {error}")
-    shown = ", ".join(f"{size} {split}" for split, size in sizes.items())
-    print(f"{arguments.kind}: {shown} annotations written to {arguments.output_dir}")
+    print(f"{arguments.kind}: {describe_sizes(sizes)}; annotations written to {arguments.output_dir}")
 
 
 if __name__ == "__main__":

@@ -22,12 +22,16 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from data.output_folder import read_back, writing
+from data.preferences import load_preferences
 from data.records import atomic_write, write_jsonl
 from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
+from data.tasks import load_rows
 from data.vqa import ANNOTATORS
 
 SHARES = (0.9, 0.1, 0.1)
@@ -241,6 +245,15 @@ def _training_pairs(
     return _as_lessons(lessons) + rows
 
 
+def _read_back(written: dict[Path, int]) -> None:
+    """Reads every file as its users will: chat rows below `answers` and `hasty`, preferences otherwise."""
+    for path, count in written.items():
+        if path.parent.name in ("answers", "hasty"):
+            read_back(path.parent, path.stem, count, partial(load_rows, check_files=False))
+        else:
+            read_back(path.parent, path.stem, count, lambda *place: load_preferences(*place, check_files=False)[0])
+
+
 def write_easy_preferences(
     folder: Path,
     pairs: int,
@@ -266,33 +279,38 @@ def write_easy_preferences(
         kinds: of questions.
 
     Returns:
-        Number of records of each file.
+        Number of records of each file; one that would be empty is left out.
     """
     written: dict[Path, int] = {}
 
     def write(name: str, rows: list[dict]) -> None:
-        write_jsonl(folder / name, rows)
-        written[folder / name] = len(rows)
+        (folder / name).unlink(missing_ok=True)  # of an earlier run
+        if rows:
+            write_jsonl(folder / name, rows)
+            written[folder / name] = len(rows)
 
-    for split, items in load_splits(EASY_VQA, SHARES, seed).items():
-        rng = random.Random(f"{seed}/{split}")
-        items = [item for item in items if question_kind(item) in kinds]
-        evenly = _divided(answers if split == "train" else held_out, dict.fromkeys(kinds, 1))
-        if split == "train":
-            rows = _training_pairs(items, pairs, attributes_first, kinds, rng)
-            lessons = _as_lessons(_answers(split, items, {"shape": shapes_first}, rng))
-        else:
-            rows, lessons = _preferences(split, items, evenly, rng), []
-        write(f"{split}.jsonl", rows)
-        write(f"answers/{split}.jsonl", [*lessons, *_answers(split, items, evenly, rng)])
-        if split == "train" and hasty:
-            write("hasty/train.jsonl", _hasty(items, hasty, kinds, rng))
-        if split == "test":
-            blank = folder / "blank.png"
-            with atomic_write(blank, "wb") as file:
-                Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), GREY).save(file, "PNG")
-            write("test_blank_image.jsonl", [{**row, "image": blank.name} for row in rows])
-            write("test_other_image.jsonl", _with_other_images(rows, rng))
-            write("test_blank_question.jsonl", [{**row, "query": BLANK_QUESTION} for row in rows])
-            write("test_other_question.jsonl", _of_other_questions(split, items, held_out // OTHER_SHARE, rng))
+    splits = load_splits(EASY_VQA, SHARES, seed)
+    with writing(folder):
+        for split, items in splits.items():
+            rng = random.Random(f"{seed}/{split}")
+            items = [item for item in items if question_kind(item) in kinds]
+            evenly = _divided(answers if split == "train" else held_out, dict.fromkeys(kinds, 1))
+            if split == "train":
+                rows = _training_pairs(items, pairs, attributes_first, kinds, rng)
+                lessons = _as_lessons(_answers(split, items, {"shape": shapes_first}, rng))
+            else:
+                rows, lessons = _preferences(split, items, evenly, rng), []
+            write(f"{split}.jsonl", rows)
+            write(f"answers/{split}.jsonl", [*lessons, *_answers(split, items, evenly, rng)])
+            if split == "train" and hasty:
+                write("hasty/train.jsonl", _hasty(items, hasty, kinds, rng))
+            if split == "test":
+                blank = folder / "blank.png"
+                with atomic_write(blank, "wb") as file:
+                    Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), GREY).save(file, "PNG")
+                write("test_blank_image.jsonl", [{**row, "image": blank.name} for row in rows])
+                write("test_other_image.jsonl", _with_other_images(rows, rng))
+                write("test_blank_question.jsonl", [{**row, "query": BLANK_QUESTION} for row in rows])
+                write("test_other_question.jsonl", _of_other_questions(split, items, held_out // OTHER_SHARE, rng))
+        _read_back(written)
     return written

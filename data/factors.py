@@ -21,6 +21,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,20 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, f
 
 from data.factor_clusters import DEFAULT_THRESHOLD, FactorSet, abstract_factors
 from data.images import check_images, resolve_path
+from data.output_folder import describe_sizes, refuse_own_input, write_split, writing
 from data.pools import ItemId
 from data.records import (
     Location,
     RecordError,
+    available_splits,
     base_folder,
+    check_finished,
     describe_problems,
     parse_row,
     read_rows,
     write_json,
-    write_jsonl,
 )
+from data.sources import picture_keys
 from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
 from data.text_encoder import BUNDLED_MINILM, Encode, EncoderError, load_text_encoder
 
@@ -113,6 +117,7 @@ def load_factor_list(path: str | Path) -> list[str]:
 def load_factor_set(folder: str | Path) -> FactorSet:
     """The factors in the folder of a labelled data set, or of a file."""
     path = Path(folder)
+    check_finished(path if path.is_dir() else path.parent)
     return _read_object(path / FACTORS_FILE if path.is_dir() else path, FactorSet)
 
 
@@ -246,15 +251,21 @@ def without_rare(factors: FactorSet, splits: dict[str, list[FactorAnnotation]], 
 
 
 def write_labelled(output_dir: Path, labelled: Labelled, factors: FactorSet) -> None:
-    """Writes the splits and `factors.json`."""
+    """Writes the splits that have records, and `factors.json`.
+
+    Raises:
+        RecordError: what was written cannot be read back, or another process is writing there.
+    """
     base = output_dir.resolve()
-    for split, records in labelled.splits.items():
-        rows = (
-            record.model_dump(exclude_none=True) | {"image_path": os.path.relpath(record.image_path, base)}
-            for record in records
-        )
-        write_jsonl(output_dir / f"{split}.jsonl", rows)
-    write_json(output_dir / FACTORS_FILE, factors.model_dump())
+    with writing(output_dir):
+        write_json(output_dir / FACTORS_FILE, factors.model_dump())
+        known = load_factor_set(output_dir).ids
+        for split, records in labelled.splits.items():
+            rows = [
+                record.model_dump(exclude_none=True) | {"image_path": os.path.relpath(record.image_path, base)}
+                for record in records
+            ]
+            write_split(output_dir, split, rows, partial(load_labelled, factors=known, check_files=False))
 
 
 def describe(factors: FactorSet, labelled: Labelled, rare: dict[str, int]) -> str:
@@ -292,20 +303,32 @@ def _load_splits(arguments: argparse.Namespace, shares: Shares) -> dict[str, lis
         if not rows:
             raise RecordError([f"{source}: expected at least one annotation, found none"])
         rows.sort(key=lambda record: record.image_path)  # the file's order must not decide what is trained on
-        return divide(rows, shares, arguments.seed)
-    splits, problems, split_of = {}, [], {}
-    for split in SPLITS:
+        paths = [row.image_path for row in rows]
+        picture_of = dict(zip(paths, picture_keys(paths), strict=True))
+        return divide(rows, shares, arguments.seed, keys=lambda record: [picture_of[record.image_path]])
+    splits, problems = {}, []
+    for split in dict.fromkeys(("train", *available_splits(source, SPLITS))):
         try:
             splits[split] = parse_annotations(read_rows(source, split), base_folder(source), arguments.allow_empty)
         except RecordError as error:
             problems += error.problems
-            continue
-        for record in splits[split]:
-            if split_of.setdefault(record.image_path, split) != split:
-                problems.append(f"{source}: {record.image_path} stands in {split_of[record.image_path]} and {split}")
+    problems += _pictures_on_two_sides(source, splits)
     if problems:
         raise RecordError(problems)
     return splits
+
+
+def _pictures_on_two_sides(source: Path, splits: dict[str, list[FactorAnnotation]]) -> list[str]:
+    """A sentence for every picture that is in two splits, under whatever names."""
+    paths = [(split, record.image_path) for split, records in splits.items() for record in records]
+    first: dict[str, tuple[str, str]] = {}
+    problems = []
+    for (split, path), picture in zip(paths, picture_keys(path for _, path in paths), strict=True):
+        other_split, other_path = first.setdefault(picture, (split, path))
+        if other_split != split:
+            name = "" if other_path == path else f" as {other_path}"
+            problems.append(f"{source}: {path} of the {split} split is also in the {other_split} split{name}")
+    return problems
 
 
 def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares]:
@@ -338,6 +361,8 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
 def main(argv: list[str] | None = None) -> None:
     arguments, shares = _parse_arguments(argv)
     try:
+        if arguments.output_dir is not None:
+            refuse_own_input(arguments.annotations, arguments.output_dir)
         splits = _load_splits(arguments, shares)
         listed = load_factor_list(arguments.factor_list) if arguments.factor_list else None
         print(f"{arguments.annotations}: {sum(map(len, splits.values()))} valid annotations")
@@ -356,7 +381,8 @@ def main(argv: list[str] | None = None) -> None:
     except EncoderError as error:
         sys.exit(f"error: {error}")
     print(describe(factors, labelled, rare))
-    print(f"written to {arguments.output_dir}")
+    sizes = describe_sizes({split: len(records) for split, records in labelled.splits.items()})
+    print(f"written to {arguments.output_dir}: {sizes}")
 
 
 if __name__ == "__main__":

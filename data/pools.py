@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
-from data.records import RecordError, parse_rows, read_rows, write_jsonl
+from data.records import RecordError, check_finished, parse_rows, read_rows, write_jsonl
 
 ITEMS_FILE = "items.jsonl"
 
@@ -45,6 +45,8 @@ class Pool:
     def __init__(self, folder: str | Path, items: list[Item] | None = None):
         self.folder = Path(folder)
         path = self.folder / ITEMS_FILE
+        if items is None:
+            check_finished(self.folder)
         self.items = items if items is not None else parse_rows(read_rows(path), Item)
         if not self.items:
             raise RecordError([f"{path}: expected at least one item, found none"])

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.agent_selection import load_records
 from data.aspects import (
     ASPECTS,
     EXACT_COPIES,
@@ -37,6 +38,7 @@ from data.damage import DAMAGES
 from data.damaged_pools import DamagedPool, DamageError, PoolDrawer, as_items
 from data.images import ImageError, open_image
 from data.measurements import Measurement, measure_pool, store_measurements
+from data.output_folder import write_split, writing
 from data.pools import Item, Pool
 from data.processes import process_pool
 from data.records import RecordError, write_json, write_jsonl
@@ -204,12 +206,17 @@ def _drawers(settings: Settings) -> dict[str, PoolDrawer]:
     }
 
 
+def check_source(reports: int, settings: Settings) -> None:
+    """Raises a `DamageError` if a split is to have reports and the source has no images for it."""
+    drawers = _drawers(settings)
+    for split, size in zip(SPLITS, split_sizes(reports, settings.shares), strict=True):
+        if size and split not in drawers:
+            raise DamageError(f"--source {settings.source} has no images left for the {split} split")
+
+
 def _make_task(task: tuple[str, str, Path, Settings]) -> dict:
     name, split, output_dir, settings = task
-    drawers = _drawers(settings)
-    if split not in drawers:
-        raise DamageError(f"--source {settings.source} has no images left for the {split} split")
-    return _make_record(name, split, output_dir, settings, drawers[split])
+    return _make_record(name, split, output_dir, settings, _drawers(settings)[split])
 
 
 def make_reports(output_dir: Path, reports: int, settings: Settings, workers: int) -> Iterator[tuple[str, int]]:
@@ -220,7 +227,7 @@ def make_reports(output_dir: Path, reports: int, settings: Settings, workers: in
             records = list(
                 tqdm(processes.map(_make_task, tasks, chunksize=4), total=size, desc=f"{split} reports", unit="report")
             )
-        write_jsonl(output_dir / f"{split}.jsonl", records)
+        write_split(output_dir, split, records, load_records)
         yield split, size
 
 
@@ -302,12 +309,17 @@ def main(argv: list[str] | None = None) -> None:
     )
     try:
         if arguments.no_damage:
-            record = report_on_images(arguments.output_dir, settings, arguments.workers)
+            with writing(arguments.output_dir) as folder:
+                record = report_on_images(folder, settings, arguments.workers)
             print(record["report"])
             print(f"written to {arguments.output_dir / 'report.jsonl'}")
             return
-        for split, size in make_reports(arguments.output_dir, arguments.reports, settings, arguments.workers):
-            print(f"{size} {split} reports written to {arguments.output_dir / f'{split}.jsonl'}")
+        check_source(arguments.reports, settings)
+        with writing(arguments.output_dir) as folder:
+            for split, size in make_reports(folder, arguments.reports, settings, arguments.workers):
+                print(
+                    f"{size} {split} reports written to {folder / f'{split}.jsonl'}" if size else f"no {split} split"
+                )
     except (DamageError, ImageError, RecordError) as error:
         sys.exit(f"error: {error}")
 

@@ -136,6 +136,37 @@ def _split_of_folder(folder: Path, split: str) -> Iterator[tuple[Location, Any]]
     raise RecordError([f"{folder}: found none of {names}, and no saved data set of the datasets library"])
 
 
+UNFINISHED_FILE = "unfinished.json"
+"""Stands in a folder while a command writes its files (`data/output_folder.py`)."""
+being_written: set[Path] = set()
+"""Folders that this process itself is writing to: it may read what it has written."""
+
+
+def check_finished(folder: Path) -> None:
+    """Raises a `RecordError` for a folder whose files are being written, or were left unfinished.
+
+    Two levels up count too: the pools of reports lie in a folder of theirs.
+    """
+    folder = folder.resolve()
+    for place in (folder, *list(folder.parents)[:2]):
+        path = place / UNFINISHED_FILE
+        if not path.is_file() or place in being_written:
+            continue
+        try:
+            command = json.loads(path.read_bytes())["command"]
+        except (OSError, ValueError, KeyError, TypeError):
+            command = "the command that writes it"
+        raise RecordError([f"{place}: unfinished: still being written, or interrupted; run to its end: {command}"])
+
+
+def available_splits(folder: Path, names: Iterable[str]) -> list[str]:
+    """Which of some splits a folder has, in whatever format."""
+    dataset = folder / "dataset_dict.json"
+    found = set(json.loads(dataset.read_bytes())["splits"] if dataset.is_file() else [])
+    found |= {path.stem for path in folder.iterdir() if path.suffix in SPLIT_FILE_ENDINGS}
+    return [name for name in names if name in found]
+
+
 def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[Location, Any]]:
     """Rows of a JSONL, JSON or parquet file, a folder with one such file (or HF split) a split, or a Hub data set.
 
@@ -149,6 +180,7 @@ def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[Locati
         RecordError: no such file, no such split, or a JSON file that is not a list.
     """
     path = Path(source)
+    check_finished(path if path.is_dir() else path.parent)
     if path.is_dir():
         return _split_of_folder(path, split)
     if path.is_file() and path.suffix == ".jsonl":

@@ -7,6 +7,7 @@ others are divided by a seeded shuffle.
 import hashlib
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -123,21 +124,20 @@ def _hash_of_file(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _by_picture(items: list[SourceItem]) -> list[list[SourceItem]]:
-    """Items whose images have the same bytes together. Only files that share their size with another are read."""
-    paths = {item.image if isinstance(item.image, str) else item.image.get("path") for item in items}
+def picture_keys(images: Iterable[ImageSource]) -> list[str]:
+    """A key of each image, the same for the same content. Only files that share their size with another are read."""
+    images = list(images)
+    paths = {image if isinstance(image, str) else image.get("path") for image in images}
     sizes = {path: Path(path).stat().st_size for path in paths if path is not None and Path(path).is_file()}
     shared = Counter(sizes.values())
-    groups: dict[str, list[SourceItem]] = {}
-    for item in items:
-        image = item.image
+    keys = []
+    for image in images:
         path = image if isinstance(image, str) else image.get("path")
         if isinstance(image, dict) and image.get("bytes") is not None:
-            key = hashlib.sha256(image["bytes"]).hexdigest()
+            keys.append(hashlib.sha256(image["bytes"]).hexdigest())
         else:
-            key = _hash_of_file(path) if shared[sizes.get(path)] > 1 else str(path)
-        groups.setdefault(key, []).append(item)
-    return list(groups.values())
+            keys.append(_hash_of_file(path) if shared[sizes.get(path)] > 1 else str(path))
+    return keys
 
 
 def load_splits(source: str, shares: Shares, seed: int) -> dict[str, list[SourceItem]]:
@@ -152,5 +152,6 @@ def load_splits(source: str, shares: Shares, seed: int) -> dict[str, list[Source
         kept = [item for item in train if item.image in for_training]
         held_out = [item for item in train if item.image not in for_training]
         return dict(zip(SPLITS, (kept, held_out, test), strict=True))
-    parts = divide(_by_picture(load_all(source)), shares, seed)
-    return {split: [item for group in groups for item in group] for split, groups in parts.items()}
+    items = load_all(source)
+    pictures = dict(zip(map(id, items), picture_keys(item.image for item in items), strict=True))
+    return divide(items, shares, seed, keys=lambda item: [pictures[id(item)]])

@@ -2,6 +2,8 @@
 
 import argparse
 import random
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_SHARES = (0.8, 0.1, 0.1)
@@ -25,15 +27,78 @@ def read_share_arguments(parser: argparse.ArgumentParser, arguments: argparse.Na
 
 
 def split_sizes(total: int, shares: Shares) -> tuple[int, int, int]:
-    """Sizes of the splits, cut at rounded places: they add up to `total`, and a share of 0 gives none."""
+    """Sizes of the splits, cut at rounded places: they add up to `total`, and a share of 0 gives none.
+
+    Rounding leaves no split empty that has a share, as long as there are enough: the largest gives one away.
+    """
     first, second = round(shares[0] * total), round((shares[0] + shares[1]) * total)
-    return first, second - first, total - second
+    sizes = [first, second - first, total - second]
+    for split in _short_splits(sizes, shares):
+        largest = sizes.index(max(sizes))
+        if sizes[largest] > 1:
+            sizes[largest] -= 1
+            sizes[split] += 1
+    return tuple(sizes)
 
 
-def divide(records: list, shares: Shares, seed: int) -> dict[str, list]:
-    """A seeded shuffle cut into the three splits."""
-    shuffled = list(records)
-    random.Random(seed).shuffle(shuffled)
-    train, validation, _ = split_sizes(len(shuffled), shares)
-    parts = (shuffled[:train], shuffled[train : train + validation], shuffled[train + validation :])
-    return dict(zip(SPLITS, parts, strict=True))
+def _short_splits(sizes: Sequence[int], shares: Shares) -> list[int]:
+    """Splits that have a share and nothing else; where too little is there for all, the last ones stay empty."""
+    most_needed_first = (0, 2, 1)  # training, test, validation
+    return [split for split in most_needed_first if shares[split] > 0 and sizes[split] == 0]
+
+
+Record = TypeVar("Record")
+
+
+def linked_groups(records: Sequence[Record], keys: Callable[[Record], Iterable[Hashable]]) -> list[list[Record]]:
+    """Records that share a key together, and those that are linked through others; in the order of their first ones.
+
+    >>> linked_groups(["ab", "c", "bd", "d"], keys=lambda letters: letters)
+    [['ab', 'bd', 'd'], ['c']]
+    """
+    parent = list(range(len(records)))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            parent[number] = number = parent[parent[number]]
+        return number
+
+    first_with: dict[Hashable, int] = {}
+    for number, record in enumerate(records):
+        for key in keys(record):
+            one, other = sorted((root(number), root(first_with.setdefault(key, number))))
+            parent[other] = one
+    groups: dict[int, list[Record]] = {}
+    for number, record in enumerate(records):
+        groups.setdefault(root(number), []).append(record)
+    return list(groups.values())
+
+
+def divide(
+    records: Sequence[Record],
+    shares: Shares,
+    seed: int,
+    keys: Callable[[Record], Iterable[Hashable]] = lambda record: (),
+) -> dict[str, list[Record]]:
+    """A seeded shuffle cut into the three splits, such that no key stands in two of them.
+
+    Groups of linked records are shuffled, and cut where the records before a cut come nearest to their share. A split
+    that has a share is empty only where there are fewer groups than such splits.
+
+    Args:
+        keys: what must not be on two sides of a cut, of a record: its image, its report, its pool.
+    """
+    groups = linked_groups(records, keys)
+    random.Random(seed).shuffle(groups)
+    first, second, _ = split_sizes(len(records), shares)
+    parts: list[list[list[Record]]] = [[], [], []]
+    before = 0
+    for group in groups:
+        middle = before + len(group) / 2
+        parts[(middle > first) + (middle > first + second)].append(group)
+        before += len(group)
+    for split in _short_splits([len(part) for part in parts], shares):
+        donor = max(parts, key=len)
+        if len(donor) > 1:
+            parts[split].append(donor.pop(donor.index(min(donor, key=len))))
+    return {name: [record for group in part for record in group] for name, part in zip(SPLITS, parts, strict=True)}

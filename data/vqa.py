@@ -13,6 +13,7 @@ import json
 import random
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pydantic import (
 )
 
 from data.images import IMAGE_ENDINGS, check_images, resolve_images
+from data.output_folder import write_split, writing
 from data.pools import ItemId
 from data.records import (
     Location,
@@ -37,7 +39,6 @@ from data.records import (
     parse_row,
     parse_rows,
     read_rows,
-    write_jsonl,
 )
 from data.sources import EASY_VQA, load_splits
 from data.splits import Shares, add_share_arguments, read_share_arguments
@@ -252,12 +253,13 @@ def main(argv: list[str] | None = None) -> None:
         else:
             rows = official_rows(arguments.questions, arguments.annotations, arguments.image_dir)
             splits = {arguments.split: rows}
+        with writing(arguments.output_dir) as folder:
+            for split, rows in splits.items():
+                rows = rows[: arguments.limit]
+                write_split(folder, split, rows, partial(load_records, check_files=False))
+                print(f"{len(rows)} records written to {folder / f'{split}.jsonl'}" if rows else f"no {split} records")
     except RecordError as error:
         sys.exit(f"error: {error}")
-    for split, rows in splits.items():
-        rows = rows[: arguments.limit]
-        write_jsonl(arguments.output_dir / f"{split}.jsonl", rows)
-        print(f"{len(rows)} records written to {arguments.output_dir / f'{split}.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -163,17 +163,21 @@ def test_absent_fields_are_left_out_of_a_row_and_free_metadata_stays(tmp_path):
 
 
 VARIED = [
-    _record(id=0, metadata={"depth": {"of": ["things", 1, None]}}, ground_truth_filtered_data=[1, "two"]),
-    _record(id="one", ground_truth_prompts={"blur_filter": "keep blur at most 0.5"}),
-    _record(ground_truth_filtered_data=[], metadata={"depth": "a text this time"}),
-    _record(id=3, ground_truth_agents=[]),
+    _record(
+        id=0, report="one", metadata={"depth": {"of": ["things", 1, None]}}, ground_truth_filtered_data=[1, "two"]
+    ),
+    _record(id="one", report="two", ground_truth_prompts={"blur_filter": "keep blur at most 0.5"}),
+    _record(report="three", ground_truth_filtered_data=[], metadata={"depth": "a text this time"}),
+    _record(id=3, report="four", ground_truth_agents=[]),
 ]
 
 
 @pytest.mark.parametrize("file_format", ["hf", "json", "jsonl"])
 def test_what_was_written_in_any_format_is_read_again(write_lines, tmp_path, photo, file_format):
     photo.save(tmp_path / "photo.png")
-    path = write_lines("in.jsonl", *(_record(id=100 + n, images=["photo.png"]) for n in range(6)), *VARIED)
+    path = write_lines(
+        "in.jsonl", *(_record(id=100 + n, report=f"no. {n}", images=["photo.png"]) for n in range(6)), *VARIED
+    )
     expected = load_records(path)
     folder = tmp_path / "deep" / "out"
     main([str(path), "--output-dir", str(folder), "--format", file_format, "--seed", "1"])
@@ -191,25 +195,25 @@ def test_the_hf_format_can_be_read_by_the_datasets_library_alone(write_lines, tm
 
     main([str(write_lines("in.jsonl", *VARIED, *VARIED)), "--output-dir", str(tmp_path / "out"), "--val-split", "0.1"])
     assert {name: len(part) for name, part in load_from_disk(tmp_path / "out").items()} == {
-        "train": 6,
-        "validation": 1,
-        "test": 1,
+        "train": 4,
+        "validation": 2,
+        "test": 2,
     }
 
 
 def test_metadata_of_the_splits_names_sizes_and_agents(write_lines, tmp_path):
-    path = write_lines("in.jsonl", RAW, RAW, _record(ground_truth_agents=["zoom", "alpha"]))
+    path = write_lines("in.jsonl", RAW, {**RAW, "report": "Other."}, _record(ground_truth_agents=["zoom", "alpha"]))
     shares = ["--train-split", "0.6", "--val-split", "0.4", "--test-split", "0"]
     main([str(path), "--output-dir", str(tmp_path / "out"), "--format", "jsonl", *shares])
     assert json.loads((tmp_path / "out" / "metadata.json").read_text()) == {
         "format": "jsonl",
-        "sizes": {"train": 3, "validation": 2, "test": 0},
+        "sizes": {"train": 4, "validation": 1, "test": 0},
         "agents": ["alpha", "blur_filter", "exposure_filter", "zoom"],
     }
 
 
 def test_the_seed_decides_which_record_stands_in_which_split(write_lines, tmp_path):
-    path = write_lines("in.jsonl", *(_record(id=number) for number in range(40)))
+    path = write_lines("in.jsonl", *(_record(id=number, report=f"no. {number}") for number in range(40)))
 
     def ids(name, seed):
         main([str(path), "--output-dir", str(tmp_path / name), "--format", "jsonl", "--seed", str(seed)])

@@ -103,7 +103,7 @@ def test_an_image_in_two_splits_is_an_error(pictures):
     rows = [row | {"image_path": "../" + row["image_path"]} for row in annotations()]
     for split, part in {"train": rows[:30], "validation": rows[29:31], "test": rows[31:]}.items():
         write(pictures / "raw" / f"{split}.jsonl", part)
-    with pytest.raises(SystemExit, match=r"29\.png stands in train and validation"):
+    with pytest.raises(SystemExit, match=r"29\.png of the validation split is also in the train split"):
         main([str(pictures / "raw"), "--output-dir", str(pictures / "out")])
 
 

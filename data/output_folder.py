@@ -1,0 +1,146 @@
+"""Folders whose files belong together: they are written as a whole, or seen to be unfinished.
+
+    with writing("outputs/data") as folder:
+        write_split(folder, "train", rows, read=load_records)
+
+While they are written, `unfinished.json` stands beside them, locked by the process that writes. A process that is
+killed leaves it there, and readers (`data.records.read_rows`, `data.pools.Pool`) refuse the folder until the command
+has run to its end. A second start in the same folder is refused too.
+"""
+
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from data.records import SPLIT_FILE_ENDINGS, UNFINISHED_FILE, RecordError, being_written, write_jsonl
+from data.splits import SPLITS
+
+HF_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
+"""At the top of a data set as the datasets library saves it."""
+
+
+def _is_same_file(file: IO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _describe_writer(path: Path) -> str:
+    try:
+        writer = json.loads(path.read_bytes())
+        return f"process {writer['process']} ({writer['command']})"
+    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun, or has just ended
+        return "another process"
+
+
+def _lock(path: Path) -> IO:
+    """The file, open and locked until it is closed or the process ends, however that ends."""
+    while True:
+        file = path.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise RecordError(
+                [f"{path.parent}: {_describe_writer(path)} is writing to it; wait for it, or end it"]
+            ) from error
+        if _is_same_file(file, path):
+            return file
+        file.close()  # its owner finished, and removed it, while we asked for the lock
+
+
+@contextmanager
+def writing(folder: str | Path) -> Iterator[Path]:
+    """Marks a folder as unfinished until the block ends without an error.
+
+    Raises:
+        RecordError: a file stands in the folder's place, or another process is writing to the folder.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise RecordError([f"{folder}: expected a folder to write to, found a file"])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / UNFINISHED_FILE
+    with _lock(path) as file:
+        command = shlex.join(["python", *sys.argv])
+        file.truncate(0)
+        file.write(json.dumps({"process": os.getpid(), "command": command}).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+        place = folder.resolve()
+        being_written.add(place)
+        try:
+            yield folder
+        finally:
+            being_written.discard(place)
+        path.unlink()
+
+
+def refuse_own_input(source: str | Path, output_dir: Path) -> None:
+    """Raises a `RecordError` where a command would overwrite what it reads: a folder, or a file of a split in it."""
+    source, place = Path(source).resolve(), output_dir.resolve()
+    is_split = source.is_file() and source.parent == place and source.stem in SPLITS
+    if place == source or is_split:
+        raise RecordError([f"--output-dir {output_dir}: would overwrite the input {source}; choose another folder"])
+
+
+def remove_split(folder: Path, split: str) -> None:
+    """Removes what an earlier run left of a split, in whatever format: readers must not find it beside the new one."""
+    for ending in SPLIT_FILE_ENDINGS:
+        (folder / f"{split}{ending}").unlink(missing_ok=True)
+    if any((folder / name).is_file() for name in HF_FILES):
+        for part in folder.iterdir():
+            if any((part / name).is_file() for name in HF_FILES):
+                shutil.rmtree(part)
+        for saved in [*(folder / name for name in HF_FILES), *folder.glob("data-*.arrow")]:
+            saved.unlink(missing_ok=True)
+
+
+def read_back(folder: Path, split: str, count: int, read: Callable[[Path, str], Sequence[Any]]) -> None:
+    """Reads what was written, as its users will.
+
+    Args:
+        count: records that there must be.
+        read: (folder, split) -> records.
+
+    Raises:
+        RecordError: it cannot be read, or is not all there.
+    """
+    try:
+        found = len(read(folder, split))
+    except RecordError as error:
+        raise RecordError(
+            [f"{folder}: was written, and cannot be read back: {one}" for one in error.problems]
+        ) from error
+    if found != count:
+        raise RecordError([f"{folder}: the {split} split was written with {count} records, and {found} are read back"])
+
+
+def write_split(folder: Path, split: str, rows: Sequence[dict], read: Callable[[Path, str], Sequence[Any]]) -> None:
+    """Writes `{split}.jsonl` in place of whatever the folder had of this split, and reads it back.
+
+    An empty split is left out: nothing can be trained or measured on it.
+    """
+    remove_split(folder, split)
+    if rows:
+        write_jsonl(folder / f"{split}.jsonl", rows)
+        read_back(folder, split, len(rows), read)
+
+
+def describe_sizes(sizes: dict[str, int]) -> str:
+    """How many records each split got, and which ones were left out.
+
+    >>> describe_sizes({"train": 3, "validation": 0, "test": 1})
+    '3 train, 1 test (no validation: nothing is left for it)'
+    """
+    shown = ", ".join(f"{size} {split}" for split, size in sizes.items() if size)
+    missing = ", ".join(split for split, size in sizes.items() if not size)
+    return f"{shown} (no {missing}: nothing is left for it)" if missing else shown
