@@ -196,11 +196,12 @@ def recipe_types(method: str) -> tuple[type, ...]:
 def test_recipes_parse(block, workplace):
     from filter_agents.registry import build_agents
     from rewards.registry import build_rewards
+    from trainers.recipe_keys import keys_of_classes
     from trainers.recipes import check_recipe
 
     for page in PAGES:
         store_named_blocks(page, workplace)
-    check_recipe(Path(block.name), block.text, recipe_types("grpo"))
+    check_recipe(Path(block.name), block.text, keys_of_classes(tuple(recipe_types("grpo"))))
     recipe = yaml.safe_load(block.text)
     build_agents(recipe.get("agents"))
     rewards = build_rewards(recipe.get("reward_funcs", []))

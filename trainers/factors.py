@@ -40,11 +40,14 @@ from rewards.factor_metrics import choice_metrics, factor_metrics, fit_threshold
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
 from trainers.early_stopping import EarlyStoppingArguments
+from trainers.evaluation_rows import check_apart, evaluation_rows
 from trainers.machine import command_line
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, RecipeError, parse_recipe
 from trainers.run_record import RunInfo
 from trainers.runs import readable_errors, train_and_record
+from trainers.set_up import check_set_up
+from trainers.setting_rules import CheckedSettings
 
 RESULTS_FILE = "factor_results.json"
 NEW_BACKBONE = "a new backbone"
@@ -67,7 +70,7 @@ class FactorArguments(DataArguments):
 
 
 @dataclass
-class FactorTrainingConfig(EarlyStoppingArguments, transformers.TrainingArguments):
+class FactorTrainingConfig(CheckedSettings, EarlyStoppingArguments, transformers.TrainingArguments):
     """`transformers.TrainingArguments`, with the settings of the predictor and of its loss."""
 
     default_best_metric = "eval_map"
@@ -298,37 +301,54 @@ def memory_estimate(model: FactorPredictor) -> str:
     )
 
 
-def load_splits(script: FactorArguments, factors: FactorSet) -> list[LabelledImages]:
+def _image_content(record: LabelledImage) -> tuple[str, Sequence[Any]]:
+    return "", [record.image_path]
+
+
+def load_splits(script: FactorArguments, factors: FactorSet, seed: int = 0) -> list[LabelledImages]:
     """Training, validation and final data; every image is decoded once, on the main process.
+
+    Args:
+        seed: of `eval_share`.
 
     Raises:
         RecordError: lists every problem of every split.
+        RecipeError: images that are trained on are also to be measured on.
     """
     main = PartialState().is_main_process
-    wanted = (script.dataset_train_split, script.dataset_test_split, script.dataset_final_split)
-    splits, problems = [], []
-    for split in (name for name in wanted if name is not None):
+    places = [(script.dataset_name, script.dataset_train_split)]
+    if script.eval_share is None:
+        places.append((script.eval_dataset_name or script.dataset_name, script.dataset_test_split))
+    if script.dataset_final_split is not None:
+        places.append((script.dataset_name, script.dataset_final_split))
+    found, problems = {}, []
+    for source, split in places:
         try:
-            records = load_labelled(script.dataset_name, split, factors.ids, check_files=main)
+            found[source, split] = load_labelled(source, split, factors.ids, check_files=main)
         except RecordError as error:
             problems += error.problems
-            continue
-        splits.append(LabelledImages(records, factors.ids))
-        without = sum(not record.factors for record in records)
-        say(f"{split}: {len(records)} images, {without} of them without a factor")
     if problems:
         raise RecordError(problems)
-    return splits
+    train, held_out = evaluation_rows(script, seed, found[places[0]], lambda *place: found[place], _image_content)
+    splits = [(script.dataset_train_split, train), (script.dataset_test_split, held_out)]
+    if script.dataset_final_split is not None:
+        splits.append((script.dataset_final_split, found[places[-1]]))
+        check_apart(train, found[places[-1]], _image_content, f"{script.dataset_name}, {script.dataset_final_split}")
+    for name, records in splits:
+        without = sum(not record.factors for record in records)
+        say(f"{name}: {len(records)} images, {without} of them without a factor")
+    return [LabelledImages(records, factors.ids) for _, records in splits]
 
 
 def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((FactorArguments, FactorTrainingConfig, ModelConfig), argv)
+        check_set_up("factors", script, args, model_args)
 
         # Data
         factors = load_factor_set(script.dataset_name)
         say(f"{len(factors.ids)} factors: {', '.join(factors.ids)}")
-        train_data, eval_data, *final_data = load_splits(script, factors)
+        train_data, eval_data, *final_data = load_splits(script, factors, args.seed)
 
         # Model
         torch.manual_seed(args.seed)  # the first weights

@@ -39,6 +39,10 @@ class GroupArguments(DataArguments):
     query_table: str | None = field(
         default=None, metadata={"help": "Embeddings of the queries (rollouts/embeddings.py); selector only."}
     )
+    eval_query_table: str | None = field(
+        default=None,
+        metadata={"help": "Embeddings of the evaluation's queries, where query_table has those of training alone."},
+    )
     example_table: str | None = field(
         default=None, metadata={"help": "Embeddings of the examples, made by the same encoders; selector only."}
     )
@@ -55,6 +59,9 @@ class GroupArguments(DataArguments):
     example_split: str | None = field(default=None, metadata={"help": "Split of example_data; by default train."})
     pools: str | None = field(
         default=None, metadata={"help": "Candidate pools (rollouts/pools.py), for groups that bring none."}
+    )
+    eval_pools: str | None = field(
+        default=None, metadata={"help": "Candidate pools of the evaluation's queries; by default those of pools."}
     )
     selector: dict | str | None = field(
         default=None,
@@ -102,7 +109,8 @@ class GroupArguments(DataArguments):
         if self.shots is not None and not (self.shots and all(count >= 1 for count in self.shots)):
             raise ValueError(f"shots: expected numbers of at least 1, found {self.shots}")
         data = ("query_data", "query_splits", "example_data", "example_split")
-        foreign = ("query_table", "example_table", *data, "pools", "selector", "shots")
+        own = ("eval_query_table", "eval_pools")
+        foreign = ("query_table", "example_table", *data, "pools", *own, "selector", "shots")
         foreign = foreign if self.policy == "vlm" else ("task_data",)
         for split, source in (("query_splits", "query_data"), ("example_split", "example_data")):
             if getattr(self, split) is not None and getattr(self, source) is None:
@@ -124,11 +132,21 @@ def _json_mapping(key: str, text: str) -> dict:
 
 
 @dataclass(frozen=True)
+class HeldOutId:
+    """A query of the evaluation, where those have a table of their own: a query of training may have the same id."""
+
+    id: ItemId
+
+    def __repr__(self) -> str:
+        return f"{self.id!r} (of the evaluation)"
+
+
+@dataclass(frozen=True)
 class StoredGroup:
     """Candidates that are compared with each other.
 
     Attributes:
-        id: of the query.
+        id: of the query, as in its table.
         where: the group, for messages.
         candidates: pointers of one selector, or completions.
         rewards: of each, `None` where none applies.
@@ -137,7 +155,7 @@ class StoredGroup:
         columns: of the query: `prompt`, `images`, ...
     """
 
-    id: ItemId
+    id: ItemId | HeldOutId
     where: str
     candidates: Sequence[Candidate]
     rewards: Sequence[float | None]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from data.embedding_table import EmbeddingTable
@@ -11,7 +12,8 @@ from data.records import RecordError
 from models.memory import Load
 from trainers.checkpoints import checkpoint_to_resume
 from trainers.console import say
-from trainers.group_data import GroupArguments, RewardTable, StoredGroup, load_stored_groups
+from trainers.evaluation_rows import Content, evaluation_rows, prompt_content
+from trainers.group_data import GroupArguments, HeldOutId, RewardTable, StoredGroup, load_stored_groups
 from trainers.group_policies import GroupPolicy, SelectorPolicy, VLMPolicy
 from trainers.losses import groups_without_contrast
 from trainers.machine import command_line
@@ -59,6 +61,20 @@ def load_table(script: GroupArguments, name: str) -> EmbeddingTable:
         raise RecordError([f"{name}: {problem}" for problem in error.problems]) from error
 
 
+def load_query_table(script: GroupArguments) -> EmbeddingTable:
+    """Embeddings of all queries; those of `eval_query_table` under `HeldOutId`s."""
+    queries = load_table(script, "query_table")
+    if script.eval_query_table is None:
+        return queries
+    held_out = load_table(script, "eval_query_table")
+    try:
+        held_out.check_same_encoders(queries)
+    except RecordError as error:
+        raise RecordError([f"eval_query_table: {problem}" for problem in error.problems]) from error
+    ids = [*queries.ids, *map(HeldOutId, held_out.ids)]
+    return EmbeddingTable(ids, np.concatenate([queries.values, held_out.values]), queries.parts)
+
+
 def new_selector_config(settings: dict[str, Any], embedding_size: int, seed: int) -> Any:
     """Configuration of a new selector.
 
@@ -101,7 +117,7 @@ def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> Poli
     model_type = script.selector.get("model_type", "pointer_selector") if config is None else config.model_type
     if reads_records(script, model_type):
         return encoding_selector_at_hand(script, args, name, config)
-    queries, examples = load_table(script, "query_table"), load_table(script, "example_table")
+    queries, examples = load_query_table(script), load_table(script, "example_table")
     policy = SelectorPolicy(queries, examples, args.label_smoothing_factor)
     if config is None:
         config = new_selector_config(script.selector, examples.width, args.seed)
@@ -195,6 +211,47 @@ def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Call
     return load
 
 
+# -- the groups -------------------------------------------------------------------------------------------------------
+
+
+def _query_content(script: GroupArguments, policy: GroupPolicy | None) -> Content:
+    """What makes the queries of two groups the same: prompt and images, or, for selectors, id and embedding."""
+
+    def content(group: StoredGroup) -> tuple[str, Sequence[Any]]:
+        if script.policy == "vlm":
+            return prompt_content(group.columns)
+        if script.eval_query_table is None:
+            return repr(group.id), ()
+        plain = group.id.id if isinstance(group.id, HeldOutId) else group.id
+        vector = policy.queries.values[policy.queries.rows([group.id])[0]]
+        return f"{plain!r} {vector.tobytes().hex()}", ()
+
+    return content
+
+
+def load_groups_and_held_out(
+    script: GroupArguments, args: Any, hand: PolicyAtHand
+) -> tuple[list[StoredGroup], list[StoredGroup] | None]:
+    """Groups to learn from, and those to evaluate on, `None` if the recipe asks for none.
+
+    Raises:
+        RecipeError: the evaluation would be on queries that are trained on.
+    """
+    groups = load_stored_groups(script, script.dataset_train_split, hand.by_length)
+    if args.eval_strategy == "no":
+        return groups, None
+
+    def load(source: str, split: str) -> list[StoredGroup]:
+        held_out = load_stored_groups(
+            replace(script, dataset_name=source, pools=script.eval_pools or script.pools), split, hand.by_length
+        )
+        if script.eval_query_table is None:
+            return held_out
+        return [replace(group, id=HeldOutId(group.id)) for group in held_out]
+
+    return evaluation_rows(script, args.seed, groups, load, _query_content(script, hand.policy))
+
+
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 
@@ -226,16 +283,15 @@ def train_on_groups(
     # Policy and data
     at_hand = selector_at_hand if script.policy == "selector" else vlm_at_hand
     hand = at_hand(script, args, model_args)
-    splits = [script.dataset_train_split] + [script.dataset_test_split] * (args.eval_strategy != "no")
-    groups = {split: load_stored_groups(script, split, hand.by_length) for split in splits}
-    for split, stored in groups.items():
-        _say_groups(split, stored)
-    train_groups, eval_groups = groups[splits[0]], groups[splits[1]] if len(splits) > 1 else None
+    train_groups, eval_groups = load_groups_and_held_out(script, args, hand)
+    all_groups = [train_groups] if eval_groups is None else [train_groups, eval_groups]
+    for split, groups in zip((script.dataset_train_split, script.dataset_test_split), all_groups, strict=False):
+        _say_groups(split, groups)
     if script.policy == "vlm":
         _say_prompts(script, args, model_args, hand, train_groups)
     looked_up = script.validate_only or script.policy == "selector"  # of a selector, before it is loaded
-    for stored in groups.values() if looked_up and hand.policy is not None else ():
-        prepare_groups(hand.policy, stored)
+    for groups in all_groups if looked_up and hand.policy is not None else ():
+        prepare_groups(hand.policy, groups)
     if script.validate_only:
         say("valid")
         return

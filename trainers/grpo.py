@@ -50,9 +50,11 @@ from trainers.recipes import DataArguments, RecipeError, parse_entries, parse_re
 from trainers.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
 from trainers.rollout_temperature import ScheduledTemperature
 from trainers.run_record import RunInfo
-from trainers.runs import describe_rewards, load_checked_rows, readable_errors, train_and_record
+from trainers.runs import describe_rewards, load_rows_and_held_out, readable_errors, train_and_record
 from trainers.samples import SampleGroup, SampleLog
 from trainers.schedules import Curriculum
+from trainers.set_up import check_set_up
+from trainers.setting_rules import CheckedSettings
 from trainers.sharing import SharedLogProbs, SharingArguments
 from trainers.task_data import TokenCounts, to_dataset
 
@@ -64,7 +66,7 @@ _MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")
 
 
 @dataclass
-class GRPOConfig(SharingArguments, AdaptiveKLArguments, trl.GRPOConfig):
+class GRPOConfig(CheckedSettings, SharingArguments, AdaptiveKLArguments, trl.GRPOConfig):
     """`trl.GRPOConfig` with the additions below; with their defaults only the advantage clip differs from TRL."""
 
     advantage_clip: float | None = field(
@@ -99,6 +101,7 @@ class GRPOConfig(SharingArguments, AdaptiveKLArguments, trl.GRPOConfig):
     )
 
     def __post_init__(self):
+        self.scale_rewards = {True: "group", False: "none"}.get(self.scale_rewards, self.scale_rewards)  # as TRL does
         super().__post_init__()
         self._check_positive("advantage_clip", "temperature_end", "temperature_factor", "temperature_min")
         self._check_positive("curriculum_top_k", "temperature")
@@ -510,6 +513,7 @@ def _load(script: GRPOScriptArguments, args: GRPOConfig, model_args: ModelConfig
 def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((GRPOScriptArguments, GRPOConfig, ModelConfig), argv)
+        check_set_up("GRPO", script, args, model_args)
 
         # Rewards
         rewards = build_rewards(script.reward_funcs, script.agents)
@@ -517,10 +521,8 @@ def main(argv: list[str] | None = None) -> None:
 
         # Data
         model = inspect_model(model_args.model_name_or_path, script, required=not script.validate_only)
-        train_rows, counts = load_checked_rows(script, script.dataset_train_split, model)
+        train_rows, eval_rows, counts = load_rows_and_held_out(script, args, model)
         _check_columns(script, rewards, train_rows)
-        evaluates = args.eval_strategy != "no"
-        eval_rows = load_checked_rows(script, script.dataset_test_split, model)[0] if evaluates else None
         if counts is not None:
             say_estimate(model.config, _load(script, args, model_args, counts))
         if script.validate_only:
@@ -535,7 +537,7 @@ def main(argv: list[str] | None = None) -> None:
             reward_funcs=rewards,
             args=args,
             train_dataset=to_dataset(train_rows, model.bounds),
-            eval_dataset=to_dataset(eval_rows, model.bounds) if evaluates else None,
+            eval_dataset=to_dataset(eval_rows, model.bounds) if eval_rows is not None else None,
             processing_class=model.processor,
             **policy_arguments(args, model_args),
             samples=SampleLog(args.output_dir),

@@ -41,6 +41,7 @@ from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import RecipeError, parse_recipe
 from trainers.runs import readable_errors
 from trainers.schedules import Curriculum
+from trainers.set_up import check_set_up
 
 STORE_FILE = "log_probs.safetensors"
 DROPOUT_ATTRIBUTES = ("dropout", "attention_dropout", "dropout_p", "attn_dropout")
@@ -322,6 +323,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((GroupArguments, OfflineGRPOConfig, ModelConfig), argv)
+        check_set_up("offline GRPO", script, args, model_args)
         load_reference = reference_loader(script, args, model_args)
         train_on_groups(
             OfflineGRPOTrainer,

@@ -101,12 +101,18 @@ def _lengths(records: Sequence[PreferenceRecord], counter: _Counter) -> list[tup
 
 
 def load_checked_preferences(
-    arguments: PreferenceArguments, split: str, model: ModelAtHand, system_prompt: str | None, max_length: int | None
+    arguments: PreferenceArguments,
+    split: str,
+    model: ModelAtHand,
+    system_prompt: str | None,
+    max_length: int | None,
+    source: str | None = None,
 ) -> tuple[list[PreferenceRecord], Lengths | None]:
     """Records of a split; on the main process every image is decoded and every text counted.
 
     Args:
         max_length: tokens that a prompt with its longest response may have.
+        source: by default the recipe's `dataset_name`.
 
     Returns:
         The records, and on the main process their lengths.
@@ -115,8 +121,9 @@ def load_checked_preferences(
         RecordError: lists what is wrong with the data.
     """
     main = PartialState().is_main_process
+    source = source or arguments.dataset_name
     checks = main or arguments.skip_bad_rows  # all processes must leave out the same rows
-    records, counts = load_preferences(arguments.dataset_name, split, arguments.skip_bad_rows, check_files=checks)
+    records, counts = load_preferences(source, split, arguments.skip_bad_rows, check_files=checks)
     if not checks:
         return records, None
     text = getattr(model.config, "get_text_config", lambda: None)()
@@ -133,7 +140,7 @@ def load_checked_preferences(
         records = [record for record, fit in zip(records, fits, strict=True) if fit]
         lengths = [length for length, fit in zip(lengths, fits, strict=True) if fit]
         if not records:
-            raise RecordError([f"{arguments.dataset_name}: every row of the {split} split is too long"])
+            raise RecordError([f"{source}: every row of the {split} split is too long"])
     if not main:
         return records, None
     exact = model.processor is not None
@@ -142,11 +149,11 @@ def load_checked_preferences(
         max(range(len(lengths)), key=lambda row, parts=parts: sum(lengths[row][:parts])) for parts in (1, 2)
     )
     prompts = TokenCounts(lengths[prompt][0], records[prompt].id, visual, exact)
-    check_lengths(prompts, arguments.dataset_name, arguments.max_prompt_length, "max_prompt_length")
+    check_lengths(prompts, source, arguments.max_prompt_length, "max_prompt_length")
     wholes = TokenCounts(sum(lengths[whole][:2]), records[whole].id, visual, exact)
     for limit, name in limits:
         name = "max_length, response included" if name == "max_length" else "positions of the model"
-        check_lengths(wholes, arguments.dataset_name, limit, name)
+        check_lengths(wholes, source, limit, name)
     kind = "exact" if exact else "upper bound"
     say(
         f"{split}: {counts}{f'; too long and skipped: {too_long}' if too_long else ''}; longest prompt with response "
@@ -158,6 +165,11 @@ def load_checked_preferences(
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def preference_content(record: PreferenceRecord) -> tuple[str, Sequence[Any]]:
+    """What makes two records the same question (trainers/evaluation_rows.py)."""
+    return repr(record.query), record.images
 
 
 class _Lookup:

@@ -35,6 +35,8 @@ from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
 from trainers.runs import readable_errors
 from trainers.schedules import linear_temperature
+from trainers.set_up import check_set_up
+from trainers.setting_rules import CheckedSettings
 from trainers.sharing import SharingArguments
 
 BACKBONE = ("input_proj", "query_proj", "cand_proj")
@@ -42,7 +44,7 @@ BACKBONE = ("input_proj", "query_proj", "cand_proj")
 
 
 @dataclass
-class GroupConfig(SharingArguments, EarlyStoppingArguments, transformers.TrainingArguments):
+class GroupConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, transformers.TrainingArguments):
     """`transformers.TrainingArguments`, with what trainers on stored groups have in common."""
 
     reward_normalization: Literal["raw", "z_score", "z_score_clamp", "rank"] = field(
@@ -277,6 +279,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((GroupArguments, RCEConfig, ModelConfig), argv)
+        check_set_up("RCE", script, args, model_args)
         train_on_groups(RCETrainer, "RCE", script, args, model_args, recipe)
 
 

@@ -1,17 +1,21 @@
 """Reading a recipe strictly: an unknown key, a wrong type or a bad value ends the program before anything starts."""
 
-import difflib
 import json
 import sys
 import typing
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
+
+from trainers.recipe_keys import Key, closest, keys_of_classes
+from trainers.setting_rules import problem
+
+WHERE_TO_READ = "`--help` lists the keys of this toolkit, docs/recipes.md says where all others are documented"
 
 
 class RecipeError(ValueError):
@@ -25,6 +29,17 @@ class DataArguments:
     dataset_name: str = field(metadata={"help": "File, folder with splits, or Hub data set (data/tasks.py)."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
     dataset_test_split: str = field(default="validation", metadata={"help": "Split to evaluate on while training."})
+    eval_dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "File, folder or Hub data set to evaluate on, where dataset_name has no split for it."},
+    )
+    eval_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the training rows to hold out and evaluate on, drawn by `seed`; rows with a common "
+            "image, or the same text without images, stay together."
+        },
+    )
     agents: list[str] | None = field(
         default=None,
         metadata={
@@ -60,6 +75,8 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}: expected a number above 0, found {value}")
+        if self.eval_share is not None and not 0 < self.eval_share < 1:
+            raise ValueError(f"eval_share: expected a number between 0 and 1, found {self.eval_share}")
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels ({self.min_pixels}) must not exceed max_pixels ({self.max_pixels})")
 
@@ -102,62 +119,121 @@ def _key_nodes(path: Path, text: str) -> dict[str, tuple[int, Any]]:
         line = key_node.start_mark.line + 1
         if key_node.value in found:
             first = found[key_node.value][0]
-            raise RecipeError(f"{path}:{line}: key '{key_node.value}' stands twice (first on line {first})")
+            raise RecipeError(f"{path}:{line}: duplicate key '{key_node.value}' (first on line {first})")
         found[key_node.value] = (line, values[key_node.value])
     return found
 
 
-def _fields_by_name(dataclass_types: Sequence[type]) -> dict[str, tuple[type, Any]]:
-    return {item.name: (cls, item) for cls in dataclass_types for item in fields(cls) if item.init}
+def _unknown_key(where: str, key: str, known: Iterable[str]) -> RecipeError:
+    return RecipeError(f"{where}: unknown key '{key}'; {closest(key, known)}{WHERE_TO_READ}")
 
 
-def _unknown_key(where: str, key: str, known: Sequence[str]) -> RecipeError:
-    close = difflib.get_close_matches(key, known, n=3)
-    hint = f"did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
-    return RecipeError(f"{where}: unknown key '{key}'; {hint}Known keys: {', '.join(sorted(known))}")
+def _check_value(where: str, key: Key, value: Any) -> Any:
+    """The value as its type has it.
 
-
-def _expected_type(cls: type, item: Any) -> Any:
-    if "type" in item.metadata:
-        return item.metadata["type"] | None
-    return typing.get_type_hints(cls)[item.name]
-
-
-def _check_type(path: Path, line: int, key: str, value: Any, expected: Any) -> None:
-    if value is None or isinstance(value, dict):  # null is "not set"; mappings are checked by whoever reads them
-        return
+    Raises:
+        RecipeError: another type, or a value that is not allowed; names what is.
+    """
+    found = problem(key.name, value, key.choices)
+    if found is not None:
+        raise RecipeError(f"{where}: {found}")
+    if value is None:
+        if type(None) not in typing.get_args(key.annotation) and key.annotation is not Any:
+            raise RecipeError(f"{where}: expected {key.shown_type}, found null")
+        return None
+    if isinstance(value, dict):  # mappings are checked by whoever reads them
+        return value
     try:
-        TypeAdapter(expected, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        typed = TypeAdapter(key.annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except PydanticUserError:  # a type that pydantic cannot check by itself
-        return
+        return value
     except ValidationError as error:
-        name = getattr(expected, "__name__", None) if not typing.get_args(expected) else None
-        shown = name or str(expected).replace("typing.", "")
         detail = error.errors()[0]["msg"]
-        raise RecipeError(f"{path}:{line}: key '{key}': expected {shown}, found {value!r} ({detail})") from error
+        raise RecipeError(f"{where}: expected {key.shown_type}, found {value!r} ({detail})") from error
+    found = problem(key.name, typed, key.choices)
+    if found is not None:
+        raise RecipeError(f"{where}: {found}")
+    return typed
 
 
-def check_recipe(path: Path, text: str, dataclass_types: Sequence[type]) -> None:
-    """Checks every key of a recipe against the dataclasses that will read it.
+def check_recipe(path: Path, text: str, keys: Mapping[str, Key]) -> dict[str, Any]:
+    """The values of a recipe, every key of which is checked.
 
     Raises:
         RecipeError: names the line and the key.
     """
-    known = _fields_by_name(dataclass_types)
+    values = {}
     for key, (line, value) in _key_nodes(path, text).items():
         if key == "env":
             continue
-        if key not in known:
-            raise _unknown_key(f"{path}:{line}", key, list(known))
-        _check_type(path, line, key, value, _expected_type(*known[key]))
+        if key not in keys:
+            raise _unknown_key(f"{path}:{line}", key, keys)
+        values[key] = _check_value(f"{path}:{line}: key '{key}'", keys[key], value)
+    return values
 
 
-def _check_command_line(argv: Sequence[str], dataclass_types: Sequence[type]) -> None:
-    known = [*_fields_by_name(dataclass_types), "config"]
+def _check_command_line(argv: Sequence[str], keys: Mapping[str, Key]) -> dict[str, Any]:
+    """The values of a command line, every key of which is checked.
+
+    Raises:
+        RecipeError: names the key.
+    """
+    values = {}
+    for name, words in _options(argv):
+        key = keys.get(name.replace("-", "_"))
+        if key is None and name.startswith("no_") and getattr(keys.get(name[3:]), "default", None) is True:
+            values[name[3:]] = False
+        elif key is None:
+            raise _unknown_key("command line", name, keys)
+        else:
+            values[key.name] = _typed_value(key, words)
+    return values
+
+
+def _options(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Name and values of every `--NAME VALUE ...` but `--config`."""
+    found: list[tuple[str, list[str]]] = []
     for argument in argv:
-        key = argument.removeprefix("--").partition("=")[0].replace("-", "_")
-        if argument.startswith("--") and key.removeprefix("no_") not in known and key not in known:
-            raise _unknown_key("command line", key, known)
+        if argument.startswith("--"):
+            name, equals, value = argument.removeprefix("--").partition("=")
+            found.append((name, [value] if equals else []))
+        elif not found:
+            raise RecipeError(
+                f"command line: expected --KEY VALUE, found {argument!r}; a recipe is given by --config FILE"
+            )
+        else:
+            found[-1][1].append(argument)
+    for name, words in found:
+        if name == "config":
+            if len(words) != 1:
+                raise RecipeError(f"command line: --config: expected one file, found {' '.join(words) or 'none'}")
+        else:
+            yield name, words
+
+
+def _typed_value(key: Key, words: list[str]) -> Any:
+    """What was typed after a key, as its type has it."""
+    where = f"command line: --{key.name}"
+    listed = any("list" in str(part) for part in (key.annotation, *typing.get_args(key.annotation)))
+    if not words:
+        if key.annotation in (bool, bool | None):
+            return True
+        raise RecipeError(f"{where}: expected {key.shown_type}, found no value")
+    if len(words) > 1 and not listed:
+        raise RecipeError(f"{where}: expected one value, found {len(words)}: {' '.join(words)}")
+    only = words[0]
+    if len(words) == 1 and only.startswith("{") and "dict" in str(key.annotation) and not listed:
+        return _json_mapping(where, only)
+    if listed and not (len(words) == 1 and str in typing.get_args(key.annotation)):
+        return _check_value(where, key, words)
+    return _check_value(where, key, only)
+
+
+def _json_mapping(where: str, text: str) -> dict:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"{where}: expected a mapping as JSON: {error}") from error
 
 
 def _config_path(argv: list[str]) -> Path | None:
@@ -187,6 +263,45 @@ def recipe_value(argv: Sequence[str], key: str) -> Any:
     return content.get(key) if isinstance(content, dict) else None
 
 
+@dataclass(frozen=True)
+class RecipeValues:
+    """A recipe and the command line as plain values, before anything of TRL is imported.
+
+    Attributes:
+        argv: the command line, `--config PATH` as two arguments.
+        path, text: of the recipe, if there is one.
+        values: key -> value, of those that are given.
+    """
+
+    argv: list[str]
+    path: Path | None
+    text: str
+    values: dict[str, Any]
+
+
+def read_recipe(keys: Mapping[str, Key], argv: Sequence[str]) -> RecipeValues:
+    """Reads `--config RECIPE` and the command line, which wins, and checks every key and value.
+
+    Raises:
+        RecipeError: anything wrong with the recipe or the command line.
+    """
+    argv = [part for argument in argv for part in _split_config(argument)]
+    given = _check_command_line(argv, keys)
+    path, text, values = _config_path(argv), "", {}
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+        values = check_recipe(path, text, keys)
+    missing = [name for name, key in keys.items() if key.required and name not in {**values, **given}]
+    if missing:
+        raise RecipeError(f"{path or 'command line'}: key '{missing[0]}' is missing")
+    return RecipeValues(argv, path, text, values | given)
+
+
 def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Reads `--config RECIPE` and the command line, which wins, into one instance of each dataclass.
 
@@ -198,25 +313,22 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
     """
     from trl import TrlParser
 
-    argv = list(sys.argv[1:] if argv is None else argv)
-    _check_command_line(argv, dataclass_types)
-    path = _config_path(argv)
-    text = ""
-    if path is not None:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-        check_recipe(path, text, dataclass_types)
-        argv = [part for argument in argv for part in _split_config(argument)]
-    parser = TrlParser(dataclass_types=list(dataclass_types))
+    class Parser(TrlParser):
+        """Says what is wrong in one message, where argparse would print the usage of every key."""
+
+        def error(self, message: str) -> None:
+            raise ValueError(message)
+
+    found = read_recipe(keys_of_classes(tuple(dataclass_types)), sys.argv[1:] if argv is None else argv)
+    argv, path = found.argv, found.path
+    parser = Parser(dataclass_types=list(dataclass_types))
     try:
-        parsed = parser.parse_args_and_config(argv + _without_accelerator(argv, text))
+        parsed = parser.parse_args_and_config(argv + _without_accelerator(argv, found.text))
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path or 'command line'}: {error}") from error
     overrides = [argument for argument in argv if argument not in ("--config", str(path))]
     comment = f"\n# and on the command line: {' '.join(overrides)}\n" if overrides else ""
-    return (*parsed, Recipe(None if path is None else str(path), text + comment))
+    return (*parsed, Recipe(None if path is None else str(path), found.text + comment))
 
 
 def _without_accelerator(argv: Sequence[str], text: str) -> list[str]:

@@ -33,16 +33,19 @@ from models.vision_hooks import vision_tower
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
 from trainers.early_stopping import EarlyStoppingArguments
+from trainers.evaluation_rows import evaluation_rows
 from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import adapters_base, inspect_model, lora_config, model_init_kwargs
 from trainers.preference_data import (
     GROUP_KEYS,
+    Lengths,
     PreferenceArguments,
     PreferenceCollator,
     examples,
     load_checked_preferences,
+    preference_content,
     preference_dataset,
 )
 from trainers.publishing import PublishedRun
@@ -50,13 +53,15 @@ from trainers.recipes import RecipeError, parse_recipe
 from trainers.run_record import RunInfo
 from trainers.runs import readable_errors, train_and_record
 from trainers.samples import SampleGroup, SampleLog
+from trainers.set_up import check_set_up
+from trainers.setting_rules import CheckedSettings
 from trainers.sharing import SharingArguments
 
 DEFAULT_BOUNDS = (-5.0, 5.0)
 
 
 @dataclass
-class RewardConfig(SharingArguments, EarlyStoppingArguments, trl.RewardConfig):
+class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, trl.RewardConfig):
     """`trl.RewardConfig` with the additions below; texts are never cut, because half an image cannot be read."""
 
     max_length: int | None = field(
@@ -394,15 +399,23 @@ def reward_adapters(model_args: Any, freeze_vision_tower: bool) -> Any:
 def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((PreferenceArguments, RewardConfig, ModelConfig), argv)
+        check_set_up("reward", script, args, model_args)
 
         # Data
         if args.load_weights_only:
             model_args.model_name_or_path, args.resume_from_checkpoint = args.resume_from_checkpoint, None
         model = inspect_model(model_args.model_name_or_path, script, required=not script.validate_only)
         system_prompt = args.system_prompt or getattr(model.config, "system_prompt", None)
-        splits = [script.dataset_train_split] + [script.dataset_test_split] * (args.eval_strategy != "no")
-        found = [load_checked_preferences(script, split, model, system_prompt, args.max_length) for split in splits]
-        (train_records, lengths), eval_records = found[0], found[1][0] if len(found) > 1 else None
+
+        def load(source: str, split: str) -> tuple[list[PreferenceRecord], Lengths | None]:
+            return load_checked_preferences(script, split, model, system_prompt, args.max_length, source)
+
+        train_records, lengths = load(script.dataset_name, script.dataset_train_split)
+        eval_records = None
+        if args.eval_strategy != "no":
+            train_records, eval_records = evaluation_rows(
+                script, args.seed, train_records, lambda *place: load(*place)[0], preference_content
+            )
         if lengths is not None:
             widest = max(len(record.response) for record in train_records) if args.group_responses else 2
             load = replace(

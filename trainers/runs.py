@@ -18,6 +18,7 @@ from filter_agents.registry import AgentError
 from rewards.guard import RewardError
 from rewards.registry import RewardSpecError
 from trainers.console import say, shorten_output
+from trainers.evaluation_rows import evaluation_rows, prompt_content
 from trainers.model_at_hand import ModelAtHand
 from trainers.publishing import PublishError, ReportCallback, keep_token_out, store_recipe, without_secrets
 from trainers.recipes import DataArguments, Recipe, RecipeError
@@ -62,24 +63,47 @@ def readable_errors() -> Iterator[None]:
 
 
 def load_checked_rows(
-    arguments: DataArguments, split: str, model: ModelAtHand
+    arguments: DataArguments, split: str, model: ModelAtHand, source: str | None = None
 ) -> tuple[list[dict], TokenCounts | None]:
     """Rows of a split; on the main process every image is decoded and every prompt counted.
+
+    Args:
+        source: by default the recipe's `dataset_name`.
 
     Raises:
         RecordError: lists what is wrong with the data.
     """
     main = PartialState().is_main_process
-    rows = load_task_rows(arguments, split, check_files=main)
+    source = source or arguments.dataset_name
+    rows = load_task_rows(arguments, split, check_files=main, source=source)
     if not main:
         return rows, None
-    counts = count_tokens(rows, arguments.dataset_name, model.bounds, model.processor)
-    check_lengths(counts, arguments.dataset_name, arguments.max_prompt_length, "max_prompt_length")
+    counts = count_tokens(rows, source, model.bounds, model.processor)
+    check_lengths(counts, source, arguments.max_prompt_length, "max_prompt_length")
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model.config else None
-    check_lengths(counts, arguments.dataset_name, positions, "positions of the model")
+    check_lengths(counts, source, positions, "positions of the model")
     kind = "exact" if counts.exact else "upper bound"
     say(f"{split}: {len(rows)} rows; longest prompt {counts.longest} tokens ({kind}), {counts.images} visual at most")
     return rows, counts
+
+
+def load_rows_and_held_out(
+    arguments: DataArguments, args: Any, model: ModelAtHand
+) -> tuple[list[dict], list[dict] | None, TokenCounts | None]:
+    """Checked rows to train on, those to evaluate on (`None` if the recipe asks for none), and counts of the former.
+
+    Raises:
+        RecordError: lists what is wrong with the data.
+        RecipeError: the evaluation would be on rows that are trained on.
+    """
+    rows, counts = load_checked_rows(arguments, arguments.dataset_train_split, model)
+    if args.eval_strategy == "no":
+        return rows, None, counts
+
+    def load(source: str, split: str) -> list[dict]:
+        return load_checked_rows(arguments, split, model, source)[0]
+
+    return *evaluation_rows(arguments, args.seed, rows, load, prompt_content), counts
 
 
 def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, resume_from: str | None) -> None:

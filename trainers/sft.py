@@ -35,12 +35,14 @@ from trainers.publishing import PublishedRun
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import DataArguments, parse_recipe, recipe_value
 from trainers.run_record import RunInfo
-from trainers.runs import load_checked_rows, readable_errors, train_and_record
+from trainers.runs import load_rows_and_held_out, readable_errors, train_and_record
+from trainers.set_up import check_set_up
+from trainers.setting_rules import CheckedSettings
 from trainers.task_data import to_dataset
 
 
 @dataclass
-class SFTConfig(trl.SFTConfig):
+class SFTConfig(CheckedSettings, trl.SFTConfig):
     """`trl.SFTConfig`; texts are never cut, because half an image cannot be read: `max_prompt_length` checks them."""
 
     max_length: int | None = field(default=None, metadata={"help": "Must stay null; see max_prompt_length."})
@@ -117,6 +119,7 @@ def train_selector(argv: list[str]) -> None:
     from trainers.group_runs import train_on_groups
 
     script, args, model_args, recipe = parse_recipe((GroupArguments, SelectorSFTConfig, ModelConfig), argv)
+    check_set_up("selector SFT", script, args, model_args)
     train_on_groups(SelectorSFTTrainer, "SFT", script, args, model_args, recipe)
 
 
@@ -130,15 +133,15 @@ def main(argv: list[str] | None = None) -> None:
             train_selector(argv)
             return
         script, args, model_args, recipe = parse_recipe((DataArguments, SFTConfig, ModelConfig), argv)
+        check_set_up("SFT", script, args, model_args)
 
         # Data
         model = inspect_model(model_args.model_name_or_path, script, required=not script.validate_only)
-        rows, counts = load_checked_rows(script, script.dataset_train_split, model)
+        rows, held_out, counts = load_rows_and_held_out(script, args, model)
         train_rows = _with_completions(rows, script.dataset_name)
-        eval_rows = None
-        if args.eval_strategy != "no":
-            rows = load_checked_rows(script, script.dataset_test_split, model)[0]
-            eval_rows = _with_completions(rows, script.dataset_name)
+        eval_rows = (
+            None if held_out is None else _with_completions(held_out, script.eval_dataset_name or script.dataset_name)
+        )
         if counts is not None:
             longest = max(len(row["completion"][-1]["content"].encode()) for row in train_rows)
             load = replace(

@@ -50,10 +50,10 @@ def to_dataset(rows: Sequence[dict], bounds: PixelBounds, columns: Sequence[str]
     return index.with_transform(RowLoader(rows, bounds, columns))
 
 
-def load_task_rows(arguments: DataArguments, split: str, check_files: bool) -> list[dict]:
-    """Rows of a recipe's data set; see `data.tasks.load_rows`."""
+def load_task_rows(arguments: DataArguments, split: str, check_files: bool, source: str | None = None) -> list[dict]:
+    """Rows of a recipe's data set, or of another `source`; see `data.tasks.load_rows`."""
     agents = [(agent.name, agent.description) for agent in build_agents(arguments.agents).values()]
-    return load_rows(arguments.dataset_name, split, agents, arguments.answer_tags, check_files)
+    return load_rows(source or arguments.dataset_name, split, agents, arguments.answer_tags, check_files)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ def write_preferences(folder: Path, rows: int = 16, without_image: tuple[int, ..
             row["image"] = f"{right}.png"
         row |= {"response": [f"The color is {wrong}.", f"It is {right}."], "human_ranking": [1, 0]}
         lines.append(json.dumps(row))
-    for split in ("train", "validation"):
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for split, asked in (("train", QUERY), ("validation", QUERY.capitalize())):
+        text = "".join(line.replace(QUERY, asked) + "\n" for line in lines)
+        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
     return folder
 
 

@@ -56,7 +56,7 @@ def _unit(values: np.ndarray) -> np.ndarray:
 def write_completion_groups(folder: Path, rows: Sequence[dict], without_image: Sequence[int] = ()) -> Path:
     """Groups of 1 to 4 completions for rows of a task: the right answer among them, and parts of it.
 
-    Writes train.jsonl and validation.jsonl (the same groups).
+    Writes train.jsonl and validation.jsonl (the same answers to prompts that end in another word).
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -69,10 +69,14 @@ def write_completion_groups(folder: Path, rows: Sequence[dict], without_image: S
         ]
         images = [] if number in without_image else row["images"]
         lines.append({"id": number, "prompt": row["prompt"], "images": images, "candidates": candidates})
-    content = "".join(json.dumps(line) + "\n" for line in lines)
-    for name in ("train", "validation"):
+    for name, ending in (("train", ""), ("validation", " Please.")):
+        content = "".join(json.dumps({**line, "prompt": _ending_in(line["prompt"], ending)}) + "\n" for line in lines)
         (folder / f"{name}.jsonl").write_text(content, encoding="utf-8")
     return folder
+
+
+def _ending_in(prompt: list[dict], ending: str) -> list[dict]:
+    return [*prompt[:-1], {**prompt[-1], "content": prompt[-1]["content"] + ending}]
 
 
 def selector_trainer(folder: Path, cls, args, groups=None, eval_groups=None, selector=None, model=None, shots=None):

@@ -160,9 +160,9 @@ def read(tmp_path):
     [
         (
             "learnin_rate: 1.0\n",
-            r"recipe\.yaml:5: unknown key 'learnin_rate'; did you mean 'learning_rate'.*Known keys:",
+            r"recipe\.yaml:5: unknown key 'learnin_rate'; did you mean 'learning_rate'.*`--help` lists",
         ),
-        ("use_cpu: false\n", r"recipe\.yaml:5: key 'use_cpu' stands twice \(first on line 3\)"),
+        ("use_cpu: false\n", r"recipe\.yaml:5: duplicate key 'use_cpu' \(first on line 3\)"),
         ("num_generations: many\n", r"recipe\.yaml:5: key 'num_generations': expected int \| None, found 'many'"),
         ("advantage_clip: [1]\n", r"recipe\.yaml:5: key 'advantage_clip': expected float \| None, found \[1\]"),
         ("temperature_schedule: rising\n", r"recipe\.yaml:5: key 'temperature_schedule'.*'rising'"),
