@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, m
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from tqdm import tqdm
 
+from data.arguments import at_least
 from data.candidate_pools import load_pools
 from data.earlier_groups import (
     CONSTRUCT_ORDERS,
@@ -355,7 +356,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--examples", help="VQA records that pointers name; every id must be among theirs")
     parser.add_argument("--split", default="train", help="split of --examples, and of INPUT if it is a folder")
     parser.add_argument("--pools", type=Path, help="candidate pools (JSONL), for RL data or beams that lack them")
-    parser.add_argument("--shots", type=int, help="only groups made for this number of examples")
+    parser.add_argument("--shots", type=at_least(1), help="only groups made for this number of examples")
     parser.add_argument("--integer-ids", action="store_true", help="query ids that stand only in keys are integers")
     order_help = "of beams: where a newly selected example was put, before or after the earlier ones"
     parser.add_argument("--construct-order", choices=CONSTRUCT_ORDERS, default="left", help=order_help)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from data.arguments import at_least
 from data.output_folder import write_split, writing
 from data.records import RecordError
 from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
@@ -188,10 +189,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the nouns and of the choice of records")
-    parser.add_argument("--train-examples", type=int, default=2000, help="examples to choose from")
-    parser.add_argument("--train-queries", type=int, default=3000)
-    parser.add_argument("--dev", type=int, default=400)
-    parser.add_argument("--test", type=int, default=1000)
+    parser.add_argument("--train-examples", type=at_least(1), default=2000, help="examples to choose from")
+    parser.add_argument("--train-queries", type=at_least(1), default=3000)
+    parser.add_argument("--dev", type=at_least(1), default=400)
+    parser.add_argument("--test", type=at_least(1), default=1000)
     arguments = parser.parse_args(argv)
     sizes = {
         "train": arguments.train_examples,
@@ -199,9 +200,6 @@ def main(argv: list[str] | None = None) -> None:
         "dev": arguments.dev,
         "test": arguments.test,
     }
-    for option, size in zip(("train-examples", "train-queries", "dev", "test"), sizes.values(), strict=True):
-        if size < 1:
-            parser.error(f"--{option}: expected at least 1, found {size}")
     try:
         splits = draw_splits(sizes, arguments.seed)
     except RecordError as error:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.arguments import at_least
 from data.aspects import BLUR, EXPOSURE, RESOLUTION, SHAPE, Aspect, stands_out
 from data.damage import DAMAGES, Draft
 from data.damaged_pools import ATTEMPTS, DamageError
@@ -165,13 +166,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--kind", choices=KINDS, required=True)
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=2000, help="all splits together, divided 8 : 1 : 1")
+    parser.add_argument("--images", type=at_least(1), default=2000, help="all splits together, divided 8 : 1 : 1")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that damage images")
+    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes that damage images")
     arguments = parser.parse_args(argv)
-    for name in ("images", "workers"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name}: expected at least 1, found {getattr(arguments, name)}")
     sizes = dict(zip(SPLITS, split_sizes(arguments.images, DEFAULT_SHARES), strict=True))
     try:
         splits = load_splits(EASY_VQA, DEFAULT_SHARES, arguments.seed)

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, field_validator
 
+from data.arguments import at_least
 from data.factor_clusters import DEFAULT_THRESHOLD, FactorSet, abstract_factors
 from data.images import check_images, resolve_path
 from data.output_folder import describe_sizes, refuse_own_input, write_split, writing
@@ -343,7 +344,7 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     )
     parser.add_argument("--threshold", type=float, default=DEFAULT_THRESHOLD,
                         help=f"smallest cosine of texts of one factor, {DEFAULT_THRESHOLD} by default")  # fmt: skip
-    parser.add_argument("--min-count", type=int, default=1, help="drop factors of fewer training images")
+    parser.add_argument("--min-count", type=at_least(1), default=1, help="drop factors of fewer training images")
     parser.add_argument("--allow-empty", action="store_true", help="images may have no texts: no factor applies")
     add_share_arguments(parser)
     parser.add_argument("--seed", type=int, default=42, help="of the shuffle before splitting a file")
@@ -353,8 +354,6 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
         parser.error("--output-dir is needed unless --validate-only is given")
     if not -1 <= arguments.threshold <= 1:
         parser.error(f"--threshold: expected a cosine, -1 to 1, found {arguments.threshold}")
-    if arguments.min_count < 1:
-        parser.error(f"--min-count: expected at least 1, found {arguments.min_count}")
     return arguments, read_share_arguments(parser, arguments)
 
 

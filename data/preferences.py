@@ -23,6 +23,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from data.arguments import at_least
 from data.field_types import Finite, OneId
 from data.images import ImageError, open_image, resolve_images
 from data.records import RecordError, base_folder, parse_row, read_rows
@@ -310,17 +311,23 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--source", choices=["easy_vqa"], required=True)
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=12_000, help="training pairs")
+    parser.add_argument("--pairs", type=at_least(1), default=12_000, help="training pairs")
     parser.add_argument(
         "--attributes-first",
-        type=int,
+        type=at_least(0),
         default=0,
         help="training pairs about colours and shapes alone before the others",
     )
-    parser.add_argument("--held-out-pairs", type=int, default=1_000, help="pairs of validation and of test, each")
-    parser.add_argument("--answers", type=int, default=12_000, help="training answers, for a warm start")
-    parser.add_argument("--shapes-first", type=int, default=0, help="answers about shapes alone before the others")
-    parser.add_argument("--hasty", type=int, default=0, help="training answers of which most answer another question")
+    parser.add_argument(
+        "--held-out-pairs", type=at_least(1), default=1_000, help="pairs of validation and of test, each"
+    )
+    parser.add_argument("--answers", type=at_least(1), default=12_000, help="training answers, for a warm start")
+    parser.add_argument(
+        "--shapes-first", type=at_least(0), default=0, help="answers about shapes alone before the others"
+    )
+    parser.add_argument(
+        "--hasty", type=at_least(0), default=0, help="training answers of which most answer another question"
+    )
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="kinds of questions")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
@@ -328,10 +335,6 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(
             f"--attributes-first: none of {', '.join(ATTRIBUTES)} is among --kinds {' '.join(arguments.kinds)}"
         )
-    bounds = {"pairs": 1, "attributes_first": 0, "held_out_pairs": 1, "answers": 1, "shapes_first": 0, "hasty": 0}
-    for name, least in bounds.items():
-        if getattr(arguments, name) < least:
-            parser.error(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(arguments, name)}")
     try:
         written = write_easy_preferences(
             arguments.output_dir,

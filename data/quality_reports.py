@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.agent_selection import load_records
+from data.arguments import at_least
 from data.aspects import (
     ASPECTS,
     EXACT_COPIES,
@@ -271,27 +272,27 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     )
     parser.add_argument("--source", required=True, help="easy_vqa, a folder of images, or a data set (path or Hub id)")
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--reports", type=int, default=640, help="number of reports, all splits together")
-    parser.add_argument("--pool-size", type=int, default=12, help="items that a report is about")
+    parser.add_argument("--reports", type=at_least(1), default=640, help="number of reports, all splits together")
+    parser.add_argument("--pool-size", type=at_least(1), default=12, help="items that a report is about")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--agent-list", nargs="+", choices=AGENTS, default=list(AGENTS), metavar="AGENT",
                         help=f"agents that reports are about, of: {', '.join(AGENTS)}")  # fmt: skip
     parser.add_argument("--damages", type=int, nargs=2, default=(1, 3), metavar=("LEAST", "MOST"),
                         help="number of damages in a pool")  # fmt: skip
-    parser.add_argument("--images", type=int, default=1, help=f"sample images shown with a report, 0 to {MAX_IMAGES}")
+    parser.add_argument(
+        "--images", type=at_least(0), default=1, help=f"sample images shown with a report, 0 to {MAX_IMAGES}"
+    )
     parser.add_argument("--vague", action="store_true", help="reports say that something is wrong and not what")
     add_share_arguments(parser)
     parser.add_argument("--no-damage", action="store_true", help="report on the images as they are")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes")
     arguments = parser.parse_args(argv)
-    if not 0 <= arguments.images <= MAX_IMAGES:
+    if arguments.images > MAX_IMAGES:
         parser.error(f"--images: expected 0 to {MAX_IMAGES}, found {arguments.images}")
     if not 1 <= arguments.damages[0] <= arguments.damages[1]:
         parser.error(f"--damages: expected 1 <= LEAST <= MOST, found {arguments.damages}")
-    for name, least in (("pool_size", 1 if arguments.no_damage else 4), ("reports", 1), ("workers", 1)):
-        if getattr(arguments, name) < least:
-            option = "--" + name.replace("_", "-")
-            parser.error(f"{option}: expected at least {least}, found {getattr(arguments, name)}")
+    if not arguments.no_damage and arguments.pool_size < 4:
+        parser.error(f"--pool-size: expected at least 4, found {arguments.pool_size}")
     return arguments, read_share_arguments(parser, arguments)
 
 

@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from data.arguments import add_limit_argument
 from data.images import IMAGE_ENDINGS, check_images, resolve_images
 from data.output_folder import write_split, writing
 from data.pools import ItemId
@@ -234,7 +235,7 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     parser.add_argument("--annotations", type=Path, help="official annotations file")
     parser.add_argument("--image-dir", type=Path, help="folder with the images of the official files")
     parser.add_argument("--split", default="train", help="name of the split that the official files make")
-    parser.add_argument("--limit", type=int, help="at most this many records a split")
+    add_limit_argument(parser, "records of each split")
     parser.add_argument("--seed", type=int, default=0)
     add_share_arguments(parser)
     parser.add_argument("--output-dir", type=Path, required=True)

@@ -15,6 +15,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from data.arguments import at_least
+
 STATE_KEYS = ("model_state_dict", "state_dict")
 """Where `.pt` files (RCE, GRPO) and `.ckpt` files (Lightning) keep their weights."""
 ANCHOR = "cand_proj.weight"
@@ -135,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="OLD", help=".pt or .ckpt file of the earlier system")
     parser.add_argument("--output-dir", type=Path, required=True, help="a folder that is not there yet, or empty")
     parser.add_argument(
-        "--num-heads", type=int, default=1, help="of its attention (default 1, as in its configurations)"
+        "--num-heads", type=at_least(1), default=1, help="of its attention (default 1, as in its configurations)"
     )
     parser.add_argument("--temperature", type=float, default=0.1, help="of its softmax (default 0.1)")
     arguments = parser.parse_args(argv)

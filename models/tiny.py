@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from data.arguments import at_least
+
 PATCH_SIZE = 8
 MERGE_SIZE = 2
 MAX_PIXELS = 64 * 64
@@ -204,16 +206,14 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m models.tiny", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the random weights")
     parser.add_argument("--corpus", type=Path, help="text or JSONL file that the tokenizer is trained on")
-    parser.add_argument("--vocab-size", type=int, default=1024)
+    parser.add_argument("--vocab-size", type=at_least(1), default=1024)
     parser.add_argument("--hidden-size", type=int, default=128, help="a multiple of 32")
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--layers", type=at_least(1), default=2)
     arguments = parser.parse_args(argv)
     if arguments.hidden_size < 32 or arguments.hidden_size % 32:
         parser.error(f"--hidden-size: expected a multiple of 32, found {arguments.hidden_size}")
-    if arguments.layers < 1:
-        parser.error(f"--layers: expected at least 1, found {arguments.layers}")
     if arguments.vocab_size < 256 + len(SPECIAL_TOKENS):
         least = 256 + len(SPECIAL_TOKENS)
         parser.error(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
+from data.arguments import add_limit_argument, at_least
 from data.images import ImageError
 from data.processes import process_pool
 from data.records import RecordError, write_json, write_jsonl
@@ -231,15 +232,13 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--recipe", type=Path, help="of the VLMs: agents, image sizes, length")
     parser.add_argument("--agents", nargs="+", metavar="AGENT", help="in place of the recipe's")
-    parser.add_argument("--least-images", type=int, default=1, help="images with a factor that bring its agent in")
-    parser.add_argument("--batch-size", type=int, default=32, help="reports read at once")
-    parser.add_argument("--limit", type=int, help="only the first reports")
+    parser.add_argument(
+        "--least-images", type=at_least(1), default=1, help="images with a factor that bring its agent in"
+    )
+    parser.add_argument("--batch-size", type=at_least(1), default=32, help="reports read at once")
+    add_limit_argument(parser, "reports")
     parser.add_argument("--output-dir", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    for name in ("least_images", "batch_size", "limit"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')}: expected at least 1, found {value}")
     return arguments
 
 

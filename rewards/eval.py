@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data.arguments import add_limit_argument, at_least
 from data.images import ImageError
 from data.records import RecordError, write_json, write_jsonl
 from filter_agents.registry import AgentError
@@ -165,14 +166,16 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--recipe", type=Path, help="takes parameters, agents and image sizes from a recipe")
     parser.add_argument("--output-dir", type=Path)
     parser.add_argument("--on-error", choices=ON_ERROR, default="skip", help="stop at a failing row, or count it")
-    parser.add_argument("--limit", type=int, help="only the first rows")
-    parser.add_argument("--workers", type=int, help="processes for rewards that read texts only; one a core")
+    add_limit_argument(parser)
+    parser.add_argument("--workers", type=at_least(1), help="processes for rewards that read texts only; one a core")
     parser.add_argument("--model", help="folder or Hub id: generate the completions first")
-    parser.add_argument("--num-generations", type=int, default=1)
+    parser.add_argument("--num-generations", type=at_least(1), default=1)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
-    parser.add_argument("--max-new-tokens", type=int, help="by default the recipe's max_completion_length, or 256")
-    parser.add_argument("--batch-size", type=int, default=32, help="prompts generated at once")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--max-new-tokens", type=at_least(1), help="by default the recipe's max_completion_length, or 256"
+    )
+    parser.add_argument("--batch-size", type=at_least(1), default=32, help="prompts generated at once")
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="two scores.jsonl")
     parser.add_argument("--list", action="store_true", help="show every reward")
     arguments = parser.parse_args(argv)

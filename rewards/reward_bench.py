@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from data.arguments import at_least
 from data.images import ImageError
 from data.preferences import PreferenceRecord, load_preferences
 from data.records import RecordError, write_json, write_jsonl
@@ -170,7 +171,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--name", help="of the model, for files and tables; by default from its path")
-    parser.add_argument("--batch-size", type=int, default=16, help="responses a forward pass")
+    parser.add_argument("--batch-size", type=at_least(1), default=16, help="responses a forward pass")
     parser.add_argument(
         "--skip-bad-rows", action="store_true", help="count unusable rows of --data instead of stopping"
     )
@@ -180,8 +181,6 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if bool(arguments.scores) == bool(arguments.model) or bool(arguments.model) != bool(arguments.data):
         parser.error("give either --model and --data, or --scores")
-    if arguments.batch_size < 1:
-        parser.error(f"--batch-size: expected at least 1, found {arguments.batch_size}")
     return arguments
 
 

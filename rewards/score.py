@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from data.arguments import at_least
 from data.images import ImageError, check_images, resolve_images
 from data.preferences import Message, Text
 from data.records import RecordError, base_folder, parse_row, read_rows, write_jsonl
@@ -162,14 +163,11 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--input", required=True, help="JSONL, JSON or parquet file, folder with splits, Hub data set")
     parser.add_argument("--output", type=Path, required=True, help="JSONL file")
     parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
-    parser.add_argument("--batch-size", type=int, default=16, help="responses a forward pass")
+    parser.add_argument("--batch-size", type=at_least(1), default=16, help="responses a forward pass")
     parser.add_argument("--work-dir", type=Path, help="for scores until all are there; by default OUTPUT.parts")
     parser.add_argument("--device", help="by default an accelerator if there is one")
     parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
-    arguments = parser.parse_args(argv)
-    if arguments.batch_size < 1:
-        parser.error(f"--batch-size: expected at least 1, found {arguments.batch_size}")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

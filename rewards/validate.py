@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from data.arguments import add_limit_argument
 from data.images import ImageError
 from data.records import RecordError
 from data.tasks import load_rows
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, required=True, help="recipe")
     parser.add_argument("--dataset", help="instead of the recipe's dataset_name")
     parser.add_argument("--splits", nargs="+", help="by default the recipe's training and test splits")
-    parser.add_argument("--limit", type=int, help="only the first rows of each split")
+    add_limit_argument(parser, "rows of each split")
     arguments = parser.parse_args(argv)
     try:
         recipe = read_recipe(arguments.config)

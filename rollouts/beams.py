@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.arguments import add_limit_argument, at_least
 from data.candidate_pools import load_pools
 from data.images import ImageError, ImageSource
 from data.pools import ItemId
@@ -312,20 +313,19 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--queries", help="VQA records of the queries, where they are not those of --dataset")
     parser.add_argument("--queries-split", default="validation", help="split of --queries; default: validation")
     parser.add_argument("--scorer", choices=SCORERS, default="info_gain", help="default: info_gain")
-    parser.add_argument("--beam-size", type=int, default=5, help="sequences kept for each query; default: 5")
-    parser.add_argument("--shots", type=int, default=2, help="examples of a sequence; default: 2")
+    parser.add_argument("--beam-size", type=at_least(1), default=5, help="sequences kept for each query; default: 5")
+    parser.add_argument("--shots", type=at_least(1), default=2, help="examples of a sequence; default: 2")
     add_vlm_arguments(parser)
-    parser.add_argument("--limit", type=int, help="only the first pools")
+    add_limit_argument(parser, "pools")
     parser.add_argument(
-        "--chunk-size", type=int, default=DEFAULT_CHUNK, help=f"queries scored together; default: {DEFAULT_CHUNK}"
+        "--chunk-size",
+        type=at_least(1),
+        default=DEFAULT_CHUNK,
+        help=f"queries at once; default: {DEFAULT_CHUNK}",
     )
     parser.add_argument("--output", type=Path, required=True, help="JSONL file of candidate groups")
     parser.add_argument("--work-dir", type=Path, help="unfinished work; default: OUTPUT.parts")
-    arguments = parser.parse_args(argv)
-    for name in ("beam_size", "shots", "chunk_size", "max_new_tokens", "generation_beams"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(arguments, name)}")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

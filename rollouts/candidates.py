@@ -16,6 +16,7 @@ import json
 import sys
 from pathlib import Path
 
+from data.arguments import add_limit_argument, at_least
 from data.images import ImageError
 from data.records import RecordError
 from rollouts.vlm_arguments import add_vlm_arguments
@@ -186,20 +187,24 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     data.add_argument("--pools", type=Path, required=True, help="candidate pools; their queries are answered")
     data.add_argument("--query-table", type=Path, help="embeddings of the queries (rollouts.embeddings)")
     data.add_argument("--example-table", type=Path, help="embeddings of the examples, by the same encoders")
-    data.add_argument("--limit", type=int, help="only the first queries of the pools")
+    add_limit_argument(data, "queries of the pools")
     made = parser.add_argument_group("candidates of a query")
-    made.add_argument("--shots", nargs="+", type=int, default=[2], help="numbers of examples, a group for each")
+    made.add_argument(
+        "--shots", nargs="+", type=at_least(1), default=[2], help="numbers of examples, a group for each"
+    )
     made.add_argument("--selector", help="a model, the folder of a run, or a Hub id")
     made.add_argument(
         "--beams", type=Path, help="candidate groups (or earlier beam JSON) whose pointers are taken too"
     )
-    made.add_argument("--num-beams", type=int, default=5, help="of the selector")
+    made.add_argument("--num-beams", type=at_least(0), default=5, help="of the selector")
     made.add_argument("--temperatures", nargs="+", type=float, default=[1.0, 1.3])
-    made.add_argument("--num-samples", type=int, default=2, help="of the selector, at each temperature")
-    made.add_argument("--num-retrieval", type=int, default=5, help="sets with the largest summed cosine to the query")
-    made.add_argument("--num-random", type=int, default=1, help="sets unlike all others")
+    made.add_argument("--num-samples", type=at_least(0), default=2, help="of the selector, at each temperature")
+    made.add_argument(
+        "--num-retrieval", type=at_least(0), default=5, help="sets with the largest summed cosine to the query"
+    )
+    made.add_argument("--num-random", type=at_least(0), default=1, help="sets unlike all others")
     made.add_argument("--distinct", choices=("sets", "orders"), default="sets", help="what makes two candidates two")
-    made.add_argument("--seed", type=int, default=0, help="of samples and random sets")
+    made.add_argument("--seed", type=at_least(0), default=0, help="of samples and random sets")
     scored = parser.add_argument_group("scores and filters")
     scored.add_argument("--gt-prob", action="store_true", help="also the probability of the right answers")
     scored.add_argument("--relevance", action="store_true", help="also the likeness of answers to the right ones")
@@ -211,25 +216,14 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="keep groups whose share of right candidates is in this range",
     )
     scored.add_argument("--require-positive", action="store_true", help="keep groups with a right candidate")
-    parser.add_argument("--batch-size", type=int, default=32, help="queries whose candidates are made together")
+    parser.add_argument(
+        "--batch-size", type=at_least(1), default=32, help="queries whose candidates are made together"
+    )
     parser.add_argument("--work-dir", type=Path, help="where unfinished work is kept; by default OUTPUT.parts")
     parser.add_argument("--answer-cache", type=Path, help="folder of answers to share between runs")
     parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
     add_vlm_arguments(parser)
     arguments = parser.parse_args(argv)
-    for name, least in (
-        ("num_beams", 0),
-        ("num_samples", 0),
-        ("num_retrieval", 0),
-        ("num_random", 0),
-        ("batch_size", 1),
-        ("limit", 1),
-    ):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')}: expected at least {least}, found {value}")
-    if min(arguments.shots) < 1:
-        parser.error(f"--shots: expected at least 1, found {min(arguments.shots)}")
     if min(arguments.temperatures) <= 0:
         parser.error(f"--temperatures: expected numbers above 0, found {min(arguments.temperatures)}")
     if arguments.balance and not 0 <= arguments.balance[0] <= arguments.balance[1] <= 1:

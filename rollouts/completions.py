@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.arguments import add_limit_argument, at_least
 from data.records import RecordError
 from rewards.eval import USER_ERRORS, choose_specs, read_recipe
 from rewards.guard import ON_ERROR, Failure, GuardedReward, RewardError
@@ -300,25 +301,23 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dataset", required=True, help="file, folder or Hub data set of any task (data/tasks.py)")
     parser.add_argument("--split", default="train", help="of a folder or Hub data set")
-    parser.add_argument("--limit", type=int, help="only the first rows")
+    add_limit_argument(parser)
     parser.add_argument("--model", required=True, help="folder (also of a run) or Hub id")
     parser.add_argument("--recipe", type=Path, help="takes rewards, weights, agents and image sizes from a recipe")
     parser.add_argument("--rewards", nargs="+", metavar="NAME", help="names, or dotted paths of your own")
     parser.add_argument("--weights", nargs="+", type=float, help="of the rewards, in their order")
     parser.add_argument("--on-error", choices=ON_ERROR, default="raise", help="stop at a failing row, or count it")
-    parser.add_argument("--num-completions", type=int, default=8, help="for each prompt")
+    parser.add_argument("--num-completions", type=at_least(1), default=8, help="for each prompt")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--max-new-tokens", type=int, help="by default the recipe's max_completion_length, or 256")
-    parser.add_argument("--batch-size", type=int, default=16, help="prompts completed at once")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--max-new-tokens", type=at_least(1), help="by default the recipe's max_completion_length, or 256"
+    )
+    parser.add_argument("--batch-size", type=at_least(1), default=16, help="prompts completed at once")
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--device", help="by default an accelerator if there is one")
     parser.add_argument("--work-dir", type=Path, help="where unfinished work is kept; by default OUTPUT.parts")
     parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
     arguments = parser.parse_args(argv)
-    for name in ("limit", "num_completions", "max_new_tokens", "batch_size"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')}: expected at least 1, found {value}")
     if arguments.temperature <= 0:
         parser.error(
             f"--temperature: expected above 0, or all completions are the same; found {arguments.temperature}"

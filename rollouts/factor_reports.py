@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
+from data.arguments import at_least
 from data.images import ImageError
 from data.records import RecordError, read_rows, write_jsonl
 from data.splits import SPLITS
@@ -64,11 +65,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("reports", type=Path, help="file, or folder with splits")
     parser.add_argument("--factors", required=True, metavar="MODEL", help="factor predictor: folder or Hub id")
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--batch-size", type=int, default=32, help="reports whose images are looked at together")
+    parser.add_argument(
+        "--batch-size", type=at_least(1), default=32, help="reports whose images are looked at together"
+    )
     parser.add_argument("--device", help="by default an accelerator if there is one")
     arguments = parser.parse_args(argv)
-    if arguments.batch_size < 1:
-        parser.error(f"--batch-size: expected at least 1, found {arguments.batch_size}")
 
     from data.shards import end_processes, process_state
     from filter_agents.factor_reports import with_factors

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data.arguments import at_least
 from data.images import ImageError
 from data.pools import load_pool
 from data.records import RecordError, read_rows, write_jsonl
@@ -131,15 +132,12 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     routed.add_argument("pool", help="folder with items.jsonl (data/pools.py)")
     routed.add_argument("--model", required=True, help="factor predictor: folder or Hub id")
     routed.add_argument("--routing", type=Path, required=True, help="table that `suggest` wrote")
-    routed.add_argument("--batch-size", type=int, default=32, help="images looked at together")
+    routed.add_argument("--batch-size", type=at_least(1), default=32, help="images looked at together")
     routed.add_argument("--device", help="by default an accelerator if there is one")
     for command in (table, routed):
         command.add_argument("--agents", nargs="+", metavar="AGENT", help="by default all that need no model")
         command.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args(argv)
-    if arguments.command == "run" and arguments.batch_size < 1:
-        parser.error(f"--batch-size: expected at least 1, found {arguments.batch_size}")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
+from data.arguments import at_least
 from data.images import ImageError, check_images, resolve_images, resolve_path
 from data.pools import ItemId, load_pool
 from data.records import RecordError, base_folder, parse_rows, read_rows, write_jsonl
@@ -129,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="split of a folder")
     parser.add_argument("--model", required=True, help="folder or Hub id")
     parser.add_argument("--recipe", type=Path, help="that the model was trained with: agents, image sizes, length")
-    parser.add_argument("--batch-size", type=int, default=8, help="reports read at once")
+    parser.add_argument("--batch-size", type=at_least(1), default=8, help="reports read at once")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args(argv)
 

@@ -15,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from data.arguments import add_limit_argument, at_least
 from data.images import ImageError
 from data.records import RecordError
 from rollouts.vlm_arguments import add_vlm_arguments
@@ -69,22 +70,20 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--examples-split", default="train")
     pools = parser.add_mutually_exclusive_group(required=True)
     pools.add_argument("--pools", type=Path, help="candidate pools of the queries, over the examples")
-    pools.add_argument("--pool-size", type=int, help="instead: this many random examples for each query")
+    pools.add_argument("--pool-size", type=at_least(1), help="instead: this many random examples for each query")
     parser.add_argument("--query-table", type=Path, help="embeddings of the queries (rollouts.embeddings)")
     parser.add_argument("--example-table", type=Path, help="embeddings of the examples, by the same encoders")
     parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD", help="names, and NAME=SELECTOR")
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 2, 4], help="numbers of examples shown")
-    parser.add_argument("--best-of", type=int, default=0, metavar="N", help="also the best of N random sets a query")
-    parser.add_argument("--limit", type=int, help="only the first queries; by default all")
-    parser.add_argument("--seed", type=int, default=0, help="of random choices and pools")
+    parser.add_argument(
+        "--best-of", type=at_least(0), default=0, metavar="N", help="also the best of N random sets a query"
+    )
+    add_limit_argument(parser, "queries")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of random choices and pools")
     parser.add_argument("--answer-cache", type=Path, help="folder of answers to share between runs")
     parser.add_argument("--output-dir", type=Path, required=True)
     add_vlm_arguments(parser)
     arguments = parser.parse_args(argv)
-    for name, least in (("pool_size", 1), ("best_of", 0), ("limit", 1)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')}: expected at least {least}, found {value}")
     if min(arguments.shots) < 1:
         parser.error(
             f"--shots: expected at least 1, found {min(arguments.shots)}; no examples are --methods zero_shot"

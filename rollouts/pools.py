@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from data.arguments import at_least
 from data.candidate_pools import write_pools
 from data.images import ImageError
 from data.pools import ItemId
@@ -283,10 +284,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("data", help="examples, VQA records: JSONL, JSON or parquet file, folder, or Hub data set")
     parser.add_argument("--split", default="train", help="split of a folder or Hub data set; default: train")
     parser.add_argument("--sampler", choices=SAMPLERS, required=True)
-    parser.add_argument("--pool-size", type=int, default=DEFAULT_SIZE, help=f"default: {DEFAULT_SIZE}")
+    parser.add_argument("--pool-size", type=at_least(1), default=DEFAULT_SIZE, help=f"default: {DEFAULT_SIZE}")
     parser.add_argument("--queries", help="records that pools are made for; default: the examples themselves")
     parser.add_argument("--queries-split", default="validation", help="split of --queries; default: validation")
-    parser.add_argument("--num-queries", type=int, help="so many of the queries, drawn by --seed; default: all")
+    parser.add_argument(
+        "--num-queries", type=at_least(1), help="so many of the queries, drawn by --seed; default: all"
+    )
     parser.add_argument("--exclude-same-image", action="store_true", help="no candidates with an image of the query's")
     parser.add_argument("--mix", default=DEFAULT_MIX, help=f"shares of a mix; default: {DEFAULT_MIX}")
     parser.add_argument("--text-weight", type=float, default=0.5, help="of image_text_similarity, 0 to 1; default: .5")
@@ -294,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
         "--example-text", choices=TEXTS, default="question", help="of an example; of a query it is the question"
     )
     add_encoder_arguments(parser)
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"default: {DEFAULT_SEED}")
+    parser.add_argument("--seed", type=at_least(0), default=DEFAULT_SEED, help=f"default: {DEFAULT_SEED}")
     parser.add_argument("--output", type=Path, required=True, help="JSONL file")
     return parser
 
@@ -309,8 +312,6 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[s
     for kind in sorted(needed_encoders(arguments.sampler, shares)):
         if getattr(arguments, f"{kind}_encoder") is None:
             parser.error(f"--sampler {arguments.sampler} needs --{kind}-encoder")
-    if arguments.pool_size < 1:
-        parser.error(f"--pool-size: expected at least 1, found {arguments.pool_size}")
     if not 0 <= arguments.text_weight <= 1:
         parser.error(f"--text-weight: expected 0 to 1, found {arguments.text_weight}")
     return arguments, shares

@@ -2,6 +2,7 @@
 
 import argparse
 
+from data.arguments import at_least
 from data.earlier_groups import CONSTRUCT_ORDERS
 from data.prompts import IN_CONTEXT_STYLES, IN_CONTEXT_SYSTEM_PROMPT
 
@@ -18,11 +19,17 @@ def add_vlm_arguments(parser: argparse.ArgumentParser) -> None:
         default="left",
         help="left: each newly selected example is shown before the earlier ones; right: after them",
     )
-    group.add_argument("--max-new-tokens", type=int, default=5)
-    group.add_argument("--generation-beams", type=int, default=1, help="1 takes the most likely token each time")
+    group.add_argument("--max-new-tokens", type=at_least(1), default=5)
+    group.add_argument(
+        "--generation-beams", type=at_least(1), default=1, help="1 takes the most likely token each time"
+    )
     group.add_argument("--length-penalty", type=float, default=1.0, help="of beam search; 0 compares sums, 1 means")
-    group.add_argument("--min-pixels", type=int, help="smallest width * height of an image; by default the model's")
-    group.add_argument("--max-pixels", type=int, help="largest width * height of an image; by default the model's")
-    group.add_argument("--max-batch-tokens", type=int, help="tokens of a batch, with padding and images")
+    group.add_argument(
+        "--min-pixels", type=at_least(1), help="smallest width * height of an image; by default the model's"
+    )
+    group.add_argument(
+        "--max-pixels", type=at_least(1), help="largest width * height of an image; by default the model's"
+    )
+    group.add_argument("--max-batch-tokens", type=at_least(1), help="tokens of a batch, with padding and images")
     group.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
     group.add_argument("--device", help="by default an accelerator if there is one")

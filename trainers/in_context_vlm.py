@@ -14,18 +14,16 @@ processor are saved with `save_pretrained`.
 import argparse
 from pathlib import Path
 
+from data.arguments import at_least
+
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and nouns")
-    parser.add_argument("--vision-epochs", type=int, default=10)
-    parser.add_argument("--reading-steps", type=int, default=450)
-    arguments = parser.parse_args(argv)
-    for option in ("vision_epochs", "reading_steps"):
-        if getattr(arguments, option) < 1:
-            parser.error(f"--{option.replace('_', '-')}: expected at least 1, found {getattr(arguments, option)}")
-    return arguments
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, batches and nouns")
+    parser.add_argument("--vision-epochs", type=at_least(1), default=10)
+    parser.add_argument("--reading-steps", type=at_least(1), default=450)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":  # --help answers before the heavy imports

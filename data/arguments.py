@@ -1,0 +1,46 @@
+"""Options that several commands have, read in one way: numbers with bounds, and how many rows to take."""
+
+import argparse
+from collections.abc import Callable
+
+ALL = -1
+"""The value of `--limit` that means every row, as the option is written when it is not wanted."""
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}") from error
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A `type` of argparse: a whole number from `least` on.
+
+    >>> at_least(1)("8")
+    8
+    """
+
+    def read(text: str) -> int:
+        number = _whole_number(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"expected at least {least}, found {number}")
+        return number
+
+    return read
+
+
+def _limit(text: str) -> int | None:
+    number = _whole_number(text)
+    if number == ALL:
+        return None
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}; {ALL} means all")
+    return number
+
+
+def add_limit_argument(parser: argparse._ActionsContainer, what: str = "rows") -> None:
+    """Adds `--limit`, which becomes the number of rows to take, or `None` for all of them."""
+    parser.add_argument(
+        "--limit", type=_limit, metavar="N", help=f"only the first N {what}; {ALL}, or without it, all"
+    )
