@@ -117,9 +117,12 @@ SPLIT_FILE_ENDINGS = (".jsonl", ".json", ".parquet")
 
 
 def _split_of_folder(folder: Path, split: str) -> Iterator[tuple[Location, Any]]:
-    for ending in SPLIT_FILE_ENDINGS:
-        if (folder / f"{split}{ending}").is_file():
-            return read_rows(folder / f"{split}{ending}")
+    files = [path for ending in SPLIT_FILE_ENDINGS if (path := folder / f"{split}{ending}").is_file()]
+    if len(files) > 1:
+        named = " and ".join(path.name for path in files)
+        raise RecordError([f"{folder}: expected one file of the {split} split, found {named}"])
+    if files:
+        return read_rows(files[0])
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         from datasets import DatasetDict, load_from_disk
 

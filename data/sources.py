@@ -5,6 +5,7 @@ others are divided by a seeded shuffle.
 """
 
 import hashlib
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, StrictStr
 
+from data.image_files import image_files
 from data.images import IMAGE_ENDINGS, ImageSource
-from data.records import RecordError, parse_rows, read_rows
+from data.records import Location, RecordError, parse_rows, read_rows
 from data.splits import SPLITS, Shares, divide
 
 EASY_VQA = "easy_vqa"
@@ -72,17 +74,37 @@ class _Metadata(BaseModel):
     question: StrictStr | None = None
 
 
+def _texts_by_file(metadata: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Question and answers by path relative to the folder of the metadata.
+
+    Raises:
+        RecordError: a malformed line, a second line for a file, or a line for a file that is not there.
+    """
+    lines = list(read_rows(metadata))
+    rows = parse_rows(lines, _Metadata)
+    first: dict[str, Location] = {}
+    problems = []
+    for (location, _), row in zip(lines, rows, strict=True):
+        name = os.path.normpath(row.file_name)
+        if first.setdefault(name, location) is not location:
+            problems.append(f"{location}: field 'file_name': duplicate {row.file_name!r}, also that of {first[name]}")
+        elif not (metadata.parent / name).is_file():
+            problems.append(f"{location}: field 'file_name': no such file: {metadata.parent / name}")
+    if problems:
+        raise RecordError(problems)
+    return {os.path.normpath(row.file_name): _texts(row.model_dump()) for row in rows}
+
+
 def _folder(folder: Path) -> list[SourceItem]:
     """Images below a folder; texts from a `metadata.jsonl` as the datasets library's image folders have it."""
     texts = {}
     metadata = folder / "metadata.jsonl"
     if metadata.is_file():
-        texts = {row.file_name: _texts(row.model_dump()) for row in parse_rows(read_rows(metadata), _Metadata)}
+        texts = _texts_by_file(metadata)
     items = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_ENDINGS:
-            question, answers = texts.get(str(path.relative_to(folder)), ("", ()))
-            items.append(SourceItem(str(path.resolve()), question, answers))
+    for path in image_files(folder):
+        question, answers = texts.get(str(path.relative_to(folder)), ("", ()))
+        items.append(SourceItem(str(path.resolve()), question, answers))
     if not items:
         raise RecordError([f"{folder}: found no images below it (endings {', '.join(IMAGE_ENDINGS)})"])
     return items

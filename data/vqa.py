@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -29,7 +29,8 @@ from pydantic import (
 )
 
 from data.arguments import add_limit_argument
-from data.images import IMAGE_ENDINGS, check_images, resolve_images
+from data.image_files import files_by_number, image_files
+from data.images import check_images, resolve_images
 from data.output_folder import write_split, writing
 from data.pools import ItemId
 from data.records import (
@@ -165,9 +166,13 @@ class OfficialAnnotation(BaseModel):
     """An entry of an official annotations file; further fields are not needed."""
 
     question_id: StrictInt
+    image_id: StrictInt | None = None
     answers: list[OfficialAnswer] = Field(min_length=1)
     question_type: StrictStr | None = None
     answer_type: StrictStr | None = None
+
+
+EntryType = TypeVar("EntryType", OfficialQuestion, OfficialAnnotation)
 
 
 def _load_official(path: Path, key: str, record_type: type[RecordType]) -> list[RecordType]:
@@ -185,36 +190,62 @@ def _load_official(path: Path, key: str, record_type: type[RecordType]) -> list[
     return parse_rows(((Location(str(path), number, unit), row) for number, row in enumerate(entries, 1)), record_type)
 
 
-def _images_by_id(folder: Path) -> dict[int, Path]:
-    """Image files by the number at the end of their names (COCO_val2014_000000262148.jpg)."""
-    found = {}
-    for path in folder.rglob("*"):
-        digits = path.stem.rpartition("_")[2]
-        if path.suffix.lower() in IMAGE_ENDINGS and digits.isdigit():
-            found[int(digits)] = path.resolve()
-    return found
+def _unique_by_question(path: Path, key: str, entries: Sequence[EntryType]) -> dict[int, EntryType]:
+    """Entries of an official file by `question_id`.
+
+    Raises:
+        RecordError: names both entries of every question that has two.
+    """
+    found: dict[int, tuple[int, EntryType]] = {}
+    problems = []
+    unit = key.removesuffix("s")
+    for number, entry in enumerate(entries, start=1):
+        first, _ = found.setdefault(entry.question_id, (number, entry))
+        if first != number:
+            where = f"{path}, {unit} {number}: field 'question_id'"
+            problems.append(f"{where}: duplicate {entry.question_id}, which is also that of {unit} {first}")
+    if problems:
+        raise RecordError(problems)
+    return {question_id: entry for question_id, (_, entry) in found.items()}
+
+
+def _problem_of_question(
+    question: OfficialQuestion, annotation: OfficialAnnotation | None, images: list[Path], image_dir: Path
+) -> str | None:
+    """Why a question cannot be joined with its annotation and its one image, if it cannot."""
+    if annotation is None:
+        return "no annotation"
+    if annotation.image_id not in (None, question.image_id):
+        return f"it is about image {question.image_id}, and its annotation about image {annotation.image_id}"
+    if not images:
+        return f"no image {question.image_id} below {image_dir}"
+    if len(images) > 1:
+        named = ", ".join(str(image) for image in images[:3])
+        return f"expected one image {question.image_id} below {image_dir}, found {len(images)}: {named}"
+    return None
 
 
 def official_rows(questions: Path, annotations: Path, image_dir: Path) -> list[dict]:
     """Rows of the official files of VQAv2 or OK-VQA, joined on `question_id`.
 
     Raises:
-        RecordError: a malformed file, a question without annotations or without an image file.
+        RecordError: a malformed file, a question without annotations or without an image file, or with several.
     """
-    by_question = {row.question_id: row for row in _load_official(annotations, "annotations", OfficialAnnotation)}
-    images = _images_by_id(image_dir)
+    asked = _unique_by_question(questions, "questions", _load_official(questions, "questions", OfficialQuestion))
+    answered = _load_official(annotations, "annotations", OfficialAnnotation)
+    by_question = _unique_by_question(annotations, "annotations", answered)
+    by_number = files_by_number(image_files(image_dir))
     rows, problems = [], []
-    for question in _load_official(questions, "questions", OfficialQuestion):
-        annotation = by_question.get(question.question_id)
-        image = images.get(question.image_id)
-        if annotation is None or image is None:
-            missing = "annotation" if annotation is None else f"image {question.image_id} below {image_dir}"
-            problems.append(f"{questions}: question {question.question_id}: no {missing}")
+    for question in asked.values():
+        annotation, images = by_question.get(question.question_id), by_number.get(question.image_id, [])
+        problem = _problem_of_question(question, annotation, images, image_dir)
+        if problem is not None:
+            problems.append(f"{questions}: question {question.question_id}: {problem}")
             continue
         rows.append(
             {
                 "id": question.question_id,
-                "image": str(image),
+                "image": str(images[0].resolve()),
                 "question": question.question,
                 "answers": [answer.answer for answer in annotation.answers],
                 "question_type": annotation.question_type,

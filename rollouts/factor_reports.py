@@ -18,7 +18,7 @@ from typing import Any
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
 from data.arguments import at_least
 from data.images import ImageError
-from data.records import RecordError, read_rows, write_jsonl
+from data.records import RecordError, available_splits, read_rows, write_jsonl
 from data.splits import SPLITS
 
 
@@ -46,11 +46,11 @@ def predict_split(
     return [Counter(row["factors"]) for _, row in read_rows(work / "predicted.jsonl")]
 
 
-def available_splits(source: Path) -> list[str]:
+def splits_of(source: Path) -> list[str]:
     """The splits that a folder has; a file is taken as its name says."""
     if source.is_file():
         return [source.stem]
-    found = [split for split in SPLITS if any(source.glob(f"{split}.*"))]
+    found = available_splits(source, SPLITS) if source.is_dir() else []
     if not found:
         raise RecordError([f"{source}: found none of the splits {', '.join(SPLITS)}"])
     return found
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     from models.factor_predictor import load_factor_predictor
 
     try:
-        records = {split: load_records(arguments.reports, split) for split in available_splits(arguments.reports)}
+        records = {split: load_records(arguments.reports, split) for split in splits_of(arguments.reports)}
         model = load_factor_predictor(arguments.factors, arguments.device)
         factors, names = model.config.factors, model.config.factor_names or {}
         fingerprint = model_fingerprint(find_model(arguments.factors))

@@ -128,8 +128,8 @@ def test_official_files_are_joined_by_question_and_image(official):
 
 
 def test_what_official_files_lack_is_named(official):
-    extra = [{**QUESTIONS[0], "image_id": 5}, {**QUESTIONS[0], "question_id": 7}]
-    questions, annotations, images = official(QUESTIONS + extra)
+    lacking = [{**QUESTIONS[0], "image_id": 5}, *QUESTIONS[1:], {**QUESTIONS[0], "question_id": 7}]
+    questions, annotations, images = official(lacking)
     with pytest.raises(RecordError) as caught:
         official_rows(questions, annotations, images)
     assert caught.value.problems == [
