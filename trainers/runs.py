@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch.distributed
 from accelerate import PartialState
 
 from data.images import ImageError
@@ -45,9 +46,12 @@ def _end(message: str) -> None:
 
 
 def _take_leave() -> None:
-    """Ends the processes together: one that just ends may abort while the others still listen to it."""
-    state = PartialState()
-    if state.num_processes > 1:
+    """Ends the processes together: one that just ends may abort while the others still listen to it.
+
+    A run that has trained has left its process group already (`Accelerator.end_training`).
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        state = PartialState()
         state.wait_for_everyone()
         state.destroy_process_group()
 
