@@ -43,7 +43,7 @@ from trainers.early_stopping import EarlyStoppingArguments
 from trainers.evaluation_rows import check_apart, evaluation_rows
 from trainers.machine import command_line
 from trainers.publishing import PublishedRun
-from trainers.recipes import DataArguments, RecipeError, parse_recipe
+from trainers.recipes import DataArguments, RecipeError, parse_mapping, parse_recipe
 from trainers.run_record import RunInfo
 from trainers.runs import readable_errors, train_and_record
 from trainers.set_up import check_set_up
@@ -67,6 +67,10 @@ class FactorArguments(DataArguments):
             "(a published image model or Qwen2-VL, or a factor predictor to train on)."
         },
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.backbone = parse_mapping("backbone", self.backbone)
 
 
 @dataclass

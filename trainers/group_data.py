@@ -4,7 +4,6 @@ Where the reward comes from is the recipe's choice: what is stored as `reward`, 
 (`reward_field`), or rewards of the registry that score the candidates anew (`reward_funcs`).
 """
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from data.records import RecordError
 from rewards.guard import GuardedReward, RewardError
 from rewards.registry import build_rewards, needed_columns, spec_name
 from trainers.losses import groups_without_contrast
-from trainers.recipes import DataArguments, RecipeError, parse_entries
+from trainers.recipes import DataArguments, RecipeError, parse_entries, parse_mapping
 from trainers.task_data import load_task_rows
 
 logger = logging.getLogger(__name__)
@@ -96,8 +95,9 @@ class GroupArguments(DataArguments):
     def __post_init__(self):
         super().__post_init__()
         self.reward_funcs = parse_entries(self.reward_funcs)
+        self.selector = parse_mapping("selector", self.selector)
         if isinstance(self.selector, str):
-            self.selector = _json_mapping("selector", self.selector)
+            raise ValueError(f"selector: expected a mapping, found {self.selector}")
         if self.reward_funcs and self.reward_field is not None:
             raise ValueError("reward_funcs and reward_field both say what the reward is: set one of them")
         if self.reward_weights is not None and len(self.reward_weights) != len(self.reward_funcs or ()):
@@ -119,16 +119,6 @@ class GroupArguments(DataArguments):
             if getattr(self, name) is not None:
                 other = "selector" if self.policy == "vlm" else "vlm"
                 raise ValueError(f"{name}: only policy: {other} reads it")
-
-
-def _json_mapping(key: str, text: str) -> dict:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{key}: expected a mapping, on the command line as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{key}: expected a mapping, found {text}")
-    return content
 
 
 @dataclass(frozen=True)

@@ -223,15 +223,22 @@ def _typed_value(key: Key, words: list[str]) -> Any:
         raise RecipeError(f"{where}: expected one value, found {len(words)}: {' '.join(words)}")
     only = words[0]
     if len(words) == 1 and only.startswith("{") and "dict" in str(key.annotation) and not listed:
-        return _json_mapping(where, only)
+        return parse_mapping(where, only)
     if listed and not (len(words) == 1 and str in typing.get_args(key.annotation)):
         return _check_value(where, key, words)
     return _check_value(where, key, only)
 
 
-def _json_mapping(where: str, text: str) -> dict:
+def parse_mapping(where: str, value: Any) -> Any:
+    """The value of a key that takes a mapping, which is written as JSON on the command line; others stay as they are.
+
+    Raises:
+        RecipeError: a text that begins like a mapping and is none.
+    """
+    if not (isinstance(value, str) and value.startswith("{")):
+        return value
     try:
-        return json.loads(text)
+        return json.loads(value)
     except json.JSONDecodeError as error:
         raise RecipeError(f"{where}: expected a mapping as JSON: {error}") from error
 
