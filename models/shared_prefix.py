@@ -8,7 +8,8 @@ are those of the plain way but for rounding. See docs/shared_prefix.md.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -440,6 +441,15 @@ class SharedPrefix:
         """Whether this batch is to be computed both ways: the first, if the recipe asks for it."""
         wanted, self._check = self._check, False
         return wanted
+
+    @contextmanager
+    def unchecked(self) -> Iterator[None]:
+        """Leaves the check to the first batch after this block."""
+        wanted, self._check = self._check, False
+        try:
+            yield
+        finally:
+            self._check = wanted
 
     def compare(self, shared: torch.Tensor, plain: torch.Tensor, dtype: torch.dtype) -> None:
         """Stops on a difference between both ways.

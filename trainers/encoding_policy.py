@@ -44,6 +44,11 @@ class RecordTable:
             self._check_images([row for row in rows if row not in self._checked])
         return np.array(rows, dtype=np.int64)
 
+    def record(self, item: ItemId) -> VqaRecord | None:
+        """The record with this id."""
+        row = self._row.get(item)
+        return None if row is None else self.records[row]
+
     def _check_images(self, rows: Sequence[int]) -> None:
         self._checked.update(rows)
         found = [(f"record {self.records[row].id!r}", self.records[row].images) for row in rows]

@@ -22,6 +22,7 @@ from trainers.model_at_hand import ModelAtHand, adapters_base, inspect_model, lo
 from trainers.recipes import Recipe, RecipeError
 from trainers.run_record import RunInfo
 from trainers.runs import describe_rewards, train_and_record
+from trainers.samples import SampleLog
 from trainers.task_data import check_lengths, count_tokens
 
 NEW_SELECTOR = "a new selector"
@@ -305,8 +306,10 @@ def train_on_groups(
         train_groups,
         eval_groups,
         processing_class=hand.processor,
+        samples=SampleLog(args.output_dir),
         **trainer_options,
     )
+    trainer.add_callback(trainer.fixed_samples())
 
     # Train, save, report
     rewards = describe_rewards(script.reward_funcs, script.reward_weights) if script.reward_funcs else []

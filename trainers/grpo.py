@@ -41,6 +41,7 @@ from trainers.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
 from trainers.dynamic_sampling import DynamicSampling, without_contrast
+from trainers.fixed_samples import held_out_rows, rollout_samples
 from trainers.losses import best_of_group, group_advantages
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
@@ -51,7 +52,7 @@ from trainers.rollout_batch import Batch, load_batches, rows_in, save_batches, s
 from trainers.rollout_temperature import ScheduledTemperature
 from trainers.run_record import RunInfo
 from trainers.runs import describe_rewards, load_rows_and_held_out, readable_errors, train_and_record
-from trainers.samples import SampleGroup, SampleLog
+from trainers.samples import SampleGroup, SampleLog, right_answers
 from trainers.schedules import Curriculum
 from trainers.set_up import check_set_up
 from trainers.setting_rules import CheckedSettings
@@ -366,7 +367,10 @@ class GRPOTrainer(
             for row in self._rewards_per_func[:rows].tolist()
         ]
         advantages = batch["advantages"][:rows].tolist()
-        group = SampleGroup(inputs[0]["prompt"], inputs[0].get("images") or [], texts, scores, advantages)
+        row = inputs[0]
+        group = SampleGroup(
+            row["prompt"], row.get("images") or [], texts, scores, advantages, answers=right_answers(row)
+        )
         self.samples.add(self.state.global_step, group)
 
     # -- rewards -----------------------------------------------------------------------------------------------------
@@ -542,6 +546,8 @@ def main(argv: list[str] | None = None) -> None:
             **policy_arguments(args, model_args),
             samples=SampleLog(args.output_dir),
         )
+        shown, source = held_out_rows(script, train_rows, eval_rows)
+        trainer.add_callback(rollout_samples(trainer, trainer.samples, shown, source, model.bounds))
 
         # Train, save, report
         info = RunInfo(

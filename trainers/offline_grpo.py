@@ -234,9 +234,7 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
         """(B,): the clipped policy gradient of each group. In evaluation, the old policy is the reference."""
         args, training = self.args, self.model.training
         rewards, valid = self.groups.rows(index, scored.mask.shape[1])
-        values = normalise_rewards(rewards, valid, args.reward_normalization)
-        floor, clip = args.advantage_std_floor, args.advantage_clip
-        advantages = group_advantages(values, valid, std_floor=floor, clip=clip, epsilon=0.0)  # (B, G)
+        advantages = self._advantages(rewards, valid)  # (B, G)
         reference = self._reference.batch(index, scored.log_probs)
         old = self._old.batch(index, scored.log_probs) if training else reference
         counted = self._counted(rewards, valid) if training else valid
@@ -259,6 +257,15 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
             self._figures["beta"].append(self.beta)
             self.note_kl(self._figures["kl"][-1])
         return terms.loss
+
+    def _advantages(self, rewards: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """(B, G), within each group."""
+        values = normalise_rewards(rewards, valid, self.args.reward_normalization)
+        floor, clip = self.args.advantage_std_floor, self.args.advantage_clip
+        return group_advantages(values, valid, std_floor=floor, clip=clip, epsilon=0.0)
+
+    def preferences(self, index: torch.Tensor, size: int) -> tuple[str, torch.Tensor]:
+        return "advantage", self._advantages(*self.groups.rows(index, size))
 
     def _counted(self, rewards: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """(B, G): the candidates that take part; their advantages are those within the whole group."""

@@ -28,12 +28,15 @@ from models.shared_prefix import SharedPrefix
 from models.vision_hooks import install_vision_hooks, vision_tower
 from trainers.checkpoints import CompleteCheckpoints
 from trainers.early_stopping import EarlyStoppingArguments
+from trainers.fixed_samples import FixedSamples, chosen
 from trainers.group_data import GroupArguments, RewardTable, StoredGroup
 from trainers.group_policies import Batch, GroupLogProbs, GroupPolicy, VLMPolicy
-from trainers.losses import groups_without_contrast, normalise_rewards, rce_loss, softmax_weights
+from trainers.group_samples import group_sample
+from trainers.losses import best_weights, groups_without_contrast, normalise_rewards, rce_loss, softmax_weights
 from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
 from trainers.runs import readable_errors
+from trainers.samples import SampleGroup, SampleLog, Source
 from trainers.schedules import linear_temperature
 from trainers.set_up import check_set_up
 from trainers.setting_rules import CheckedSettings
@@ -125,6 +128,7 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         model: of the policy.
         policy: how groups become batches and log-probabilities.
         train_groups, eval_groups: from `trainers.group_data.load_stored_groups`.
+        samples: where groups are stored for the run's report; by default nowhere.
     """
 
     def __init__(
@@ -134,12 +138,16 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         policy: GroupPolicy,
         train_groups: Sequence[StoredGroup],
         eval_groups: Sequence[StoredGroup] | None = None,
+        *,
+        samples: SampleLog | None = None,
         **kwargs: Any,
     ):
         groups = [*train_groups, *(eval_groups or ())]
         items = prepare_groups(policy, groups)
         self.policy = policy
         self.train_groups = list(train_groups)
+        self.all_groups = groups
+        self.samples = samples
         self.groups = RewardTable(groups)
         self._figures: dict[str, list[float]] = defaultdict(list)  # of the micro-batches since the last log
         if args.freeze_backbone:
@@ -180,6 +188,7 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         figures = self.group_figures(scored, inputs["index"])  # (B, 2)
         if self.model.training:
             self.note(accuracy=figures[:, 0], expected_reward=figures[:, 1])
+            self._store_sample(scored, inputs["index"])
         if num_items_in_batch is None:
             loss = losses.mean()
         else:
@@ -209,6 +218,48 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         """(B, size) rewards as the recipe wants them, and which are valid."""
         rewards, valid = self.groups.rows(index, size)
         return normalise_rewards(rewards, valid, self.args.reward_normalization, self.args.reward_clamp), valid
+
+    def preferences(self, index: torch.Tensor, size: int) -> tuple[str, torch.Tensor]:
+        """What the loss makes of the candidates of groups `index` (B,): what it is called, and (B, size)."""
+        rewards, valid = self.normalised_rewards(index, size)
+        if self.args.top1:
+            return "weight", best_weights(rewards, valid, 1)
+        return "weight", softmax_weights(rewards, valid, self.temperature())
+
+    # -- samples ------------------------------------------------------------------------------------------------------
+
+    def _store_sample(self, scored: GroupLogProbs, index: torch.Tensor) -> None:
+        """Keeps the batch's first group for the report, now and then."""
+        if self.samples is None or not self.is_world_process_zero():
+            return
+        if self.samples.wants(self.state.global_step, self.state.max_steps):
+            [sample] = self.samples_of(scored, index, count=1)
+            self.samples.add(self.state.global_step, sample)
+
+    @torch.no_grad()
+    def samples_of(self, scored: GroupLogProbs, index: torch.Tensor, count: int) -> list[SampleGroup]:
+        """The first groups of a batch as the report shows them."""
+        total = scored.of_candidates(scored.log_probs, self.policy.mean_over_steps)  # (B, G)
+        exists = scored.mask.any(dim=2)
+        probabilities = softmax_weights(total, exists, 1.0)
+        name, advantages = self.preferences(index, total.shape[1])
+        rows = [values[:count].tolist() for values in (index, total, probabilities, advantages)]
+        return [
+            group_sample(self.all_groups[number], self.policy, *values, name)
+            for number, *values in zip(*rows, strict=True)
+        ]
+
+    def fixed_samples(self) -> FixedSamples:
+        """The same few groups at every sampled step, scored on the main process alone."""
+        source: Source = "training data" if self.eval_dataset is None else "held out"
+        items = chosen((self.train_dataset if self.eval_dataset is None else self.eval_dataset).items, self.args.seed)
+
+        def make(step: int) -> dict[Source, list[SampleGroup]]:
+            batch = self._prepare_inputs(self.policy.collate(items))
+            scored = self.policy.group_log_probs(self.accelerator.unwrap_model(self.model), batch)
+            return {source: self.samples_of(scored, batch["index"], len(items))}
+
+        return FixedSamples(self, self.samples, make)
 
     # -- figures ------------------------------------------------------------------------------------------------------
 

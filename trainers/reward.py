@@ -30,10 +30,12 @@ from models.reward_inputs import reward_messages
 from models.reward_model import HEAD, RewardOutput, from_backbone
 from models.shared_prefix import SharedPrefix
 from models.vision_hooks import vision_tower
+from rewards.preference_accuracy import ranked_pairs
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
 from trainers.early_stopping import EarlyStoppingArguments
 from trainers.evaluation_rows import evaluation_rows
+from trainers.fixed_samples import FixedSamples, chosen
 from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
@@ -52,7 +54,7 @@ from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
 from trainers.run_record import RunInfo
 from trainers.runs import readable_errors, train_and_record
-from trainers.samples import SampleGroup, SampleLog
+from trainers.samples import SampleGroup, SampleLog, Source
 from trainers.set_up import check_set_up
 from trainers.setting_rules import CheckedSettings
 from trainers.sharing import SharingArguments
@@ -307,22 +309,38 @@ class RewardTrainer(CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
         if not self.samples.wants(self.state.global_step, self.state.max_steps):
             return
         record = self.train_records[int(group["index"][0])]
-        found = scores[0, : len(record.response)].tolist()
-        middle = sum(found) / len(found)
-        self.samples.add(
-            self.state.global_step,
-            SampleGroup(
-                prompt=reward_messages(record.prompt(), len(record.images), "", self.reward_config.system_prompt)[:-1],
-                images=record.images,
-                completions=record.response,
-                scores=[
-                    {"score": score, "human ranking": float(rank)}
-                    for score, rank in zip(found, record.human_ranking, strict=True)
-                ],
-                advantages=[score - middle for score in found],
-                advantage_name="above the mean",
-            ),
+        self.samples.add(self.state.global_step, self.sample_of(record, scores[0].tolist()))
+
+    def sample_of(self, record: PreferenceRecord, scores: Sequence[float]) -> SampleGroup:
+        """A record as the report shows it: which response people chose, and whether the model agrees."""
+        pairs = ranked_pairs(record.human_ranking)
+        agreed = sum(scores[better] > scores[worse] for better, worse in pairs)
+        words = "the chosen response scores higher" if agreed else "the chosen response does not score higher"
+        if len(pairs) != 1:
+            words = f"{agreed} of {len(pairs)} pairs in people's order"
+        best = min(record.human_ranking)
+        return SampleGroup(
+            prompt=reward_messages(record.prompt(), len(record.images), "", self.reward_config.system_prompt)[:-1],
+            images=record.images,
+            completions=record.response,
+            scores=[
+                {"score": score, "rank by people": rank}
+                for score, rank in zip(scores, record.human_ranking, strict=False)
+            ],
+            marks=["chosen" if rank == best else "rejected" for rank in record.human_ranking],
+            verdict=(agreed == len(pairs), words),
         )
+
+    def samples_of(self, records: Sequence[PreferenceRecord]) -> list[SampleGroup]:
+        """The same of records that are scored now, on this process alone."""
+        batch = self.data_collator([{"index": 0, "record": record} for record in records])
+        rows = batch["rows"]  # (B, G)
+        inputs = {name: value.to(self.args.device) for name, value in batch.items() if name not in GROUP_KEYS}
+        scores = self.accelerator.unwrap_model(self.model)(**inputs).logits.squeeze(1).float().cpu()
+        return [
+            self.sample_of(record, scores[places[places >= 0]].tolist())
+            for record, places in zip(records, rows, strict=True)
+        ]
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -396,6 +414,15 @@ def reward_adapters(model_args: Any, freeze_vision_tower: bool) -> Any:
     return config
 
 
+def preference_samples(
+    trainer: RewardTrainer, eval_records: Sequence[PreferenceRecord] | None, train_records: Sequence[PreferenceRecord]
+) -> FixedSamples:
+    """The same few preferences at every sampled step."""
+    source: Source = "training data" if eval_records is None else "held out"
+    few = chosen(train_records if eval_records is None else eval_records, trainer.args.seed)
+    return FixedSamples(trainer, trainer.samples, lambda step: {source: trainer.samples_of(few)})
+
+
 def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((PreferenceArguments, RewardConfig, ModelConfig), argv)
@@ -445,6 +472,7 @@ def main(argv: list[str] | None = None) -> None:
             samples=SampleLog(args.output_dir),
             peft_config=adapters,
         )
+        trainer.add_callback(preference_samples(trainer, eval_records, train_records))
 
         # Train, save, report
         info = RunInfo(

@@ -32,6 +32,7 @@ ANSWER_COLUMNS = (
     "reference", "label",
 )  # fmt: skip
 """Columns that hold the right answer of a row."""
+NO_ANSWERS = ("id", "prompt", "images", "image", "question", "pool", "candidates", "shots")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class SampleGroup:
         scores: of each completion, by reward.
         advantages: of each completion, the best is marked; none where nothing is compared by them.
         advantage_name: what the report calls them.
-        answers: what is right, by the name of its column.
+        answers: what is right, by what the report calls it.
         marks: of each completion, such as "chosen"; none where nothing is known of them.
         verdict: whether the model is right about the whole prompt, and what the report says of it.
     """
@@ -131,14 +132,18 @@ def message_text(message: Mapping[str, Any]) -> str:
     return " ".join(part["text"] if isinstance(part.get("text"), str) else f"[{part.get('type')}]" for part in content)
 
 
-def right_answers(row: Mapping[str, Any], read_by_rewards: Sequence[str] = ()) -> dict[str, str]:
-    """The right answers of a row, by column: those of known names, and the columns that rewards compare with.
+def right_answers(row: Mapping[str, Any]) -> dict[str, str]:
+    """The right answers of a row, by what the report calls them; where no column is known to hold them, every column
+    that a reward might compare with.
 
     >>> right_answers({"answers": ["red", "red", "dark red"], "question": "?"})
-    {'answers': 'red (2), dark red'}
+    {'right (answers)': 'red (2), dark red'}
     """
-    names = dict.fromkeys((*ANSWER_COLUMNS, *read_by_rewards))
-    return {name: answer_text(row[name]) for name in names if row.get(name) is not None}
+    given = {name: value for name, value in row.items() if value is not None and name not in NO_ANSWERS}
+    known = [name for name in ANSWER_COLUMNS if name in given]
+    if known:
+        return {f"right ({name})": answer_text(given[name]) for name in known}
+    return {f"column {name}": answer_text(value) for name, value in given.items()}
 
 
 def answer_text(value: Any) -> str:

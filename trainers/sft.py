@@ -25,6 +25,7 @@ from models.adapters import adapter_values, keep_adapters_in_float32
 from models.vision_hooks import install_vision_hooks, vision_tower
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
+from trainers.fixed_samples import demonstration_samples, held_out_rows
 from trainers.group_data import GroupArguments
 from trainers.group_policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
@@ -36,6 +37,7 @@ from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import DataArguments, parse_recipe, recipe_value
 from trainers.run_record import RunInfo
 from trainers.runs import load_rows_and_held_out, readable_errors, train_and_record
+from trainers.samples import SampleLog
 from trainers.set_up import check_set_up
 from trainers.setting_rules import CheckedSettings
 from trainers.task_data import to_dataset
@@ -113,6 +115,9 @@ class SelectorSFTTrainer(RCETrainer):
             self.note(frac_reward_zero_std=groups_without_contrast(rewards, valid).float())
         return weighted_cross_entropy(cross_entropy, best_weights(rewards, valid, self.args.best_beams))
 
+    def preferences(self, index: torch.Tensor, size: int) -> tuple[str, torch.Tensor]:
+        return "weight", best_weights(*self.groups.rows(index, size), self.args.best_beams)
+
 
 def train_selector(argv: list[str]) -> None:
     """The warm start of an example selector."""
@@ -163,6 +168,13 @@ def main(argv: list[str] | None = None) -> None:
             eval_dataset=to_dataset(eval_rows, model.bounds, columns) if eval_rows is not None else None,
             processing_class=model.processor,
             **policy_arguments(args, model_args),
+        )
+
+        shown, source = held_out_rows(script, train_rows, eval_rows)
+        if source == "held out" and eval_rows is None:
+            shown = _with_completions(shown, script.dataset_name)
+        trainer.add_callback(
+            demonstration_samples(trainer, SampleLog(args.output_dir), shown, source, train_rows, model.bounds)
         )
 
         # Train, save, report

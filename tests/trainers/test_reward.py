@@ -326,8 +326,15 @@ def test_a_run_has_its_own_folder_with_everything(run, preferences):
     rows = [(record.query, record.images, record.response[0]) for record in records]
     assert model.score(*zip(*rows, strict=True)).isfinite().all()
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "<th>above the mean</th>" in page
-    for part in ("score gap", "saturated scores", "human ranking", "data:image/png", "what color is the shape?"):
+    for part in (
+        "score gap",
+        "saturated scores",
+        "rank by people",
+        ">chosen<",
+        ">rejected<",
+        "data:image/png",
+        "what color is the shape?",
+    ):
         assert part in page, part
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "load_reward_model" in card
