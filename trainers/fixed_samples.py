@@ -22,6 +22,7 @@ from models.generation import evaluating, generate
 from models.loading import PixelBounds
 from models.shared_prefix import SharedPrefix
 from trainers.console import say, warn
+from trainers.evaluation_rows import prompt_content
 from trainers.recipes import DataArguments
 from trainers.samples import SampleGroup, SampleLog, Source, right_answers
 from trainers.task_data import load_task_rows
@@ -118,9 +119,13 @@ def held_out_rows(
     other = script.dataset_test_split
     if PartialState().is_main_process and Path(script.dataset_name).is_dir() and other != script.dataset_train_split:
         try:
-            return load_task_rows(script, other, check_files=False), "held out"
+            rows = load_task_rows(script, other, check_files=False)
         except RecordError:  # no such split, or one that this run does not need to be right
-            pass
+            return train_rows, "training data"
+        trained_on = {repr(prompt_content(row)) for row in train_rows}
+        unseen = [row for row in rows if repr(prompt_content(row)) not in trained_on]
+        if unseen:
+            return unseen, "held out"
     return train_rows, "training data"
 
 

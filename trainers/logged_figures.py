@@ -87,7 +87,7 @@ PANELS = (
     ),
     Panel(
         "accuracy",
-        "share of groups, by the best-scored candidate",
+        "of the best-scored candidate",
         (Logged("accuracy", "accuracy"), Logged("eval_accuracy", "eval accuracy", card=True)),
         axes={"reward": "share of pairs in people's order"},
         card=True,

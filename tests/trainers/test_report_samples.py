@@ -10,6 +10,12 @@ from trainers.report import write_report
 from trainers.run_record import RunInfo, RunRecord
 from trainers.samples import SampleLog, right_answers
 
+AGENTS = [
+    f"{name}_filter"
+    for name in ("blur", "exposure", "resolution", "exact_duplicate", "text_length", "answer_consistency")
+]
+"""Those of the prompts of `task_rows`."""
+
 
 def _weights(trainer) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
@@ -63,6 +69,13 @@ def test_validation_rows_are_found_beside_the_training_rows(report_data, task_ro
     found, source = held_out_rows(DataArguments(str(report_data)), task_rows(), None)
     assert source == "held out"
     assert [row["id"] for row in found] == [row["id"] for row in task_rows("validation")]
+
+
+def test_a_validation_split_that_is_trained_on_is_not_held_out(report_data, task_rows):
+    rows, script = task_rows("validation"), DataArguments(str(report_data), agents=AGENTS)
+    assert held_out_rows(script, rows, None) == (rows, "training data")
+    found, source = held_out_rows(script, rows[1:], None)
+    assert ([row["id"] for row in found], source) == ([rows[0]["id"]], "held out")
 
 
 def test_nothing_is_disturbed(make_grpo):
