@@ -24,14 +24,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
+from pydantic import ConfigDict, Field, StrictStr, field_validator, model_validator
 
 from data.images import ImageSource, check_images, open_image, resolve_images, resolve_path
+from data.messages import without_leading_marks
 from data.output_folder import describe_sizes, read_back, refuse_own_input, remove_split, writing
 from data.pools import ITEMS_FILE, ItemId, load_pool
 from data.prompts import unwritable_character
 from data.records import (
     Location,
+    Record,
     RecordError,
     atomic_write,
     base_folder,
@@ -40,13 +42,14 @@ from data.records import (
     write_json,
     write_jsonl,
 )
+from data.row_images import RecordWithImages
 from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
 
 MAX_IMAGES = 4
 FORMATS = ("hf", "json", "jsonl")
 
 
-class AgentSelectionRecord(BaseModel):
+class AgentSelectionRecord(RecordWithImages):
     """One report and its right answer."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -76,13 +79,13 @@ class AgentSelectionRecord(BaseModel):
                 raise ValueError(f"an answer cannot hold the character {character!r}, which XML has no way to write")
         return value
 
-    @field_validator("images", mode="before")
-    @classmethod
-    def _none_means_no_images(cls, images: Any) -> Any:
-        return [] if images is None else images
+    @model_validator(mode="after")
+    def _images_come_first(self) -> "AgentSelectionRecord":
+        self.report = without_leading_marks("report", self.report, self.images)
+        return self
 
 
-class FilteredDataset(BaseModel):
+class FilteredDataset(Record):
     """What remains of a data set when the right agents have run."""
 
     model_config = ConfigDict(extra="forbid")
@@ -91,7 +94,7 @@ class FilteredDataset(BaseModel):
     metadata: dict[str, Any] | None = None
 
 
-class RawReport(BaseModel):
+class RawReport(Record):
     """A report in the raw form; `agent_list` may come from the command line instead."""
 
     model_config = ConfigDict(extra="forbid")

@@ -8,15 +8,15 @@ Ids are integers or texts, as in the data sets of VQA records; the order of a po
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, StrictStr
+from pydantic import ConfigDict, StrictStr
 from tqdm import tqdm
 
 from data.field_types import IdList, OneId
 from data.pools import ItemId
-from data.records import Location, RecordError, parse_row, read_rows, write_jsonl
+from data.records import Location, Record, RecordError, parse_row, read_rows, write_jsonl
 
 
-class PoolRecord(BaseModel):
+class PoolRecord(Record):
     """The pool of one query, and the name of what drew it."""
 
     model_config = ConfigDict(extra="forbid")

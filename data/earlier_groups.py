@@ -14,7 +14,6 @@ A pool is taken from the file or from `EarlierFormat.pools`, and never made up f
 another, smaller pool than the one the candidates were chosen from. `_meta` is left out.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +23,9 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.field_types import Count, Finite, IdList, OneId
+from data.json_text import decode_json, unstorable
 from data.pools import ItemId
-from data.records import Location, Malformed, RecordError, describe_problems
+from data.records import Location, Malformed, RecordError, describe_problems, read_json, read_rows
 
 ConstructOrder = Literal["left", "right"]
 CONSTRUCT_ORDERS = get_args(ConstructOrder)
@@ -76,30 +76,6 @@ class EntryError(ValueError):
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for position, key in enumerate(keys) if key in keys[:position])
-        raise RecordError([f"the key {twice!r} stands twice in one object"])
-    return row
-
-
-def _read_object(path: Path) -> Any:
-    content = path.read_bytes()
-    try:
-        return json.loads(content, object_pairs_hook=_refuse_repeated_keys)
-    except RecordError as error:
-        raise RecordError([f"{path}: {error}"]) from error
-    except json.JSONDecodeError as error:
-        raise RecordError([f"{path}:{error.lineno}: column {error.colno}: not valid JSON: {error.msg}"]) from error
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise RecordError([f"{path}:{line}: not UTF-8 text: {error.reason} at byte {error.start}"]) from error
-    except (ValueError, RecursionError) as error:
-        raise RecordError([f"{path}: not readable as JSON: {error}"]) from error
-
-
 def read_earlier(path: Path, how: EarlierFormat) -> Iterator[tuple[Location, Any]]:
     """Rows of groups from an earlier system's file; a list of groups is passed on as it is.
 
@@ -108,10 +84,9 @@ def read_earlier(path: Path, how: EarlierFormat) -> Iterator[tuple[Location, Any
     Raises:
         RecordError: not JSON, neither object nor list, or a query that stands twice.
     """
-    content = _read_object(path)
+    content, suspect = read_json(path, decode_json)
     if isinstance(content, list):
-        for number, row in enumerate(content, start=1):
-            yield Location(str(path), number, "item"), row
+        yield from read_rows(path)
         return
     if not isinstance(content, dict):
         raise RecordError([f"{path}: expected a JSON object or list, found {type(content).__name__}"])
@@ -119,7 +94,12 @@ def read_earlier(path: Path, how: EarlierFormat) -> Iterator[tuple[Location, Any
     kinds: dict[str, str] = {}
     while content:
         key = next(iter(content))
-        yield from _read_entry(path, key, content.pop(key), how, kinds)
+        entry = content.pop(key)
+        problem = next(unstorable(entry), None) if suspect else None
+        if problem is not None:
+            yield EntryLocation(str(path), key, "query"), Malformed(problem)
+        else:
+            yield from _read_entry(path, key, entry, how, kinds)
 
 
 def _read_entry(path: Path, key: str, entry: Any, how: EarlierFormat, kinds: dict) -> Iterator[tuple[Location, Any]]:

@@ -15,7 +15,6 @@ Paths are relative to the file they stand in.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
@@ -35,12 +34,14 @@ from data.output_folder import describe_sizes, refuse_own_input, write_split, wr
 from data.pools import ItemId
 from data.records import (
     Location,
+    Record,
     RecordError,
     available_splits,
     base_folder,
     check_finished,
     describe_problems,
     parse_row,
+    read_json,
     read_rows,
     write_json,
 )
@@ -52,7 +53,7 @@ FACTORS_FILE = "factors.json"
 DROPPED_SHOWN = 10
 
 
-class FactorAnnotation(BaseModel):
+class FactorAnnotation(Record):
     """An image and what an annotator wrote about it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -75,7 +76,7 @@ class LabelledImage(FactorAnnotation):
     factors: list[StrictStr]
 
 
-class FactorList(BaseModel):
+class FactorList(Record):
     """Texts that factors are to be made of, chosen by a person."""
 
     model_config = ConfigDict(extra="forbid")
@@ -92,14 +93,7 @@ def _read_object(path: Path, record_type: type[BaseModel]) -> Any:
     Raises:
         RecordError: no such file, not JSON, not UTF-8, or a field that is wrong.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise RecordError([f"{path}: cannot be read: {error.strerror}"]) from error
-    except UnicodeDecodeError as error:
-        raise RecordError([f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"]) from error
-    except ValueError as error:
-        raise RecordError([f"{path}: not valid JSON: {error}"]) from error
+    content = read_json(path)
     try:
         return record_type.model_validate(content)
     except ValidationError as error:

@@ -11,16 +11,16 @@ On disk it is a folder that a person can open, or write by hand:
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
+from pydantic import ConfigDict, StrictInt, StrictStr
 
-from data.records import RecordError, check_finished, parse_rows, read_rows, write_jsonl
+from data.records import Record, RecordError, check_finished, parse_rows, read_rows, write_jsonl
 
 ITEMS_FILE = "items.jsonl"
 
 ItemId = StrictInt | StrictStr
 
 
-class Item(BaseModel):
+class Item(Record):
     """One image of a pool, with the question asked about it and the answers that annotators gave, if any."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -12,77 +12,27 @@ be what the messages of `chosen` and `rejected` have in common.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from data.arguments import at_least
 from data.field_types import Finite, OneId
 from data.images import ImageError, open_image, resolve_images
-from data.records import RecordError, base_folder, parse_row, read_rows
+from data.messages import Message, Prompt, Text, parse_prompt, place_images
+from data.records import RecordError, base_folder, field_error, parse_row, read_rows
+from data.row_images import RecordWithImages
 
-MAX_CHARACTERS = 200_000
-"""Of a text. More is a file that went astray: no Qwen2-VL reads as many tokens."""
-_FOR_IMAGES = re.compile(r"<\|(?:vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
 WORKERS = 8
 
 
-def _check_text(value: Any) -> Any:
-    """The value, unless it is a text that cannot be used."""
-    if not isinstance(value, str):
-        return value  # its type is checked next
-    if not value.strip():
-        raise PydanticCustomError("text", "expected a text, and this one is empty")
-    if len(value) > MAX_CHARACTERS:
-        context = {"found": len(value), "limit": MAX_CHARACTERS}
-        raise PydanticCustomError("text", "expected at most {limit} characters, and this text has {found}", context)
-    token = _FOR_IMAGES.search(value)
-    if token:
-        raise PydanticCustomError("text", "the text contains {token}, which promises an image", {"token": token[0]})
-    return value
-
-
-Text = Annotated[StrictStr, BeforeValidator(_check_text)]
-"""Not empty, not endless, and without Qwen2-VL's tokens for images."""
-
-
-class Message(BaseModel):
-    """A turn of a conversation; `content` is a text, or parts of type `text` and `image`."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    role: StrictStr
-    content: Text | list[dict[str, Any]]
-
-    @field_validator("content")
-    @classmethod
-    def _check_parts(cls, content: Any) -> Any:
-        if isinstance(content, list):
-            for part in content:
-                kind = part.get("type")
-                if kind not in ("text", "image"):
-                    raise PydanticCustomError(
-                        "part", "expected parts of type text or image, found {kind}", {"kind": kind}
-                    )
-                if kind == "text":
-                    _check_text(part.get("text"))
-        return content
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part["text"] for part in self.content if part["type"] == "text")
-
-
-class PreferenceRecord(BaseModel):
+class PreferenceRecord(RecordWithImages):
     """One prompt with the responses that people ranked.
 
     Attributes:
@@ -96,8 +46,7 @@ class PreferenceRecord(BaseModel):
     model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
 
     id: OneId | None = None
-    query: Text | list[Message]
-    images: list[Any] = Field(default_factory=list)
+    query: Any
     response: list[Text] = Field(min_length=2)
     human_ranking: list[Finite]
     margin: Finite | None = None
@@ -105,26 +54,15 @@ class PreferenceRecord(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_form(cls, row: Any) -> Any:
-        """Reads `image`, and TRL's form, into the fields above."""
+        """Reads TRL's form into the fields above."""
         if not isinstance(row, dict):
             return row
-        row = dict(row)
-        if row.get("images") is None:
-            image = row.get("image")
-            row["images"] = [] if image is None else list(image) if isinstance(image, list | tuple) else [image]
-        if "chosen" in row and "response" not in row:
-            row |= _from_trl(row)
-        return row
+        return row | _from_trl(row) if row.get("chosen") is not None and row.get("response") is None else row
 
-    @field_validator("images")
+    @field_validator("query")
     @classmethod
-    def _no_addresses(cls, images: list[Any]) -> list[Any]:
-        for image in images:
-            if isinstance(image, str) and image.startswith(("http://", "https://")):
-                raise PydanticCustomError("image", "expected a path, bytes or an image: addresses are not fetched")
-            if isinstance(image, str) and not image:
-                raise PydanticCustomError("image", "expected a path, and this one is empty")
-        return images
+    def _parse_query(cls, query: Any) -> Any:
+        return parse_prompt(query)
 
     @model_validator(mode="after")
     def _check(self) -> "PreferenceRecord":
@@ -134,31 +72,21 @@ class PreferenceRecord(BaseModel):
             raise PydanticCustomError("ranking", message, context)
         if self.margin is not None and self.margin < 0:
             raise PydanticCustomError("margin", "margin: expected at least 0, found {found}", {"found": self.margin})
-        if not isinstance(self.query, str):
-            self._check_messages()
+        if not isinstance(self.query, str) and self.query[-1].role != "user":
+            raise PydanticCustomError("query", "query: expected chat messages that end with the user's turn")
+        self.query, self.images = place_images("query", self.query, self.images)
         return self
 
-    def _check_messages(self) -> None:
-        if not self.query or self.query[-1].role != "user":
-            raise PydanticCustomError("query", "query: expected chat messages that end with the user's turn")
-        parts = [part for turn in self.query if isinstance(turn.content, list) for part in turn.content]
-        places = sum(part["type"] == "image" for part in parts)
-        plain = any(turn.role == "user" and isinstance(turn.content, str) for turn in self.query)
-        if places != len(self.images) and not (plain and places < len(self.images)):
-            context = {"places": places, "images": len(self.images)}
-            message = "images: expected as many as the messages have places ({places}), found {images}"
-            raise PydanticCustomError("images", message, context)
-
-    def prompt(self) -> str | list[dict[str, Any]]:
+    def prompt(self) -> Prompt:
         """`query` as a model takes it."""
-        return self.query if isinstance(self.query, str) else [turn.model_dump() for turn in self.query]
+        return self.query
 
 
 def _from_trl(row: dict) -> dict[str, Any]:
     """`query`, `response` and `human_ranking` of a row of TRL's form."""
     prompt, sides = row.get("prompt", row.get("query")), [row.get("chosen"), row.get("rejected")]
     found: dict[str, Any] = {"human_ranking": [0, 1]}
-    if not all(isinstance(side, list) for side in sides):
+    if not all(isinstance(side, list | tuple) for side in sides):
         return found | {"response": sides, **({} if prompt is None else {"query": prompt})}
     if prompt is None:  # what both have in common
         length = 0
@@ -174,8 +102,16 @@ def _from_trl(row: dict) -> dict[str, Any]:
                 "{name}: expected the prompt and one turn of the assistant after it, found {count} turns after it"
             )
             raise PydanticCustomError("trl", message, context)
-        responses.append(Message.model_validate(turn).text)
+        responses.append(_response_text(name, turn))
     return found | {"query": prompt, "response": responses}
+
+
+def _response_text(name: str, turn: dict) -> str:
+    """The text of a response; raises where it holds something else, which no model is trained to say."""
+    message = Message.model_validate(turn)
+    if any(part["type"] != "text" for part in message.content if isinstance(part, dict)):
+        raise field_error(name, "expected a response of texts alone", turn)
+    return message.text
 
 
 def pairs(record: PreferenceRecord) -> list[tuple[int, int]]:

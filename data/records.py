@@ -6,15 +6,21 @@ Every error names the file, the line (or row), the field, what was found and wha
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from data.json_text import NotJson, decode_json, parse_json, unstorable
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_ERRORS_SHOWN = 20
+MAX_CHARACTERS_SHOWN = 1_800
+"""Of all problems together: a message that fills the screen is not read."""
 
 RecordType = TypeVar("RecordType", bound=BaseModel)
 
@@ -31,17 +37,54 @@ class Location:
         return f"{self.source}:{self.number}" if self.unit == "line" else f"{self.source}, {self.unit} {self.number}"
 
 
+def shown_problems(problems: list[str]) -> list[str]:
+    """The first problems, as many as a person reads; an endless one is cut in its middle."""
+    shown: list[str] = []
+    for problem in problems[:MAX_ERRORS_SHOWN]:
+        if len(problem) > MAX_CHARACTERS_SHOWN // 2:
+            problem = f"{problem[: MAX_CHARACTERS_SHOWN // 3]} ... {problem[-MAX_CHARACTERS_SHOWN // 8 :]}"
+        if sum(map(len, shown)) + len(problem) > MAX_CHARACTERS_SHOWN:
+            break
+        shown.append(problem)
+    return shown
+
+
 class RecordError(ValueError):
     """One or more malformed rows. `problems` holds a sentence for each."""
 
     def __init__(self, problems: list[str]):
         self.problems = problems
-        shown = "\n".join(problems[:MAX_ERRORS_SHOWN])
-        hidden = len(problems) - MAX_ERRORS_SHOWN
-        super().__init__(shown + (f"\n... and {hidden} more problems" if hidden > 0 else ""))
+        shown = shown_problems(problems)
+        hidden = len(problems) - len(shown)
+        super().__init__("\n".join([*shown, f"... and {hidden} more problems"] if hidden > 0 else shown))
 
     def __reduce__(self):
         return type(self), (self.problems,)  # by default it would be made again from its message
+
+
+class Record(BaseModel):
+    """What rows are checked against. A field of a row that is null is as good as missing, unless it is required.
+    Further fields that a record keeps stay null.
+
+    Arrow's tables have every field in every row and in every part of a nested list, null where nothing was given.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_missing(cls, row: Any) -> Any:
+        if not isinstance(row, dict):
+            return row
+        kept = {name for name, field in cls.model_fields.items() if field.is_required()}
+        if cls.model_config.get("extra") == "allow":
+            kept |= row.keys() - cls.model_fields.keys()
+        return {name: value for name, value in row.items() if value is not None or name in kept}
+
+
+def field_error(place: str | int | tuple, message: str, found: Any) -> ValidationError:
+    """For a validator to raise: what is wrong with the field at a place below the record."""
+    place = place if isinstance(place, tuple) else (place,)
+    problem = PydanticCustomError("field", "{message}", {"message": message})
+    return ValidationError.from_exception_data("record", [InitErrorDetails(type=problem, loc=place, input=found)])
 
 
 class Malformed(str):
@@ -53,46 +96,57 @@ def _shorten(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def _shown_key(part: str | int) -> str:
+    text = str(part)
+    return text if text.isprintable() and len(text) <= 80 else _shorten(text)
+
+
 def describe_problems(error: ValidationError, location: Location) -> list[str]:
     """One sentence for each field that pydantic refused: place, field, what is wrong, what was found."""
     problems = []
     for item in error.errors(include_url=False):
-        field = ".".join(str(part) for part in item["loc"]) or "the row"
+        field = ".".join(_shown_key(part) for part in item["loc"]) or "the row"
         found = "missing" if item["type"] == "missing" else _shorten(item["input"])
         problems.append(f"{location}: field '{field}': {item['msg']} (found {found})")
     return problems
 
 
+def read_json(path: Path, parse: Callable[[bytes], Any] = parse_json) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        parse: `data.json_text.decode_json`, for callers that look for what no file can hold row by row.
+
+    Raises:
+        RecordError: it cannot be read, or is not JSON.
+    """
+    try:
+        return parse(path.read_bytes())
+    except OSError as error:
+        raise RecordError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except NotJson as error:
+        raise RecordError([f"{path}{'' if error.line is None else f':{error.line}'}: {error}"]) from error
+
+
 def _read_jsonl(path: Path) -> Iterator[tuple[Location, Any]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
+            if not line.strip() or line.strip() == BYTE_ORDER_MARK:
                 continue
             location = Location(str(path), number)
             try:
-                yield location, json.loads(line.rstrip())
-            except json.JSONDecodeError as error:
-                found = _shorten(line.decode("utf-8", errors="replace").strip())
-                yield location, Malformed(f"column {error.colno}: not valid JSON: {error.msg} (found {found})")
-            except UnicodeDecodeError as error:
-                yield location, Malformed(f"not UTF-8 text: {error.reason} at byte {error.start} of the line")
-            except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
-                yield location, Malformed(f"not readable as JSON: {error}")
+                yield location, parse_json(line.strip())
+            except NotJson as error:
+                yield location, Malformed(error)
 
 
 def _read_json(path: Path) -> Iterator[tuple[Location, Any]]:
-    try:
-        content = json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
-        raise RecordError([f"{path}:{error.lineno}: column {error.colno}: not valid JSON: {error.msg}"]) from error
-    except UnicodeDecodeError as error:
-        raise RecordError([f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"]) from error
-    except (ValueError, RecursionError) as error:
-        raise RecordError([f"{path}: not readable as JSON: {error}"]) from error
+    content, suspect = read_json(path, decode_json)
     if not isinstance(content, list):
         raise RecordError([f"{path}: expected a JSON list of objects, found {type(content).__name__}"])
     for number, row in enumerate(content, start=1):
-        yield Location(str(path), number, "item"), row
+        problem = next(unstorable(row), None) if suspect else None
+        yield Location(str(path), number, "item"), row if problem is None else Malformed(problem)
 
 
 def _undecoded(feature: Any) -> Any:

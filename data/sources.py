@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, StrictStr
+from pydantic import ConfigDict, StrictStr
 
 from data.image_files import image_files
 from data.images import IMAGE_ENDINGS, ImageSource
-from data.records import Location, RecordError, parse_rows, read_rows
+from data.records import Location, Record, RecordError, parse_rows, read_rows
 from data.splits import SPLITS, Shares, divide
 
 EASY_VQA = "easy_vqa"
@@ -65,7 +65,7 @@ def _texts(row: dict) -> tuple[str, tuple[str, ...]]:
     return row.get("question") or "", _as_answers(answers)
 
 
-class _Metadata(BaseModel):
+class _Metadata(Record):
     """A row of an image folder's `metadata.jsonl`; its texts are found by `_texts`."""
 
     model_config = ConfigDict(extra="allow")

@@ -9,7 +9,6 @@ The second form reads the official VQAv2 and OK-VQA files. Record:
 """
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,30 +17,34 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     StrictInt,
     StrictStr,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from data.answers import AnswerError, read_answers
 from data.arguments import add_limit_argument
 from data.image_files import files_by_number, image_files
 from data.images import check_images, resolve_images
+from data.messages import without_leading_marks
 from data.output_folder import write_split, writing
 from data.pools import ItemId
 from data.records import (
     Location,
+    Record,
     RecordError,
     RecordType,
     base_folder,
     parse_row,
     parse_rows,
+    read_json,
     read_rows,
 )
+from data.row_images import RecordWithImages
 from data.sources import EASY_VQA, load_splits
 from data.splits import Shares, add_share_arguments, read_share_arguments
 
@@ -49,8 +52,8 @@ MAX_IMAGES = 4
 ANNOTATORS = 10
 
 
-class VqaRecord(BaseModel):
-    """One question about one image or a few."""
+class VqaRecord(RecordWithImages):
+    """One question about one image or a few, which come before it."""
 
     model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
 
@@ -61,19 +64,18 @@ class VqaRecord(BaseModel):
     answer_type: StrictStr | None = None
     id: ItemId | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_image(cls, row: Any) -> Any:
-        if isinstance(row, dict) and row.get("images") is None and row.get("image") is not None:
-            return {**row, "images": [row["image"]]}
-        return row
-
     @field_validator("answers", mode="before")
     @classmethod
-    def _answers_as_texts(cls, answers: Any, _: ValidationInfo) -> Any:
-        if isinstance(answers, list):
-            return [answer.get("answer") if isinstance(answer, dict) else answer for answer in answers]
-        return answers
+    def _answers_as_texts(cls, answers: Any) -> Any:
+        try:
+            return read_answers(answers)
+        except AnswerError as error:
+            raise PydanticCustomError("answers", "{message}", {"message": str(error)}) from error
+
+    @model_validator(mode="after")
+    def _images_come_first(self) -> "VqaRecord":
+        self.question = without_leading_marks("question", self.question, self.images)
+        return self
 
 
 def common_answer(record: VqaRecord) -> str:
@@ -148,7 +150,7 @@ def _easy_vqa_rows(shares: Shares, seed: int) -> dict[str, list[dict]]:
     return rows
 
 
-class OfficialQuestion(BaseModel):
+class OfficialQuestion(Record):
     """An entry of an official questions file; further fields are not needed."""
 
     question_id: StrictInt
@@ -156,13 +158,13 @@ class OfficialQuestion(BaseModel):
     question: StrictStr
 
 
-class OfficialAnswer(BaseModel):
+class OfficialAnswer(Record):
     """What one annotator answered."""
 
     answer: StrictStr
 
 
-class OfficialAnnotation(BaseModel):
+class OfficialAnnotation(Record):
     """An entry of an official annotations file; further fields are not needed."""
 
     question_id: StrictInt
@@ -177,12 +179,7 @@ EntryType = TypeVar("EntryType", OfficialQuestion, OfficialAnnotation)
 
 def _load_official(path: Path, key: str, record_type: type[RecordType]) -> list[RecordType]:
     """The entries of the list that an official file has under `key`."""
-    if not path.is_file():
-        raise RecordError([f"{path}: no such file"])
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise RecordError([f"{path}: not valid JSON: {error}"]) from error
+    content = read_json(path)
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise RecordError([f"{path}: field '{key}': expected a JSON object with this list, found {content!r:.80}"])

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from data.pools import ItemId
 from data.prompts import read_text
 from filter_agents.base import FilterAgent
 from filter_agents.executor import Executor
 from filter_agents.registry import build_agents
+from rewards import columns as column_types
 from rewards.base import Completion, Reward
 
 
@@ -75,20 +77,17 @@ def set_f1(predicted: Iterable[Hashable], expected: Iterable[Hashable]) -> float
     return 2 * len(predicted & expected) / (len(predicted) + len(expected))
 
 
-def _as_names(agents: str | Sequence[str]) -> Sequence[str]:
-    return [agents] if isinstance(agents, str) else agents
-
-
 class AgentSelection(Reward):
     """F1 of the set of selected agent names against the right ones; `None` for rows of another task."""
 
     name = "agent_selection"
     columns = ("ground_truth_agents",)
+    types: ClassVar = {"ground_truth_agents": column_types.names}
 
-    def score(self, text: str, ground_truth_agents: str | Sequence[str] | None) -> float | None:
+    def score(self, text: str, ground_truth_agents: Sequence[str] | None) -> float | None:
         if ground_truth_agents is None:
             return None
-        return set_f1(parse_selection(text).unescaped().agents or (), _as_names(ground_truth_agents))
+        return set_f1(parse_selection(text).unescaped().agents or (), ground_truth_agents)
 
 
 class FilteringQuality(Reward):
@@ -104,6 +103,7 @@ class FilteringQuality(Reward):
 
     name = "filtering_quality"
     columns = ("ground_truth_filtered_data", "pool")
+    types: ClassVar = {"ground_truth_filtered_data": column_types.ids, "pool": column_types.text}
     optional = ("pool",)
     text_only = False
 
@@ -153,6 +153,7 @@ class Combined(Reward):
 
     name = "combined"
     columns = ("ground_truth_agents", "ground_truth_filtered_data", "pool")
+    types: ClassVar = {**AgentSelection.types, **FilteringQuality.types}
     optional = ("pool",)
     text_only = False
 

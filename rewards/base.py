@@ -7,23 +7,20 @@ that they have parameters and can be pickled to worker processes.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from data.messages import texts_of
+from rewards.columns import ColumnError, ColumnType, TypeProblem, read_column
+
 Completion = str | list[dict[str, Any]]
-
-
-class RewardColumnError(ValueError):
-    """The data lacks a column that a reward needs."""
 
 
 def completion_text(completion: Completion) -> str:
     """The text of a completion: of chat messages, that of the last one."""
     if isinstance(completion, str):
         return completion
-    content = completion[-1]["content"] if completion else ""
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text", "") for part in content or [])
+    return "".join(texts_of(completion[-1].get("content"))) if completion else ""
 
 
 class Reward(ABC):
@@ -32,6 +29,7 @@ class Reward(ABC):
     Attributes:
         name: as in recipes and logs.
         columns: columns of the data that `score` takes after the text, in this order.
+        types: what each of them holds (`rewards/columns.py`); `score` gets what the type reads.
         optional: those of them that the data may lack; `score` gets `None` then. One column at least must be there.
         minimum, maximum: range of the scores; the right answer scores `maximum`.
         text_only: depends on texts alone, so that many processes can share the work.
@@ -40,6 +38,7 @@ class Reward(ABC):
 
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]] = ()
+    types: ClassVar[dict[str, ColumnType]] = {}
     optional: ClassVar[tuple[str, ...]] = ()
     minimum: float = 0.0
     maximum: float = 1.0
@@ -60,11 +59,22 @@ class Reward(ABC):
         if needed or (missing and len(missing) == len(self.columns)):
             wish = f"the column '{needed[0]}'" if needed else f"one of the columns {', '.join(self.columns)}"
             having = ", ".join(sorted(column for column in columns if isinstance(columns[column], list)))
-            raise RewardColumnError(f"reward '{self.name}' needs {wish}; the data has: {having}")
+            raise ColumnError(f"reward '{self.name}' needs {wish}; the data has: {having}")
         if not self.columns:
             return [self.score(completion_text(completion)) for completion in completions]
         empty = [None] * len(completions)
-        rows = zip(*(columns.get(column, empty) for column in self.columns), strict=True)
+        rows = zip(*(self._read(column, columns.get(column, empty)) for column in self.columns), strict=True)
         return [
             self.score(completion_text(completion), *row) for completion, row in zip(completions, rows, strict=True)
         ]
+
+    def _read(self, column: str, values: Sequence[Any]) -> list[Any]:
+        """The values of a column as `score` takes them."""
+        read = []
+        for position, value in enumerate(values):
+            try:
+                read.append(read_column(self, column, value))
+            except TypeProblem as problem:
+                where = f"column '{column}', row {position} of the batch"
+                raise ColumnError(f"reward '{self.name}': {where}: {problem}") from problem
+        return read

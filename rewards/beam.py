@@ -22,7 +22,9 @@ correctness_mode "01"; under "pm1" 0 to 1 becomes -1 to 1. In the separated mode
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
+from rewards import columns as column_types
 from rewards.base import Reward
 
 REWARD_MODES = {  # mode: the fields that it reads
@@ -146,6 +148,7 @@ class CandidateReward(Reward):
 
     name = "candidate"
     columns = ("vqa_correct", "vqa_acc_score", "vqa_gt_prob", "vqa_rel_score", "beam_score", "logprob_score")
+    types: ClassVar = dict.fromkeys(columns, column_types.number)
     optional = columns
 
     def __init__(
@@ -192,6 +195,7 @@ class BeamScore(Reward):
 
     name = "beam_score"
     columns = ("beam_score",)
+    types: ClassVar = {"beam_score": column_types.number}
     minimum = -math.inf
     maximum = math.inf
 

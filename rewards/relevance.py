@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import ClassVar
 
+from rewards import columns as column_types
 from rewards.base import Reward
 from rewards.vqa_accuracy import read_answer
 
@@ -81,9 +83,9 @@ class RelevanceReward(Reward):
 
     name = "relevance"
     columns = ("answers",)
+    types: ClassVar = {"answers": column_types.answers_with_gaps}
 
-    def score(self, text: str, answers: Sequence[str | dict]) -> float | None:
+    def score(self, text: str, answers: Sequence[str] | None) -> float | None:
         if not answers:
             return None
-        texts = [answer["answer"] if isinstance(answer, dict) else answer for answer in answers]
-        return relevance(read_answer(text), texts).score
+        return relevance(read_answer(text), answers).score

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from models.checkpoints import MODEL_FILE, find_model
-from rewards.base import Completion, Reward, RewardColumnError, completion_text
+from rewards import columns as column_types
+from rewards.base import Completion, Reward, completion_text
+from rewards.columns import ColumnError
 
 MODEL_TYPES = ("qwen2_vl_reward", "qwen2_5_vl_reward")
 QUESTIONS = ("prompt", "question", "query")
@@ -94,6 +96,7 @@ class RewardModel(Reward):
 
     name = "reward_model"
     columns = QUESTIONS
+    types: ClassVar = dict.fromkeys(QUESTIONS, column_types.prompt)
     optional = QUESTIONS
     text_only = False
     needs_model = True
@@ -139,9 +142,7 @@ class RewardModel(Reward):
         pictures = _first_known(len(completions), [images, columns.get("image")])
         if completions and all(prompt is None for prompt in prompts):
             having = ", ".join(sorted(name for name, column in columns.items() if isinstance(column, list)))
-            raise RewardColumnError(
-                f"reward '{self.name}' needs one of {', '.join(QUESTIONS)}; the data has: {having}"
-            )
+            raise ColumnError(f"reward '{self.name}' needs one of {', '.join(QUESTIONS)}; the data has: {having}")
         rows = [number for number, prompt in enumerate(prompts) if prompt is not None]
         texts = [without_special_tokens(completion_text(completions[row])) for row in rows]
         asked = [prompts[row] for row in rows]

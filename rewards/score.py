@@ -18,42 +18,44 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator, model_validator
+from pydantic import ConfigDict, StrictStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from data.arguments import at_least
 from data.images import ImageError, check_images, resolve_images
-from data.preferences import Message, Text
+from data.messages import parse_prompt, place_images
 from data.records import RecordError, base_folder, parse_row, read_rows, write_jsonl
+from data.row_images import RecordWithImages
 from models.loading import VISION_TOKENS
 from rewards.stored_scores import ScoreRequest, StoredScores
 
 USER_ERRORS = (RecordError, ImageError)
 
 
-class ResponseRow(BaseModel):
+class ResponseRow(RecordWithImages):
     """What is read of a row; further fields are kept beside."""
 
     model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
 
-    query: Text | None = None
-    prompt: Text | list[Message] | None = None
-    images: list[Any] = Field(default_factory=list)
+    query: Any = None
+    prompt: Any = None
     response: StrictStr | list[StrictStr]
 
-    @model_validator(mode="before")
+    @field_validator("query", "prompt")
     @classmethod
-    def _one_form(cls, row: Any) -> Any:
-        """One prompt, and its images as a list."""
-        if not isinstance(row, dict):
-            return row
-        prompts = [name for name in ("query", "prompt") if row.get(name) is not None]
-        if len(prompts) != 1:
-            found = "both" if prompts else "neither"
+    def _parse_prompt(cls, prompt: Any) -> Any:
+        return parse_prompt(prompt)
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> "ResponseRow":
+        """Places the images in the one prompt."""
+        names = [name for name in ("query", "prompt") if getattr(self, name) is not None]
+        if len(names) != 1:
+            found = "both" if names else "neither"
             raise PydanticCustomError("prompt", "expected 'query' or 'prompt', and {found} is there", {"found": found})
-        images = row.get("image") if row.get("images") is None else row["images"]
-        images = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
-        return {**row, "images": images}
+        prompt, self.images = place_images(names[0], getattr(self, names[0]), self.images)
+        setattr(self, names[0], prompt)
+        return self
 
     @field_validator("response")
     @classmethod
@@ -69,9 +71,7 @@ class ResponseRow(BaseModel):
 
     def request(self) -> ScoreRequest:
         """What the model is asked; paths of images as they stand."""
-        prompt: Any = self.query if self.query is not None else self.prompt
-        if isinstance(prompt, list):
-            prompt = [turn.model_dump() for turn in prompt]
+        prompt = self.prompt if self.query is None else self.query
         responses = [self.response] if isinstance(self.response, str) else self.response
         return ScoreRequest(prompt, tuple(self.images), tuple(responses))
 
@@ -97,16 +97,6 @@ def _check_storable(row: dict) -> None:
         raise ValueError(f"cannot be written as a line of JSON: {error}") from error
 
 
-def _check_places(request: ScoreRequest) -> None:
-    """Raises a `ValueError` if the prompt's messages have places for another number of images."""
-    from models.reward_inputs import reward_messages
-
-    try:
-        reward_messages(request.prompt, len(request.images), "", None)
-    except ValueError as error:
-        raise ValueError(f"field 'images': {error}") from error
-
-
 def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[ScoreRequest]]:
     """Rows as they are, and what is to be scored of each, with absolute paths of images that were all opened.
 
@@ -117,7 +107,6 @@ def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[Sco
     for location, row in read_rows(source, split):
         try:
             request = parse_row(location, row, ResponseRow).request()
-            _check_places(request)
             _check_storable(row)
         except RecordError as error:
             problems += error.problems

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from data.field_types import Finite, OneId
-from data.records import parse_rows, read_rows
+from data.records import Record, parse_rows, read_rows
 from rewards.preference_accuracy import ScoredPair, ranked_pairs
 
 
@@ -35,7 +35,7 @@ def check_encodable(text: Any) -> Any:
 Numbers = Annotated[list[Finite], BeforeValidator(_as_list)]
 
 
-class ScoredPreference(BaseModel):
+class ScoredPreference(Record):
     """One row; see the module's docstring."""
 
     model_config = ConfigDict(extra="ignore")

@@ -19,33 +19,6 @@ PARALLEL_FROM = 4 * CHUNK
 Scores = dict[str, list[float | None]]
 
 
-class MissingColumn(ValueError):
-    """A row lacks a column that a reward needs."""
-
-
-def check_columns(rewards: Sequence[GuardedReward], rows: Sequence[dict], source: str) -> None:
-    """Raises `MissingColumn` for the first row that lacks its completion or a column.
-
-    Optional columns may be missing; a reward that has no others must find one of them in some row.
-    """
-    needed = {"completion": "every reward"}
-    for reward in rewards:
-        required = [column for column in needed_columns(reward) if column not in optional_columns(reward)]
-        needed |= dict.fromkeys(required, f"reward '{reward.name}'")
-    for number, row in enumerate(rows):
-        for column, user in needed.items():
-            if column not in row:
-                name = row.get("id", number)
-                having = ", ".join(sorted(row))
-                raise MissingColumn(
-                    f"{source}: row {name!r}: no column '{column}', which {user} needs; it has {having}"
-                )
-    for reward in rewards:
-        columns = needed_columns(reward)
-        if columns and rows and not any(column in row for row in rows for column in columns):
-            raise MissingColumn(f"{source}: no row has any of {', '.join(columns)}, of which {reward.name} needs one")
-
-
 def _columns(rewards: Sequence[GuardedReward], rows: Sequence[dict]) -> dict[str, list]:
     """Columns of the rows; optional ones too that these rows lack, because other rows may have them."""
     names = {name for row in rows for name in row if name != "completion"}

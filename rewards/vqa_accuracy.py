@@ -8,7 +8,9 @@ period is removed unless a digit follows, and at most 32 of them are.
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import ClassVar
 
+from rewards import columns as column_types
 from rewards.base import Reward
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -129,9 +131,9 @@ class VqaAccuracy(Reward):
 
     name = "vqa_accuracy"
     columns = ("answers",)
+    types: ClassVar = {"answers": column_types.answers}
 
-    def score(self, text: str, answers: Sequence[str | dict]) -> float | None:
+    def score(self, text: str, answers: Sequence[str] | None) -> float | None:
         if not answers:
             return None
-        texts = [answer["answer"] if isinstance(answer, dict) else answer for answer in answers]
-        return vqa_accuracy(read_answer(text), texts)
+        return vqa_accuracy(read_answer(text), answers)

@@ -207,7 +207,7 @@ def _rows_digest(rows: Sequence[dict]) -> str:
 
 def make_completions(arguments: argparse.Namespace) -> None:
     """Reads and checks everything, makes what is missing, and merges."""
-    from rewards.scoring import check_columns
+    from rewards.columns import check_columns
 
     recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
     specs = choose_specs(arguments.rewards, recipe, arguments.on_error)

@@ -13,23 +13,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import ConfigDict, Field, StrictStr, model_validator
 
 from data.arguments import at_least
 from data.images import ImageError, check_images, resolve_images, resolve_path
+from data.messages import without_leading_marks
 from data.pools import ItemId, load_pool
 from data.records import RecordError, base_folder, parse_rows, read_rows, write_jsonl
+from data.row_images import RecordWithImages
 
 
-class Report(BaseModel):
+class Report(RecordWithImages):
     """What a model needs to select agents for a data set."""
 
     model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
 
     report: StrictStr = Field(min_length=1)
     pool: StrictStr
-    images: list[Any] = Field(default_factory=list)
     id: ItemId | None = None
+
+    @model_validator(mode="after")
+    def _images_come_first(self) -> "Report":
+        self.report = without_leading_marks("report", self.report, self.images)
+        return self
 
 
 def load_reports(source: str, split: str) -> list[Report]:

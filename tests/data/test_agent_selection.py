@@ -72,7 +72,7 @@ def test_other_ids_are_refused_with_their_place(write_lines, bad_id):
             "field 'ground_truth_prompts.blur_filter': Input should be",
         ),
         (_record(images=["a"] * 5), "field 'images': List should have at most 4 items after validation, not 5"),
-        (_record(images="a.png"), "field 'images': Input should be a valid list (found 'a.png')"),
+        (_record(images=7), "field 'images': expected a path, bytes or an image (found 7)"),
         (_record(reports="x"), "field 'reports': Extra inputs are not permitted (found 'x')"),
         ({"report": "x"}, "field 'ground_truth_agents': Field required (found missing)"),
         ({**RAW, "report": None}, "field 'report': Input should be a valid string (found None)"),

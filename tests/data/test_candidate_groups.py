@@ -171,15 +171,15 @@ def test_a_query_may_have_a_group_for_each_number_of_shots(path):
         ({"completion": 5}, "field 'candidates.0.completion': Input should be a valid string (found 5)"),
         (
             {"pointer": [5], "reward": float("nan")},
-            "field 'candidates.0.reward': Input should be a finite number (found nan)",
+            "field 'candidates.0.reward': expected a finite number (found nan)",
         ),
         (
             {"pointer": [5], "beam_score": float("inf")},
-            "field 'candidates.0.beam_score': Input should be a finite number (found inf)",
+            "field 'candidates.0.beam_score': expected a finite number (found inf)",
         ),
         (
             {"pointer": [5], "scores": {"a": -float("inf")}},
-            "field 'candidates.0.scores.a': Input should be a finite number (found -inf)",
+            "field 'candidates.0.scores.a': expected a finite number (found -inf)",
         ),
         (
             {"pointer": [5], "own": {"a": [1.5, float("nan")]}},

@@ -225,7 +225,7 @@ def group_twice(case: Case) -> list[str]:
         return [f":{len(case.content)}: field 'id': {case.content[0]['id']!r} stands twice, first at "]
     text = as_bytes(case.content).decode().replace('"15": ', '"10": ')
     case.content = text.encode()
-    return ["the key '10' stands twice in one object"]
+    return ["duplicate key '10' in one object"]
 
 
 @mutation(*EVERY)

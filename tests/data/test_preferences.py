@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 import pytest
 from PIL import Image
 
-from data.preferences import MAX_CHARACTERS, PreferenceRecord, as_pairs, load_preferences, main, pairs, tied_pairs
+from data.messages import MAX_CHARACTERS
+from data.preferences import PreferenceRecord, as_pairs, load_preferences, main, pairs, tied_pairs
 from data.records import RecordError, write_jsonl
 
 
@@ -185,29 +186,32 @@ BROKEN = {
     "image too small": ({"image": "small.png"}, "field 'images': .*4x40 pixels: expected at least 8"),
     "image too long a strip": ({"image": "strip.png"}, "field 'images': .*more than 200 times"),
     "folder for an image": ({"image": "a_folder.png"}, "field 'images': .*cannot be decoded"),
-    "one of several images missing": ({"images": ["good.png", "gone.png"]}, "field 'images': .*gone.png: no such"),
-    "image address": ({"image": "https://example.com/a.png"}, "field 'images': .*addresses are not fetched"),
-    "empty image path": ({"image": ""}, "field 'images': .*path, and this one is empty"),
-    "number for an image": ({"image": 7}, "field 'images': .*expected a path"),
-    "image dict without bytes": ({"image": {"bytes": None, "path": None}}, "field 'images': .*'bytes' or 'path'"),
-    "text for images": ({"images": "good.png"}, "field 'images': Input should be a valid list"),
-    "no query": ({"query": None}, "field 'query.*': Input should be a valid string"),
+    "one of several images missing": (
+        {"image": None, "images": ["good.png", "gone.png"]},
+        "field 'images': .*gone.png: no such",
+    ),
+    "image address": ({"image": "https://example.com/a.png"}, "field 'image': .*addresses are not fetched"),
+    "empty image path": ({"image": ""}, "field 'image': .*path, and this one is empty"),
+    "number for an image": ({"image": 7}, "field 'image': .*expected a path"),
+    "image dict without bytes": ({"image": {"bytes": None, "path": None}}, "field 'image': .*'bytes' or 'path'"),
+    "other images under another name": ({"images": ["small.png"]}, "field 'images': expected the images of 'image'"),
+    "no query": ({"query": None}, "field 'query': expected a text, or a list of chat messages"),
     "query left out": ({"query": ...}, "field 'query': Field required"),
     "empty query": ({"query": ""}, "field 'query.*': expected a text, and this one is empty"),
     "blank query": ({"query": " \n "}, "field 'query.*': expected a text, and this one is empty"),
-    "number for a query": ({"query": 12}, "field 'query.*': Input should be a valid string"),
+    "number for a query": ({"query": 12}, "field 'query': expected a text, or a list of chat messages"),
     "10 MB query": ({"query": LONG}, f"field 'query.*': expected at most {MAX_CHARACTERS} characters"),
     "image token in the query": ({"query": "<|image_pad|> what?"}, "field 'query.*': .*promises an image"),
-    "no messages": ({"query": []}, "query: expected chat messages that end with the user's turn"),
+    "no messages": ({"query": []}, "field 'query': expected a text, or a list of chat messages"),
     "messages end with the assistant": ({"query": [TURN]}, "query: expected chat messages that end with the user's"),
     "message without a role": ({"query": [{"content": "x"}]}, "field 'query.*role': Field required"),
     "message part of another kind": (
         {"query": [{"role": "user", "content": [{"type": "video"}]}]},
-        "expected parts of type text or image, found video",
+        "expected parts of type text or image, found 'video'",
     ),
     "more places than images": (
         {"query": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}]},
-        r"images: expected as many as the messages have places \(2\), found 1",
+        r"field 'images': expected as many as the messages have places \(2\), found 1",
     ),
     "response left out": ({"response": ...}, "field 'response': Field required"),
     "one response": ({"response": ["a"], "human_ranking": [0]}, "field 'response': List should have at least 2"),
@@ -226,13 +230,13 @@ BROKEN = {
         {"human_ranking": [0, 1, 2]},
         "human_ranking: expected a rank for each of 2 responses, found 3",
     ),
-    "NaN ranking": ({"human_ranking": [0, float("nan")]}, "field 'human_ranking.1': Input should be a finite number"),
+    "NaN ranking": ({"human_ranking": [0, float("nan")]}, "field 'human_ranking.1': expected a finite number"),
     "infinite ranking": ({"human_ranking": [0, float("inf")]}, "field 'human_ranking.1': .*finite number"),
     "text ranking": ({"human_ranking": ["0", "1"]}, "field 'human_ranking.0': Input should be a valid number"),
     "null ranking": ({"human_ranking": [0, None]}, "field 'human_ranking.1': Input should be a valid number"),
     "nested ranking": ({"human_ranking": [[0], [1]]}, "field 'human_ranking.0': Input should be a valid number"),
     "negative margin": ({"margin": -1}, "margin: expected at least 0, found -1"),
-    "NaN margin": ({"margin": float("nan")}, "field 'margin': Input should be a finite number"),
+    "NaN margin": ({"margin": float("nan")}, "field 'margin': expected a finite number"),
     "list for an id": ({"id": [1]}, "field 'id': expected an integer or a text"),
     "TRL: no rejected": (
         {"response": ..., "human_ranking": ..., "chosen": "a"},

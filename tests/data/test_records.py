@@ -165,7 +165,7 @@ def test_errors_survive_the_way_back_from_a_worker_process():
     [
         ("rows.json", b'{"name": "a"}', ": expected a JSON list of objects, found dict"),
         ("rows.json", b'[{"name": "a"},\n{"name": }]', ":2: column 10: not valid JSON: Expecting value"),
-        ("rows.json", b'["\xff"]', ": not UTF-8 text: invalid start byte at byte 2"),
+        ("rows.json", b'["\xff"]', ":1: not UTF-8 text: invalid start byte at byte 2"),
         ("rows.json", b"9" * 5000, ": not readable as JSON: Exceeds the limit (4300 digits)"),
         ("rows.csv", b"a,b", ": cannot tell the format from the ending '.csv'; expected .jsonl, .json, .parquet"),
         ("rows.parquet", b"not parquet", ": not readable as parquet: "),

@@ -4,7 +4,7 @@ import pytest
 
 from filter_agents.registry import AgentError
 from rewards.agent_selection import AgentSelection, Combined, FilteringQuality, parse_selection, set_f1
-from rewards.base import RewardColumnError
+from rewards.columns import ColumnError
 
 AGENTS = ["text_length_filter", "exposure_filter", "exact_duplicate_filter"]
 LONG_QUESTIONS = ("text_length_filter", "keep question words at least 4")  # drops 3
@@ -122,7 +122,7 @@ def test_chat_messages_are_read_by_their_last_turn(select):
 
 def test_a_missing_column_is_named():
     with pytest.raises(
-        RewardColumnError, match="'agent_selection' needs the column 'ground_truth_agents'; the data has: answers, id$"
+        ColumnError, match="'agent_selection' needs the column 'ground_truth_agents'; the data has: answers, id$"
     ):
         AgentSelection()(["x"], id=["1"], answers=[["a"]])
 

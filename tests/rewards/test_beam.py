@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from rewards.base import RewardColumnError
 from rewards.beam import REWARD_MODES, BeamScore, CandidateReward, candidate_reward
+from rewards.columns import ColumnError
 from rewards.registry import RewardSpecError, build_reward
 
 FIELDS = CandidateReward.columns
@@ -130,9 +130,7 @@ def test_columns_may_be_missing_but_not_all_of_them():
     reward = CandidateReward()
     assert reward(["", ""], vqa_acc_score=[0.5, None]) == [0.5, None]
     assert reward(["", ""], vqa_correct=[1, None], vqa_acc_score=[0.5, 0.25]) == [1.5, 0.25]
-    with pytest.raises(
-        RewardColumnError, match="'candidate' needs one of the columns vqa_correct, .*; the data has: "
-    ):
+    with pytest.raises(ColumnError, match="'candidate' needs one of the columns vqa_correct, .*; the data has: "):
         reward([""], answers=[["a"]])
 
 
@@ -143,7 +141,7 @@ def test_the_range_is_the_clip():
 
 def test_beam_scores_are_taken_as_they_are():
     assert BeamScore()(["", "", ""], beam_score=[0.25, -3, None]) == [0.25, -3.0, None]
-    with pytest.raises(RewardColumnError, match="needs the column 'beam_score'"):
+    with pytest.raises(ColumnError, match="needs the column 'beam_score'"):
         BeamScore()([""], vqa_correct=[1])
     reward = build_reward({"name": "beam_score", "on_error": "skip"})
     assert reward([""], beam_score=[float("nan")]) == [None]

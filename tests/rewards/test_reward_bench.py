@@ -90,8 +90,8 @@ def test_parquet_with_scores_gives_the_same(evaluate, tmp_path):
     [
         ({"scores": [1.0]}, "field 'scores': expected 2 numbers, one a response, not 1"),
         ({"scores": [1.0, 2.0, 3.0]}, "field 'scores': expected 2 numbers, one a response, not 3"),
-        ({"scores": [1.0, float("nan")]}, "field 'scores.1': Input should be a finite number"),
-        ({"scores": [1.0, float("inf")]}, "field 'scores.1': Input should be a finite number"),
+        ({"scores": [1.0, float("nan")]}, "field 'scores.1': expected a finite number"),
+        ({"scores": [1.0, float("inf")]}, "field 'scores.1': expected a finite number"),
         ({"scores": [1.0, "2"]}, "field 'scores.1': Input should be a valid number"),
         ({"scores": [1.0, None]}, "field 'scores.1': Input should be a valid number"),
         ({"scores": 1.0}, "field 'scores': Input should be a valid list"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.records import write_jsonl
 from rewards import eval as eval_command
-from rewards.base import RewardColumnError
+from rewards.columns import ColumnError
 from rewards.registry import RewardSpecError, build_reward
 from rewards.reward_model import RewardModel, _outside_zero3, stored_bounds, without_special_tokens
 from rewards.validate import shortfalls
@@ -100,7 +100,7 @@ def test_rows_without_a_prompt_get_none(reward):
 
 
 def test_no_prompt_at_all_is_an_error(reward):
-    with pytest.raises(RewardColumnError, match="needs one of prompt, question, query; the data has: answers"):
+    with pytest.raises(ColumnError, match="needs one of prompt, question, query; the data has: answers"):
         reward(["red"], answers=[["red"]])
 
 

@@ -1,0 +1,145 @@
+"""What the columns of the data must hold for the rewards that read them: presence and types, checked in one place.
+
+A reward names its columns and what each of them holds (`Reward.columns`, `Reward.types`). `check_columns` looks at
+every row before anything expensive starts; a reward that is called by itself reads its columns through the same types.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from data.answers import AnswerError, read_answers
+from data.json_text import half_character
+
+if TYPE_CHECKING:
+    from rewards.base import Reward
+
+
+class ColumnError(ValueError):
+    """A row lacks a column that a reward needs, or holds something else in it; the message names both."""
+
+
+class TypeProblem(ValueError):
+    """Why a value cannot be read; its place is known to the caller."""
+
+
+def text(value: Any) -> str:
+    """A text.
+
+    Raises:
+        TypeProblem: anything else. So do the other types.
+    """
+    if not isinstance(value, str):
+        raise TypeProblem(f"expected a text, found {value!r:.80}")
+    place = half_character(value)
+    if place is not None:
+        raise TypeProblem(f"half of a surrogate pair at character {place}")
+    return value
+
+
+def answers(value: Any) -> list[str]:
+    """Right answers, in any form of `data.answers`."""
+    try:
+        return [text(answer) for answer in read_answers(value)]
+    except AnswerError as error:
+        raise TypeProblem(str(error)) from error
+
+
+def answers_with_gaps(value: Any) -> list[str | None]:
+    """The same, with nulls among them."""
+    if not isinstance(value, list | tuple):
+        return answers(value)
+    known = iter(answers([item for item in value if item is not None]))
+    return [None if item is None else next(known) for item in value]
+
+
+def names(value: Any) -> list[str]:
+    """A list of texts; one text alone is a list of one."""
+    if isinstance(value, str):
+        return [text(value)]
+    if not isinstance(value, list | tuple):
+        raise TypeProblem(f"expected a list of texts, found {value!r:.80}")
+    for number, item in enumerate(value):
+        if not isinstance(item, str):
+            raise TypeProblem(f"item {number}: expected a text, found {item!r:.80}")
+    return list(value)
+
+
+def ids(value: Any) -> list[int | str]:
+    """A list of integers and texts."""
+    if not isinstance(value, list | tuple):
+        raise TypeProblem(f"expected a list of ids, found {value!r:.80}")
+    for number, item in enumerate(value):
+        if type(item) is not int and type(item) is not str:  # a bool is an int to isinstance
+            raise TypeProblem(f"item {number}: expected an integer or a text, found {item!r:.80}")
+    return list(value)
+
+
+def number(value: Any) -> float:
+    """An integer or a float; what is not finite is the reward's own concern."""
+    if type(value) not in (int, float, bool):
+        raise TypeProblem(f"expected a number, found {value!r:.80}")
+    return value
+
+
+def prompt(value: Any) -> str | list[dict[str, Any]]:
+    """A text, or chat messages."""
+    if isinstance(value, str):
+        return text(value)
+    turns = value if isinstance(value, list | tuple) else None
+    if turns is None or not all(isinstance(turn, dict) and isinstance(turn.get("role"), str) for turn in turns):
+        raise TypeProblem(f"expected a text or chat messages, found {value!r:.80}")
+    return list(turns)
+
+
+ColumnType = Callable[[Any], Any]
+
+
+def read_column(reward: "Reward", column: str, value: Any) -> Any:
+    """The value as the reward's `score` takes it; `None`, which means that there is none, stays.
+
+    Raises:
+        TypeProblem: it is of another type.
+    """
+    read = reward.types.get(column)
+    return value if value is None or read is None else read(value)
+
+
+def check_columns(rewards: Sequence[Any], rows: Sequence[dict], source: str) -> None:
+    """Raises `ColumnError` for the first row that lacks a column, or holds something else than a reward reads in it.
+
+    Args:
+        rewards: guarded ones (`rewards.registry.build_rewards`); nothing is known of a user's own function.
+        rows: null is as good as missing in a column that a reward can do without. Such columns may be missing; a
+            reward that has no others must find one of them in some row.
+        source: for messages.
+    """
+    for reward in rewards:
+        function = reward.function
+        columns = getattr(function, "columns", ())
+        optional = getattr(function, "optional", ())
+        found: set[str] = set()
+        for position, row in enumerate(rows):
+            for column in columns:
+                _check_cell(function, reward.name, column, row, f"{source}: row {_name(row, position)}")
+            found.update(column for column in columns if row.get(column) is not None)
+        if columns and rows and not found and set(columns) == set(optional):
+            raise ColumnError(f"{source}: no row has any of {', '.join(columns)}, of which {reward.name} needs one")
+        needed = [column for column in columns if column not in optional and column not in found]
+        if rows and needed:
+            raise ColumnError(f"{source}: column '{needed[0]}', which reward '{reward.name}' needs: null in every row")
+
+
+def _name(row: dict, position: int) -> str:
+    return repr(position if row.get("id") is None else row["id"])
+
+
+def _check_cell(function: Any, reward: str, column: str, row: dict, where: str) -> None:
+    if column not in row:
+        if column not in function.optional:
+            having = ", ".join(sorted(row))
+            raise ColumnError(f"{where}: no column '{column}', which reward '{reward}' needs; it has {having}")
+        return
+    try:
+        read_column(function, column, row[column])
+    except TypeProblem as problem:
+        raise ColumnError(f"{where}: column '{column}', which reward '{reward}' reads: {problem}") from problem
