@@ -5,10 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_SUSPECT = re.compile(r"\\u[dD][89a-fA-F]|NaN|Infinity|[eE]\+?\d{3}|\d{19}")
+_SUSPECT = re.compile(r"\\u[dD][89a-fA-F]|NaN|Infinity|[eE]\+?\d{3}")
 """Texts without any of these hold nothing that `unstorable` finds, and need not be walked through."""
-_INTEGERS = range(-(2**63), 2**63)
-"""What 64 bits hold, as in parquet and in every other reader."""
 
 
 class NotJson(ValueError):
@@ -88,7 +86,7 @@ def half_character(text: str) -> int | None:
 
 
 def unstorable(value: Any) -> Iterator[str]:
-    """A sentence for each text, key and number below a value that UTF-8, JSON or 64 bits cannot hold."""
+    """A sentence for each text, key and number below a value that UTF-8 or JSON cannot hold."""
     waiting: list[tuple[tuple, Any]] = [((), value)]
     while waiting:
         place, found = waiting.pop()
@@ -98,8 +96,6 @@ def unstorable(value: Any) -> Iterator[str]:
             problem = None if start is None else f"half of a surrogate pair at character {start}"
         elif isinstance(found, float) and not -float("inf") < found < float("inf"):
             problem = f"expected a finite number (found {found})"
-        elif isinstance(found, int) and found not in _INTEGERS:
-            problem = f"expected an integer of 64 bits (found one of {len(str(abs(found)))} digits)"
         elif isinstance(found, list):
             waiting += [((*place, number), item) for number, item in reversed(list(enumerate(found)))]
         elif isinstance(found, dict):

@@ -1,7 +1,7 @@
 """Data sets of any task as rows that trainers and evaluations share: a prompt, images, and columns for the rewards.
 
 The task is told from a row's fields: `report` is agent selection, `question` is visual question answering, and
-`prompt` (chat messages, as TRL has it) is anything else.
+`prompt` (a text or chat messages, as TRL has it; data/chat.py) is anything else. A file holds rows of one task.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data import agent_selection, vqa
-from data.images import check_images, resolve_images
+from data.chat import parse_rows_with_prompts
 from data.prompts import format_selection, selection_messages, vqa_messages
 from data.records import Location, Malformed, RecordError, base_folder, read_rows
 
@@ -49,36 +49,44 @@ def vqa_row(record: vqa.VqaRecord, answer_tags: bool = False) -> dict:
     }
 
 
-def _is_message(turn: Any) -> bool:
-    return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str | list)
+TASK_FIELDS = ("prompt", "question", "report")
 
 
-def _chat_rows(rows: Iterable[tuple[Location, Any]], base: Path, check_files: bool) -> list[dict]:
-    """Rows that bring their own prompt; further fields are kept as columns."""
-    kept, problems, images = [], [], []
+def _task_field(rows: Iterable[tuple[Location, Any]]) -> str:
+    """The field that tells the task, of the first row that has one."""
+    for _, row in rows:
+        for name in TASK_FIELDS if isinstance(row, dict) else ():
+            if row.get(name) is not None:
+                return name
+    return TASK_FIELDS[-1]
+
+
+def _one_task(rows: Iterable[tuple[Location, Any]], field: str) -> list[tuple[Location, Any]]:
+    """The rows; those that are of another task than the first become `Malformed`."""
+    earlier = TASK_FIELDS[: TASK_FIELDS.index(field)]
+    checked = []
     for location, row in rows:
-        if isinstance(row, Malformed) or not isinstance(row, dict):
-            problems.append(f"{location}: {row if isinstance(row, Malformed) else 'expected an object'}")
-            continue
-        prompt = row.get("prompt")
-        if not (isinstance(prompt, list) and prompt and all(_is_message(turn) for turn in prompt)):
-            expected = "a list of chat messages, each with 'role' and 'content'"
-            problems.append(f"{location}: field 'prompt': expected {expected}, found {prompt!r:.80}")
-            continue
-        row_images = row.get("images")
-        if row_images is None:
-            row_images = [] if row.get("image") is None else [row["image"]]
-        if not isinstance(row_images, list):
-            problems.append(f"{location}: field 'images': expected a list, found {row_images!r:.80}")
-            continue
-        row_images = resolve_images(row_images, base)
-        images.extend((str(location), image) for image in row_images)
-        kept.append({"id": None, **{key: row[key] for key in row if key != "image"}, "images": row_images})
-    if check_files:
-        problems.extend(check_images(images))
+        other = next((name for name in earlier if isinstance(row, dict) and row.get(name) is not None), None)
+        if other is not None:
+            row = Malformed(f"field '{other}': a row of another task among rows with '{field}': one task a file")
+        checked.append((location, row))
+    return checked
+
+
+def _number_rows(rows: list[dict], source: str | Path) -> None:
+    """Gives rows without an id their number, from 0; raises `RecordError` for ids that two rows have."""
+    first: dict[Any, int] = {}
+    problems = []
+    for number, row in enumerate(rows):
+        if row["id"] is None:
+            row["id"] = number
+        if first.setdefault(row["id"], number) != number:
+            earlier = first[row["id"]] + 1
+            problems.append(
+                f"{source}: row {number + 1}: field 'id': duplicate id {row['id']!r:.80}, of row {earlier}"
+            )
     if problems:
         raise RecordError(problems)
-    return kept
 
 
 def load_rows(
@@ -105,16 +113,15 @@ def load_rows(
     if not located:
         raise RecordError([f"{source}: the {split} split has no rows"])
     base = base_folder(source)
-    fields = next((row for _, row in located if isinstance(row, dict)), {})
-    if "prompt" in fields:
-        rows = _chat_rows(located, base, check_files)
-    elif "question" in fields:
+    field = _task_field(located)
+    located = _one_task(located, field)
+    if field == "prompt":
+        rows = parse_rows_with_prompts(located, base, check_files)
+    elif field == "question":
         rows = [vqa_row(record, answer_tags) for record in vqa.parse_records(located, base, check_files)]
     else:
         agents = list(agents)
         records = agent_selection.parse_records(located, base, check_files=check_files)
         rows = [selection_row(record, agents) for record in records]
-    for number, row in enumerate(rows):
-        if row["id"] is None:
-            row["id"] = number
+    _number_rows(rows, source)
     return rows

@@ -59,7 +59,7 @@ class Reward(ABC):
         if needed or (missing and len(missing) == len(self.columns)):
             wish = f"the column '{needed[0]}'" if needed else f"one of the columns {', '.join(self.columns)}"
             having = ", ".join(sorted(column for column in columns if isinstance(columns[column], list)))
-            raise ColumnError(f"reward '{self.name}' needs {wish}; the data has: {having}")
+            raise ColumnError([f"reward '{self.name}' needs {wish}; the data has: {having}"])
         if not self.columns:
             return [self.score(completion_text(completion)) for completion in completions]
         empty = [None] * len(completions)
@@ -76,5 +76,5 @@ class Reward(ABC):
                 read.append(read_column(self, column, value))
             except TypeProblem as problem:
                 where = f"column '{column}', row {position} of the batch"
-                raise ColumnError(f"reward '{self.name}': {where}: {problem}") from problem
+                raise ColumnError([f"reward '{self.name}': {where}: {problem}"]) from problem
         return read

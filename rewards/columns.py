@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from data.answers import AnswerError, read_answers
 from data.json_text import half_character
+from data.records import RecordError
 
 if TYPE_CHECKING:
     from rewards.base import Reward
 
 
-class ColumnError(ValueError):
+class ColumnError(RecordError):
     """A row lacks a column that a reward needs, or holds something else in it; the message names both."""
 
 
@@ -123,10 +124,12 @@ def check_columns(rewards: Sequence[Any], rows: Sequence[dict], source: str) -> 
                 _check_cell(function, reward.name, column, row, f"{source}: row {_name(row, position)}")
             found.update(column for column in columns if row.get(column) is not None)
         if columns and rows and not found and set(columns) == set(optional):
-            raise ColumnError(f"{source}: no row has any of {', '.join(columns)}, of which {reward.name} needs one")
+            raise ColumnError([f"{source}: no row has any of {', '.join(columns)}, of which {reward.name} needs one"])
         needed = [column for column in columns if column not in optional and column not in found]
         if rows and needed:
-            raise ColumnError(f"{source}: column '{needed[0]}', which reward '{reward.name}' needs: null in every row")
+            raise ColumnError(
+                [f"{source}: column '{needed[0]}', which reward '{reward.name}' needs: null in every row"]
+            )
 
 
 def _name(row: dict, position: int) -> str:
@@ -137,9 +140,9 @@ def _check_cell(function: Any, reward: str, column: str, row: dict, where: str) 
     if column not in row:
         if column not in function.optional:
             having = ", ".join(sorted(row))
-            raise ColumnError(f"{where}: no column '{column}', which reward '{reward}' needs; it has {having}")
+            raise ColumnError([f"{where}: no column '{column}', which reward '{reward}' needs; it has {having}"])
         return
     try:
         read_column(function, column, row[column])
     except TypeProblem as problem:
-        raise ColumnError(f"{where}: column '{column}', which reward '{reward}' reads: {problem}") from problem
+        raise ColumnError([f"{where}: column '{column}', which reward '{reward}' reads: {problem}"]) from problem

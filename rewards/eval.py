@@ -20,7 +20,7 @@ from data.images import ImageError
 from data.records import RecordError, write_json, write_jsonl
 from filter_agents.registry import AgentError
 from rewards.base import Reward
-from rewards.columns import ColumnError, check_columns
+from rewards.columns import check_columns
 from rewards.comparison import compare
 from rewards.completions import generate_completions, read_completions
 from rewards.guard import ON_ERROR, RewardError
@@ -36,7 +36,7 @@ from rewards.registry import (
 from rewards.scoring import score_rows
 from rewards.statistics import summarise
 
-USER_ERRORS = (RecordError, RewardSpecError, RewardError, AgentError, ColumnError, ImageError)
+USER_ERRORS = (RecordError, RewardSpecError, RewardError, AgentError, ImageError)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from data.records import RecordError
 from data.tasks import load_rows
 from filter_agents.registry import AgentError, build_agents
 from rewards.base import Reward
+from rewards.columns import check_columns
 from rewards.eval import read_recipe
 from rewards.guard import RewardError
 from rewards.registry import RewardSpec, RewardSpecError, build_rewards, import_reward
@@ -29,7 +30,7 @@ def _needs_model(spec: RewardSpec) -> bool:
     return isinstance(name, str) and getattr(import_reward(name), "needs_model", False)
 
 
-def shortfalls(rows: list[dict], recipe: dict) -> list[str]:
+def shortfalls(rows: list[dict], recipe: dict, source: str) -> list[str]:
     """A sentence for every right answer that a reward of the recipe scores below its maximum, or fails on.
 
     Rewards that need a model are left out: a right answer is not sure of their maximum.
@@ -37,6 +38,7 @@ def shortfalls(rows: list[dict], recipe: dict) -> list[str]:
     specs = recipe.get("reward_funcs") or []
     if isinstance(specs, list):
         specs = [spec for spec in specs if not _needs_model(spec)]
+    check_columns(build_rewards(specs, recipe.get("agents")), rows, source)
     scores, failures = score_rows(specs, recipe.get("agents"), [{**row, "completion": row["gold"]} for row in rows])
     found = [failure.describe() for failure in failures]
     for reward in build_rewards(specs, recipe.get("agents")):
@@ -55,7 +57,7 @@ def validate(recipe: dict, splits: list[str], limit: int | None) -> list[str]:
         rows = load_rows(recipe["dataset_name"], split, agents, bool(recipe.get("answer_tags")), limit=limit)
         if any("gold" not in row for row in rows):
             raise RecordError([f"{recipe['dataset_name']}: rows of this task carry no right answer to validate"])
-        found = shortfalls(rows, recipe)
+        found = shortfalls(rows, recipe, recipe["dataset_name"])
         print(f"{split}: {len(rows)} right answers, {len(found)} scores below the maximum")
         problems += found
     return problems

@@ -35,8 +35,9 @@ from models.memory import Load
 from models.shared_prefill import shared_prefill
 from models.shared_prefix import SharedPrefix
 from models.vision_hooks import install_vision_hooks, vision_tower
+from rewards.columns import check_columns
 from rewards.guard import Failure, GuardedReward, RewardError, guard
-from rewards.registry import build_rewards, needed_columns, optional_columns, spec_name
+from rewards.registry import build_rewards, spec_name
 from trainers.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
@@ -490,20 +491,6 @@ def _check_weights(script: GRPOScriptArguments, args: GRPOConfig) -> None:
         )
 
 
-def _check_columns(script: GRPOScriptArguments, rewards: list[GuardedReward], rows: list[dict]) -> None:
-    for reward in rewards:
-        missing = [column for column in needed_columns(reward) if column not in rows[0]]
-        may_lack = optional_columns(reward)
-        if len(missing) < len(needed_columns(reward)):
-            missing = [column for column in missing if column not in may_lack]
-        if missing:
-            having = ", ".join(sorted(rows[0]))
-            raise RecipeError(
-                f"reward_funcs: '{reward.name}' needs the column '{missing[0]}', which the rows of "
-                f"{script.dataset_name} do not have; they have {having}"
-            )
-
-
 def _load(script: GRPOScriptArguments, args: GRPOConfig, model_args: ModelConfig, counts: TokenCounts) -> Load:
     return replace(
         base_load(script, args, model_args, counts),
@@ -526,7 +513,8 @@ def main(argv: list[str] | None = None) -> None:
         # Data
         model = inspect_model(model_args.model_name_or_path, script, required=not script.validate_only)
         train_rows, eval_rows, counts = load_rows_and_held_out(script, args, model)
-        _check_columns(script, rewards, train_rows)
+        check_columns(rewards, train_rows, script.dataset_name)
+        check_columns(rewards, eval_rows or [], script.dataset_name)
         if counts is not None:
             say_estimate(model.config, _load(script, args, model_args, counts))
         if script.validate_only:

@@ -9,6 +9,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from data.images import image_size, qwen_size
+from data.messages import message_texts
 from data.preferences import PreferenceRecord, as_pairs, load_preferences
 from data.records import RecordError
 from models.reward_inputs import ResponseGroup, encode_groups, reward_messages
@@ -77,17 +78,11 @@ class _Counter:
         if key not in self._prompts:
             messages = reward_messages(record.prompt(), len(record.images), "", self.system_prompt)[:-1]
             if self.processor is None:
-                text = "".join(_texts(messages)) + " " * (16 * (len(messages) + 1))
+                text = "".join(message_texts(messages)) + " " * (16 * (len(messages) + 1))
             else:
                 text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             self._prompts[key] = self.text(text)
         return self._prompts[key]
-
-
-def _texts(messages: Sequence[dict[str, Any]]) -> list[str]:
-    contents = [turn["content"] for turn in messages]
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    return [content for content in contents if isinstance(content, str)] + [part.get("text", "") for part in parts]
 
 
 def _lengths(records: Sequence[PreferenceRecord], counter: _Counter) -> list[tuple[int, int, int]]:

@@ -20,6 +20,7 @@ import trl
 from transformers import PreTrainedModel
 from trl import ModelConfig
 
+from data.chat import completion_length
 from data.records import RecordError
 from models.adapters import adapter_values, keep_adapters_in_float32
 from models.vision_hooks import install_vision_hooks, vision_tower
@@ -76,7 +77,7 @@ def _with_completions(rows: list[dict], source: str) -> list[dict]:
     """Rows of prompt, completion and images."""
     prepared = []
     for row in rows:
-        answer = row.get("completion", row.get("gold"))
+        answer = row.get("gold") if row.get("completion") is None else row["completion"]
         if answer is None:
             raise RecordError(
                 [f"{source}: row {row['id']!r}: field 'completion': missing, and the task has no answer"]
@@ -148,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
             None if held_out is None else _with_completions(held_out, script.eval_dataset_name or script.dataset_name)
         )
         if counts is not None:
-            longest = max(len(row["completion"][-1]["content"].encode()) for row in train_rows)
+            longest = max(completion_length(row["completion"]) for row in train_rows)
             load = replace(
                 base_load(script, args, model_args, counts), completion_tokens=longest // 3, generated_rows=0
             )

@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from data.images import image_size, load_for_qwen, qwen_size
+from data.messages import message_texts
 from data.records import RecordError
 from data.tasks import load_rows
 from filter_agents.registry import build_agents
@@ -79,12 +80,8 @@ def _image_tokens(image: Any, bounds: PixelBounds) -> int:
     return (height // factor) * (width // factor)
 
 
-def _texts(row: dict) -> list[str]:
-    return [turn["content"] for turn in row["prompt"] if isinstance(turn.get("content"), str)]
-
-
 def _check_special_tokens(row: dict, source: str) -> None:
-    for text in _texts(row):
+    for text in message_texts(row["prompt"]):
         for token in VISION_TOKENS:
             if token in text:
                 where = f"{source}: row {row['id']!r}: field 'prompt'"
@@ -106,7 +103,7 @@ def count_tokens(rows: Sequence[dict], source: str, bounds: PixelBounds, process
         _check_special_tokens(row, source)
         visual = sum(_image_tokens(image, bounds) + 2 for image in row["images"])
         if processor is None:
-            text = sum(len(part.encode()) for part in _texts(row)) + 16 * (len(row["prompt"]) + 1)
+            text = sum(len(part.encode()) for part in message_texts(row["prompt"])) + 16 * (len(row["prompt"]) + 1)
         else:
             rendered = processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
             text = len(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"])

@@ -75,16 +75,15 @@ def test_a_chat_row_keeps_its_prompt_and_further_columns(write_lines):
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
+        ({"prompt": 7}, "field 'prompt': expected a text, or a list of chat messages with 'role' and 'content'"),
+        ({"prompt": []}, "field 'prompt': expected a text, or a list of chat messages"),
+        ({"prompt": ["Hello"]}, "field 'prompt.0': Input should be a valid dictionary"),
         (
-            {"prompt": "Hello"},
-            "field 'prompt': expected a list of chat messages, each with 'role' and 'content', found",
+            {"prompt": [{"role": "user"}]},
+            "field 'prompt.0.content': expected a text, and this one is empty",
         ),
-        ({"prompt": []}, "field 'prompt': expected a list of chat messages"),
-        ({"prompt": ["Hello"]}, "field 'prompt': expected a list of chat messages"),
-        ({"prompt": [{"role": "user"}]}, "field 'prompt': expected a list of chat messages"),
-        ({"prompt": [{"content": "Hello"}]}, "field 'prompt': expected a list of chat messages"),
-        ({"images": "p.png"}, "field 'images': expected a list, found 'p.png'"),
-        ({"images": 5}, "field 'images': expected a list, found 5"),
+        ({"prompt": [{"content": "Hello"}]}, "field 'prompt.0.role': Field required"),
+        ({"images": 5}, "field 'images': expected a path, bytes or an image (found 5)"),
     ],
 )
 def test_a_malformed_chat_row_names_line_and_field(write_lines, fields, problem):
@@ -95,7 +94,7 @@ def test_a_malformed_chat_row_names_line_and_field(write_lines, fields, problem)
 
 def test_a_row_that_is_no_object_is_named(write_lines):
     path = write_lines("a.jsonl", CHAT, [1])
-    assert _problems(path) == [f"{path}:2: expected an object"]
+    assert _problems(path)[0].startswith(f"{path}:2: field 'the row': Input should be a valid dictionary")
 
 
 @pytest.mark.parametrize("row", [SELECTION, QUESTION, CHAT], ids=["selection", "question", "chat"])

@@ -228,8 +228,8 @@ def test_right_answers_are_not_validated_against_it():
     """No answer is sure of the maximum; and the model need not be there."""
     recipe = {"reward_funcs": [{"name": "reward_model", "model": "somebody/reward-model"}, "vqa_accuracy"]}
     rows = [{"id": 1, "prompt": QUESTION, "gold": "red", "answers": ["red"] * 10}]
-    assert shortfalls(rows, recipe) == []
-    assert len(shortfalls([{**rows[0], "gold": "blue"}], recipe)) == 1
+    assert shortfalls(rows, recipe, "rows") == []
+    assert len(shortfalls([{**rows[0], "gold": "blue"}], recipe, "rows")) == 1
 
 
 def test_one_bad_row_is_skipped_alone(tiny_reward_model, tmp_path):
