@@ -12,12 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from pydantic import ConfigDict, StrictStr
+from pydantic import ConfigDict, StrictStr, field_validator
+from pydantic_core import PydanticCustomError
 
+from data.answers import AnswerError, read_answers
 from data.image_files import image_files
 from data.images import IMAGE_ENDINGS, ImageSource
-from data.records import Location, Record, RecordError, parse_rows, read_rows
+from data.records import Location, Record, RecordError, parse_row, parse_rows, read_rows
 from data.splits import SPLITS, Shares, divide
 
 EASY_VQA = "easy_vqa"
@@ -51,27 +54,34 @@ def _easy_vqa() -> tuple[list[SourceItem], list[SourceItem]]:
     return train, _easy_vqa_part(easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())
 
 
-def _as_answers(value) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return (value,)
-    return tuple(answer["answer"] if isinstance(answer, dict) else str(answer) for answer in value)
-
-
-def _texts(row: dict) -> tuple[str, tuple[str, ...]]:
+class _Texts(Record):
     """Question and answers of a row, under the names that VQA data sets use."""
-    answers = row.get("answers", row.get("answer", row.get("multiple_choice_answer")))
-    return row.get("question") or "", _as_answers(answers)
+
+    model_config = ConfigDict(extra="ignore")
+
+    question: StrictStr = ""
+    answers: Any = None
+    answer: Any = None
+    multiple_choice_answer: Any = None
+
+    @field_validator("answers", "answer", "multiple_choice_answer")
+    @classmethod
+    def _as_texts(cls, value: Any) -> tuple[str, ...]:
+        try:
+            return tuple(read_answers(value))
+        except AnswerError as error:
+            raise PydanticCustomError("answers", "{message}", {"message": str(error)}) from error
+
+    def texts(self) -> tuple[str, tuple[str, ...]]:
+        """(question, answers); of several fields with answers the first counts."""
+        known = (self.answers, self.answer, self.multiple_choice_answer)
+        return self.question, next((answers for answers in known if answers is not None), ())
 
 
-class _Metadata(Record):
-    """A row of an image folder's `metadata.jsonl`; its texts are found by `_texts`."""
-
-    model_config = ConfigDict(extra="allow")
+class _Metadata(_Texts):
+    """A row of an image folder's `metadata.jsonl`."""
 
     file_name: StrictStr
-    question: StrictStr | None = None
 
 
 def _texts_by_file(metadata: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -92,7 +102,7 @@ def _texts_by_file(metadata: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
             problems.append(f"{location}: field 'file_name': no such file: {metadata.parent / name}")
     if problems:
         raise RecordError(problems)
-    return {os.path.normpath(row.file_name): _texts(row.model_dump()) for row in rows}
+    return {os.path.normpath(row.file_name): row.texts() for row in rows}
 
 
 def _folder(folder: Path) -> list[SourceItem]:
@@ -123,7 +133,28 @@ def _hf_dataset(name: str) -> list[SourceItem]:
     if column is None:
         raise RecordError([f"--source {name}: no image column among {', '.join(dataset.column_names)}"])
     dataset = dataset.cast_column(column, Image(decode=False))
-    return [SourceItem(row[column], *_texts(row)) for row in dataset]
+    return _items(name, column, dataset)
+
+
+def _items(name: str, column: str, rows: Iterable[dict]) -> list[SourceItem]:
+    """An item a row.
+
+    Raises:
+        RecordError: lists rows without an image, or with texts of another type.
+    """
+    items, problems = [], []
+    for number, row in enumerate(rows, start=1):
+        location = Location(f"--source {name}", number, "row")
+        if row[column] is None:
+            problems.append(f"{location}: field '{column}': expected an image, found null")
+            continue
+        try:
+            items.append(SourceItem(row[column], *parse_row(location, row, _Texts).texts()))
+        except RecordError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise RecordError(problems)
+    return items
 
 
 def _is_saved_dataset(path: Path) -> bool:

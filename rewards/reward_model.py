@@ -68,9 +68,8 @@ def without_special_tokens(text: str) -> str:
 
 def _images_of(prompt: Any) -> list:
     """Images that a prompt carries in its own messages."""
-    if isinstance(prompt, str):
-        return []
-    parts = [part for turn in prompt if isinstance(turn["content"], list) for part in turn["content"]]
+    contents = [] if isinstance(prompt, str) else [turn.get("content") for turn in prompt]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
     return [part["image"] for part in parts if part.get("type") == "image" and part.get("image") is not None]
 
 
@@ -142,7 +141,7 @@ class RewardModel(Reward):
         pictures = _first_known(len(completions), [images, columns.get("image")])
         if completions and all(prompt is None for prompt in prompts):
             having = ", ".join(sorted(name for name, column in columns.items() if isinstance(column, list)))
-            raise ColumnError(f"reward '{self.name}' needs one of {', '.join(QUESTIONS)}; the data has: {having}")
+            raise ColumnError([f"reward '{self.name}' needs one of {', '.join(QUESTIONS)}; the data has: {having}"])
         rows = [number for number, prompt in enumerate(prompts) if prompt is not None]
         texts = [without_special_tokens(completion_text(completions[row])) for row in rows]
         asked = [prompts[row] for row in rows]
