@@ -40,12 +40,16 @@ def load_vlm(name_or_path: str, device=None, dtype: str = "auto"):
 def load_processor(name_or_path: str, min_pixels: int | None = None, max_pixels: int | None = None, **kwargs):
     """The processor, padding on the left, with the pixel bounds of a recipe (by default its own).
 
+    Of a model that reads texts only, its tokenizer.
+
     Raises:
         ValueError: a lower bound above the upper one.
     """
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(name_or_path, padding_side="left", **kwargs)
+    if min_pixels is None and max_pixels is None:
+        return processor
     size = dict(processor.image_processor.size)
     low = size["shortest_edge"] if min_pixels is None else min_pixels
     high = size["longest_edge"] if max_pixels is None else max_pixels

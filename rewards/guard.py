@@ -10,6 +10,7 @@ import inspect
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,14 +55,39 @@ def _row_names(columns: dict[str, Any], length: int) -> list[str]:
     return [f"{position} of the batch" if row is None else repr(row) for position, row in enumerate(ids)]
 
 
-def _single_rows(completions: list, columns: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _single_rows(completions: list, columns: dict[str, Any]) -> Iterator[tuple[list, dict[str, Any]]]:
     """The arguments of one call a row; what is not a column (a list as long as the batch) goes to each call."""
     for position, completion in enumerate(completions):
         row = {
             key: [value[position]] if isinstance(value, list) and len(value) == len(completions) else value
             for key, value in columns.items()
         }
-        yield {**row, "completions": [completion]}
+        yield [completion], row
+
+
+_COPIED_BY = {"PIL": "copy", "numpy": "copy", "torch": "clone"}
+"""How pictures and arrays are copied, by the library that they are of, which need not be installed."""
+
+
+def _own_copy(value: Any, made: dict[int, Any]) -> Any:
+    """A copy of lists, tuples, dictionaries, sets, pictures and arrays, all the way down; all else is shared.
+
+    Args:
+        made: copies of pictures and arrays so far, by the `id` of the original: rows of a group show the same picture.
+    """
+    if isinstance(value, dict):
+        own = copy(value)
+        for key, item in value.items():
+            own[key] = _own_copy(item, made)
+        return own
+    if type(value) in (list, tuple, set):
+        return type(value)(_own_copy(item, made) for item in value)
+    method = _COPIED_BY.get(type(value).__module__.partition(".")[0])
+    if method is None or not hasattr(value, method):
+        return value
+    if id(value) not in made:
+        made[id(value)] = getattr(value, method)()
+    return made[id(value)]
 
 
 def _as_float(value: Any) -> float | None:
@@ -99,13 +125,19 @@ class GuardedReward:
     def __name__(self) -> str:
         return self.name
 
+    def _call(self, completions: list, columns: dict[str, Any]) -> Any:
+        """What the function returns for a copy of its own: no reward sees what another one changed in place."""
+        made: dict[int, Any] = {}
+        own = {name: _own_copy(value, made) for name, value in columns.items()}
+        return self.function(completions=_own_copy(completions, made), **own)
+
     def __call__(self, completions: list, **columns: Any) -> list[float | None]:
         self.failures = []
         if not completions:
             return []
         names = _row_names(columns, len(completions))
         try:
-            return self._checked(self.function(completions=completions, **columns), names)
+            return self._checked(self._call(completions, columns), names)
         except Exception as error:
             return self._score_rows(completions, columns, names, error)
 
@@ -116,7 +148,7 @@ class GuardedReward:
         scores: list[float | None] = []
         for name, row in zip(names, _single_rows(completions, columns), strict=True):
             try:
-                scores += self._checked(self.function(**row), [name])
+                scores += self._checked(self._call(*row), [name])
             except Exception as error:
                 self._add_failure(name, error)
                 scores.append(None)
@@ -177,13 +209,13 @@ class GuardedAsyncReward(GuardedReward):
             return []
         names = _row_names(columns, len(completions))
         try:
-            return self._checked(await self.function(completions=completions, **columns), names)
+            return self._checked(await self._call(completions, columns), names)
         except Exception as error:
             batch_error = error
 
-        async def score_alone(name: str, row: dict) -> list[float | None]:
+        async def score_alone(name: str, row: tuple[list, dict]) -> list[float | None]:
             try:
-                return self._checked(await self.function(**row), [name])
+                return self._checked(await self._call(*row), [name])
             except Exception as error:
                 self._add_failure(name, error)
                 return [None]

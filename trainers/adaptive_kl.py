@@ -1,5 +1,6 @@
 """A KL coefficient that follows the KL: what recipes say of it, and what trainers do after each optimizer step."""
 
+import math
 from dataclasses import dataclass, field
 
 from trainers.schedules import adaptive_kl_beta
@@ -43,11 +44,15 @@ class AdaptiveKL:
     def note_kl(self, kl: float) -> float | None:
         """Collects the KL of micro-batches, and adapts beta after the last one of a step.
 
+        Args:
+            kl: NaN for a micro-batch that has none.
+
         Returns:
-            The mean KL of the step when it is complete, `None` before.
+            The mean KL of the step when it is complete, `None` before, and where no micro-batch had any.
         """
-        self._step_kls = (*self._step_kls, kl)
-        if not self.accelerator.sync_gradients:
+        if not math.isnan(kl):
+            self._step_kls = (*self._step_kls, kl)
+        if not self.accelerator.sync_gradients or not self._step_kls:
             return None
         mean = sum(self._step_kls) / len(self._step_kls)
         self._step_kls = ()

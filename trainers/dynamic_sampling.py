@@ -7,10 +7,11 @@ on two of them. All processes must generate equally many completions, or collect
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from datasets import Dataset
 
 from trainers.losses import groups_without_contrast
 from trainers.rollout_batch import Batch, replace_rows, rows_in
@@ -79,52 +80,84 @@ def without_contrast(rewards: torch.Tensor) -> torch.Tensor:
     return groups_without_contrast(rewards.nan_to_num(), ~rewards.isnan())
 
 
-class DynamicSampling:
-    """The part of a `trl.GRPOTrainer` that replaces groups without contrast; the trainer has `_roll_out`."""
+@dataclass
+class Rollout:
+    """One round of generated and scored completions.
 
-    def _draw_until_contrast(
-        self, batch: Batch, rewards: torch.Tensor, flat: torch.Tensor
-    ) -> tuple[Batch, torch.Tensor]:
+    Attributes:
+        inputs: rows of the data set, one a local completion.
+        batch: of this process.
+        rewards: (groups, G, R) of all processes, NaN where a reward does not apply.
+    """
+
+    inputs: list[dict[str, Any]]
+    batch: Batch
+    rewards: torch.Tensor
+
+
+class DynamicSampling:
+    """The part of a `trl.GRPOTrainer` that replaces groups without contrast.
+
+    The trainer has `_roll_out`, and `_compared`: what the candidates of a rollout are compared by.
+    """
+
+    def _check_can_redraw(self) -> None:
+        """Raises `ValueError` if other prompts cannot be looked up in the training data."""
+        if self.args.dynamic_sampling_rounds and not isinstance(self.train_dataset, Dataset):
+            raise ValueError(
+                f"dynamic_sampling_rounds: expected 0 with a streamed {type(self.train_dataset).__name__}, found "
+                f"{self.args.dynamic_sampling_rounds}: other rows are looked up by number, which needs a Dataset"
+            )
+
+    def _draw_until_contrast(self, rollout: Rollout) -> Rollout:
         """Replaces groups without contrast by groups of other prompts, a limited number of times."""
         drawn = 0
+        flat = without_contrast(self._compared(rollout.rewards))
         for attempt in range(self.args.dynamic_sampling_rounds):
             if not flat.any():
                 break
-            plan = plan_redraw(flat, rows_in(batch), self.num_generations)
-            batch, rewards = self._redraw(batch, rewards, flat, plan, attempt)
-            flat = without_contrast(rewards)
+            plan = plan_redraw(flat, rows_in(rollout.batch), self.num_generations)
+            rollout = self._redraw(rollout, flat, plan, attempt)
+            flat = without_contrast(self._compared(rollout.rewards))
             drawn += len(plan.groups)
         self._metrics["train"]["dynamic_sampling/groups_drawn"].append(float(drawn))
         self._metrics["train"]["dynamic_sampling/frac_zero_std_left"].append(flat.float().mean().item())
-        return batch, rewards
+        return rollout
 
-    def _redraw(
-        self, batch: Batch, rewards: torch.Tensor, flat: torch.Tensor, plan: Redraw, attempt: int
-    ) -> tuple[Batch, torch.Tensor]:
-        process, rows, size = self.accelerator.process_index, rows_in(batch), self.num_generations
+    def _redraw(self, rollout: Rollout, flat: torch.Tensor, plan: Redraw, attempt: int) -> Rollout:
+        process, rows, size = self.accelerator.process_index, rows_in(rollout.batch), self.num_generations
         # The prompts depend on seed, step and attempt alone: the same on every process, and after resuming.
         generator = torch.Generator().manual_seed(self.args.seed + 1_000_003 * (self._step + 1) + attempt)
         picks = torch.randint(len(self.train_dataset), (len(plan.groups),), generator=generator).tolist()
         prompts = {index: self.train_dataset[index] for index in set(picks)}
         drawn_rows = rows_to_draw(plan, process, rows, size)
-        inputs = [dict(prompts[picks[position]]) for position in drawn_rows]
         with self._without_logging():
-            drawn, drawn_rewards = self._roll_out(inputs)
-        drawn_flat = without_contrast(drawn_rewards)
+            drawn = self._roll_out([dict(prompts[picks[position]]) for position in drawn_rows])
+        drawn_flat = without_contrast(self._compared(drawn.rewards))
         accepted = [bool(flat[group]) and not drawn_flat[place] for place, group in enumerate(plan.groups)]
+        rewards, inputs = rollout.rewards.clone(), list(rollout.inputs)
         for place, group in enumerate(plan.groups):
             if accepted[place]:
-                rewards[group] = drawn_rewards[place]
+                rewards[group] = drawn.rewards[place]
         replaced, replacements = rows_to_replace(plan, accepted, process, rows, size)
-        return replace_rows(batch, replaced, drawn, replacements, self._tokenizer.pad_token_id), rewards
+        for row, new_row in zip(replaced, replacements, strict=True):
+            inputs[row] = drawn.inputs[new_row]
+        pad = self._tokenizer.pad_token_id
+        return Rollout(inputs, replace_rows(rollout.batch, replaced, drawn.batch, replacements, pad), rewards)
 
     @contextmanager
     def _without_logging(self) -> Iterator[None]:
-        """Leaves the logged figures those of the prompts as they came, which no selection has touched."""
+        """Leaves the logged figures those of the prompts as they came, which no selection has touched.
+
+        Errors of rewards are counted all the same.
+        """
         metrics, logs = self._metrics["train"], self._logs
         self._metrics["train"] = defaultdict(list)
-        self._logs = {key: copy(value) for key, value in logs.items()}
+        self._logs = {key: defaultdict(list) if isinstance(value, dict) else [] for key, value in logs.items()}
         try:
             yield
         finally:
-            self._metrics["train"], self._logs = metrics, logs
+            drawn, self._metrics["train"], self._logs = self._metrics["train"], metrics, logs
+            for key, values in drawn.items():
+                if key.startswith("rewards/") and key.endswith("/errors"):
+                    metrics[key][-1:] = [sum([*metrics[key][-1:], *values])]

@@ -10,6 +10,7 @@ if __name__ == "__main__":  # --help answers before the heavy imports
 
     answer_help(__file__, "sharing.py", "adaptive_kl.py")
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,9 @@ from typing import Any, Literal
 import torch
 import trl
 from accelerate.utils import gather_object
+from datasets import Dataset, IterableDataset
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import ModelConfig
 from trl.trainer.utils import (
     RepeatSampler,
@@ -41,12 +43,13 @@ from rewards.registry import build_rewards, spec_name
 from trainers.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
-from trainers.dynamic_sampling import DynamicSampling, without_contrast
+from trainers.dynamic_sampling import DynamicSampling, Rollout, without_contrast
 from trainers.fixed_samples import held_out_rows, rollout_samples
-from trainers.losses import best_of_group, group_advantages
+from trainers.losses import advantages_of_compared, best_of_group, compared_rewards
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import inspect_model, model_init_kwargs, policy_arguments
+from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, RecipeError, parse_entries, parse_recipe
 from trainers.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
@@ -61,8 +64,8 @@ from trainers.sharing import SharedLogProbs, SharingArguments
 from trainers.task_data import TokenCounts, to_dataset
 
 _OTHER_TEXTS = ("completion", "chosen", "rejected", "messages")
-"""Columns of other trainers. TRL asks any one of those that a row has whether it is a conversation, a set's order
-deciding which; a plain text beside the prompt would stop a run with images at random."""
+"""Columns of other trainers, which rewards may read. TRL asks any one of those that a row with images has whether it
+is a conversation, a set's order deciding which; so it sees the prompt alone until the rewards are called."""
 _MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")
 """Loss types that average over rows, so that rows that left the loss must leave the average too."""
 
@@ -159,9 +162,10 @@ class GRPOTrainer(
     and each prompt once a micro-batch, and adapts KL coefficient, temperature and curriculum as `GRPOConfig` says.
 
     Args:
-        model, args, train_dataset, ...: see `trl.GRPOTrainer`.
+        model, train_dataset, ...: see `trl.GRPOTrainer`, whose order is the same.
         reward_funcs: any functions `reward(completions, **columns)`; `rewards.registry.build_rewards` makes guarded
             ones from a recipe, others are guarded with `on_error="raise"`.
+        args: a `GRPOConfig`; of a `trl.GRPOConfig` the additions have their defaults.
         samples: where groups are stored for the run's report; by default nowhere.
     """
 
@@ -170,40 +174,58 @@ class GRPOTrainer(
     def __init__(
         self,
         model: str | PreTrainedModel,
-        reward_funcs: Callable | list[Callable],
-        args: GRPOConfig,
-        *,
-        processing_class: ProcessorMixin | None = None,
+        reward_funcs: Callable | list[Callable] | None = None,
+        args: trl.GRPOConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        *others: Any,
         samples: SampleLog | None = None,
         **kwargs: Any,
     ):
+        args = config_or_default(args, GRPOConfig, model, self._name)
         if processing_class is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
-            processing_class = load_processor(name)
+            processing_class = self._load_processing_class(model, args)
         args.generation_kwargs = self._without_vision_tokens(args, processing_class)
         if isinstance(processing_class, ProcessorMixin) and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
-        reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        rewards = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         self.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
         trained_before = adapter_values(model)
         super().__init__(
             model,
-            [self._guarded(reward) for reward in reward_funcs],
-            args=args,
-            processing_class=processing_class,
+            [self._guarded(reward) for reward in rewards],
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            *others,
             **kwargs,
         )
+        self.reward_funcs = [self._guarded(reward) for reward in self.reward_funcs]  # those of environments too
         keep_adapters_in_float32(self.model, trained_before)
         if self._is_vlm:
             self._prepare_vision(args)
+        elif args.freeze_vision_tower:
+            raise ValueError(f"freeze_vision_tower: {type(self.model).__name__} reads texts only, and has none")
         self.samples = samples
         self.curriculum = Curriculum(args.curriculum_top_k, args.curriculum_share)
-        self._rewards_per_func: torch.Tensor | None = None  # (N, rewards) of all processes, NaN where None
+        self._check_can_redraw()
+        self._rewards_per_func: torch.Tensor | None = None  # (N, R) of all processes, NaN where None
+        self._held_back: list[dict[str, Any]] = []  # columns of each local row that only the rewards see
         self._reward_rows = 0
         self._reward_errors: dict[str, int] = defaultdict(int)
         self._prepare_temperature()
 
     # -- set-up ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _load_processing_class(model: str | PreTrainedModel, args: GRPOConfig) -> Any:
+        """What the parent would load; it is needed before."""
+        if not isinstance(model, str):
+            return load_processor(model.config._name_or_path, trust_remote_code=args.trust_remote_code)
+        revision = (args.model_init_kwargs or {}).get("revision")
+        return load_processor(model, revision=revision, trust_remote_code=args.trust_remote_code)
 
     @staticmethod
     def _guarded(reward: Callable) -> Callable:
@@ -279,51 +301,43 @@ class GRPOTrainer(
         mode = "train" if self.model.training else "eval"
         if mode == "train":
             self._set_temperature()
-        batch, rewards = self._roll_out(inputs)
-        flat = without_contrast(rewards)
+        rollout = self._roll_out(inputs)
+        flat = without_contrast(self._compared(rollout.rewards))
         self._metrics[mode]["frac_reward_zero_std"][-1] = flat.float().mean().item()
-        self._finish(batch, rewards, mode)
-        self._relog_advantages(rewards)
-        self._store_sample(inputs, batch, rewards)
+        self._relog_advantages(rollout.rewards)
         if mode == "train" and self.args.dynamic_sampling_rounds:
-            batch, rewards = self._draw_until_contrast(batch, rewards, flat)
-            self._finish(batch, rewards, mode)
-        return batch
+            rollout = self._draw_until_contrast(rollout)
+        self._finish(rollout, mode)
+        self._store_sample(rollout)
+        return rollout.batch
 
-    def _roll_out(self, inputs: list[dict[str, Any]]) -> tuple[Batch, torch.Tensor]:
-        """One round of the parent's generation and scoring.
-
-        Returns:
-            The local batch, and the rewards of all processes, (groups, G), NaN where no reward applies.
-        """
+    def _roll_out(self, inputs: list[dict[str, Any]]) -> Rollout:
+        """One round of the parent's generation and scoring."""
         logs_images, self.log_multimodal = self.log_multimodal, False
-        inputs = [{name: value for name, value in row.items() if name not in _OTHER_TEXTS} for row in inputs]
+        with_images = "images" in inputs[0] or "image" in inputs[0]
+        held_back = _OTHER_TEXTS if with_images else ()
+        self._held_back = [{name: row[name] for name in held_back if name in row} for row in inputs]
+        shown = [{name: value for name, value in row.items() if name not in held_back} for row in inputs]
         try:
-            batch = super()._generate_and_score_completions(inputs)
+            batch = super()._generate_and_score_completions(shown)
         finally:
             self.log_multimodal = logs_images
-        if logs_images and ("images" in inputs[0] or "image" in inputs[0]):
+        if logs_images and with_images:
             self._log_images(inputs)
         size = self.num_generations if self.model.training else self.num_generations_eval
-        weighted = self._rewards_per_func * self.reward_weights.to(self._rewards_per_func.device)
-        return batch, weighted.nansum(dim=1).masked_fill(weighted.isnan().all(dim=1), torch.nan).view(-1, size)
+        return Rollout(inputs, batch, self._rewards_per_func.unflatten(0, (-1, size)))
 
     def _log_images(self, inputs: list[dict[str, Any]]) -> None:
         """As the parent logs them, but on every process: a process without images would leave the others waiting."""
         images = [row.get("images") or ([row["image"]] if row.get("image") is not None else []) for row in inputs]
         self._logs["images"].extend(gather_object(images))
 
-    def _finish(self, batch: Batch, rewards: torch.Tensor, mode: str) -> None:
-        """Puts advantages into a batch, and takes the rows that do not count out of its loss.
-
-        Args:
-            rewards: (groups, G) of all processes.
-        """
-        rows = rows_in(batch)
+    def _finish(self, rollout: Rollout, mode: str) -> None:
+        """Puts advantages into the batch, and takes the rows that do not count out of its loss."""
+        batch, rows = rollout.batch, rows_in(rollout.batch)
         local = slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
-        advantages = self._advantages(rewards)
-        batch["advantages"] = advantages.flatten()[local].to(batch["advantages"].dtype)
-        counted = self._counted_rows(rewards, mode)
+        batch["advantages"] = self._advantages(rollout.rewards).flatten()[local].to(batch["advantages"].dtype)
+        counted = self._counted_rows(rollout.rewards, mode)
         if not counted.all():
             kept = counted.flatten()[local].unsqueeze(1).to(batch["completion_mask"].dtype)  # (rows, 1)
             batch["tool_mask"] = batch.get("tool_mask", torch.ones_like(batch["completion_mask"])) * kept
@@ -331,21 +345,23 @@ class GRPOTrainer(
         loss_mask = batch["completion_mask"] * batch.get("tool_mask", 1)
         batch["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
 
+    def _compared(self, rewards: torch.Tensor) -> torch.Tensor:
+        """(groups, G): what candidates with rewards (groups, G, R) are compared by, NaN where none has any."""
+        weights = self.reward_weights.to(rewards.device)
+        return compared_rewards(rewards, weights, self.multi_objective_aggregation)
+
     def _advantages(self, rewards: torch.Tensor) -> torch.Tensor:
         """(groups, G) advantages of all processes."""
-        if self.multi_objective_aggregation != "sum_then_normalize":  # the parent's own, clipped
-            logged = list(self._logs["advantages"])[-rewards.numel() :]
-            advantages = torch.tensor(logged, device=rewards.device).view_as(rewards)
-            clip = self.args.advantage_clip
-            return advantages if clip is None else advantages.clamp(-clip, clip)
         floor, clip = self.args.advantage_std_floor, self.args.advantage_clip
-        return group_advantages(rewards.nan_to_num(), ~rewards.isnan(), self.scale_rewards, floor, clip)
+        compared = self._compared(rewards)
+        return advantages_of_compared(compared, self.multi_objective_aggregation, self.scale_rewards, floor, clip)
 
     def _counted_rows(self, rewards: torch.Tensor, mode: str) -> torch.Tensor:
         """(groups, G): the rows that take part in the loss."""
-        valid = ~rewards.isnan()
+        compared = self._compared(rewards)
+        valid = ~compared.isnan()
         k = self.curriculum.k_at(self.state.global_step, self.state.max_steps) if mode == "train" else None
-        return valid if k is None else best_of_group(rewards.nan_to_num(), valid, k)
+        return valid if k is None else best_of_group(compared.nan_to_num(), valid, k)
 
     def _relog_advantages(self, rewards: torch.Tensor) -> None:
         """Puts this trainer's advantages into the parent's log of completions in place of its own."""
@@ -355,20 +371,23 @@ class GRPOTrainer(
             log.pop()
         log.extend(values)
 
-    def _store_sample(self, inputs: list[dict[str, Any]], batch: Batch, rewards: torch.Tensor) -> None:
+    def _store_sample(self, rollout: Rollout) -> None:
         """Keeps the first group for the report, now and then."""
         if self.samples is None or not self.model.training or not self.accelerator.is_main_process:
             return
         if not self.samples.wants(self.state.global_step, self.state.max_steps):
             return
+        batch, row = rollout.batch, rollout.inputs[0]
         rows = min(self.num_generations, rows_in(batch))
         texts = self.processing_class.batch_decode(batch["completion_ids"][:rows], skip_special_tokens=True)
         scores = [
-            {name: None if value != value else value for name, value in zip(self.reward_func_names, row, strict=True)}
-            for row in self._rewards_per_func[:rows].tolist()
+            {
+                name: None if value != value else value
+                for name, value in zip(self.reward_func_names, values, strict=True)
+            }
+            for values in rollout.rewards[0, :rows].tolist()
         ]
         advantages = batch["advantages"][:rows].tolist()
-        row = inputs[0]
         group = SampleGroup(
             row["prompt"], row.get("images") or [], texts, scores, advantages, answers=right_answers(row)
         )
@@ -378,6 +397,7 @@ class GRPOTrainer(
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
         """The parent's; then all processes stop together if a reward failed on one of them."""
+        inputs = [{**row, **kept} for row, kept in zip(inputs, self._held_back, strict=True)]
         self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         guarded = [reward for reward in self.reward_funcs if isinstance(reward, GuardedReward)]
         mine = [(self.accelerator.process_index, failure) for reward in guarded for failure in reward.failures]
@@ -412,17 +432,34 @@ class GRPOTrainer(
     # -- loss and schedules ------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model, inputs: Batch) -> torch.Tensor:
-        """The parent's; rows that left the loss also leave its average, and the KL is noted for the schedules."""
-        loss = super()._compute_loss(model, inputs)
+        """The parent's; rows that left the loss also leave its average, and the KL is noted for the schedules.
+
+        Such rows count as zeros in a mean over rows of policy and KL, which are therefore scaled up, by way of
+        advantages and beta. The entropy bonus and the load-balancing loss are means over tokens, and stay as they are.
+        """
+        beta = self.beta
         if "row_scale" in inputs and self.loss_type in _MEAN_OVER_ROWS:
-            loss = loss * inputs["row_scale"]
-        if self.beta != 0 and self.model.training:
-            kl = self.note_kl(self._metrics["train"]["kl"][-1])
-            if kl is not None:
-                self._decide_temperature(kl)
-                if self.args.adaptive_kl:
-                    self._metrics["train"]["beta"].append(self.beta)
+            self.beta = beta * inputs["row_scale"].item()
+            inputs = {**inputs, "advantages": inputs["advantages"] * inputs["row_scale"]}
+        try:
+            loss = super()._compute_loss(model, inputs)
+        finally:
+            self.beta = beta
+        if beta != 0 and self.model.training:
+            self._follow_kl(inputs)
         return loss
+
+    def _follow_kl(self, inputs: Batch) -> None:
+        """Lets beta and temperature follow the KL; a micro-batch of rows that all left the loss has none."""
+        loss_mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+        kls = self._metrics["train"]["kl"]
+        if self.accelerator.reduce(loss_mask.sum(), reduction="sum") == 0:
+            kls[-1] = math.nan  # which the log leaves out
+        kl = self.note_kl(kls[-1])
+        if kl is not None:
+            self._decide_temperature(kl)
+        if kl is not None and self.args.adaptive_kl:
+            self._metrics["train"]["beta"].append(self.beta)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -78,6 +78,63 @@ def group_advantages(
     return advantages.masked_fill(nothing_to_prefer | ~valid, 0.0)
 
 
+AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
+
+
+def compared_rewards(rewards: torch.Tensor, weights: torch.Tensor, aggregation: str = AGGREGATIONS[0]) -> torch.Tensor:
+    """What the candidates of a group are compared by where several rewards score them.
+
+    Source: GRPO sums the weighted rewards; GDPO, arXiv 2601.05242, takes each in deviations from its group's mean
+    before summing, so that none drowns the others. As in TRL.
+
+    Args:
+        rewards: (B, G, R), NaN where a reward does not apply.
+        weights: (R,).
+        aggregation: "sum_then_normalize", or "normalize_then_sum".
+
+    Returns:
+        (B, G); NaN where no reward applies. Normalised ones that cancel throughout a group are exactly 0.
+    """
+    missing = rewards.isnan().all(dim=2)
+    if aggregation == "sum_then_normalize":
+        return (rewards * weights).nansum(dim=2).masked_fill(missing, torch.nan)
+    if aggregation != "normalize_then_sum":
+        raise ValueError(f"aggregation: expected one of {', '.join(AGGREGATIONS)}, found {aggregation!r}")
+    by_reward = rewards.transpose(1, 2).flatten(0, 1)  # (B * R, G)
+    normalised = group_advantages(by_reward.nan_to_num(), ~by_reward.isnan())
+    parts = normalised.unflatten(0, (len(rewards), -1)).transpose(1, 2) * weights  # (B, G, R)
+    total = parts.sum(dim=2)
+    cancels = total.abs().amax(dim=1) <= EQUAL_TOLERANCE * parts.abs().amax(dim=(1, 2))  # (B,)
+    return total.masked_fill(cancels.unsqueeze(1), 0.0).masked_fill(missing, torch.nan)
+
+
+def advantages_of_compared(
+    compared: torch.Tensor,
+    aggregation: str = AGGREGATIONS[0],
+    scale: str = "group",
+    std_floor: float = 0.0,
+    clip: float | None = None,
+) -> torch.Tensor:
+    """Advantages of all groups of a rollout, from what their candidates are compared by (`compared_rewards`).
+
+    Args:
+        compared: (B, G), NaN where a candidate has no reward.
+        aggregation: sums of normalised rewards are normalised once more, over the whole rollout, whatever `scale`.
+        scale, std_floor, clip: see `group_advantages`.
+
+    Returns:
+        (B, G); exactly 0 for candidates without a reward and groups without contrast.
+    """
+    valid = ~compared.isnan()
+    if aggregation == "sum_then_normalize":
+        return group_advantages(compared.nan_to_num(), valid, scale, std_floor, clip)
+    advantages = (compared - compared.nanmean()) / (_deviation(compared.flatten(), dim=0) + STD_EPSILON)
+    if clip is not None:
+        advantages = advantages.clamp(-clip, clip)
+    nothing_to_prefer = groups_without_contrast(compared.nan_to_num(), valid).unsqueeze(1)
+    return advantages.masked_fill(nothing_to_prefer | ~valid, 0.0)
+
+
 def best_of_group(rewards: torch.Tensor, valid: torch.Tensor, k: int) -> torch.Tensor:
     """Marks the k candidates with the highest rewards of each group; of equal ones, the first in the group.
 
