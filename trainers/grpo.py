@@ -183,7 +183,7 @@ class GRPOTrainer(
         samples: SampleLog | None = None,
         **kwargs: Any,
     ):
-        args = config_or_default(args, GRPOConfig, model, self._name)
+        args = config_or_default(args, GRPOConfig, model, "GRPO")
         if processing_class is None:
             processing_class = self._load_processing_class(model, args)
         args.generation_kwargs = self._without_vision_tokens(args, processing_class)
