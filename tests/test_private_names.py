@@ -202,8 +202,8 @@ def _uses() -> dict[str, str]:
     return uses
 
 
-NOT_OF_THESE_LIBRARIES = {"_exit"}
-"""`os._exit`."""
+NOT_OF_THESE_LIBRARIES = {"_exit", "_ActionsContainer"}
+"""`os._exit`, and the type of `argparse` for parsers and their groups."""
 
 
 def _listed() -> set[str]:
