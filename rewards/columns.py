@@ -4,6 +4,7 @@ A reward names its columns and what each of them holds (`Reward.columns`, `Rewar
 every row before anything expensive starts; a reward that is called by itself reads its columns through the same types.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -109,14 +110,18 @@ def check_columns(rewards: Sequence[Any], rows: Sequence[dict], source: str) -> 
     """Raises `ColumnError` for the first row that lacks a column, or holds something else than a reward reads in it.
 
     Args:
-        rewards: guarded ones (`rewards.registry.build_rewards`); nothing is known of a user's own function.
+        rewards: guarded ones (`rewards.registry.build_rewards`); a user's own function reads what its arguments
+            without a default name, and some row must have each of them.
         rows: null is as good as missing in a column that a reward can do without. Such columns may be missing; a
             reward that has no others must find one of them in some row.
         source: for messages.
     """
     for reward in rewards:
         function = reward.function
-        columns = getattr(function, "columns", ())
+        if not hasattr(function, "columns"):
+            _check_arguments(reward, rows, source)
+            continue
+        columns = function.columns
         optional = getattr(function, "optional", ())
         found: set[str] = set()
         for position, row in enumerate(rows):
@@ -130,6 +135,28 @@ def check_columns(rewards: Sequence[Any], rows: Sequence[dict], source: str) -> 
             raise ColumnError(
                 [f"{source}: column '{needed[0]}', which reward '{reward.name}' needs: null in every row"]
             )
+
+
+GIVEN = ("completions", "prompts", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
+"""Arguments of a user's own reward that no column of the data has to bring."""
+
+
+def own_arguments(function: Callable) -> tuple[str, ...]:
+    """Columns that a user's own reward cannot do without: its arguments that have no default."""
+    try:
+        arguments = inspect.signature(function).parameters.values()
+    except ValueError:  # it is written in C
+        return ()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [one.name for one in arguments if one.kind in named and one.default is inspect.Parameter.empty]
+    return tuple(name for name in needed if name not in GIVEN)
+
+
+def _check_arguments(reward: Any, rows: Sequence[dict], source: str) -> None:
+    for column in own_arguments(reward.function) if rows else ():
+        if not any(column in row for row in rows):
+            having = ", ".join(sorted({name for row in rows for name in row}))
+            raise ColumnError([f"{source}: no column '{column}', which reward '{reward.name}' needs; it has {having}"])
 
 
 def _name(row: dict, position: int) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from filter_agents.registry import import_dotted
 from rewards.base import Reward
+from rewards.columns import own_arguments
 from rewards.guard import GuardedReward, guard
 
 REWARDS = {
@@ -119,8 +120,8 @@ def build_rewards(specs: Sequence[RewardSpec], agents: Sequence[str | dict] | No
 
 
 def needed_columns(reward: GuardedReward) -> tuple[str, ...]:
-    """Columns that a built-in reward declares; nothing is known of a user's own function."""
-    return reward.function.columns if isinstance(reward.function, Reward) else ()
+    """Columns that a reward declares, or those of its arguments that a user's own function has no default for."""
+    return reward.function.columns if isinstance(reward.function, Reward) else own_arguments(reward.function)
 
 
 def optional_columns(reward: GuardedReward) -> tuple[str, ...]:

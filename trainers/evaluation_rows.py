@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.images import open_image
-from trainers.console import say
 from trainers.recipes import DataArguments, RecipeError
 
 Row = TypeVar("Row")
@@ -70,6 +69,8 @@ def evaluation_rows(
     Raises:
         RecipeError: the evaluation would be on rows that are trained on, or `eval_share` leaves one side empty.
     """
+    from trainers.console import say  # imports accelerate; the checks above come before that
+
     if arguments.eval_share is not None:
         train, held_out = hold_out(rows, arguments.eval_share, seed, content)
         say(f"held out to evaluate on: {len(held_out)} of {len(rows)} rows")
@@ -84,6 +85,8 @@ def evaluation_rows(
 
 def check_apart(train: Sequence[Row], held_out: Sequence[Row], content: Content, where: str) -> None:
     """Raises `RecipeError` if more than half of the rows to evaluate on are also trained on; says how many are."""
+    from trainers.console import say
+
     shared = count_shared(train, held_out, content)
     found = f"{shared} of {len(held_out)} rows of {where} have the prompt and images of a training row"
     if shared > MOST_SHARED * len(held_out):

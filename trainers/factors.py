@@ -6,10 +6,10 @@ Runs transformers' Trainer on labelled images (data/factors.py). The model is an
 a Qwen2-VL with a head (models/factor_predictor.py). See docs/factors.md.
 """
 
-if __name__ == "__main__":  # --help answers before the heavy imports
-    from trainers.scripts import answer_help
+if __name__ == "__main__":  # --help and most errors come before the heavy imports
+    from trainers.scripts import before_imports
 
-    answer_help(__file__, "early_stopping.py")
+    before_imports(__file__, "factors", "FactorArguments", "FactorTrainingConfig", "ModelConfig")
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -5,10 +5,10 @@
 Runs TRL's own loop; what is added is listed in `GRPOConfig`. See docs/agent_selection.md.
 """
 
-if __name__ == "__main__":  # --help answers before the heavy imports
-    from trainers.scripts import answer_help
+if __name__ == "__main__":  # --help and most errors come before the heavy imports
+    from trainers.scripts import before_imports
 
-    answer_help(__file__, "sharing.py", "adaptive_kl.py")
+    before_imports(__file__, "GRPO", "GRPOScriptArguments", "GRPOConfig", "ModelConfig")
 
 import math
 from collections import defaultdict
@@ -39,7 +39,7 @@ from models.shared_prefix import SharedPrefix
 from models.vision_hooks import install_vision_hooks, vision_tower
 from rewards.columns import check_columns
 from rewards.guard import Failure, GuardedReward, RewardError, guard
-from rewards.registry import build_rewards, spec_name
+from rewards.registry import build_rewards
 from trainers.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
 from trainers.console import say
@@ -51,7 +51,7 @@ from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import inspect_model, model_init_kwargs, policy_arguments
 from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
-from trainers.recipes import DataArguments, RecipeError, parse_entries, parse_recipe
+from trainers.recipes import DataArguments, parse_entries, parse_recipe
 from trainers.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
 from trainers.rollout_temperature import ScheduledTemperature
 from trainers.run_record import RunInfo
@@ -519,15 +519,6 @@ class GRPOScriptArguments(DataArguments):
             raise ValueError("reward_funcs: expected at least one reward, found none")
 
 
-def _check_weights(script: GRPOScriptArguments, args: GRPOConfig) -> None:
-    weights = args.reward_weights
-    if weights is not None and len(weights) != len(script.reward_funcs):
-        names = ", ".join(spec_name(spec) for spec in script.reward_funcs)
-        raise RecipeError(
-            f"reward_weights: expected {len(script.reward_funcs)} numbers, one for each of {names}; found {weights}"
-        )
-
-
 def _load(script: GRPOScriptArguments, args: GRPOConfig, model_args: ModelConfig, counts: TokenCounts) -> Load:
     return replace(
         base_load(script, args, model_args, counts),
@@ -545,7 +536,6 @@ def main(argv: list[str] | None = None) -> None:
 
         # Rewards
         rewards = build_rewards(script.reward_funcs, script.agents)
-        _check_weights(script, args)
 
         # Data
         model = inspect_model(model_args.model_name_or_path, script, required=not script.validate_only)

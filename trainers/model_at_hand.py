@@ -71,10 +71,12 @@ def model_init_kwargs(args: Any, model_args: Any) -> dict[str, Any]:
 
 
 def lora_config(model_args: Any, freeze_vision_tower: bool) -> Any:
-    """The recipe's adapters, or `None`; a frozen vision tower gets none."""
+    """The recipe's adapters, or `None`; by default of all linear layers, and a frozen vision tower gets none."""
     from trl import get_peft_config
 
     config = get_peft_config(model_args)
+    if config is not None and config.target_modules is None and not config.target_parameters:
+        config.target_modules = "all-linear"
     if config is not None and freeze_vision_tower:
         config.exclude_modules = r".*\bvisual\..*"
     return config

@@ -7,10 +7,10 @@ and, refreshed every few epochs, the old policy of the ratio. No second model is
 docs/rce_and_offline_grpo.md.
 """
 
-if __name__ == "__main__":  # --help answers before the heavy imports
-    from trainers.scripts import answer_help
+if __name__ == "__main__":  # --help and most errors come before the heavy imports
+    from trainers.scripts import before_imports
 
-    answer_help(__file__, "group_data.py", "rce.py", "sharing.py", "early_stopping.py", "adaptive_kl.py")
+    before_imports(__file__, "offline GRPO", "GroupArguments", "OfflineGRPOConfig", "ModelConfig")
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

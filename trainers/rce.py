@@ -6,10 +6,10 @@ The policy is an example selector (candidates are pointers) or a VLM (completion
 loop. See docs/rce_and_offline_grpo.md.
 """
 
-if __name__ == "__main__":  # --help answers before the heavy imports
-    from trainers.scripts import answer_help
+if __name__ == "__main__":  # --help and most errors come before the heavy imports
+    from trainers.scripts import before_imports
 
-    answer_help(__file__, "group_data.py", "sharing.py", "early_stopping.py")
+    before_imports(__file__, "RCE", "GroupArguments", "RCEConfig", "ModelConfig")
 
 from collections import defaultdict
 from collections.abc import Sequence

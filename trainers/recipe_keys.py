@@ -48,6 +48,7 @@ class Key:
     help: str = ""
     shown_default: str = ""
     ours: bool = False
+    shown_annotation: str = ""
 
     @property
     def shown_type(self) -> str:
@@ -207,6 +208,7 @@ def _key_of_source(module: _Module, item: ast.AnnAssign) -> Key:
         "" if text is MISSING else text,
         shown,
         module.name.startswith("trainers."),
+        ast.unparse(item.annotation),
     )
 
 

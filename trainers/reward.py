@@ -5,10 +5,10 @@
 Runs TRL's RewardTrainer, with images. See docs/reward_model.md.
 """
 
-if __name__ == "__main__":  # --help answers before the heavy imports
-    from trainers.scripts import answer_help
+if __name__ == "__main__":  # --help and most errors come before the heavy imports
+    from trainers.scripts import before_imports
 
-    answer_help(__file__, "preference_data.py", "sharing.py", "early_stopping.py")
+    before_imports(__file__, "reward", "PreferenceArguments", "RewardConfig", "ModelConfig")
 
 import time
 from collections import defaultdict

@@ -1,63 +1,127 @@
-"""What a training script can do before its heavy imports: answer `--help` from its own source."""
+"""What a training script does before its heavy imports: answer `--help`, and find most mistakes of a set-up."""
 
 import ast
+import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from data.images import ImageError
+from data.records import RecordError
+from filter_agents.registry import AgentError
+from rewards.registry import RewardSpecError
+from trainers.recipe_keys import Key, keys_of_source
+from trainers.recipes import RecipeError, parse_entries, read_recipe, recipe_value
+from trainers.set_up import check_set_up
 
 _HELP = ("-h", "--help")
+REFUSED = (("sft", "max_length"),)
+"""Keys that a script has only to refuse them, which `--help` leaves out."""
+GRACE_SECONDS = 3
+"""How long the other processes leave the first one to say what is wrong."""
 
 
-def _help_text(call: ast.expr) -> tuple[str, str]:
-    """Default and help of a field's `field(default=..., metadata={"help": ...})`."""
-    if not (isinstance(call, ast.Call) and getattr(call.func, "id", "") == "field"):
-        return ast.unparse(call), ""
-    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
-    default = ast.unparse(keywords["default"]) if "default" in keywords else "required"
-    if "default_factory" in keywords:
-        default = ast.unparse(keywords["default_factory"]) + "()"
-    help_text = ""
-    if isinstance(keywords.get("metadata"), ast.Dict):
-        entries = zip(keywords["metadata"].keys, keywords["metadata"].values, strict=True)
-        help_text = next((ast.literal_eval(value) for key, value in entries if ast.literal_eval(key) == "help"), "")
-    return default, help_text
+def before_imports(script: str, method: str, *classes: str) -> None:
+    """Prints usage and ends the program if the command line asks for help, or a message if the set-up is wrong.
 
-
-def _is_dataclass(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ClassDef) and any(ast.unparse(item) == "dataclass" for item in node.decorator_list)
-
-
-def fields_of(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    """(name, type, default, help) of every field of the dataclasses in a file, read without importing it."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if _is_dataclass(node):
-            for item in node.body:
-                if isinstance(item, ast.AnnAssign) and not ast.unparse(item.annotation).startswith("ClassVar"):
-                    default, text = _help_text(item.value) if item.value is not None else ("required", "")
-                    yield item.target.id, ast.unparse(item.annotation), default, text
-
-
-def answer_help(script: str, *sources: str) -> None:
-    """Prints usage and ends the program if the command line asks for help.
+    The keys are read from the source of the classes, because importing TRL and transformers takes many seconds; what
+    is found here `main` would find too.
 
     Args:
-        sources: further files beside the script whose dataclasses it reads.
-
-    The fields of this toolkit are read from the source; those of TRL's and transformers' configurations, several
-    hundred, are in their documentation.
+        script: its path.
+        method: one of `trainers.set_up.METRICS`.
+        classes: names of the dataclasses that it reads its recipe into.
     """
-    if not any(argument in _HELP for argument in sys.argv[1:]):
-        return
+    argv = sys.argv[1:]
     path = Path(script)
+    if path.stem == "sft" and recipe_value(argv, "policy") == "selector":
+        method, classes = "selector SFT", ("GroupArguments", "SelectorSFTConfig", "ModelConfig")
+    keys = keys_of_source(path.stem, classes)
+    if any(argument in _HELP for argument in argv):
+        sys.stdout.write(help_text(path, keys.values()))
+        sys.exit(0)
+    try:
+        check_early(method, keys, argv)
+    except (RecipeError, RecordError, RewardSpecError, AgentError, ImageError) as error:
+        rank = int(os.environ.get("RANK", "0"))
+        if rank:
+            time.sleep(GRACE_SECONDS)
+        sys.stderr.write(f"error: {f'on rank {rank}: ' if rank else ''}{error}\n")
+        sys.exit(1)
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+
+def help_text(path: Path, keys: Sequence[Key]) -> str:
+    """What `--help` prints: the keys of this toolkit; those of TRL's and transformers' are in their documentation."""
     lines = [ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "", ""]
     lines += [f"usage: accelerate launch trainers/{path.name} --config RECIPE [--KEY VALUE ...]", ""]
     lines += ["Keys of this toolkit, in a recipe or on the command line, which wins:", ""]
-    shown = {}  # what a script says of a field replaces what it shares with others
-    for source in (path.parent / "recipes.py", *(path.parent / name for name in sources), path):
-        for name, annotation, default, text in fields_of(source):
-            shown[name] = f"  {name}: {annotation} = {default}\n      {text}"
-    lines += shown.values()
+    for key in keys:
+        if key.ours and (path.stem, key.name) not in REFUSED:
+            lines.append(f"  {key.name}: {key.shown_annotation} = {key.shown_default}\n      {key.help}")
     lines += ["", "And every key of TRL's configuration for this method, transformers.TrainingArguments and"]
-    lines += ["trl.ModelConfig. A key that none of them has is an error that lists those that exist."]
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.exit(0)
+    lines += ["trl.ModelConfig. A key that none of them has is an error that names the closest ones."]
+    return "\n".join(lines) + "\n"
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_early(method: str, keys: dict[str, Key], argv: Sequence[str]) -> None:
+    """Checks recipe, command line, packages and places; and, where the recipe is only to be validated, the data too.
+
+    Raises:
+        RecipeError, RecordError, RewardSpecError, AgentError, ImageError: the first thing that is wrong.
+    """
+    defaults = {name: None if key.default is MISSING else key.default for name, key in keys.items()}
+    set_up = SimpleNamespace(**defaults | read_recipe(keys, argv).values)
+    check_set_up(method, set_up, set_up, set_up)
+    if set_up.validate_only:
+        set_up.agents = parse_entries(set_up.agents)
+        _DATA_CHECKS[method](set_up)
+
+
+def _check_tasks(set_up: Any) -> None:
+    from rewards.columns import check_columns
+    from rewards.registry import build_rewards
+    from trainers.task_data import load_task_rows
+
+    rewards = build_rewards(parse_entries(getattr(set_up, "reward_funcs", None)) or [], set_up.agents)
+    rows = load_task_rows(set_up, set_up.dataset_train_split, check_files=False)
+    check_columns(rewards, rows, set_up.dataset_name)
+
+
+def _check_groups(set_up: Any) -> None:
+    from data.candidate_groups import load_groups
+
+    load_groups(set_up.dataset_name, set_up.dataset_train_split, check_files=False)
+
+
+def _check_preferences(set_up: Any) -> None:
+    from data.preferences import load_preferences
+
+    load_preferences(set_up.dataset_name, set_up.dataset_train_split, set_up.skip_bad_rows, check_files=False)
+
+
+def _check_factors(set_up: Any) -> None:
+    from data.factors import load_factor_set, load_labelled
+
+    factors = load_factor_set(set_up.dataset_name)
+    load_labelled(set_up.dataset_name, set_up.dataset_train_split, factors.ids, check_files=False)
+
+
+_DATA_CHECKS: dict[str, Callable[[Any], None]] = {
+    "GRPO": _check_tasks,
+    "SFT": _check_tasks,
+    "reward": _check_preferences,
+    "selector SFT": _check_groups,
+    "RCE": _check_groups,
+    "offline GRPO": _check_groups,
+    "factors": _check_factors,
+}

@@ -1,12 +1,14 @@
 """What can be found wrong with a set-up before anything is loaded: packages, places, and keys that need each other."""
 
+import difflib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.checkpoints import newest_complete_checkpoint
 from rewards.registry import spec_name
 from trainers.evaluation_rows import check_evaluation
 from trainers.recipe_keys import closest
@@ -83,6 +85,13 @@ def check_set_up(method: str, script: DataArguments, args: Any, model_args: Any)
     """
     check_packages(args, model_args)
     check_output_dir(args.output_dir)
+    for key, name in (
+        ("model_name_or_path", model_args.model_name_or_path),
+        ("reference_model", getattr(args, "reference_model", None)),
+    ):
+        check_model_folder(key, name)
+    if method == "GRPO":
+        check_weights(script.reward_funcs, args.reward_weights)
     check_evaluation(script, method == "factors" or args.eval_strategy != "no")
     check_metric(method, script, args)
 
@@ -154,6 +163,48 @@ def check_output_dir(output_dir: str | None) -> None:
             problem = f"{place} cannot be written: {error.strerror}"
     if problem is not None:
         raise RecipeError(f"output_dir: {output_dir}: {problem}")
+
+
+def looks_local(name: str) -> bool:
+    """Whether the name of a model can only be meant as a folder: an id of the Hub is `name` or `owner/name`."""
+    path = Path(name)
+    starts = name.startswith(("/", ".", "~")) or "\\" in name or name.endswith("/")
+    return starts or name.count("/") > 1 or ("/" in name and (path.parent.is_dir() or path.parts[0] == "outputs"))
+
+
+def check_model_folder(key: str, name: str | None) -> None:
+    """Raises `RecipeError` for a model that is meant as a folder, which does not exist or holds no model."""
+    if name is None:
+        return
+    path = Path(name)
+    if not path.exists():
+        if looks_local(name):
+            raise RecipeError(f"{key}: '{name}': no such folder{_similar_folders(path)}")
+    elif not path.is_dir():
+        raise RecipeError(f"{key}: '{name}' is a file; expected the folder of a model")
+    elif not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+        newest = newest_complete_checkpoint(path)
+        hint = f"; its newest complete checkpoint is {newest}" if newest else ""
+        raise RecipeError(f"{key}: '{name}' holds no model (no config.json or adapter_config.json){hint}")
+
+
+def _similar_folders(path: Path) -> str:
+    """A hint at folders with a similar name, beside it or beside its parent."""
+    places = [place for place in (path.parent, path.parent.parent) if place.is_dir()]
+    found = {str(folder): folder.name for place in places for folder in place.iterdir() if folder.is_dir()}
+    names = difflib.get_close_matches(path.name, found.values(), n=3)
+    close = [folder for folder, name in found.items() if name in names][:3]
+    return f"; there is {' and '.join(close)}" if close else ""
+
+
+# -- rewards ----------------------------------------------------------------------------------------------------------
+
+
+def check_weights(specs: Sequence[Any], weights: Sequence[float] | None) -> None:
+    """Raises `RecipeError` unless there is a weight for each reward, or none at all."""
+    if weights is not None and len(weights) != len(specs):
+        names = ", ".join(spec_name(spec) for spec in specs)
+        raise RecipeError(f"reward_weights: expected {len(specs)} numbers, one for each of {names}; found {weights}")
 
 
 # -- the metric that chooses the best model ---------------------------------------------------------------------------

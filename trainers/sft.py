@@ -6,10 +6,10 @@ Runs TRL's SFTTrainer. The answers are those of the records (data/tasks.py), or 
 `policy: selector`, an example selector learns the best beams of stored groups (docs/rce_and_offline_grpo.md).
 """
 
-if __name__ == "__main__":  # --help answers before the heavy imports
-    from trainers.scripts import answer_help
+if __name__ == "__main__":  # --help and most errors come before the heavy imports
+    from trainers.scripts import before_imports
 
-    answer_help(__file__, "group_data.py", "rce.py", "early_stopping.py")
+    before_imports(__file__, "SFT", "DataArguments", "SFTConfig", "ModelConfig")
 
 import sys
 from dataclasses import dataclass, field, replace

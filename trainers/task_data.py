@@ -54,7 +54,22 @@ def to_dataset(rows: Sequence[dict], bounds: PixelBounds, columns: Sequence[str]
 def load_task_rows(arguments: DataArguments, split: str, check_files: bool, source: str | None = None) -> list[dict]:
     """Rows of a recipe's data set, or of another `source`; see `data.tasks.load_rows`."""
     agents = [(agent.name, agent.description) for agent in build_agents(arguments.agents).values()]
-    return load_rows(source or arguments.dataset_name, split, agents, arguments.answer_tags, check_files)
+    rows = load_rows(source or arguments.dataset_name, split, agents, arguments.answer_tags, check_files)
+    _check_agents(rows, [name for name, _ in agents], source or arguments.dataset_name)
+    return rows
+
+
+def _check_agents(rows: Sequence[dict], known: Sequence[str], source: str) -> None:
+    """Raises `RecordError` for right answers with agents that the prompt does not offer."""
+    problems = [
+        f"{source}: row {row['id']!r}: field 'ground_truth_agents': {name!r} is none of the recipe's agents; expected "
+        f"some of {', '.join(known)}"
+        for row in rows
+        for name in row.get("ground_truth_agents") or ()
+        if name not in known
+    ]
+    if problems:
+        raise RecordError(problems)
 
 
 @dataclass(frozen=True)

@@ -264,3 +264,347 @@ def test_p04_a_vlm_has_no_tables(run, tmp_path):
     keys = {"policy": "vlm", "dataset_name": str(groups), "eval_query_table": "x", "query_table": "leave out"}
     message = refusal(run("rce", **keys, example_table="leave out", selector="leave out", **EVALUATES))
     assert "eval_query_table: only policy: selector reads it" in message
+
+
+# -- T8: what a run would need ----------------------------------------------------------------------------------------
+
+MISSING = "which is not installed"
+NEEDS = [  # keys, and the package that they need
+    ({"report_to": "wandb"}, "wandb"),
+    ({"report_to": ["tensorboard"]}, "tensorboard"),
+    ({"report_to": "trackio"}, "trackio"),
+    ({"attn_implementation": "flash_attention_2"}, "flash-attn"),
+    ({"attn_implementation": "kernels-community/flash-attn"}, "kernels"),
+    ({"use_liger_kernel": True}, "liger-kernel"),
+    ({"use_peft": True}, "peft"),
+    ({"load_in_4bit": True, "use_peft": True}, "bitsandbytes"),
+    ({"optim": "paged_adamw_8bit"}, "bitsandbytes"),
+    ({"optim": "adamw_bnb_8bit"}, "bitsandbytes"),
+    ({"optim": "galore_adamw"}, "galore-torch"),
+    ({"optim": "adamw_torch_8bit"}, "torchao"),
+    ({"optim": "stable_adamw"}, "torch-optimi"),
+]
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    """As on a machine that has none of the packages that only some recipes need."""
+    from trainers import set_up
+
+    monkeypatch.setattr(set_up, "is_installed", lambda module: module == "peft" and set_up.pretend_peft)
+    monkeypatch.setattr(set_up, "pretend_peft", False, raising=False)
+    return set_up
+
+
+@pytest.mark.parametrize(("keys", "package"), NEEDS, ids=lambda value: value if isinstance(value, str) else "")
+def test_t08_a_package_that_is_not_installed(run, nothing_installed, keys, package):
+    nothing_installed.pretend_peft = "load_in_4bit" in keys
+    message = refusal(run("grpo", **keys))
+    assert message.endswith(f"needs the package {package}, {MISSING}")
+    assert message.startswith(f"error: {next(iter(keys))}: ")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_t08_packages_of_every_method(run, nothing_installed, method):
+    assert refusal(run(method, report_to="wandb")) == f"error: report_to: wandb needs the package wandb, {MISSING}"
+
+
+def test_t08_deepspeed_before_anything_is_imported(nothing_installed):
+    from trainers.recipe_keys import keys_of_source
+    from trainers.recipes import RecipeError
+    from trainers.scripts import check_early
+
+    keys = keys_of_source("sft", ("DataArguments", "SFTConfig", "ModelConfig"))
+    with pytest.raises(RecipeError, match="deepspeed: ds.json needs the package deepspeed"):
+        check_early("SFT", keys, ["--dataset_name", "x", "--deepspeed", "ds.json"])
+
+
+def test_t08_vllm(run, nothing_installed):
+    assert "error: use_vllm: true needs the package vllm" in refusal(run("grpo", use_vllm=True))
+
+
+@pytest.mark.parametrize("place", ["/proc/nothing/run", "FILE/run", "FILE", "/dev/null/run"])
+def test_t08_a_place_that_cannot_be_written(run, tmp_path, place):
+    (tmp_path / "file").write_text("taken", encoding="utf-8")
+    place = place.replace("FILE", str(tmp_path / "file"))
+    assert refusal(run("sft", output_dir=place)).startswith(f"error: output_dir: {place}: ")
+
+
+WRONG_METRICS = [
+    ("grpo", "eval_kl", "there is no KL with beta: 0"),
+    ("grpo", "eval_accuracy", "logs no 'eval_accuracy'; expected"),
+    ("grpo", "rewards/vqa_accuracy/mean", "eval_rewards/strict_xml_format/mean"),
+    ("sft", "eval_reward", "eval_mean_token_accuracy"),
+    ("reward", "eval_kl", "eval_score_gap"),
+    ("reward", "lm_loss", "logs no 'lm_loss'"),
+    ("rce", "eval_kl", "one of: eval_accuracy, eval_expected_reward, eval_loss"),
+    ("offline_grpo", "kl", "one of: eval_accuracy, eval_expected_reward, eval_loss"),
+    ("factors", "eval_accuracy", "did you mean 'subset_accuracy'"),
+]
+
+
+@pytest.mark.parametrize(("method", "metric", "message"), WRONG_METRICS)
+def test_t08_a_metric_that_nothing_logs(run, method, metric, message):
+    keys = {"metric_for_best_model": metric, "per_device_eval_batch_size": 2, **EVALUATES}
+    found = refusal(run(method, **keys))
+    assert found.startswith("error: metric_for_best_model: ")
+    assert message in found
+
+
+def test_t08_a_metric_without_an_evaluation(run):
+    message = refusal(run("sft", metric_for_best_model="eval_loss"))
+    assert message == "error: metric_for_best_model: eval_loss is never measured with eval_strategy: no"
+
+
+def test_t08_right_metrics(run):
+    keys = {"metric_for_best_model": "eval_kl", "beta": 0.1, "per_device_eval_batch_size": 2, **EVALUATES}
+    assert run("grpo", **keys)[0] == 0
+    assert run("grpo", **keys | {"metric_for_best_model": "rewards/strict_xml_format/std"})[0] == 0
+    assert run("reward", metric_for_best_model="lm_loss", lm_loss_weight=0.1, **EVALUATES)[0] == 0
+
+
+OWN_REWARDS = """
+class Needs:
+    def __init__(self, scale=1.0):
+        self.scale = scale
+    def __call__(self, completions, depth, **columns):
+        return [0.0] * len(completions)
+
+def needs(completions, colour, **columns):
+    return [0.0] * len(completions)
+
+def named_only(completions, *, shade, prompts, completion_ids=None, trainer_state=None):
+    return [0.0] * len(completions)
+
+def finds(prompts, completions, answer, limit=3, log_metric=None, **columns):
+    return [0.0] * len(completions)
+"""
+
+
+@pytest.mark.parametrize(
+    ("reward", "column"),
+    [("own_rewards.needs", "colour"), ("own_rewards.named_only", "shade"), ("own_rewards.Needs", "depth"),
+     ({"name": "own_rewards.Needs", "scale": 2.0}, "depth"), ("vqa_accuracy", "answers")],
+)  # fmt: skip
+def test_t08_a_column_that_a_reward_needs(run, tmp_path, monkeypatch, reward, column):
+    (tmp_path / "own_rewards.py").write_text(OWN_REWARDS, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_rewards", raising=False)
+    assert run("grpo", reward_funcs=["own_rewards.finds"])[0] == 0
+    assert f"column '{column}'" in refusal(run("grpo", reward_funcs=[reward]))
+
+
+@pytest.mark.parametrize("method", ["grpo", "sft"])
+def test_t08_agents_of_the_data_that_the_recipe_lacks(run, report_data, method):
+    keys = {"dataset_name": str(report_data), "agents": ["blur_filter", "resolution_filter"]}
+    message = refusal(run(method, **keys))
+    assert "field 'ground_truth_agents': " in message
+    assert message.endswith("is none of the recipe's agents; expected some of blur_filter, resolution_filter") or (
+        "more problems" in message
+    )
+
+
+@pytest.mark.parametrize("method", ["grpo", "sft", "reward"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_t08_lora_alone_takes_all_linear_layers(tiny_model, method, frozen):
+    from peft import get_peft_model
+    from trl import ModelConfig
+
+    from trainers.model_at_hand import lora_config
+    from trainers.reward import from_backbone, reward_adapters
+
+    asked = ModelConfig(model_name_or_path=str(tiny_model), use_peft=True, lora_r=2)
+    if method == "reward":
+        model, config = from_backbone(str(tiny_model)), reward_adapters(asked, frozen)
+    else:
+        from models.loading import load_vlm
+
+        model, config = load_vlm(str(tiny_model), "cpu")[0], lora_config(asked, frozen)
+    names = [name for name, _ in get_peft_model(model, config).named_parameters() if "lora_A" in name]
+    parts = {name.split(".lora_A")[0].rpartition(".")[2] for name in names}
+    assert {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} <= parts
+    assert any(".visual." in name for name in names) != frozen
+    assert not any("lm_head" in name or "score_head" in name for name in names)
+
+
+# -- T25: values that are found late, or never ------------------------------------------------------------------------
+
+WRONG_VALUES = {
+    "all": [
+        ("optim", "adamw_torhc", "adamw_torch_fused"),
+        ("lr_scheduler_type", "cosinus", "cosine_with_restarts"),
+        ("eval_strategy", "sometimes", "one of no, steps, epoch"),
+        ("save_strategy", "never", "one of no, steps, epoch, best"),
+        ("logging_strategy", "step", "one of no, steps, epoch"),
+        ("hub_strategy", "ever_save", "every_save"),
+        ("report_to", "tensorbord", "tensorboard"),
+        ("report_to", ["wandb", "tensorbord"], "found 'tensorbord'"),
+        ("dtype", "bf16", "one of auto, bfloat16, float16, float32"),
+        ("attn_implementation", "flash", "flash_attention_2"),
+        ("bnb_4bit_quant_type", "nf5", "one of fp4, nf4"),
+        ("bnb_4bit_quant_storage", "int4", "uint8"),
+        ("learning_rate", -1e-6, "expected at least 0, found -1e-06"),
+        ("learning_rate", "fast", "expected float, found 'fast'"),
+        ("learning_rate", float("nan"), "at least 0"),
+        ("num_train_epochs", 0, "above 0"),
+        ("max_steps", 0, "expected -1"),
+        ("max_steps", -3, "expected -1"),
+        ("max_steps", None, "expected int, found null"),
+        ("per_device_train_batch_size", 0, "at least 1"),
+        ("gradient_accumulation_steps", 0, "at least 1"),
+        ("save_steps", 0, "above 0"),
+        ("logging_steps", -1, "above 0"),
+        ("save_total_limit", 0, "at least 1"),
+        ("max_grad_norm", -1.0, "at least 0"),
+        ("weight_decay", -0.1, "at least 0"),
+        ("adam_beta1", 1.0, "a number from 0 to below 1"),
+        ("warmup_steps", -1, "at least 0"),
+        ("seed", -1, "a number from 0 to"),
+        ("lora_r", 0, "at least 1"),
+        ("lora_dropout", 1.5, "a number from 0 to below 1"),
+    ],
+    "grpo": [
+        ("loss_type", "GRPO", "one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo, found 'GRPO'"),
+        ("importance_sampling_level", "tokens", "one of token, sequence"),
+        ("scale_rewards", "groups", "one of group, batch, none"),
+        ("scale_rewards", False, "one of group, batch, none"),
+        ("multi_objective_aggregation", "sum", "one of sum_then_normalize, normalize_then_sum"),
+        ("vllm_mode", "colocated", "one of colocate, server"),
+        ("vllm_importance_sampling_mode", "mask", "token_truncate"),
+        ("max_completion_length", None, "expected a value, found null"),
+        ("max_completion_length", 0, "at least 1"),
+        ("num_generations", 1, "at least 2, found 1"),
+        ("num_generations", None, "found null"),
+        ("temperature", 0, "above 0"),
+        ("top_p", 2, "a number from above 0 to 1, found 2"),
+        ("top_p", 0.0, "a number from above 0 to 1"),
+        ("top_k", -1, "at least 0"),
+        ("min_p", 1.5, "a number from 0 to 1"),
+        ("repetition_penalty", 0, "above 0"),
+        ("beta", -0.1, "at least 0"),
+        ("epsilon", -0.2, "at least 0"),
+        ("num_iterations", 0, "at least 1"),
+        ("vllm_gpu_memory_utilization", 30, "a number from above 0 to 1"),
+        ("temperature_schedule", "cosine", "'linear'"),
+    ],
+    "sft": [("loss_type", "dapo", "one of nll, dft"), ("max_length", 10, "max_length cuts images in two")],
+    "reward": [("loss_type", "bt", "'bradley_terry'"), ("center_rewards_coefficient", -1, "at least 0")],
+    "rce": [("reward_normalization", "zscore", "'z_score'"), ("label_smoothing_factor", 1.0, "below 1")],
+    "offline_grpo": [("ratio_level", "token", "'sequence'"), ("clip_epsilon", 0, "above 0")],
+    "factors": [("pos_weight", "equal", "'balanced'"), ("image_size", 2, "at least 8")],
+}
+CASES = [(method, *case) for method in METHODS for case in WRONG_VALUES["all"] + WRONG_VALUES[method]]
+
+
+@pytest.fixture(scope="module")
+def keys_of():
+    """Function: method -> the dataclasses that read its recipes."""
+    from trl import ModelConfig
+
+    names = {"grpo": ("GRPOScriptArguments", "GRPOConfig"), "sft": ("DataArguments", "SFTConfig"),
+             "rce": ("GroupArguments", "RCEConfig"), "offline_grpo": ("GroupArguments", "OfflineGRPOConfig"),
+             "reward": ("PreferenceArguments", "RewardConfig"),
+             "factors": ("FactorArguments", "FactorTrainingConfig")}  # fmt: skip
+
+    def read(method: str) -> tuple:
+        module = importlib.import_module(f"trainers.{method}")
+        return (*(getattr(module, name) for name in names[method]), ModelConfig)
+
+    return read
+
+
+@pytest.mark.parametrize(("method", "key", "value", "message"), CASES)
+def test_t25_a_value_that_is_not_allowed(keys_of, tmp_path, method, key, value, message):
+    from trainers.recipes import RecipeError, parse_recipe
+
+    recipe = tmp_path / "recipe.yaml"
+    given = {"dataset_name": "somewhere", "use_cpu": True, "bf16": False, key: value}
+    given |= {"reward_funcs": ["strict_xml_format"]} if method == "grpo" else {}
+    recipe.write_text(json.dumps(given, indent=0, allow_nan=True).replace("NaN", ".nan"), encoding="utf-8")
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(keys_of(method), ["--config", str(recipe)])
+    assert message in str(error.value)
+    assert key in str(error.value)
+    assert len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "value"), [case[:3] for case in CASES if case[0] == "grpo" and isinstance(case[2], int | str)]
+)
+def test_t25_the_same_on_the_command_line(keys_of, method, key, value):
+    from trainers.recipes import RecipeError, parse_recipe
+
+    argv = ["--dataset_name", "x", "--reward_funcs", "strict_xml_format", f"--{key}", json.dumps(value).strip('"')]
+    with pytest.raises(RecipeError, match=f"command line: --{key}: expected "):
+        parse_recipe(keys_of(method), argv)
+
+
+PYTHON = [
+    ("grpo", "GRPOConfig", {"loss_type": "GRPO"}, "loss_type: expected one of grpo"),
+    ("grpo", "GRPOConfig", {"top_p": 2.0}, "top_p: expected a number from above 0 to 1, found 2.0"),
+    ("grpo", "GRPOConfig", {"num_generations": 1}, "num_generations: expected at least 2"),
+    ("grpo", "GRPOConfig", {"temperature_schedule": "cosine"}, "temperature_schedule: expected one of constant"),
+    ("sft", "SFTConfig", {"learning_rate": -1.0}, "learning_rate: expected at least 0"),
+    ("rce", "RCEConfig", {"reward_normalization": "zscore"}, "reward_normalization: expected one of raw"),
+    ("offline_grpo", "OfflineGRPOConfig", {"ratio_level": "token"}, "ratio_level: expected one of sequence, step"),
+    ("reward", "RewardConfig", {"report_to": "tensorbord"}, "report_to: expected one of none, all"),
+    ("factors", "FactorTrainingConfig", {"pos_weight": "equal"}, "pos_weight: expected one of none, balanced"),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "settings", "message"), PYTHON)
+def test_t25_the_same_from_python(tmp_path, module, name, settings, message):
+    cls = getattr(importlib.import_module(f"trainers.{module}"), name)
+    with pytest.raises(ValueError, match=message):
+        cls(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings)
+
+
+def test_t25_what_trl_takes_is_what_is_listed():
+    """Each listed value is compared with somewhere in TRL's own trainer, and no other text is."""
+    import inspect
+    import re
+
+    from trl.trainer import grpo_trainer
+
+    from trainers.setting_rules import CHOICES
+
+    source = inspect.getsource(grpo_trainer)
+    for key in ("loss_type", "importance_sampling_level", "scale_rewards", "multi_objective_aggregation"):
+        compared = re.findall(rf"\.{key} (?:[!=]=|in|not in) (\[[^\]]*\]|\"[a-z_]+\")", source)
+        values = {value for found in compared for value in re.findall(r"\"([a-z_]+)\"", found)}
+        assert values == set(CHOICES[key]), key
+
+
+def test_t25_trackers_are_those_of_transformers():
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    from trainers.set_up import TRACKERS as NEEDED
+    from trainers.setting_rules import TRACKERS
+
+    assert set(TRACKERS) == set(NEEDED) == set(INTEGRATION_TO_CALLBACK)
+
+
+# -- P7: folders that are not there -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["grpo", "sft", "reward"])
+@pytest.mark.parametrize("name", ["outputs/tiny_modle", "./nowhere", "/nowhere/at/all", "a/b/c", "../nowhere", "~/x"])
+def test_p07_no_such_folder(run, method, name):
+    assert refusal(run(method, model_name_or_path=name)).startswith(
+        f"error: model_name_or_path: '{name}': no such folder"
+    )
+
+
+def test_p07_a_folder_with_a_similar_name(run, tmp_path):
+    (tmp_path / "models" / "tiny_vlm").mkdir(parents=True)
+    message = refusal(run("grpo", model_name_or_path=str(tmp_path / "models" / "tiny_vml")))
+    assert message.endswith(f"no such folder; there is {tmp_path / 'models' / 'tiny_vlm'}")
+
+
+def test_p07_a_folder_without_a_model(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "holds no model (no config.json or adapter_config.json)" in refusal(
+        run("grpo", model_name_or_path=str(tmp_path / "empty"))
+    )
+    assert "is a file; expected the folder of a model" in refusal(run("grpo", model_name_or_path=__file__))
+    assert "reference_model: './none': no such folder" in refusal(run("offline_grpo", reference_model="./none"))
