@@ -61,12 +61,15 @@ def load_task_rows(arguments: DataArguments, split: str, check_files: bool, sour
 
 def _check_agents(rows: Sequence[dict], known: Sequence[str], source: str) -> None:
     """Raises `RecordError` for right answers with agents that the prompt does not offer."""
+    rows_of: dict[str, list] = {}
+    for row in rows:
+        for name in row.get("ground_truth_agents") or ():
+            if name not in known:
+                rows_of.setdefault(name, []).append(row["id"])
     problems = [
-        f"{source}: row {row['id']!r}: field 'ground_truth_agents': {name!r} is none of the recipe's agents; expected "
-        f"some of {', '.join(known)}"
-        for row in rows
-        for name in row.get("ground_truth_agents") or ()
-        if name not in known
+        f"{source}: row {ids[0]!r} and {len(ids) - 1} others: field 'ground_truth_agents': {name!r} is none of the "
+        f"recipe's agents; expected some of {', '.join(known)}"
+        for name, ids in rows_of.items()
     ]
     if problems:
         raise RecordError(problems)

@@ -383,14 +383,14 @@ def finds(prompts, completions, answer, limit=3, log_metric=None, **columns):
 
 @pytest.mark.parametrize(
     ("reward", "column"),
-    [("own_rewards.needs", "colour"), ("own_rewards.named_only", "shade"), ("own_rewards.Needs", "depth"),
-     ({"name": "own_rewards.Needs", "scale": 2.0}, "depth"), ("vqa_accuracy", "answers")],
+    [("rewards_in_need.needs", "colour"), ("rewards_in_need.named_only", "shade"), ("rewards_in_need.Needs", "depth"),
+     ({"name": "rewards_in_need.Needs", "scale": 2.0}, "depth"), ("vqa_accuracy", "answers")],
 )  # fmt: skip
 def test_t08_a_column_that_a_reward_needs(run, tmp_path, monkeypatch, reward, column):
-    (tmp_path / "own_rewards.py").write_text(OWN_REWARDS, encoding="utf-8")
+    (tmp_path / "rewards_in_need.py").write_text(OWN_REWARDS, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "own_rewards", raising=False)
-    assert run("grpo", reward_funcs=["own_rewards.finds"])[0] == 0
+    monkeypatch.delitem(sys.modules, "rewards_in_need", raising=False)
+    assert run("grpo", reward_funcs=["rewards_in_need.finds"])[0] == 0
     assert f"column '{column}'" in refusal(run("grpo", reward_funcs=[reward]))
 
 
@@ -399,9 +399,8 @@ def test_t08_agents_of_the_data_that_the_recipe_lacks(run, report_data, method):
     keys = {"dataset_name": str(report_data), "agents": ["blur_filter", "resolution_filter"]}
     message = refusal(run(method, **keys))
     assert "field 'ground_truth_agents': " in message
-    assert message.endswith("is none of the recipe's agents; expected some of blur_filter, resolution_filter") or (
-        "more problems" in message
-    )
+    assert message.endswith("is none of the recipe's agents; expected some of blur_filter, resolution_filter")
+    assert f"{report_data}: row 'train-0000" in message
 
 
 @pytest.mark.parametrize("method", ["grpo", "sft", "reward"])

@@ -102,7 +102,7 @@ def test_columns_that_rewards_need(name, columns):
     assert needed_columns(build_reward(name)) == columns
 
 
-def test_nothing_is_known_of_the_columns_of_an_own_function(own):
+def test_columns_of_an_own_function_are_its_arguments_without_a_default(own):
     assert needed_columns(build_reward("own_rewards.shouting")) == ()
 
 

@@ -83,7 +83,6 @@ lora_dropout: 0.0
 lora_target_modules: [all-linear]
 freeze_vision_tower: true
 dataset_name: {data}
-agents: [blur_filter]
 max_pixels: 1024
 use_cpu: true
 bf16: false

@@ -236,7 +236,6 @@ def grpo_main(tiny_model, report_data, tmp_path, capsys):
             "dtype": "float32",
             "dataset_name": str(report_data),
             "max_pixels": 1024,
-            "agents": ["blur_filter"],
             "reward_funcs": ["agent_selection"],
             "output_dir": str(tmp_path / "run"),
             "use_cpu": True,
