@@ -48,4 +48,5 @@ python -m rewards.eval --input "$out/data" --split test --model "$out/grpo" --re
     --output-dir "$out/after"
 printf '\n'
 python -m rewards.eval --compare "$out/before/scores.jsonl" "$out/after/scores.jsonl" --output-dir "$out/after"
+python -m trainers.report "$out/grpo" --held-out "$out/after/comparison.json"
 say "Done. Report: $out/grpo/report.html"

@@ -65,6 +65,8 @@ python -m rewards.eval --input "$out/preferences/answers" --split test --model "
     --recipe $grpo --rewards vqa_accuracy sentence_format --batch-size 100 --output-dir "$out/after"
 printf '\n'
 python -m rewards.eval --compare "$out/before/scores.jsonl" "$out/after/scores.jsonl" --output-dir "$out/after"
+python -m trainers.report "$out/grpo_reward_model" --held-out "$out/after/comparison.json"
+python -m trainers.report "$out/reward_model" --held-out "$out/bench/test/summary.json"
 printf '\nReward model: pair accuracy, after %d s of training, warm start included\n' $((trained - started))
 for test in $tests; do
     python -c "import json, sys; print(f'  {sys.argv[2]:<22}{100 * json.load(open(sys.argv[1]))[\"overall\"]:.1f}%')" \

@@ -268,7 +268,7 @@ def plot(results: list[dict], path: Path) -> None:
 
 def sweep(arguments: argparse.Namespace) -> None:
     path = arguments.results
-    done = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    done = [json.loads(line) for line in path.read_bytes().split(b"\n") if line] if path.is_file() else []
     known = {(one["visual"], one["completion"], one["group"], one["prompts"]) for one in done}
     print(HEADER)
     for one in done:

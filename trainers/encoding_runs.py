@@ -153,7 +153,7 @@ def _reader(model: _Model, required: bool) -> InputReader | None:
     except Exception as error:  # the Hub's client raises many kinds
         if required:
             raise RecipeError(f"{model.key}: encoders cannot be loaded: {error}") from error
-        say(f"note: the encoders cannot be reached from here: {str(error).splitlines()[0]}")
+        say(f"note: the encoders cannot be reached from here: {(str(error) or type(error).__name__).splitlines()[0]}")
         return None
 
 

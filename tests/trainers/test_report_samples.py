@@ -260,3 +260,67 @@ def test_stored_completions_show_prompt_image_and_advantages(make_vlm_trainer, t
         assert len(sample.prompt) == 2
         assert sum(sample.advantages) == pytest.approx(0, abs=1e-4)
     assert len(log.read("training data")) == 9
+
+
+# -- a whole run: T3, T18 ---------------------------------------------------------------------------------------------
+
+
+def _reported(trainer, **info) -> tuple[str, str]:
+    """Trains as the scripts do; report and card."""
+    from pathlib import Path
+
+    from trainers.console import shorten_output
+    from trainers.publishing import ReportCallback
+
+    trainer.run_info = RunInfo(*["x"] * 5, **info)
+    trainer.add_callback(ReportCallback(trainer))
+    shorten_output(trainer)
+    trainer.train()
+    trainer.create_model_card()
+    folder = Path(trainer.args.output_dir)
+    return tuple((folder / name).read_text(encoding="utf-8") for name in ("report.html", "README.md"))
+
+
+def picky(completions, **columns) -> list[None]:
+    return [None] * len(completions)
+
+
+@pytest.mark.parametrize("others", [[], ["vowels"]], ids=["alone", "beside another"])
+def test_t03_a_reward_that_applies_to_no_row_of_the_run(make_grpo, tmp_path, capsys, others):
+    from conftest import vowels
+
+    trainer = make_grpo(rewards=[picky, *[vowels for _ in others]], init={"samples": SampleLog(tmp_path / "run")})
+    page, card = _reported(trainer)
+    printed = capsys.readouterr()
+    assert "picky n" in printed.out
+    assert "warning" not in printed.err
+    assert "| rewards/picky/mean | n" in card
+    assert "none" in page
+    assert len(SampleLog(tmp_path / "run").read("batch")) == 2
+
+
+def test_t18_a_run_that_keeps_its_best_model_reports_that_one(make_selector_trainer, pointer_groups):
+    from trainers.group_data import GroupArguments, load_stored_groups
+    from trainers.rce import RCEConfig, RCETrainer
+
+    held_out = load_stored_groups(GroupArguments(dataset_name=str(pointer_groups)), "validation")
+    trainer = make_selector_trainer(
+        RCETrainer,
+        RCEConfig,
+        eval_groups=held_out,
+        max_steps=6,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        learning_rate=1e-3,
+    )
+    page, card = _reported(trainer, kind="selector")
+    losses = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+    kept = min(losses, key=losses.get)
+    assert kept != 6
+    assert f"| eval_loss | {losses[kept]:.5g} |" in card
+    assert f"- **Steps:** {kept}, the best by `eval_loss` of 6" in card
+    assert f"that of step {kept}, the best by eval_loss" in page
