@@ -254,6 +254,21 @@ def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[Locati
     return _read_hub(str(source), split)
 
 
+def read_some_rows(source: str | Path, split: str = "train") -> Iterator[tuple[Location, Any]]:
+    """The same rows, of which there must be one at least.
+
+    Raises:
+        RecordError: the source has no rows.
+    """
+    empty = True
+    for located in read_rows(source, split):
+        empty = False
+        yield located
+    if empty:
+        where = f"{source}: the {split} split" if Path(source).is_dir() else f"{source}:"
+        raise RecordError([f"{where} has no rows"])
+
+
 def _read_parquet(path: Path) -> Iterator[tuple[Location, Any]]:
     from datasets import Dataset
 

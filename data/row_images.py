@@ -59,6 +59,15 @@ def _plain(name: Any) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a row's images may stand in a field of this name.
+
+    >>> is_image_name("image_path"), is_image_name("image_id")
+    (True, False)
+    """
+    return _plain(name) in IMAGE_NAMES
+
+
 def _words(name: Any) -> list[str]:
     parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+", str(name))
     return [word if word in _FORM_WORDS else word.removesuffix("s") for word in map(str.lower, parts)]
@@ -86,17 +95,18 @@ def _holds_media(name: Any, value: Any) -> bool:
     return named or _is_media(value)
 
 
-def gather_images(row: dict, known: set[str]) -> dict:
+def gather_images(row: dict, known: set[str], refuse_others: bool = True) -> dict:
     """The row with all its images, checked, in one list `images`, and without their other names.
 
     Args:
         known: fields that are read as something else, whatever they are called.
+        refuse_others: a row without images must not hold other media either.
 
     Raises:
         ValidationError: two names with different images, what cannot be an image, or, where there are no images,
             media under a name that is not read.
     """
-    names = [name for name in row if _plain(name) in IMAGE_NAMES and name not in known]
+    names = [name for name in row if is_image_name(name) and name not in known]
     found = {name: _as_list(row[name]) for name in names if row[name] is not None and row[name] != []}
     for name, images in found.items():
         for number, image in enumerate(images):
@@ -106,7 +116,7 @@ def gather_images(row: dict, known: set[str]) -> dict:
         if found[name] != found[first]:
             raise field_error(name, f"expected the images of '{first}', or one of the two fields", row[name])
     others = {name: value for name, value in row.items() if name not in names}
-    if first is None:
+    if first is None and refuse_others:
         for name, value in others.items():
             if name not in known and _holds_media(name, value):
                 expected = "a row's images stand in 'image' or 'images', and no other media are read"

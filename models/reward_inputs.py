@@ -5,11 +5,15 @@ Responses to one prompt share its images: their pixels are prepared once, and th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from data.images import ImageSource, load_for_qwen
+from data.messages import parse_prompt, place_images, texts_of
 from models.loading import pixel_bounds
 
 IMAGE_TOKEN = "<|image_pad|>"
@@ -31,6 +35,71 @@ class ResponseGroup:
     prompt: Prompt
     images: Sequence[ImageSource]
     responses: Sequence[str]
+
+
+def read_requests(
+    prompts: Any, images: Any, responses: Any
+) -> tuple[list[Prompt], list[list[ImageSource]], list[str]]:
+    """Prompts with places for their images, the images of each, and responses as texts, whatever form they came in.
+
+    A prompt is a question or chat messages, whose parts may hold their images; the images of one are a list, one image
+    alone, or `None`; a response is a text, or chat messages of which the last one counts.
+
+    Raises:
+        TypeError: something else; says what is expected.
+        ValueError: lists of different lengths, or a prompt that cannot be used.
+    """
+    for name, values in (("prompts", prompts), ("responses", responses), ("images", [] if images is None else images)):
+        if isinstance(values, str | bytes | dict) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
+            raise TypeError(f"{name}: expected a list, one entry a response, found {type(values).__name__}")
+    images = [None] * len(prompts) if images is None else images
+    if not len(prompts) == len(images) == len(responses):
+        found = f"{len(prompts)}, {len(images)} and {len(responses)}"
+        raise ValueError(f"prompts, images and responses: expected as many of each, found {found}")
+    asked, seen = [], []
+    for number, (prompt, pictures) in enumerate(zip(prompts, images, strict=True)):
+        placed, found = _read_prompt(number, prompt, _read_images(number, pictures))
+        asked.append(placed)
+        seen.append(found)
+    return asked, seen, [_read_response(number, response) for number, response in enumerate(responses)]
+
+
+def _read_images(number: int, images: Any) -> list[ImageSource]:
+    """The images of a prompt as a list."""
+    if images is None:
+        return []
+    images = list(images) if isinstance(images, list | tuple) else [images]
+    for image in images:
+        if not isinstance(image, str | Path | bytes | dict) and not hasattr(image, "convert"):
+            raise TypeError(f"images[{number}]: expected paths, bytes or images, found {type(image).__name__}")
+    return images
+
+
+def _read_prompt(number: int, prompt: Any, images: list[ImageSource]) -> tuple[Prompt, list[ImageSource]]:
+    if isinstance(prompt, dict) or not isinstance(prompt, str | list | tuple):
+        expected = "expected a question or a list of chat messages"
+        raise TypeError(f"prompts[{number}]: {expected}, found {type(prompt).__name__}")
+    if not isinstance(prompt, str) and not all(isinstance(turn, dict) for turn in prompt):
+        raise TypeError(f"prompts[{number}]: expected a question or a list of chat messages, found {prompt!r:.80}")
+    try:
+        return place_images("prompt", prompt if isinstance(prompt, str) else parse_prompt(prompt), images)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)]
+        raise ValueError(f"prompts[{number}]: {'; '.join(problems)}") from error
+    except PydanticCustomError as error:
+        raise ValueError(f"prompts[{number}]: {error.message()}") from error
+
+
+def _read_response(number: int, response: Any) -> str:
+    if isinstance(response, str):
+        return response
+    if isinstance(response, list | tuple) and response and all(isinstance(turn, dict) for turn in response):
+        content = response[-1].get("content")
+        texts = [part.get("type", "text") for part in content] if isinstance(content, list) else []
+        if isinstance(content, str | list) and all(kind == "text" for kind in texts):
+            return "".join(texts_of(content))
+    expected = "expected a text, or chat messages that end with it; a prompt with several responses is given for each"
+    raise TypeError(f"responses[{number}]: {expected}; found {response!r:.80}")
 
 
 def reward_messages(prompt: Prompt, images: int, response: str, system_prompt: str | None) -> list[dict[str, Any]]:

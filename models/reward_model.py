@@ -34,7 +34,7 @@ from data.images import ImageSource
 from models.checkpoints import find_model
 from models.generation import evaluating
 from models.loading import load_processor
-from models.reward_inputs import Prompt, ResponseGroup, encode_groups
+from models.reward_inputs import Prompt, ResponseGroup, encode_groups, read_requests
 from models.shared_prefix import SharedPrefix, computing_dtype, pack_conversations
 from models.vision_hooks import blank_image
 
@@ -315,8 +315,8 @@ class _RewardModel:
     def score(
         self,
         prompts: Sequence[Prompt],
-        images: Sequence[Sequence[ImageSource]] | None,
-        responses: Sequence[str],
+        images: Sequence[Sequence[ImageSource] | ImageSource | None] | None,
+        responses: Sequence[str | Sequence[dict[str, Any]]],
         batch_size: int = 16,
     ) -> torch.Tensor:
         """Scores of responses, (N,) float32 on the CPU.
@@ -324,17 +324,15 @@ class _RewardModel:
         Args:
             prompts: of each response, a question or chat messages.
             images: of each prompt, in order; `None` if no prompt has any.
-            responses: texts.
+            responses: texts, or chat messages that end with one (`models.reward_inputs.read_requests`).
 
         Raises:
+            TypeError: something else; says what is expected.
             ValueError: no processor, or lists of different lengths.
         """
         if self.processor is None:
             raise ValueError("no processor: load the model by load_reward_model, or set model.processor")
-        images = [[] for _ in prompts] if images is None else images
-        if not len(prompts) == len(images) == len(responses):
-            found = f"{len(prompts)}, {len(images)} and {len(responses)}"
-            raise ValueError(f"prompts, images and responses: expected as many of each, found {found}")
+        prompts, images, responses = read_requests(prompts, images, responses)
         order = sorted(  # rows of one prompt stand together, those of alike length beside each other
             range(len(prompts)),
             key=lambda row: (len(str(prompts[row])), str(prompts[row]), _names(images[row]), len(responses[row])),

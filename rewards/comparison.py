@@ -4,14 +4,14 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from data.records import RecordError, read_rows, write_json
+from data.records import RecordError, read_some_rows, write_json
 from rewards.statistics import paired_difference
 
 
 def _mean_scores(path: Path) -> dict[str, dict[str, float]]:
     """Reward -> row -> mean over its generations, leaving out `None`."""
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for location, row in read_rows(path):
+    for location, row in read_some_rows(path):
         if not isinstance(row, dict) or ("id" not in row and "row" not in row):
             raise RecordError([f"{location}: expected an object with 'id' or 'row', as rewards.eval writes it"])
         key = json.dumps(row.get("id", row.get("row")))

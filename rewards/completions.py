@@ -3,29 +3,68 @@
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from data.chat import check_reserved
 from data.images import resolve_images, resolve_path
-from data.records import Malformed, RecordError, base_folder, read_rows
+from data.records import Malformed, RecordError, base_folder, describe_problems, read_some_rows
+from data.row_images import gather_images
+
+RESERVED = ("completions", "trainer_state", "log_extra", "log_metric")
+"""Columns whose names the rewards' own arguments have."""
 
 
-def read_completions(source: str, split: str) -> list[dict]:
-    """Rows of a file or data set that hold completions, with absolute paths of pools and images."""
+def _check_completion(row: dict) -> None:
+    """Raises a `ValueError` unless the row has one completion: a text, or chat messages with texts."""
+    completion = row.get("completion")
+    if isinstance(row.get("candidates"), list) and "completion" not in row:
+        text = "this is a candidate group; rewards score rows with one completion each"
+        raise ValueError(f"{text} (data.candidate_groups.candidate_rows makes them)")
+    if not isinstance(completion, str | list):
+        found = f"{completion!r:.80}" if "completion" in row else f"only {', '.join(sorted(row))}"[:200]
+        raise ValueError(f"field 'completion': expected a text or chat messages, found {found}")
+    for number, turn in enumerate(completion if isinstance(completion, list) else ()):
+        content = turn.get("content") if isinstance(turn, dict) else turn
+        parts = content if isinstance(content, list) else []
+        is_text = isinstance(turn, dict) and (content is None or isinstance(content, str | list))
+        if not is_text or not all(isinstance(part, dict) and _is_text(part.get("text")) for part in parts):
+            raise ValueError(f"field 'completion.{number}': expected a chat message with texts, found {turn!r:.80}")
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _read_row(row: dict, base: Path, with_images: bool) -> dict:
+    _check_completion(row)
+    check_reserved(row, RESERVED)
+    gathered = gather_images(row, {"completion"}, refuse_others=with_images)
+    images = resolve_images(gathered.pop("images"), base)
+    pool = {"pool": resolve_path(row["pool"], base)} if isinstance(row.get("pool"), str) else {}
+    return {**gathered, **pool, **({"images": images} if images or "images" in row else {})}
+
+
+def read_completions(source: str, split: str, with_images: bool = False) -> list[dict]:
+    """Rows of a file or data set that hold completions, with absolute paths of pools and images.
+
+    Args:
+        with_images: a reward looks at images, so that media which are not read as such are an error.
+
+    Raises:
+        RecordError: no rows; or lists every problem of every row.
+    """
     rows, problems = [], []
     base = base_folder(source)
-    for location, row in read_rows(source, split):
+    for location, row in read_some_rows(source, split):
         if isinstance(row, Malformed) or not isinstance(row, dict):
             problems.append(f"{location}: {row if isinstance(row, Malformed) else 'expected an object'}")
-        elif isinstance(row.get("candidates"), list) and "completion" not in row:
-            text = "this is a candidate group; rewards score rows with one completion each"
-            problems.append(f"{location}: {text} (data.candidate_groups.candidate_rows makes them)")
-        elif not isinstance(row.get("completion"), str | list):
-            found = f"{row['completion']!r:.80}" if "completion" in row else f"only {', '.join(sorted(row))}"
-            problems.append(f"{location}: field 'completion': expected a text or chat messages, found {found}")
-        else:
-            if isinstance(row.get("pool"), str):
-                row = {**row, "pool": resolve_path(row["pool"], base)}
-            if isinstance(row.get("images"), list):
-                row = {**row, "images": resolve_images(row["images"], base)}
-            rows.append(row)
+            continue
+        try:
+            rows.append(_read_row(row, base, with_images))
+        except ValidationError as error:
+            problems.extend(describe_problems(error, location))
+        except ValueError as error:
+            problems.append(f"{location}: {error}")
     if problems:
         raise RecordError(problems)
     return rows

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from data.row_images import is_image_name
 from models.checkpoints import MODEL_FILE, find_model
 from rewards import columns as column_types
 from rewards.base import Completion, Reward, completion_text
@@ -73,6 +74,13 @@ def _images_of(prompt: Any) -> list:
     return [part["image"] for part in parts if part.get("type") == "image" and part.get("image") is not None]
 
 
+def _as_prompt(row: int, prompt: Any) -> str | list[dict[str, Any]]:
+    try:
+        return column_types.prompt(prompt)
+    except column_types.TypeProblem as problem:
+        raise ColumnError([f"reward 'reward_model': prompt of row {row} of the batch: {problem}"]) from problem
+
+
 def _as_list(images: Any) -> list:
     return list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
 
@@ -80,9 +88,10 @@ def _as_list(images: Any) -> list:
 class RewardModel(Reward):
     """The score of a trained reward model, which sees prompt, images and completion; within the model's bounds.
 
-    The prompt is the trainer's, or the column `prompt`, `question` or `query`; images are those of `images` or
-    `image`. `None` for rows without a prompt. Rows without images are scored as text. The system text is the one that
-    is stored with the model. Loaded at the first use, once a process, and never trained.
+    The prompt is the trainer's, or the column `prompt`, `question` or `query`; images are those of `images`, `image`
+    or another of their usual names (data/row_images.py). `None` for rows without a prompt. Rows without images are
+    scored as text. The system text is the one that is stored with the model. Loaded at the first use, once a process,
+    and never trained.
 
     Args:
         model: folder (of a run too) or Hub id.
@@ -138,14 +147,16 @@ class RewardModel(Reward):
         **columns: Any,
     ) -> list[float | None]:
         prompts = _first_known(len(completions), [prompts, *(columns.get(name) for name in QUESTIONS)])
-        pictures = _first_known(len(completions), [images, columns.get("image")])
+        prompts = [None if prompt is None else _as_prompt(row, prompt) for row, prompt in enumerate(prompts)]
+        named = [columns[name] for name in columns if is_image_name(name) and isinstance(columns[name], list)]
+        pictures = _first_known(len(completions), [images, *named])
         if completions and all(prompt is None for prompt in prompts):
             having = ", ".join(sorted(name for name, column in columns.items() if isinstance(column, list)))
             raise ColumnError([f"reward '{self.name}' needs one of {', '.join(QUESTIONS)}; the data has: {having}"])
         rows = [number for number, prompt in enumerate(prompts) if prompt is not None]
         texts = [without_special_tokens(completion_text(completions[row])) for row in rows]
         asked = [prompts[row] for row in rows]
-        seen = [_as_list(pictures[row]) or _images_of(prompts[row]) for row in rows]
+        seen = [[] if _images_of(prompts[row]) else _as_list(pictures[row]) for row in rows]  # each image once
         values = self._loaded.score(asked, seen, texts, batch_size=self.batch_size).tolist() if rows else []
         scores: list[float | None] = [None] * len(completions)
         for row, value in zip(rows, values, strict=True):

@@ -24,8 +24,8 @@ from pydantic_core import PydanticCustomError
 from data.arguments import at_least
 from data.images import ImageError, check_images, resolve_images
 from data.messages import parse_prompt, place_images
-from data.records import RecordError, base_folder, parse_row, read_rows, write_jsonl
-from data.row_images import RecordWithImages
+from data.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
+from data.row_images import RecordWithImages, is_image_name
 from models.loading import VISION_TOKENS
 from rewards.stored_scores import ScoreRequest, StoredScores
 
@@ -79,12 +79,12 @@ class ResponseRow(RecordWithImages):
 def _storable(row: dict) -> dict:
     """A row without the images that are not paths."""
     stored = dict(row)
-    for name in ("image", "images"):
-        images = stored.get(name)
+    for name in filter(is_image_name, row):
+        images = row[name]
         kept = [image for image in images if isinstance(image, str)] if isinstance(images, list) else images
         if kept is not None and not isinstance(kept, str | list):
             stored.pop(name)
-        elif name in stored:
+        else:
             stored[name] = kept
     return stored
 
@@ -104,7 +104,7 @@ def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[Sco
         RecordError: lists every problem of every row.
     """
     base, rows, requests, problems, images = base_folder(source), [], [], [], []
-    for location, row in read_rows(source, split):
+    for location, row in read_some_rows(source, split):
         try:
             request = parse_row(location, row, ResponseRow).request()
             _check_storable(row)

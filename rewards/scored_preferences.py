@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from data.field_types import Finite, OneId
-from data.records import Record, parse_rows, read_rows
+from data.records import Record, parse_rows, read_some_rows
 from rewards.preference_accuracy import ScoredPair, ranked_pairs
 
 
@@ -78,12 +78,12 @@ class ScoredPreference(Record):
 
 
 def load_scored_preferences(source: str | Path, split: str = "test") -> list[ScoredPreference]:
-    """Every row of a file or folder (`data.records.read_rows`), in order.
+    """Every row of a file or folder (`data.records.read_some_rows`), in order.
 
     Raises:
         RecordError: lists every problem of every row, by file, line and field.
     """
-    return parse_rows(read_rows(source, split), ScoredPreference)
+    return parse_rows(read_some_rows(source, split), ScoredPreference)
 
 
 def equal_ranks(preferences: Sequence[ScoredPreference]) -> int:

@@ -120,10 +120,17 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def read_answer(text: str) -> str:
-    """The content of the last complete <answer> element, or the whole text if there is none."""
-    end = text.rfind("</answer>")
-    start = text.rfind("<answer>", 0, end) if end >= 0 else -1
-    return text if start < 0 else text[start + len("<answer>") : end]
+    """The content of the last complete <answer> element, or the whole text if there is none; in linear time.
+
+    >>> read_answer("<answer>red</answer></answer>"), read_answer("<answer><answer>red</answer></answer>")
+    ('red', 'red')
+    """
+    opening, closing = "<answer>", "</answer>"
+    start = text.rfind(opening, 0, max(0, text.rfind(closing)))
+    if start < 0:
+        return text
+    start += len(opening)
+    return text[start : text.find(closing, start)]
 
 
 class VqaAccuracy(Reward):

@@ -19,7 +19,7 @@ from data.arguments import at_least
 from data.images import ImageError, check_images, resolve_images, resolve_path
 from data.messages import without_leading_marks
 from data.pools import ItemId, load_pool
-from data.records import RecordError, base_folder, parse_rows, read_rows, write_jsonl
+from data.records import RecordError, base_folder, parse_rows, read_some_rows, write_jsonl
 from data.row_images import RecordWithImages
 
 
@@ -49,7 +49,7 @@ def load_reports(source: str, split: str) -> list[Report]:
         report.model_copy(
             update={"pool": resolve_path(report.pool, base), "images": resolve_images(report.images, base)}
         )
-        for report in parse_rows(read_rows(source, split), Report)
+        for report in parse_rows(read_some_rows(source, split), Report)
     ]
     for report in reports:
         load_pool(report.pool)

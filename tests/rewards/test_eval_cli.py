@@ -111,13 +111,6 @@ def test_limit_takes_the_first_rows(completions, evaluate):
     assert summary["agent_selection"]["count"] == 2
 
 
-def test_an_empty_file_has_an_empty_summary(tmp_path, evaluate, capsys):
-    (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
-    scores, summary = evaluate("--input", str(tmp_path / "empty.jsonl"), "--rewards", "xml_format")
-    assert scores == []
-    assert (summary["xml_format"]["mean"], summary["xml_format"]["count"]) == (None, 0)
-
-
 def test_processes_write_the_same_file(completions, evaluate, monkeypatch):
     monkeypatch.setattr("rewards.scoring.PARALLEL_FROM", 2)
     monkeypatch.setattr("rewards.scoring.CHUNK", 2)

@@ -1,0 +1,475 @@
+"""Rows of every kind: null is missing, images under any usual name, places of images, and what is refused by name."""
+
+import json
+
+import pytest
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from data import agent_selection, sources
+from data.agent_selection import AgentSelectionRecord
+from data.chat import RESERVED, ChatRecord
+from data.json_text import NotJson, parse_json
+from data.preferences import PreferenceRecord, load_preferences
+from data.records import Location, Record, RecordError, parse_row, parse_rows, read_rows
+from data.tasks import load_rows
+from data.vqa import VqaRecord, load_records
+from rewards import eval as rewards_eval
+from rewards.completions import read_completions
+from rewards.score import ResponseRow, load_responses
+from rewards.scored_preferences import ScoredPreference, load_scored_preferences
+from rollouts.filter_dataset import Report, load_reports
+
+TEN = ["red"] * 10
+HALF = "what \ud83d?"
+PREFERENCE = {"id": "a", "query": "what?", "response": ["x", "y"], "human_ranking": [0, 1]}
+VQA = {"id": "a", "question": "what?", "answers": TEN}
+CHAT = {"id": "a", "prompt": [{"role": "user", "content": "what?"}], "answers": TEN}
+SCORE = {"id": "a", "query": "what?", "response": ["x", "y"]}
+REPORT = {"id": "a", "report": "dark", "ground_truth_agents": ["blur_filter"], "ground_truth_filtered_data": [1]}
+SCORED = {**PREFERENCE, "scores": [0.5, 1.5]}
+EVAL = {"id": "a", "completion": "red", "answers": TEN}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """With two pictures, 0.png and 1.png, in img/."""
+    (tmp_path / "img").mkdir()
+    for number in range(2):
+        Image.new("RGB", (16, 16), (200 * number, 9, 9)).save(tmp_path / "img" / f"{number}.png")
+    return tmp_path
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+LOADERS = {
+    "preferences": (PREFERENCE, lambda path: load_preferences(path)[0]),
+    "vqa": (VQA, load_records),
+    "chat": (CHAT, lambda path: load_rows(path, "train")),
+    "score": (SCORE, lambda path: load_responses(path, "test")[1]),
+    "report": (REPORT, agent_selection.load_records),
+    "eval": (EVAL, lambda path: read_completions(str(path), "test", with_images=True)),
+}
+"""Kinds of rows with images: a row without them, and how a file is read."""
+
+
+def images_of(record) -> list:
+    return list(record["images"] if isinstance(record, dict) else record.images)
+
+
+def problem_of(path, load) -> str:
+    with pytest.raises(RecordError) as caught:
+        load(path)
+    assert len(str(caught.value)) < 2000
+    return str(caught.value)
+
+
+# -- null is missing --------------------------------------------------------------------------------------------------
+
+
+def test_f01_trl_vision_preferences_with_null_texts_are_read(folder):
+    turn = List({"content": List({"text": Value("string"), "type": Value("string")}), "role": Value("string")})
+    features = Features({"prompt": turn, "images": List(ImageFeature()), "chosen": turn, "rejected": turn})
+    picture = (folder / "img" / "0.png").read_bytes()
+    ask = [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "what?"}]}]
+    say = {
+        side: [{"role": "assistant", "content": [{"type": "text", "text": side}]}] for side in ("chosen", "rejected")
+    }
+    rows = [{"prompt": ask, "images": [{"bytes": picture, "path": None}], **say}] * 2
+    Dataset.from_list(rows, features=features).to_parquet(folder / "p.parquet")
+    records, counts = load_preferences(folder / "p.parquet")
+    assert (len(records), counts.skipped) == (2, 0)
+    assert records[0].prompt() == [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]}]
+    assert records[0].response == ["chosen", "rejected"]
+    assert len(records[0].images) == 1
+
+
+OPTIONAL = {
+    PreferenceRecord: (PREFERENCE, ("id", "images", "image", "margin", "chosen")),
+    VqaRecord: ({**VQA, "image": "0.png"}, ("id", "images", "question_type", "answer_type")),
+    ChatRecord: (CHAT, ("id", "images", "image_path", "completion", "gold", *RESERVED)),
+    ResponseRow: (SCORE, ("prompt", "images")),
+    AgentSelectionRecord: (REPORT, ("id", "images", "pool", "metadata", "ground_truth_prompts", "unknown")),
+    ScoredPreference: (SCORED, ("margin",)),
+    Report: ({"report": "dark", "pool": "p"}, ("id", "images")),
+}
+
+
+@pytest.mark.parametrize(
+    ("record_type", "name"), [(kind, name) for kind, (_, names) in OPTIONAL.items() for name in names]
+)
+def test_f01_null_is_as_good_as_missing(record_type, name):
+    row = {key: value for key, value in OPTIONAL[record_type][0].items() if key != name}
+    place = Location("a.jsonl", 1)
+    without, with_null = parse_row(place, row, record_type), parse_row(place, {**row, name: None}, record_type)
+    assert without.model_dump() == with_null.model_dump()
+
+
+def test_f01_null_in_nested_records_and_required_fields():
+    class Inner(Record):
+        size: int = 5
+
+    class Outer(Record):
+        name: str
+        inner: Inner = Inner()
+        inners: list[Inner] = []
+
+    place = Location("a.jsonl", 3)
+    read = parse_row(place, {"name": "a", "inner": {"size": None}, "inners": [{"size": None}]}, Outer)
+    assert (read.inner.size, read.inners[0].size) == (5, 5)
+    with pytest.raises(RecordError, match=r"a\.jsonl:3: field 'name': .*\(found None\)"):
+        parse_row(place, {"name": None}, Outer)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": "what?", "image": None},
+        {"type": "text", "text": "what?", "image": None, "index": None},
+        {"type": "text", "text": "what?", "video": None},
+    ],
+)
+def test_f01_null_in_parts_and_turns(folder, part):
+    turn = {"role": "user", "content": [part], "tool_calls": None, "name": None}
+    [row] = load_rows(write(folder / "a.jsonl", {**CHAT, "prompt": [turn]}), "train")
+    assert row["prompt"] == [{"role": "user", "content": [{"type": "text", "text": "what?"}]}]
+
+
+def test_f01_a_null_column_stays_a_column(folder):
+    path = write(folder / "a.jsonl", {**CHAT, "answers": None}, {**CHAT, "id": "b"})
+    assert [row["answers"] for row in load_rows(path, "train")] == [None, TEN]
+
+
+# -- images under another name ----------------------------------------------------------------------------------------
+
+NAMES = ("image", "images", "image_path", "image_paths", "image_file", "img", "imgs", "img_path", "picture", "photo",
+         "Image", "imagePath", "image_files")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", LOADERS)
+def test_f02_images_under_their_usual_names_are_read(folder, kind, name):
+    row, load = LOADERS[kind]
+    for value in ("img/0.png", ["img/0.png"]):
+        [record] = load(write(folder / "a.jsonl", {**row, name: value}))
+        assert images_of(record) == [str(folder / "img" / "0.png")]
+
+
+MEDIA = [("video", "a.mp4"), ("videos", ["a.mp4"]), ("audio", {"bytes": None, "path": "a.wav"}),
+         ("file_name", "img/0.png"), ("image_url", "https://example.com/x"), ("pixel_values", [[0.5]]),
+         ("main_picture", "abc"), ("screenshot", "s.webp"), ("frames", ["f0.jpg"])]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), MEDIA)
+@pytest.mark.parametrize("kind", [kind for kind in LOADERS if kind != "report"])
+def test_f02_media_that_nobody_reads_are_named(folder, kind, name, value):
+    row, load = LOADERS[kind]
+    problem = problem_of(write(folder / "a.jsonl", {**row, name: value}), load)
+    assert f"a.jsonl:1: field '{name}" in problem
+    assert "no other media are read" in problem or "addresses are not fetched" in problem
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_f02_two_names_with_different_images_are_refused(folder, kind):
+    row, load = LOADERS[kind]
+    same = {**row, "image": "img/0.png", "images": ["img/0.png"]}
+    assert len(images_of(load(write(folder / "a.jsonl", same))[0])) == 1
+    problem = problem_of(write(folder / "a.jsonl", {**same, "images": ["img/1.png"]}), load)
+    assert "a.jsonl:1: field 'images': expected the images of 'image', or one of the two fields" in problem
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image_id": 7}, {"num_images": 2}, {"image_caption": "a dog"}, {"has_image": True}, {"url": "https://x.org/a"},
+        {"video": None}, {"frames": []}, {"audio": ""},
+    ],
+)  # fmt: skip
+def test_f02_fields_about_media_are_no_media(folder, fields):
+    assert len(load_rows(write(folder / "a.jsonl", {**CHAT, **fields}), "train")) == 1
+
+
+def test_f02_texts_alone_may_name_files_where_no_reward_looks_at_images(folder):
+    path = write(folder / "a.jsonl", {**EVAL, "file_name": "img/0.png"})
+    assert len(read_completions(str(path), "test")) == 1
+
+
+# -- halves of characters, and JSON to the letter ---------------------------------------------------------------------
+
+SURROGATES = [
+    ("preferences", {"query": HALF}, "query"),
+    ("preferences", {"id": HALF}, "id"),
+    ("preferences", {"note": [{"deep": HALF}]}, "note.0.deep"),
+    ("vqa", {"question": HALF, "image": "img/0.png"}, "question"),
+    ("vqa", {"answers": ["red", HALF], "image": "img/0.png"}, "answers.1"),
+    ("chat", {"prompt": [{"role": "user", "content": HALF}]}, "prompt.0.content"),
+    ("chat", {"metadata": {"a": {"b": HALF}}}, "metadata.a.b"),
+    ("score", {"response": HALF}, "response"),
+    ("report", {"metadata": {"a": [HALF]}}, "metadata.a.0"),
+    ("eval", {"id": HALF}, "id"),
+    ("eval", {"completion": "\udc00"}, "completion"),
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+@pytest.mark.parametrize(("kind", "change", "place"), SURROGATES)
+def test_f12_half_a_character_is_refused_at_reading(folder, kind, change, place, ending):
+    row, load = LOADERS[kind]
+    path = folder / f"a.{ending}"
+    rows = [{**row, "id": "first", **({"image": "img/0.png"} if kind == "vqa" else {})}, {**row, **change}]
+    path.write_text(json.dumps(rows) if ending == "json" else "".join(json.dumps(row) + "\n" for row in rows))
+    where = f"{path}, item 2" if ending == "json" else f"{path}:2"
+    assert f"{where}: field '{place}': half of a surrogate pair at character" in problem_of(path, load)
+
+
+def test_f12_half_a_character_in_a_key():
+    with pytest.raises(NotJson, match="field 'a': the key .* holds half of a surrogate pair"):
+        parse_json(b'{"a": {"x\\ud800": 1}}')
+    assert parse_json(b'{"a\\ud83d\\ude00": "\\ud83d\\ude00"}') == {"a\U0001f600": "\U0001f600"}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b'{"id": 1, "id": 2}', "duplicate key 'id' in one object"),
+        (b'{"a": {"b": 1, "b": 1}}', "duplicate key 'b'"),
+        (b'{"a": NaN}', "field 'a': expected a finite number"),
+        (b'{"a": [-Infinity]}', "field 'a.0': expected a finite number"),
+        (b'{"a": 1e999}', "field 'a': expected a finite number"),
+        ('{"a": "\udc80"}'.encode("utf-8", "surrogatepass"), "not UTF-8 text"),
+        ('{"a": 1}'.encode("utf-16"), "not UTF-8 text"),
+    ],
+)
+def test_f12_what_no_file_could_hold_again_is_not_read(content, problem):
+    with pytest.raises(NotJson, match=problem):
+        parse_json(content)
+
+
+def test_f12_byte_order_marks_and_line_ends_of_windows_are_read(folder):
+    (folder / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(VQA).encode() + b"\r\n\r\n")
+    assert [row for _, row in read_rows(folder / "a.jsonl")] == [VQA]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv", "a.txt"])
+def test_f12_other_formats_are_named(folder, name):
+    (folder / name).write_bytes(b"x")
+    with pytest.raises(RecordError, match="cannot tell the format"):
+        read_rows(folder / name)
+
+
+# -- sources of reports -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"question": "what?", "answers": [{"confidence": "yes"}]}, "field 'answers': item 0: expected a text"),
+        ({"question": 5}, "field 'question': Input should be a valid string"),
+        ({"question": "what?", "answer": 7}, "field 'answer': expected a text"),
+        ({"question": ["what?"]}, "field 'question': Input should be a valid string"),
+        ({"multiple_choice_answer": {"label": 1}}, "field 'multiple_choice_answer': expected a text"),
+    ],
+)
+def test_f18_texts_of_other_types_name_the_row(folder, row, problem):
+    write(folder / "img" / "metadata.jsonl", {"file_name": "0.png", **row})
+    with pytest.raises(RecordError) as caught:
+        sources.load_all(str(folder / "img"))
+    assert f"metadata.jsonl:1: {problem}" in str(caught.value)
+
+
+def test_f18_answers_under_text_are_read(folder):
+    write(folder / "img" / "metadata.jsonl", {"file_name": "0.png", "question": "what?", "answers": [{"text": "red"}]})
+    first, second = sources.load_all(str(folder / "img"))
+    assert (first.question, first.answers, second.answers) == ("what?", ("red",), ())
+
+
+@pytest.mark.parametrize(
+    ("column", "feature", "values", "problem"),
+    [
+        ("question", "string", ["a", "b", "c"], "row 2: field 'image': expected an image, found null"),
+        ("question", "int64", [1, 2, 3], "row 1: field 'question': Input should be a valid string"),
+        ("answer", "float64", [0.5, 0.5, 0.5], "row 1: field 'answer': expected a text"),
+    ],
+)
+def test_f18_saved_data_sets_name_the_row(folder, column, feature, values, problem):
+    content = {"bytes": (folder / "img" / "0.png").read_bytes(), "path": None}
+    rows = [{"image": None if number == 1 else content, column: value} for number, value in enumerate(values)]
+    features = Features({"image": ImageFeature(), column: Value(feature)})
+    Dataset.from_list(rows, features=features).save_to_disk(folder / "saved")
+    with pytest.raises(RecordError) as caught:
+        sources.load_all(str(folder / "saved"))
+    assert problem in str(caught.value)
+
+
+# -- rows with their own prompt ---------------------------------------------------------------------------------------
+
+
+def user(*content):
+    return [{"role": "user", "content": list(content)}]
+
+
+PLACE, TEXT = {"type": "image"}, {"type": "text", "text": "what?"}
+FIRST = {"type": "image", "image": "img/0.png"}
+
+
+def chat(folder, **fields):
+    return load_rows(write(folder / "a.jsonl", {**CHAT, **fields}), "train")[0]
+
+
+def test_f22_images_inside_parts_come_out_in_order(folder):
+    second = {"type": "image", "image": "img/1.png"}
+    row = chat(folder, prompt=user(second, TEXT, FIRST))
+    assert row["images"] == [str(folder / "img" / f"{number}.png") for number in (1, 0)]
+    assert row["prompt"] == user(PLACE, TEXT, PLACE)
+
+
+def test_f22_images_in_parts_and_beside_them_must_be_the_same(folder):
+    assert len(chat(folder, prompt=user(FIRST, TEXT), images=["img/0.png"])["images"]) == 1
+    with pytest.raises(RecordError, match="a.jsonl:1: field 'images': expected none beside the images that the parts"):
+        chat(folder, prompt=user(FIRST, TEXT), images=["img/1.png"])
+
+
+def test_f22_a_prompt_may_be_a_text(folder):
+    assert chat(folder, prompt="what?")["prompt"] == [{"role": "user", "content": "what?"}]
+
+
+def test_f22_places_and_plain_texts_together(folder):
+    """TRL would put every image once more before a plain text."""
+    turns = [*user(PLACE, TEXT), {"role": "assistant", "content": "a"}, {"role": "user", "content": "and?"}]
+    row = chat(folder, prompt=turns, images=["img/0.png"])
+    assert [part["type"] for turn in row["prompt"] for part in turn["content"]] == ["image", "text", "text", "text"]
+
+
+REFUSED = {
+    "two for one place": ({"prompt": user(PLACE, TEXT), "images": ["img/0.png", "img/1.png"]}, "field 'images'"),
+    "no image for a place": ({"prompt": user(PLACE, TEXT)}, "field 'images'"),
+    "an image without a place": ({"prompt": user(TEXT), "image": "img/0.png"}, "field 'images'"),
+    "some parts with images": ({"prompt": user(PLACE, FIRST)}, "1 of 2 image parts hold an image"),
+    "an address in a part": ({"prompt": user({"type": "image", "image": "http://x.org/a.png"})}, "not fetched"),
+    "an address as url": ({"prompt": user({"type": "image", "url": "http://x.org/a.png"})}, "content.0.url"),
+    "an address beside": ({"image": "https://x.org/a.png"}, "field 'image': .*not fetched"),
+    "a data address": ({"images": ["data:image/png;base64,AAAA"]}, "field 'images.0': .*not fetched"),
+    "a vision token": ({"prompt": user({"type": "text", "text": "<|image_pad|>"})}, "prompt.0.content.0.text"),
+    "a vision token in a plain text": ({"prompt": "<|vision_start|> what?"}, "field 'prompt': .*promises an image"),
+    "a part of another kind": ({"prompt": user({"type": "video"})}, "text or image, found 'video'"),
+    "a part of OpenAI's kind": ({"prompt": user({"type": "image_url", "image_url": {"url": "x"}})}, "'image_url'"),
+    "a part without a kind": ({"prompt": user({"text": "what?"})}, "prompt.0.content.0.type"),
+    "a text part of a number": ({"prompt": user({"type": "text", "text": 5})}, "content.0.text': expected a text"),
+    "a text part without a text": ({"prompt": user({"type": "text", "text": None})}, "content.0.text"),
+    "a part that is a text": ({"prompt": user("what?")}, "prompt.0.content.0': expected a part"),
+    "a role that nobody has": ({"prompt": [{"role": "human", "content": "x"}]}, "prompt.0.role': expected system"),
+    "a turn without content": ({"prompt": [{"role": "user", "content": None}]}, "prompt.0.content"),
+    "a turn of the assistant at the end": ({"prompt": [{"role": "assistant", "content": "x"}]}, "end with a turn of"),
+    "an image that is missing": ({"prompt": user({"type": "image", "image": "no.png"})}, "no such image file"),
+    "a completion that is a number": ({"completion": 5}, "field 'completion'"),
+    "a gold answer that is a list": ({"gold": ["red"]}, "field 'gold'"),
+    **{f"the column {name}": ({name: ["x"]}, f"field '{name}': expected another name") for name in RESERVED},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_f22_a_prompt_that_cannot_be_used_is_named(folder, case):
+    fields, problem = REFUSED[case]
+    with pytest.raises(RecordError, match=rf"a\.jsonl:1: .*{problem}"):
+        chat(folder, **fields)
+
+
+def test_f22_rows_of_two_tasks_in_one_file(folder):
+    path = write(folder / "a.jsonl", {**VQA, "image": "img/0.png"}, {**CHAT, **VQA, "image": "img/0.png"})
+    with pytest.raises(RecordError, match="a.jsonl:2: field 'prompt': a row of another task"):
+        load_rows(path, "train")
+
+
+@pytest.mark.parametrize("kind", ["vqa", "chat", "report"])
+def test_f22_duplicate_ids_are_refused(folder, kind):
+    row = {**LOADERS[kind][0], "image": "img/0.png"}
+    with pytest.raises(RecordError, match="row 2: field 'id': duplicate id 'a', of row 1"):
+        load_rows(write(folder / "a.jsonl", row, row), "train")
+
+
+# -- <image> in a text ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["preferences", "score", "chat"])
+def test_t27_a_mark_in_a_prompt_is_the_place_of_an_image(folder, kind):
+    row, load = LOADERS[kind]
+    name = "prompt" if kind == "chat" else "query"
+    for prompt in ("before <image>\nafter", [{"role": "user", "content": "before <image>\nafter"}]):
+        [record] = load(write(folder / "a.jsonl", {**row, name: prompt, "image": "img/0.png"}))
+        asked = (
+            record["prompt"] if isinstance(record, dict) else record.query if kind == "preferences" else record.prompt
+        )
+        assert asked == user({"type": "text", "text": "before "}, PLACE, {"type": "text", "text": "after"})
+
+
+@pytest.mark.parametrize(("kind", "name"), [("vqa", "question"), ("report", "report")])
+def test_t27_a_mark_before_a_question_is_where_the_image_stands_anyway(folder, kind, name):
+    row, load = LOADERS[kind]
+    [record] = load(write(folder / "a.jsonl", {**row, name: "<image>\nwhat?", "image": "img/0.png"}))
+    assert getattr(record, name) == "what?"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("preferences", {"query": "<image> <image>", "image": "img/0.png"}),
+        ("preferences", {"query": "<image> what?"}),
+        ("score", {"query": "what <image>?", "images": ["img/0.png", "img/1.png"]}),
+        ("chat", {"prompt": user(PLACE, {"type": "text", "text": "<image>"}), "image": "img/0.png"}),
+        ("chat", {"prompt": [{"role": "system", "content": "<image>"}, *user(TEXT)], "image": "img/0.png"}),
+        ("vqa", {"question": "what is <image>?", "image": "img/0.png"}),
+        ("vqa", {"question": "<image><image>what?", "image": "img/0.png"}),
+        ("report", {"report": "dark <image>", "image": "img/0.png"}),
+    ],
+)
+def test_t27_other_marks_are_refused(folder, kind, fields):
+    row, load = LOADERS[kind]
+    problem = problem_of(write(folder / "a.jsonl", {**row, **fields}), load)
+    assert "a.jsonl:1: field '" in problem
+    assert "<image>" in problem
+
+
+# -- empty input ------------------------------------------------------------------------------------------------------
+
+READERS = {
+    "preferences": load_preferences,
+    "score": lambda path: load_responses(path, "test"),
+    "scored preferences": load_scored_preferences,
+    "eval": lambda path: read_completions(str(path), "test"),
+    "tasks": lambda path: load_rows(path, "train"),
+    "reports": lambda path: load_reports(str(path), "test"),
+}
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "[]"])
+@pytest.mark.parametrize("kind", READERS)
+def test_n05_an_empty_file_is_an_error(folder, kind, content):
+    path = folder / ("a.json" if content == "[]" else "a.jsonl")
+    path.write_text(content)
+    problem = problem_of(path, READERS[kind])
+    assert str(path) in problem
+    assert "no rows" in problem or "no preferences" in problem
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_n05_commands_end_with_an_error(folder, content):
+    (folder / "a.jsonl").write_text(content)
+    path, output = str(folder / "a.jsonl"), str(folder / "out")
+    with pytest.raises(SystemExit, match="error: .*a.jsonl: has no rows"):
+        rewards_eval.main(["--input", path, "--rewards", "xml_format", "--output-dir", output])
+    with pytest.raises(SystemExit, match="error: "):
+        agent_selection.main([path, "--output-dir", output])
+    assert not (folder / "out").exists()
+
+
+def test_all_problems_of_a_file_fit_on_a_screen(folder):
+    rows = [{**VQA, "question": ["x" * 500], "answers": [1] * 50} for _ in range(100)]
+    with pytest.raises(RecordError) as caught:
+        parse_rows(read_rows(write(folder / ("a" * 200 + ".jsonl"), *rows)), VqaRecord)
+    assert len(caught.value.problems) == 300
+    assert len(str(caught.value)) < 2000
+    assert "more problems" in str(caught.value)
