@@ -66,8 +66,7 @@ def healthy_bounds(aspect: Aspect, side_limit: float) -> dict[str, Bounds]:
 
 def stands_out(aspect: Aspect, row: Measurement, side_limit: float) -> bool:
     """Whether a single item lies outside the healthy bounds (always false for copies, which need the pool)."""
-    bounds = healthy_bounds(aspect, side_limit)
-    return not all(bound.contains(getattr(row, quantity)) for quantity, bound in bounds.items())
+    return not row.lies_within(healthy_bounds(aspect, side_limit))
 
 
 def remarkable_ids(aspect: Aspect, items: list[Item], measurements: list[Measurement]) -> list[ItemId]:

@@ -99,14 +99,17 @@ def _copy(draft: Draft, rng: random.Random, _: list[str]) -> Draft:
 
 
 def _recompress(draft: Draft, rng: random.Random, _: list[str]) -> Draft:
-    brighter = ImageEnhance.Brightness(draft.image).enhance(rng.uniform(0.94, 0.98))
+    """A little darker, softer and compressed: never the best of the copies, which is the one that stays."""
+    darker = ImageEnhance.Brightness(draft.image).enhance(rng.uniform(0.94, 0.98))
+    scale = max(1.0, max(draft.image.size) / BLUR_WORKING_SIDE)
     encoded = io.BytesIO()
-    brighter.save(encoded, "JPEG", quality=rng.randint(88, 96))
+    darker.filter(ImageFilter.GaussianBlur(0.4 * scale)).save(encoded, "JPEG", quality=rng.randint(88, 96))
     return replace(draft, image=Image.open(encoded).convert("RGB"))
 
 
 def _cut_question(draft: Draft, rng: random.Random, _: list[str]) -> Draft:
-    return replace(draft, question=" ".join(draft.question.split()[: rng.randint(0, 2)]))
+    """One or two words are left. (None would be no question, which is not judged.)"""
+    return replace(draft, question=" ".join(draft.question.split()[: max(1, rng.randint(0, 2))]))
 
 
 def _repeat_question(draft: Draft, rng: random.Random, _: list[str]) -> Draft:

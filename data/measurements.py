@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,13 +23,16 @@ from data.images import open_image
 from data.pools import Item, ItemId, Pool, load_pool
 from data.processes import process_pool
 from data.records import write_json
+from data.words import count_words
 
 MEASUREMENTS_FILE = "measurements.json"
-VERSION = 1
+VERSION = 2
 """Raised whenever a formula below changes, so that stored figures are measured again."""
 
 BLUR_WORKING_SIDE = 256
 BLUR_FILTER_SIZE = 5
+VISIBLE_BLUR = 0.02
+"""Pictures whose blur differs by less are equally sharp."""
 HASH_SIDE = 16
 HASH_BITS = HASH_SIDE**2
 MAX_PIXEL_BLOCK = 8
@@ -59,6 +63,8 @@ HEALTHY = {
 }
 """What is unremarkable, by measurement. `distance`: at most this far apart counts as a near copy."""
 
+_WORDS = ("question_words", "answer_words")
+
 HEALTHY_RESOLUTION = 0.6
 """The shortest effective side that is unremarkable, as a share of the pool's median (pools differ in scale)."""
 
@@ -73,7 +79,8 @@ class Measurement:
         clipping: share of pixels whose luminance is at least 252/255.
         side: shorter side in pixels, divided by the block size if the image was enlarged by repeating pixels.
         aspect: longer side over shorter side, at least 1.
-        question_words, answer_words: words of the question, and of the longest answer.
+        question_words, answer_words: words of the question, and of the longest answer (`data/words.py`); 0 where there
+            is none.
         agreement: share of all answers given to this question about this image that are the most common one, and 0
             if this item's own answer is another one; 1 without answers.
         pixels: SHA-256 of the decoded pixels.
@@ -91,6 +98,11 @@ class Measurement:
     agreement: float
     pixels: str
     hash: str
+
+    def lies_within(self, bounds: Mapping[str, Bounds]) -> bool:
+        """Whether every quantity lies within its bound. The words of a text that is not there are not judged."""
+        judged = {name: bound for name, bound in bounds.items() if name not in _WORDS or getattr(self, name)}
+        return all(bound.contains(getattr(self, name)) for name, bound in judged.items())
 
 
 def _luminance(image: Image.Image) -> np.ndarray:
@@ -181,8 +193,8 @@ def measure_items(items: list[Item], image_figures: list[dict]) -> list[Measurem
     return [
         Measurement(
             id=item.id,
-            question_words=len(item.question.split()),
-            answer_words=max((len(answer.split()) for answer in item.answers), default=0),
+            question_words=count_words(item.question),
+            answer_words=max(map(count_words, item.answers), default=0),
             agreement=agreement,
             **figures,
         )
@@ -262,20 +274,29 @@ def _hash_bits(measurements: list[Measurement]) -> np.ndarray:
     return np.unpackbits(np.stack(words), axis=1)  # (items, HASH_BITS)
 
 
+def _quality_rank(row: Measurement) -> tuple[float, int]:
+    """Sorts the best picture first: by resolution, then by sharpness, as far as it can be seen."""
+    return -row.side, round(row.blur / VISIBLE_BLUR)
+
+
 def near_copies(items: list[Item], measurements: list[Measurement], maximum_distance: float) -> list[ItemId]:
-    """Ids of items that look like an earlier kept one and ask the same question.
+    """Ids of items that look like a better one that is kept, and ask the same question; in the order of the items.
+
+    The better one has the higher resolution (`side`), then the sharper picture, then the earlier place.
 
     Args:
         maximum_distance: share of the 256 hash bits that may differ, 0 to 1.
     """
+    if not items:
+        return []
     bits = _hash_bits(measurements)
     kept_by_question: dict[str, list[int]] = {}
-    copies = []
-    for index, item in enumerate(items):
-        kept = kept_by_question.setdefault(normalise_text(item.question), [])
+    copies = set()
+    for index in sorted(range(len(items)), key=lambda index: _quality_rank(measurements[index])):
+        kept = kept_by_question.setdefault(normalise_text(items[index].question), [])
         differing = (bits[kept] != bits[index]).sum(axis=1)
         if len(kept) and differing.min() <= math.floor(maximum_distance * HASH_BITS):
-            copies.append(item.id)
+            copies.add(index)
         else:
             kept.append(index)
-    return copies
+    return [item.id for index, item in enumerate(items) if index in copies]

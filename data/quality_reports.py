@@ -29,6 +29,7 @@ from data.aspects import (
     ASPECTS,
     EXACT_COPIES,
     NEAR_COPIES,
+    TEXT_LENGTH,
     Aspect,
     aspects_of,
     healthy_bounds,
@@ -103,7 +104,10 @@ def _aspect_sentence(
 ) -> str:
     count = len(remarkable_ids(aspect, items, measurements))
     sentences = WORDINGS[aspect].remarkable if count else WORDINGS[aspect].healthy
-    values = [getattr(row, aspect.quantities[0]) for row in measurements] if aspect.quantities else [0.0]
+    values = [getattr(row, aspect.quantities[0]) for row in measurements] if aspect.quantities else []
+    if aspect == TEXT_LENGTH:
+        values = [words for words in values if words]  # of the questions that are there
+    values = values or [0.0]
     verb = "is" if count == 1 else "are"
     return choose(rng, sentences, split).format(
         count=count,

@@ -1,12 +1,13 @@
 """What every filtering agent is: a name, a description for the model that chooses, and a rule for what to keep."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 from data.aspects import Aspect, healthy_bounds, resolution_limit
-from data.measurements import Bounds, pool_measurements
-from data.pools import ItemId, load_pool
+from data.measurements import Bounds, Measurement, pool_measurements
+from data.pools import Item, ItemId, load_pool
 from filter_agents.grammar import Limits, parse_bounds
 
 
@@ -47,6 +48,8 @@ class FilterAgent(ABC):
 class BoundsAgent(FilterAgent):
     """Keeps the items whose quantities lie within bounds; a quantity that the prompt does not bound is ignored.
 
+    Items that have no such quantity (no question, no answers) are not judged, and stay.
+
     Subclasses name an aspect and the values that its quantities can have. Default: the healthy bounds of all of them
     (`data.measurements.HEALTHY`).
     """
@@ -63,20 +66,26 @@ class BoundsAgent(FilterAgent):
         bounds: dict[str, Bounds] = dict(parameters)
         if not bounds:
             bounds = healthy_bounds(self.aspect, resolution_limit(measurements))
-        return [
-            row.id
-            for row in measurements
-            if all(bound.contains(getattr(row, quantity)) for quantity, bound in bounds.items())
-        ]
+        return [row.id for row in measurements if row.lies_within(bounds)]
 
 
 class CopiesAgent(FilterAgent):
-    """Drops the later of items that are copies of one another; subclasses say what a copy is."""
+    """Drops all but the best of items that are copies of one another; subclasses say what a copy is.
+
+    Runs after the agents that judge each item by itself, on what they keep: a copy of an item that is dropped is none.
+    """
 
     @abstractmethod
-    def copies(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
-        """Ids of the later ones."""
+    def copies(self, items: list[Item], measurements: list[Measurement], parameters: tuple) -> list[ItemId]:
+        """Ids of those that are dropped, of some items of a pool."""
+
+    def keep_among(self, pool_folder: str, parameters: tuple, remaining: Collection[ItemId]) -> list[ItemId]:
+        """Ids that remain of those that other agents keep, in the pool's order."""
+        pairs = zip(load_pool(pool_folder).items, pool_measurements(pool_folder), strict=True)
+        pairs = [(item, row) for item, row in pairs if item.id in remaining]
+        items = [item for item, _ in pairs]
+        dropped = set(self.copies(items, [row for _, row in pairs], parameters))
+        return [item.id for item in items if item.id not in dropped]
 
     def keep(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
-        dropped = set(self.copies(pool_folder, parameters))
-        return [item_id for item_id in load_pool(pool_folder).ids if item_id not in dropped]
+        return self.keep_among(pool_folder, parameters, set(load_pool(pool_folder).ids))

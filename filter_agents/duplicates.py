@@ -1,7 +1,7 @@
-"""Agents that drop copies. Of several copies, the first in the data set's order stays."""
+"""Agents that drop copies. Of exact copies the first in the data set's order stays, of look-alikes the best."""
 
-from data.measurements import HEALTHY, exact_copies, near_copies, pool_measurements
-from data.pools import ItemId, load_pool
+from data.measurements import HEALTHY, Measurement, exact_copies, near_copies
+from data.pools import Item, ItemId
 from filter_agents.base import CopiesAgent, Instruction
 from filter_agents.grammar import parse_bounds
 
@@ -22,12 +22,14 @@ class ExactDuplicateFilter(CopiesAgent):
     def read_prompt(self, prompt: str) -> Instruction:
         return Instruction((), _speaks_of_copies(prompt))
 
-    def copies(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
-        return exact_copies(load_pool(pool_folder).items, pool_measurements(pool_folder))
+    def copies(self, items: list[Item], measurements: list[Measurement], parameters: tuple) -> list[ItemId]:
+        return exact_copies(items, measurements)
 
 
 class NearDuplicateFilter(CopiesAgent):
     """Perceptual hashes that differ in at most `distance` of their bits, 0 to 1, and the same question.
+
+    The one with the highest resolution stays, of equal ones the sharpest.
 
     Default: 0.1, also for a prompt that speaks of copies and names no number.
     """
@@ -46,5 +48,5 @@ class NearDuplicateFilter(CopiesAgent):
             return Instruction((HEALTHY["distance"].maximum,), _speaks_of_copies(prompt))
         return Instruction((distance,), True)
 
-    def copies(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
-        return near_copies(load_pool(pool_folder).items, pool_measurements(pool_folder), *parameters)
+    def copies(self, items: list[Item], measurements: list[Measurement], parameters: tuple) -> list[ItemId]:
+        return near_copies(items, measurements, *parameters)

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from data.pools import ItemId, load_pool
-from filter_agents.base import FilterAgent, Instruction
+from filter_agents.base import CopiesAgent, FilterAgent
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Outcome:
 
 
 class Executor:
-    """Runs selections of agents, remembering what each (data set, agent, parameters) kept.
+    """Runs selections of agents, remembering what each agent kept of a data set.
 
     Args:
         agents: by name, from `filter_agents.registry.build_agents`.
@@ -35,16 +35,27 @@ class Executor:
         self.cache_size = cache_size
         self._cache: OrderedDict[tuple, frozenset[ItemId]] = OrderedDict()
 
-    def _keep(self, pool_folder: str, name: str, instruction: Instruction) -> frozenset[ItemId]:
-        key = (pool_folder, name, instruction.parameters)
+    def _keep(self, pool_folder: str, name: str, parameters: tuple, remaining: frozenset[ItemId]) -> frozenset[ItemId]:
+        """Those of the remaining ids that an agent keeps."""
+        agent = self.agents[name]
+        of_copies = isinstance(agent, CopiesAgent)
+        key = (pool_folder, name, parameters, remaining if of_copies else None)
         if key not in self._cache:
-            self._cache[key] = frozenset(self.agents[name].keep(pool_folder, instruction.parameters))
+            kept = (
+                agent.keep_among(pool_folder, parameters, remaining)
+                if of_copies
+                else agent.keep(pool_folder, parameters)
+            )
+            self._cache[key] = frozenset(kept)
             if len(self._cache) > self.cache_size:
                 self._cache.popitem(last=False)
-        return self._cache[key]
+        return self._cache[key] & remaining
 
     def run(self, pool_folder: str, prompts: dict[str, str]) -> Outcome:
         """What remains of a pool.
+
+        Agents that drop copies run last, in the order of their names: the order of the selection changes nothing, and
+        an item is no copy of one that another agent drops.
 
         Args:
             pool_folder: the data set (`data/pools.py`).
@@ -58,11 +69,11 @@ class Executor:
         unknown = len(prompts) - len(known)
         if prompts and not known:
             return Outcome([], unknown_agents=unknown)
-        kept = load_pool(pool_folder).ids
+        pool_ids = load_pool(pool_folder).ids
+        kept = frozenset(pool_ids)
         unread = 0
-        for name in known:
+        for name in sorted(known, key=lambda name: (isinstance(self.agents[name], CopiesAgent), name)):
             instruction = self.agents[name].read_prompt(prompts[name])
             unread += not instruction.understood
-            allowed = self._keep(pool_folder, name, instruction)
-            kept = [item_id for item_id in kept if item_id in allowed]
-        return Outcome(kept, unread, unknown)
+            kept = self._keep(pool_folder, name, instruction.parameters, kept)
+        return Outcome([item_id for item_id in pool_ids if item_id in kept], unread, unknown)

@@ -19,7 +19,7 @@ from data.factor_clusters import normalise, text_vectors
 from data.pools import ItemId, load_pool
 from data.records import RecordError, atomic_write
 from data.text_encoder import Encode
-from filter_agents.base import FilterAgent
+from filter_agents.base import CopiesAgent, FilterAgent
 
 LEAST_SIMILARITY = 0.27
 """Below this cosine of a factor with an agent's name and description, no agent is suggested."""
@@ -125,18 +125,22 @@ def run_routes(
         factors_of: item id -> predicted factors.
     """
     agents_of = {item: routed_agents(factors, routes) for item, factors in factors_of.items()}
-    kept_by = {
-        name: set(agents[name].keep(pool_folder, agents[name].read_prompt("").parameters))
-        for name in {agent for found in agents_of.values() for agent in found}
-    }
-    kept, removed_by = [], {}
-    for item in load_pool(pool_folder).ids:
-        dropping = [agent for agent in agents_of[item] if item not in kept_by[agent]]
-        if dropping:
-            removed_by[item] = dropping
-        else:
-            kept.append(item)
-    return RoutedPool(kept, removed_by)
+    pool_ids = load_pool(pool_folder).ids
+    remaining = set(pool_ids)
+    removed_by: dict[ItemId, list[str]] = {}
+    names = {agent for found in agents_of.values() for agent in found}
+    by_itself = {name for name in names if not isinstance(agents[name], CopiesAgent)}
+    for group in (sorted(by_itself), *([name] for name in sorted(names - by_itself))):  # copies are judged last
+        for name in group:
+            parameters = agents[name].read_prompt("").parameters
+            among = () if name in by_itself else (remaining,)
+            kept = set((agents[name].keep_among if among else agents[name].keep)(pool_folder, parameters, *among))
+            for item in remaining.difference(kept):
+                if name in agents_of[item]:
+                    removed_by.setdefault(item, []).append(name)
+        remaining.difference_update(removed_by)
+    kept_ids = [item for item in pool_ids if item in remaining]
+    return RoutedPool(kept_ids, {item: removed_by[item] for item in pool_ids if item in removed_by})
 
 
 @dataclass(frozen=True)

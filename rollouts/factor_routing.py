@@ -102,6 +102,8 @@ def run(arguments: argparse.Namespace) -> None:
         if not row["kept"]:
             row["removed_by"] = outcome.removed_by[item]
     write_jsonl(arguments.output, rows.values())
+    if not outcome.kept:
+        print(f"warning: nothing is kept of {arguments.pool}", file=sys.stderr)
     check = check_routes(factors_of, routes)
     for factor, count in check.factors_without_agent.items():
         print(f"factor without an agent: {factor} ({count} images)")

@@ -154,6 +154,8 @@ def main(argv: list[str] | None = None) -> None:
     write_jsonl(arguments.output, rows)
     for row in rows:
         print(describe(row))
+        if row["kept"] == []:
+            print(f"warning: report {row['id']}: nothing is kept of its data set", file=sys.stderr)
     print(f"written to {arguments.output}")
     if any(row["agents"] is None for row in rows):
         sys.exit(1)
