@@ -153,7 +153,7 @@ class VisionTowerEncoder(Encoder):
         return torch.stack([part.float().mean(dim=0) for part in features.split(lengths)])
 
 
-def load_vision_tower(name: str, config, device: str):
+def load_vision_tower(name: str, config, device: str, revision: str | None = None):
     module = import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
 
     class VisionTower(getattr(module, VISION_TOWERS[config.model_type])):
@@ -165,6 +165,7 @@ def load_vision_tower(name: str, config, device: str):
         dtype=_dtype(device),
         key_mapping={r"^(model\.)?visual\.": ""},
         output_loading_info=True,
+        revision=revision,
     )
     if report["missing_keys"]:
         raise ValueError(f"{name}: weights of the vision tower are missing: {sorted(report['missing_keys'])[:5]}")

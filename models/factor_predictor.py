@@ -317,6 +317,7 @@ def from_backbone(
     factors: Sequence[str],
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    revision: str | None = None,
     **settings: Any,
 ) -> FactorPredictor:
     """A predictor with a new head on a published backbone: an image model, or the vision tower of a Qwen2-VL.
@@ -324,19 +325,20 @@ def from_backbone(
     Args:
         name: folder or Hub id.
         min_pixels, max_pixels: bounds of width * height for a vision tower; by default its processor's.
+        revision: branch, tag or commit of a Hub repository.
         settings: further fields of the configuration.
 
     Raises:
         OSError: no such folder or Hub id, or its files are incomplete.
         ValueError: a model of another kind.
     """
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, revision=revision)
     if config.model_type in VISION_TOWERS:
-        return _from_vision_tower(name, config, factors, min_pixels, max_pixels, settings)
-    backbone = AutoModel.from_pretrained(name, dtype=torch.float32)
+        return _from_vision_tower(name, config, factors, min_pixels, max_pixels, revision, settings)
+    backbone = AutoModel.from_pretrained(name, dtype=torch.float32, revision=revision)
     if backbone.main_input_name != "pixel_values":
         raise ValueError(f"{name}: expected an image model or a Qwen2-VL, found '{config.model_type}'")
-    processor = AutoImageProcessor.from_pretrained(name)
+    processor = AutoImageProcessor.from_pretrained(name, revision=revision)
     settings = {"image_mean": list(processor.image_mean), "image_std": list(processor.image_std)} | settings
     vision = config.to_dict()
     predictor_config = ImageFactorConfig(vision=vision, factors=list(factors), **settings)
@@ -347,9 +349,15 @@ def from_backbone(
 
 
 def _from_vision_tower(
-    name: str, config: Any, factors: Sequence[str], min_pixels: int | None, max_pixels: int | None, settings: dict
+    name: str,
+    config: Any,
+    factors: Sequence[str],
+    min_pixels: int | None,
+    max_pixels: int | None,
+    revision: str | None,
+    settings: dict,
 ) -> QwenFactorPredictor:
-    processor = AutoImageProcessor.from_pretrained(name)
+    processor = AutoImageProcessor.from_pretrained(name, revision=revision)
     size = dict(processor.size)
     size["shortest_edge"] = size["shortest_edge"] if min_pixels is None else min_pixels
     size["longest_edge"] = size["longest_edge"] if max_pixels is None else max_pixels
@@ -369,11 +377,11 @@ def _from_vision_tower(
         **settings,
     )
     model = QwenFactorPredictor(predictor_config)
-    model.backbone = load_vision_tower(name, config, "cpu")
+    model.backbone = load_vision_tower(name, config, "cpu", revision)
     return model.train()
 
 
-def load_factor_config(name: str) -> FactorConfig:
+def load_factor_config(name: str, revision: str | None = None) -> FactorConfig:
     """The configuration of a predictor.
 
     Raises:
@@ -381,7 +389,7 @@ def load_factor_config(name: str) -> FactorConfig:
         OSError: no such folder or Hub id.
     """
     try:
-        config = AutoConfig.from_pretrained(find_model(name))
+        config = AutoConfig.from_pretrained(find_model(name), revision=revision)
     except OSError as error:
         raise OSError(f"{name}: no factor predictor there, and none to be had from the Hub: {error}") from error
     if not isinstance(config, FactorConfig):
@@ -389,11 +397,12 @@ def load_factor_config(name: str) -> FactorConfig:
     return config
 
 
-def load_factor_predictor(name: str, device: str | None = None) -> FactorPredictor:
+def load_factor_predictor(name: str, device: str | None = None, revision: str | None = None) -> FactorPredictor:
     """The predictor of a folder, of the newest complete checkpoint in it, or of a Hub id, ready to predict.
 
     Args:
         device: by default an accelerator if there is one.
+        revision: branch, tag or commit of a Hub repository.
 
     Raises:
         ValueError: a model of another kind.
@@ -401,8 +410,8 @@ def load_factor_predictor(name: str, device: str | None = None) -> FactorPredict
     """
     if device is None:
         device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
-    load_factor_config(name)
-    return AutoModel.from_pretrained(find_model(name), dtype=torch.float32).to(device).eval()
+    load_factor_config(name, revision)
+    return AutoModel.from_pretrained(find_model(name), dtype=torch.float32, revision=revision).to(device).eval()
 
 
 for _config, _model in ((ImageFactorConfig, ImageFactorPredictor), (QwenFactorConfig, QwenFactorPredictor)):

@@ -263,7 +263,7 @@ def _near_identity(hidden: int) -> nn.Linear:
     return layer
 
 
-def load_selector(path: str | Path) -> Selector:
+def load_selector(path: str | Path, revision: str | None = None) -> Selector:
     """The selector stored in a folder by `save_pretrained` (or of a Hub id), in eval mode: either class.
 
     Of an `EncodingSelector` it is the selector inside, which reads the embeddings that the trained encoders make
@@ -275,21 +275,23 @@ def load_selector(path: str | Path) -> Selector:
     from models import gpt2_selector  # noqa: F401  registers its class
     from models.trained_encoders import EncodingSelector
 
-    model = load_exactly(path, ("pointer_selector", "gpt2_selector", "encoding_selector"))
+    model = load_exactly(path, ("pointer_selector", "gpt2_selector", "encoding_selector"), revision)
     return model.selector if isinstance(model, EncodingSelector) else model
 
 
-def load_exactly(path: str | Path, model_types: Sequence[str]):
+def load_exactly(path: str | Path, model_types: Sequence[str], revision: str | None = None):
     """A model of one of these types, in eval mode.
 
     Raises:
         ValueError: another type, or weights that are missing, unexpected or of another shape; lists all of them.
     """
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, revision=revision)
     if config.model_type not in model_types:
         expected = " or ".join(model_types)
         raise ValueError(f"{path}: config.json: model_type: expected {expected}, found {config.model_type}")
-    model, found = AutoModel.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True)
+    model, found = AutoModel.from_pretrained(
+        path, output_loading_info=True, ignore_mismatched_sizes=True, revision=revision
+    )
     wrong = [f"{what.removesuffix('_keys')}: {sorted(map(str, found[what]))}" for what in found if found[what]]
     if wrong:
         raise ValueError(f"{path}: weights do not fit config.json: {'; '.join(wrong)}")

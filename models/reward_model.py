@@ -191,7 +191,7 @@ class _RewardModel:
         Raises:
             ValueError: weights of the backbone are missing; lists them.
         """
-        config = AutoConfig.from_pretrained(name, **{key: kwargs[key] for key in ("revision",) if key in kwargs})
+        config = AutoConfig.from_pretrained(name, **_of_hub(kwargs))
         starts_new = config.model_type == cls.config_class.backbone_type
         if starts_new:
             values = {key: value for key, value in config.to_dict().items() if key != "model_type"}
@@ -422,14 +422,20 @@ def reward_model_class(name: str | Path, **kwargs: Any) -> type:
 
 def from_backbone(name: str | Path, settings: dict[str, Any] | None = None, **kwargs: Any):
     """`from_backbone` of the class that fits."""
-    return reward_model_class(name).from_backbone(name, settings, **kwargs)
+    return reward_model_class(name, **_of_hub(kwargs)).from_backbone(name, settings, **kwargs)
 
 
-def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto"):
+def _of_hub(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `from_pretrained`'s options that say which files of a Hub repository are read."""
+    return {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+
+
+def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto", revision: str | None = None):
     """Model and processor of a trained reward model: a folder (of a run too, or of adapters) or Hub id.
 
     Args:
         device: where to put it; by default an accelerator if there is one.
+        revision: branch, tag or commit of a Hub repository.
 
     Returns:
         The model in eval mode with its processor attached, and the processor.
@@ -438,7 +444,7 @@ def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto")
         ValueError: it is no reward model, or its weights are not exactly those of its configuration; lists them.
     """
     path = find_model(path)
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, revision=revision)
     if config.model_type not in [model.config_class.model_type for model in REWARD_MODELS]:
         known = ", ".join(model.config_class.model_type for model in REWARD_MODELS)
         raise ValueError(f"{path}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
@@ -448,8 +454,8 @@ def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto")
     if (Path(path) / ADAPTER_FILE).is_file():
         model = _with_adapters(Path(path), config, device, dtype)
     else:
-        model = from_backbone(path, dtype=dtype).to(device)
-    processor = load_processor(path)
+        model = from_backbone(path, dtype=dtype, revision=revision).to(device)
+    processor = load_processor(path, revision=revision)
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     plain.processor = processor
     return model.eval(), processor

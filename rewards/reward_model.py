@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -100,6 +100,7 @@ class RewardModel(Reward):
         dtype: of the weights; by default as they are stored.
         sharded: with ZeRO-3, divide the weights between the processes, as the policy's are. All processes must then
             score equally many rows. By default every process has a copy.
+        revision: branch, tag or commit of a Hub repository; by default its main branch.
     """
 
     name = "reward_model"
@@ -110,7 +111,13 @@ class RewardModel(Reward):
     needs_model = True
 
     def __init__(
-        self, model: str, batch_size: int = 16, device: str | None = None, dtype: str = "auto", sharded: bool = False
+        self,
+        model: str,
+        batch_size: int = 16,
+        device: str | None = None,
+        dtype: str = "auto",
+        sharded: bool = False,
+        revision: str | None = None,
     ):
         if not isinstance(model, str) or not model:
             raise ValueError(f"model: expected a folder or Hub id, found {model!r:.80}")
@@ -122,6 +129,7 @@ class RewardModel(Reward):
         self.device = device
         self.dtype = dtype
         self.sharded = sharded
+        self.revision = revision
 
     @cached_property
     def _loaded(self) -> Any:
@@ -130,9 +138,9 @@ class RewardModel(Reward):
 
         device = self.device or process_state().device
         if self.sharded:
-            return _partitioned(load_reward_model, self.model, device, self.dtype)
+            return _partitioned(partial(load_reward_model, revision=self.revision), self.model, device, self.dtype)
         with _outside_zero3():
-            model, _ = load_reward_model(self.model, device, self.dtype)
+            model, _ = load_reward_model(self.model, device, self.dtype, self.revision)
         return model.requires_grad_(False).eval()
 
     def score(self, text: str, prompt: Any = None, images: Any = None) -> float | None:

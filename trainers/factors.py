@@ -105,6 +105,13 @@ class FactorTrainingConfig(CheckedSettings, EarlyStoppingArguments, transformers
         self.remove_unused_columns = False  # images are opened when they are needed
         super().__post_init__()
 
+    def check_model(self, config: FactorConfig) -> None:
+        """Raises `RecipeError` if a setting that is not left at its default differs from a model that is made."""
+        for name, of_model in (("image_size",) * 2, ("enlarge",) * 2, ("head_size",) * 2, ("head_dropout", "dropout")):
+            value, found = getattr(self, name), getattr(config, of_model, None)
+            if found not in (None, value) and value != type(self).__dataclass_fields__[name].default:
+                raise RecipeError(f"{name}: found {value}, but the model is made already, with {found}")
+
     def model_settings(self, factors: FactorSet) -> dict[str, Any]:
         """What the recipe says of the predictor's configuration."""
         return {
@@ -183,6 +190,7 @@ class FactorTrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         final_data: LabelledImages | None = None,
         **kwargs: Any,
     ):
+        args.check_model(model.config)
         weights = positive_weights(train_data.labels, args.max_pos_weight) if args.pos_weight == "balanced" else None
         model.config.pos_weight = weights
         if args.trained_blocks is not None:
@@ -279,10 +287,11 @@ def load_predictor(
     try:
         if name is None:
             return new_predictor(script.backbone, factors.ids, **settings)
-        config = transformers.AutoConfig.from_pretrained(name)
+        revision = model_args.model_revision
+        config = transformers.AutoConfig.from_pretrained(name, revision=revision)
         if not isinstance(config, FactorConfig):
-            return from_backbone(name, factors.ids, script.min_pixels, script.max_pixels, **settings)
-        model = load_factor_predictor(name, "cpu").train()
+            return from_backbone(name, factors.ids, script.min_pixels, script.max_pixels, revision, **settings)
+        model = load_factor_predictor(name, "cpu", revision).train()
     except (OSError, ValueError) as error:
         where = "backbone" if name is None else f"model_name_or_path: '{name}' cannot be loaded"
         raise RecipeError(f"{where}: {error}") from error

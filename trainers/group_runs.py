@@ -18,7 +18,14 @@ from trainers.group_policies import GroupPolicy, SelectorPolicy, VLMPolicy
 from trainers.losses import groups_without_contrast
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
-from trainers.model_at_hand import ModelAtHand, adapters_base, inspect_model, load_policy, model_init_kwargs
+from trainers.model_at_hand import (
+    ModelAtHand,
+    adapters_base,
+    hub_arguments,
+    inspect_model,
+    load_policy,
+    model_init_kwargs,
+)
 from trainers.recipes import Recipe, RecipeError
 from trainers.run_record import RunInfo
 from trainers.runs import describe_rewards, train_and_record
@@ -112,7 +119,7 @@ def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> Poli
     config = None
     if name is not None:
         try:
-            config = AutoConfig.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, revision=model_args.model_revision)
         except Exception as error:  # the Hub's client raises many kinds
             raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
     model_type = script.selector.get("model_type", "pointer_selector") if config is None else config.model_type
@@ -135,7 +142,7 @@ def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> Poli
         if name is None:
             return AutoModel.from_config(config)
         try:
-            return load_selector(name)
+            return load_selector(name, model_args.model_revision)
         except ValueError as error:
             raise RecipeError(f"model_name_or_path: {error}") from error
 
@@ -150,7 +157,7 @@ def vlm_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtH
     name = model_args.model_name_or_path
     if name is None:
         raise RecipeError("model_name_or_path: policy: vlm needs a model")
-    known = inspect_model(name, script, required=not script.validate_only)
+    known = inspect_model(name, script, not script.validate_only, hub_arguments(args, model_args))
     policy = None if known.processor is None else VLMPolicy(known.processor, known.bounds)
     args.model_init_kwargs = model_init_kwargs(args, model_args)
     return PolicyAtHand(

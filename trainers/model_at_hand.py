@@ -10,6 +10,9 @@ from models.loading import PixelBounds, load_processor, pixel_bounds
 from trainers.console import say
 from trainers.recipes import DataArguments, RecipeError
 
+DEFAULT_REVISION = "main"
+"""What `trl.ModelConfig.model_revision` is unless a recipe sets it."""
+
 
 @dataclass(frozen=True)
 class ModelAtHand:
@@ -28,22 +31,52 @@ def adapters_base(name: str) -> str | None:
     return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
-def inspect_model(name: str, arguments: DataArguments, required: bool) -> ModelAtHand:
+def init_kwargs(args: Any) -> dict[str, Any]:
+    """The recipe's `model_init_kwargs`, which the command line gives as JSON."""
+    given = getattr(args, "model_init_kwargs", None) or {}
+    try:
+        given = json.loads(given) if isinstance(given, str) else given
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"model_init_kwargs: expected a mapping, found {given!r} ({error})") from error
+    return given
+
+
+def hub_arguments(args: Any, model_args: Any) -> dict[str, Any]:
+    """What everything that is loaded of the recipe's model is asked for: one revision, and whether its code is run.
+
+    Raises:
+        RecipeError: `model_revision` and `model_init_kwargs` name two revisions.
+    """
+    given = init_kwargs(args)
+    revision = given.get("revision", model_args.model_revision)
+    if model_args.model_revision not in (DEFAULT_REVISION, revision):
+        raise RecipeError(
+            f"model_revision: '{model_args.model_revision}', but model_init_kwargs has the revision '{revision}'; set "
+            "one of them"
+        )
+    trusted = given.get("trust_remote_code", getattr(args, "trust_remote_code", False))
+    return {"revision": revision, "trust_remote_code": trusted}
+
+
+def inspect_model(
+    name: str, arguments: DataArguments, required: bool, hub: dict[str, Any] | None = None
+) -> ModelAtHand:
     """Configuration and processor of a model, which may be out of reach when a recipe is only validated.
 
     Args:
         required: an unreachable model is an error.
+        hub: of `hub_arguments`.
 
     Raises:
         RecipeError: the model cannot be loaded, or its pixel bounds are inconsistent.
     """
     from transformers import AutoConfig
 
-    base = adapters_base(name)
+    base, hub = adapters_base(name), hub or {}
     try:
-        config = AutoConfig.from_pretrained(base or name)
+        config = AutoConfig.from_pretrained(base or name, **hub)
         of_base = base is not None and not any(Path(name).glob("*processor_config.json"))
-        processor = load_processor(base if of_base else name, arguments.min_pixels, arguments.max_pixels)
+        processor = load_processor(base if of_base else name, arguments.min_pixels, arguments.max_pixels, **hub)
         return ModelAtHand(config, processor, pixel_bounds(processor))
     except ValueError as error:
         if "min_pixels" in str(error):
@@ -61,13 +94,9 @@ def inspect_model(name: str, arguments: DataArguments, required: bool) -> ModelA
 
 def model_init_kwargs(args: Any, model_args: Any) -> dict[str, Any]:
     """Keyword arguments with which policy and reference are loaded."""
-    chosen = {
-        "revision": model_args.model_revision,
-        "attn_implementation": model_args.attn_implementation,
-        "dtype": model_args.dtype,
-    }
-    given = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
-    return {key: value for key, value in chosen.items() if value is not None} | given
+    chosen = {"attn_implementation": model_args.attn_implementation, "dtype": model_args.dtype}
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+    return chosen | init_kwargs(args) | hub_arguments(args, model_args)
 
 
 def lora_config(model_args: Any, freeze_vision_tower: bool) -> Any:

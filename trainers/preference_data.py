@@ -11,7 +11,7 @@ from datasets import Dataset
 from data.images import image_size, qwen_size
 from data.messages import message_texts
 from data.preferences import PreferenceRecord, as_pairs, load_preferences
-from data.records import RecordError
+from data.records import Location, RecordError, parse_rows
 from models.reward_inputs import ResponseGroup, encode_groups, reward_messages
 from trainers.console import say
 from trainers.model_at_hand import ModelAtHand
@@ -180,6 +180,25 @@ class _Lookup:
 def preference_dataset(records: Sequence[PreferenceRecord]) -> Dataset:
     """A data set for a trainer; images are opened when a batch is made."""
     return Dataset.from_dict({"index": list(range(len(records)))}).with_transform(_Lookup(records))
+
+
+def as_records(dataset: Sequence[PreferenceRecord] | Dataset, name: str) -> list[PreferenceRecord]:
+    """The records themselves, or those in the rows of a data set; ids are row numbers where they have none.
+
+    Args:
+        name: for messages.
+
+    Raises:
+        RecordError: lists every problem of every row.
+    """
+    rows = list(dataset)
+    if all(isinstance(row, PreferenceRecord) for row in rows):
+        return rows
+    records = parse_rows(
+        ((Location(name, number, "row"), row) for number, row in enumerate(rows, 1)), PreferenceRecord
+    )
+    numbered = enumerate(records)
+    return [record if record.id is not None else record.model_copy(update={"id": place}) for place, record in numbered]
 
 
 def examples(records: Sequence[PreferenceRecord], grouped: bool) -> list[PreferenceRecord]:

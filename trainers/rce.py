@@ -142,6 +142,8 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         samples: SampleLog | None = None,
         **kwargs: Any,
     ):
+        if args.model_init_kwargs:
+            raise RecipeError("model_init_kwargs: of a VLM that a recipe names; this model is made already")
         groups = [*train_groups, *(eval_groups or ())]
         items = prepare_groups(policy, groups)
         self.policy = policy

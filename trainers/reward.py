@@ -20,12 +20,14 @@ from typing import Any, Literal
 import torch
 import trl
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from torch import nn
 from transformers import ProcessorMixin
 from trl import ModelConfig
 
 from data.preferences import PreferenceRecord
 from models.adapters import adapter_values, keep_adapters_in_float32
+from models.loading import load_processor
 from models.reward_inputs import reward_messages
 from models.reward_model import HEAD, RewardOutput, from_backbone
 from models.shared_prefix import SharedPrefix
@@ -39,12 +41,20 @@ from trainers.fixed_samples import FixedSamples, chosen
 from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
-from trainers.model_at_hand import adapters_base, inspect_model, lora_config, model_init_kwargs
+from trainers.model_at_hand import (
+    adapters_base,
+    hub_arguments,
+    init_kwargs,
+    inspect_model,
+    lora_config,
+    model_init_kwargs,
+)
 from trainers.preference_data import (
     GROUP_KEYS,
     Lengths,
     PreferenceArguments,
     PreferenceCollator,
+    as_records,
     examples,
     load_checked_preferences,
     preference_content,
@@ -148,15 +158,27 @@ class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, tr
             given |= {"score_min": None, "score_max": None}
         return given | ({"language_head": True} if self.lm_loss_weight else {})
 
+    def check_model(self, config: Any) -> None:
+        """Raises `ValueError` if a model that is made already has other settings than these."""
+        for name, value in self.model_settings().items():
+            found = getattr(config, name)
+            if found != value:
+                raise ValueError(
+                    f"{name}: RewardConfig says {value!r}, the model has {found!r}; give RewardTrainer the model's "
+                    "name, or make it by models.reward_model.from_backbone(name, args.model_settings())"
+                )
+
 
 class RewardTrainer(CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
     """`trl.RewardTrainer` on prompts with images and any number of ranked responses, with the losses of
     `trainers.losses.preference_loss`.
 
     Args:
-        model: a reward model of `models.reward_model`, maybe with adapters.
-        train_records, eval_records: see `data.preferences`.
-        processing_class: the model's processor.
+        model: a reward model of `models.reward_model`, maybe with adapters; or a folder or Hub id, of which one is
+            made as `args` say.
+        train_dataset, eval_dataset: records of `data.preferences`, or a data set with their columns or TRL's
+            (`prompt`, `chosen`, `rejected`, `images`).
+        processing_class: the model's processor, by default that of its folder or Hub id.
         samples: where groups are stored for the run's report; by default nowhere.
     """
 
@@ -164,20 +186,32 @@ class RewardTrainer(CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | str,
         args: RewardConfig,
-        train_records: Sequence[PreferenceRecord],
-        eval_records: Sequence[PreferenceRecord] | None = None,
+        train_dataset: Sequence[PreferenceRecord] | Dataset,
+        eval_dataset: Sequence[PreferenceRecord] | Dataset | None = None,
         *,
-        processing_class: ProcessorMixin,
+        processing_class: ProcessorMixin | None = None,
         samples: SampleLog | None = None,
         **kwargs: Any,
     ):
+        if args.load_weights_only and args.resume_from_checkpoint is not None:
+            raise ValueError("load_weights_only: give RewardTrainer the checkpoint as its model, and set neither")
+        name = model if isinstance(model, str) else model.config._name_or_path
+        hub = {"revision": init_kwargs(args).get("revision"), "trust_remote_code": args.trust_remote_code}
+        if isinstance(model, str):
+            options, args.model_init_kwargs = hub | init_kwargs(args), None  # they may hold what cannot be saved
+            model = from_backbone(model, args.model_settings(), **options)
+        else:
+            args.check_model(model.config)
+        processing_class = load_processor(name, **hub) if processing_class is None else processing_class
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the model uses its vision tower on every process
         callbacks = [*(kwargs.pop("callbacks", None) or ()), *args.early_stopping()]
-        self.train_records = examples(train_records, args.group_responses)
-        eval_records = None if eval_records is None else examples(eval_records, args.group_responses)
+        self.train_records = examples(as_records(train_dataset, "train_dataset"), args.group_responses)
+        eval_records = None
+        if eval_dataset is not None:
+            eval_records = examples(as_records(eval_dataset, "eval_dataset"), args.group_responses)
         self.samples = samples
         self._sums: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}
         trained_before = adapter_values(model)
@@ -393,7 +427,7 @@ def load_reward_policy(args: RewardConfig, model_args: Any) -> nn.Module:
     try:
         if base is None:
             return from_backbone(name, settings, **options)
-        stored = AutoConfig.from_pretrained(name)
+        stored = AutoConfig.from_pretrained(name, **hub_arguments(args, model_args))
         kept = ("head_activation", "score_min", "score_max", "system_prompt", "language_head")
         model = from_backbone(base, {key: getattr(stored, key) for key in kept} | settings, **options)
         model.score_head.float()  # as it was stored
@@ -431,7 +465,9 @@ def main(argv: list[str] | None = None) -> None:
         # Data
         if args.load_weights_only:
             model_args.model_name_or_path, args.resume_from_checkpoint = args.resume_from_checkpoint, None
-        model = inspect_model(model_args.model_name_or_path, script, required=not script.validate_only)
+        model = inspect_model(
+            model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
+        )
         system_prompt = args.system_prompt or getattr(model.config, "system_prompt", None)
 
         def load(source: str, split: str) -> tuple[list[PreferenceRecord], Lengths | None]:

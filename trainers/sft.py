@@ -32,7 +32,7 @@ from trainers.group_policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
-from trainers.model_at_hand import inspect_model, model_init_kwargs, policy_arguments
+from trainers.model_at_hand import hub_arguments, inspect_model, model_init_kwargs, policy_arguments
 from trainers.publishing import PublishedRun
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import DataArguments, parse_recipe, recipe_value
@@ -142,7 +142,9 @@ def main(argv: list[str] | None = None) -> None:
         check_set_up("SFT", script, args, model_args)
 
         # Data
-        model = inspect_model(model_args.model_name_or_path, script, required=not script.validate_only)
+        model = inspect_model(
+            model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
+        )
         rows, held_out, counts = load_rows_and_held_out(script, args, model)
         train_rows = _with_completions(rows, script.dataset_name)
         eval_rows = (
