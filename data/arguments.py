@@ -39,6 +39,11 @@ def _limit(text: str) -> int | None:
     return number
 
 
+def add_restart_argument(parser: argparse._ActionsContainer) -> None:
+    """Adds `--restart`, for commands whose unfinished work is kept by `data.shards.ShardStore`."""
+    parser.add_argument("--restart", action="store_true", help="discard unfinished work, as of other settings")
+
+
 def add_limit_argument(parser: argparse._ActionsContainer, what: str = "rows") -> None:
     """Adds `--limit`, which becomes the number of rows to take, or `None` for all of them."""
     parser.add_argument(

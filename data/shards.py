@@ -15,14 +15,17 @@ were made with; other settings are refused, because their rows must not mix.
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from data.records import RecordError, atomic_write, write_json
 
 SETTINGS_FILE = "settings.json"
+LONGEST_SHOWN = 60
+"""Characters of a setting in a message."""
 _LONGEST_WAIT = timedelta(days=30)
 """For the slowest process, at the end; by default the others would give up within half an hour."""
 
@@ -50,6 +53,7 @@ class ShardStore:
         folder: made if it is not there.
         settings: JSON values that decide what the rows look like.
         id_field: the field that tells rows apart, an integer or a string.
+        restart: discard what rows and settings are there, and begin anew.
         sync_every: rows after which they are forced to disk. With more than 1, a power failure may cost the last few
             (a killed process costs none), and they are then made again.
 
@@ -59,11 +63,19 @@ class ShardStore:
         RecordError: a folder with other settings, one that another run is writing to, or a malformed row in it.
     """
 
-    def __init__(self, folder: str | Path, settings: dict[str, Any], id_field: str = "id", sync_every: int = 1):
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: dict[str, Any],
+        id_field: str = "id",
+        sync_every: int = 1,
+        restart: bool = False,
+    ):
         self.folder = Path(folder)
         self.settings = settings
         self.id_field = id_field
         self.sync_every = sync_every
+        self.restart = restart
         self.done: set[int | str] = set()
         self._state = None
         self._file = None
@@ -77,6 +89,8 @@ class ShardStore:
     def __enter__(self) -> "ShardStore":
         self._state = process_state()
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.restart:
+            self._together(self._discard)
         problem = ""
         try:
             self._open_own()
@@ -98,15 +112,26 @@ class ShardStore:
             self._file.close()
             self._file = None
 
-    def _open_own(self) -> None:
-        path = self.folder / f"shard-{self._state.process_index:05d}.jsonl"
-        file = path.open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-        except BlockingIOError as error:
+    def _together(self, work: Callable[[], None]) -> None:
+        """Does something in the main process, while the others wait; all stop if it cannot be done."""
+        problem = ""
+        if self.is_main:
+            try:
+                work()
+            except RecordError as error:
+                problem = str(error)
+        self._share_problem(problem)
+
+    def _discard(self) -> None:
+        paths = self._paths()
+        locked = [_open_locked(path) for path in paths]  # all of them, before any is removed
+        for path in (*paths, self.folder / SETTINGS_FILE):
+            path.unlink(missing_ok=True)
+        for file in locked:
             file.close()
-            raise RecordError([f"{path}: another process is writing to it; wait for it, or end it"]) from error
-        self._file = file
+
+    def _open_own(self) -> None:
+        self._file = _open_locked(self.folder / f"shard-{self._state.process_index:05d}.jsonl")
 
     def _check_settings(self) -> None:
         path = self.folder / SETTINGS_FILE
@@ -120,14 +145,10 @@ class ShardStore:
             stored = json.loads(path.read_bytes())
         except ValueError as error:
             raise RecordError([f"{path}: not valid JSON: {error}"]) from error
-        problems = [
-            f"{path}: field '{key}': the rows there were made with {stored.get(key)!r}, now it is {wanted.get(key)!r}"
-            "; use the same settings or another folder"
-            for key in dict.fromkeys((*stored, *wanted))
-            if stored.get(key) != wanted.get(key)
-        ]
+        problems = [f"{path}: {difference}" for difference in _differences(stored, wanted)]
         if problems:
-            raise RecordError(problems)
+            way_on = "use the same settings or another folder, or discard the rows there with --restart"
+            raise RecordError([*problems[:-1], f"{problems[-1]}; {way_on}"])
 
     def _share_problem(self, problem: str) -> None:
         """Every process stops if one of them has a problem, instead of waiting for it."""
@@ -195,13 +216,7 @@ class ShardStore:
         """
         self._sync()
         self._state.wait_for_everyone()
-        problem = ""
-        if self.is_main:
-            try:
-                self._write_merged(Path(output), list(order))
-            except RecordError as error:
-                problem = str(error)
-        self._share_problem(problem)
+        self._together(lambda: self._write_merged(Path(output), list(order)))
 
     def _write_merged(self, output: Path, order: list[int | str]) -> None:
         lines = {row_id: line for path in self._paths() for row_id, line in self._rows(path)}
@@ -226,3 +241,40 @@ def cut_incomplete_line(path: Path) -> None:
                 break
             end = start
         file.truncate(end)
+
+
+def _open_locked(path: Path) -> IO[bytes]:
+    """A file to append to, which is locked until it is closed or the process ends, however that ends."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RecordError([f"{path}: another process is writing to it; wait for it, or end it"]) from error
+    return file
+
+
+def _shown(value: Any) -> str:
+    """A setting as a person can read it: of a long text the beginning."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}.."
+
+
+def _is_fingerprint(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{40,}", value) is not None
+
+
+def _differences(stored: Any, wanted: Any, field: str = "") -> list[str]:
+    """A sentence for each setting that differs, those inside others by their dotted names."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        return [
+            difference
+            for key in dict.fromkeys((*stored, *wanted))
+            for difference in _differences(stored.get(key), wanted.get(key), f"{field}.{key}" if field else key)
+        ]
+    if stored == wanted:
+        return []
+    if _is_fingerprint(stored) and _is_fingerprint(wanted):
+        content = f"other content, by its fingerprint {stored[:8]}, now it is {wanted[:8]}"
+        return [f"field '{field}': the rows there were made with {content}"]
+    return [f"field '{field}': the rows there were made with {_shown(stored)}, now it is {_shown(wanted)}"]

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from data.arguments import at_least
+from data.arguments import add_restart_argument, at_least
 from data.images import ImageError
 from data.preferences import PreferenceRecord, load_preferences
 from data.records import RecordError, write_json, write_jsonl
@@ -150,7 +150,9 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     name = arguments.name or Path(arguments.model).name
     records, counts = load_preferences(arguments.data, arguments.split, skip_bad_rows=arguments.skip_bad_rows)
     work = arguments.work_dir or arguments.output_dir / f"{name}.parts"
-    stored = StoredScores(arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype)
+    stored = StoredScores(
+        arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype, arguments.restart
+    )
     preferences = _score_with_model(records, stored)
     if preferences is not None:
         # Records whose responses all have one rank are not scored, but their pairs are left out like other ties.
@@ -176,6 +178,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--skip-bad-rows", action="store_true", help="count unusable rows of --data instead of stopping"
     )
     parser.add_argument("--work-dir", type=Path, help="for scores until all are there; by default in --output-dir")
+    add_restart_argument(parser)
     parser.add_argument("--device", help="by default an accelerator if there is one")
     parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
     arguments = parser.parse_args(argv)

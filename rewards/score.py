@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ConfigDict, StrictStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from data.arguments import at_least
+from data.arguments import add_restart_argument, at_least
 from data.images import ImageError, check_images, resolve_images
 from data.messages import parse_prompt, place_images
 from data.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
@@ -135,7 +135,9 @@ def score_file(arguments: argparse.Namespace) -> None:
     """Reads and checks everything, scores what has no score yet, and writes."""
     rows, requests = load_responses(arguments.input, arguments.split)
     work = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
-    stored = StoredScores(arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype)
+    stored = StoredScores(
+        arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype, arguments.restart
+    )
     scores = stored.score(requests)
     if scores is None:
         return
@@ -154,6 +156,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
     parser.add_argument("--batch-size", type=at_least(1), default=16, help="responses a forward pass")
     parser.add_argument("--work-dir", type=Path, help="for scores until all are there; by default OUTPUT.parts")
+    add_restart_argument(parser)
     parser.add_argument("--device", help="by default an accelerator if there is one")
     parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
     return parser.parse_args(argv)

@@ -89,6 +89,7 @@ class StoredScores:
         work_dir: scores are kept here until `forget`; other settings or requests are refused.
         batch_size: responses a forward pass.
         device: by default the process's own.
+        restart: discard the scores that are kept there.
     """
 
     model: str
@@ -96,6 +97,7 @@ class StoredScores:
     batch_size: int = 16
     device: str | None = None
     dtype: str = "auto"
+    restart: bool = False
 
     def _load(self) -> Any:
         from models.reward_model import load_reward_model
@@ -126,7 +128,7 @@ class StoredScores:
         if not requests:
             raise RecordError(["there is nothing to score: no rows"])
         settings = self._settings(requests)
-        with ShardStore(self.work_dir, settings) as store:
+        with ShardStore(self.work_dir, settings, restart=self.restart) as store:
             model = None if store.done.issuperset(range(len(requests))) else self._load()
             if model is not None:
                 self._score_missing(model, requests, store)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.arguments import add_limit_argument
 from data.images import ImageError
-from data.records import RecordError
+from data.records import RecordError, available_splits
 from data.tasks import load_rows
 from filter_agents.registry import AgentError, build_agents
 from rewards.base import Reward
@@ -63,6 +63,17 @@ def validate(recipe: dict, splits: list[str], limit: int | None) -> list[str]:
     return problems
 
 
+def splits_of(recipe: dict) -> list[str]:
+    """The recipe's training and test splits; where it names none, `train`, and `test` if the data has it."""
+    train = recipe.get("dataset_train_split") or "train"
+    source = Path(recipe["dataset_name"])
+    if source.is_file():  # it has no splits
+        return [train]
+    named = recipe.get("dataset_test_split")
+    test = [named] if named else available_splits(source, ["test"]) if source.is_dir() else []
+    return list(dict.fromkeys([train, *test]))
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rewards.validate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -79,8 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         for key in ("dataset_name", "reward_funcs"):
             if not recipe.get(key):
                 raise RecordError([f"{arguments.config}: field '{key}': missing"])
-        defaults = [recipe.get("dataset_train_split", "train"), recipe.get("dataset_test_split", "test")]
-        problems = validate(recipe, arguments.splits or defaults, arguments.limit)
+        problems = validate(recipe, arguments.splits or splits_of(recipe), arguments.limit)
     except (RecordError, ImageError, AgentError, RewardSpecError, RewardError) as error:
         sys.exit(f"error: {error}")
     for problem in problems[:MAX_ROWS_SHOWN]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.arguments import add_limit_argument, at_least
+from data.arguments import add_limit_argument, add_restart_argument, at_least
 from data.candidate_pools import load_pools
 from data.images import ImageError, ImageSource
 from data.pools import ItemId
@@ -237,7 +237,18 @@ def _digest(queries: Sequence[Query]) -> str:
     return digest.hexdigest()
 
 
-_WHERE_THINGS_ARE = ("pools", "dataset", "split", "queries", "queries_split", "output", "work_dir", "limit", "device")
+_WHERE_THINGS_ARE = (
+    "pools",
+    "dataset",
+    "split",
+    "queries",
+    "queries_split",
+    "output",
+    "work_dir",
+    "limit",
+    "device",
+    "restart",
+)
 
 
 def shard_settings(arguments: argparse.Namespace, queries: Sequence[Query]) -> dict:
@@ -285,7 +296,8 @@ def make_beams(arguments: argparse.Namespace) -> int:
 
     queries = {query.id: query for query in read_queries(arguments)}
     work_dir = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
-    with ShardStore(work_dir, shard_settings(arguments, list(queries.values()))) as store:
+    settings = shard_settings(arguments, list(queries.values()))
+    with ShardStore(work_dir, settings, restart=arguments.restart) as store:
         chunks = store.chunks(list(queries), arguments.chunk_size)
         scorer = load_scorer(arguments, list(queries.values())) if chunks else None
         total = sum(map(len, chunks))
@@ -325,6 +337,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, required=True, help="JSONL file of candidate groups")
     parser.add_argument("--work-dir", type=Path, help="unfinished work; default: OUTPUT.parts")
+    add_restart_argument(parser)
     return parser.parse_args(argv)
 
 

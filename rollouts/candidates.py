@@ -16,7 +16,7 @@ import json
 import sys
 from pathlib import Path
 
-from data.arguments import add_limit_argument, at_least
+from data.arguments import add_limit_argument, add_restart_argument, at_least
 from data.images import ImageError
 from data.records import RecordError
 from rollouts.vlm_arguments import add_vlm_arguments
@@ -125,7 +125,7 @@ def _make_all(maker, work: Path, settings: dict, arguments: argparse.Namespace) 
     from data.shards import ShardStore
 
     by_id = {query.id: query for query in maker.data.queries}
-    with ShardStore(work, settings) as store:
+    with ShardStore(work, settings, restart=arguments.restart) as store:
         chunks = store.chunks(list(by_id), size=arguments.batch_size)
         with tqdm(total=sum(map(len, chunks)), desc="candidates", unit="query", disable=not store.is_main) as bar:
             for chunk in chunks:
@@ -220,6 +220,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--batch-size", type=at_least(1), default=32, help="queries whose candidates are made together"
     )
     parser.add_argument("--work-dir", type=Path, help="where unfinished work is kept; by default OUTPUT.parts")
+    add_restart_argument(parser)
     parser.add_argument("--answer-cache", type=Path, help="folder of answers to share between runs")
     parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
     add_vlm_arguments(parser)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.arguments import add_limit_argument, at_least
+from data.arguments import add_limit_argument, add_restart_argument, at_least
 from data.records import RecordError
 from rewards.eval import USER_ERRORS, choose_specs, read_recipe
 from rewards.guard import ON_ERROR, Failure, GuardedReward, RewardError
@@ -260,7 +260,7 @@ def _make_all(maker: CompletionMaker, rows: Sequence[dict], settings: dict, argu
     by_id = {row["id"]: row for row in rows}
     work = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
     images = arguments.output.with_name(arguments.output.stem + "_images")
-    with ShardStore(work, settings) as store:
+    with ShardStore(work, settings, restart=arguments.restart) as store:
         chunks = store.chunks(list(by_id), size=arguments.batch_size)
         with tqdm(total=sum(map(len, chunks)), desc="completions", unit="prompt", disable=not store.is_main) as bar:
             for chunk in chunks:
@@ -316,6 +316,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--device", help="by default an accelerator if there is one")
     parser.add_argument("--work-dir", type=Path, help="where unfinished work is kept; by default OUTPUT.parts")
+    add_restart_argument(parser)
     parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
     arguments = parser.parse_args(argv)
     if arguments.temperature <= 0:

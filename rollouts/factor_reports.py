@@ -16,14 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
-from data.arguments import at_least
+from data.arguments import add_restart_argument, at_least
 from data.images import ImageError
 from data.records import RecordError, available_splits, read_rows, write_jsonl
 from data.splits import SPLITS
 
 
 def predict_split(
-    records: list[AgentSelectionRecord], model: Any, fingerprint: str, work: Path, batch_size: int
+    records: list[AgentSelectionRecord],
+    model: Any,
+    fingerprint: str,
+    work: Path,
+    batch_size: int,
+    restart: bool = False,
 ) -> list[Counter]:
     """For each record, the number of its images that each factor applies to; what is in `work` is not made again."""
     from tqdm import tqdm
@@ -33,7 +38,8 @@ def predict_split(
 
     ids = list(range(len(records)))
     reports = hashlib.sha256(repr([(record.report, images_of(record)) for record in records]).encode()).hexdigest()
-    with ShardStore(work, {"model": fingerprint, "reports": reports}, sync_every=batch_size) as store:
+    settings = {"model": fingerprint, "reports": reports}
+    with ShardStore(work, settings, sync_every=batch_size, restart=restart) as store:
         chunks = store.chunks(ids, size=batch_size)
         with tqdm(total=sum(map(len, chunks)), desc="predicting", unit="report", disable=not store.is_main) as bar:
             for chunk in chunks:
@@ -68,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--batch-size", type=at_least(1), default=32, help="reports whose images are looked at together"
     )
+    add_restart_argument(parser)
     parser.add_argument("--device", help="by default an accelerator if there is one")
     arguments = parser.parse_args(argv)
 
@@ -84,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         base = arguments.output_dir.resolve()
         for split, part in records.items():
             work = arguments.output_dir / f"{split}.parts"
-            counts = predict_split(part, model, fingerprint, work, arguments.batch_size)
+            counts = predict_split(part, model, fingerprint, work, arguments.batch_size, arguments.restart)
             if process_state().is_main_process:
                 changed = [with_factors(*pair, factors, names) for pair in zip(part, counts, strict=True)]
                 write_jsonl(arguments.output_dir / f"{split}.jsonl", (as_row(record, base) for record in changed))

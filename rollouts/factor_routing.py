@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data.arguments import at_least
+from data.arguments import add_restart_argument, at_least
 from data.images import ImageError
 from data.pools import load_pool
 from data.records import RecordError, read_rows, write_jsonl
@@ -31,7 +31,9 @@ from filter_agents.factor_routing import (
 ITEMS_SHOWN = 10
 
 
-def predict_pool(pool_folder: str, model: Any, fingerprint: str, work: Path, output: Path, batch_size: int) -> None:
+def predict_pool(
+    pool_folder: str, model: Any, fingerprint: str, work: Path, output: Path, batch_size: int, restart: bool = False
+) -> None:
     """Writes a row of factors and probabilities for each item; images that are done are not looked at again.
 
     Args:
@@ -49,7 +51,7 @@ def predict_pool(pool_folder: str, model: Any, fingerprint: str, work: Path, out
     pool = load_pool(pool_folder)
     items = {item.id: item for item in pool.items}
     settings = {"pool": str(Path(pool_folder).resolve()), "model": fingerprint}
-    with ShardStore(work, settings, sync_every=batch_size) as store:
+    with ShardStore(work, settings, sync_every=batch_size, restart=restart) as store:
         chunks = store.chunks(list(items), size=batch_size)
         with tqdm(total=sum(map(len, chunks)), desc="predicting", unit="image", disable=not store.is_main) as bar:
             for chunk in chunks:
@@ -91,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
     work = arguments.output.with_name(arguments.output.name + ".parts")
     predicted = work / "predicted.jsonl"
     fingerprint = model_fingerprint(find_model(arguments.model))
-    predict_pool(arguments.pool, model, fingerprint, work, predicted, arguments.batch_size)
+    predict_pool(arguments.pool, model, fingerprint, work, predicted, arguments.batch_size, arguments.restart)
     if not process_state().is_main_process:
         return
     rows = {row["id"]: row for _, row in read_rows(predicted)}
@@ -135,6 +137,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     routed.add_argument("--model", required=True, help="factor predictor: folder or Hub id")
     routed.add_argument("--routing", type=Path, required=True, help="table that `suggest` wrote")
     routed.add_argument("--batch-size", type=at_least(1), default=32, help="images looked at together")
+    add_restart_argument(routed)
     routed.add_argument("--device", help="by default an accelerator if there is one")
     for command in (table, routed):
         command.add_argument("--agents", nargs="+", metavar="AGENT", help="by default all that need no model")
