@@ -29,19 +29,27 @@ PRIVATE_NAMES = {
     "torch.nn.Module._forward_pre_hooks": ATTRIBUTE,
     "torch.nn.modules.batchnorm._BatchNorm": ATTRIBUTE,
     "torch.nn.modules.dropout._DropoutNd": ATTRIBUTE,
+    "torch.optim.lr_scheduler.LRScheduler._last_lr": ATTRIBUTE,
     "transformers.PreTrainedConfig._attn_implementation": ATTRIBUTE,
     "transformers.PreTrainedConfig._name_or_path": ATTRIBUTE,
     "transformers.PreTrainedModel._init_weights": "(self, module)",
     "transformers.PreTrainedModel._tied_weights_keys": ATTRIBUTE,
     "transformers.Trainer._finish_current_push": "(self)",
+    "transformers.Trainer._globalstep_last_logged": ATTRIBUTE,
     "transformers.Trainer._get_num_items_in_batch": "(self, batch_samples, device)",
     "transformers.Trainer._get_output_dir": "(self, trial)",
     "transformers.Trainer._load_best_model": "(self)",
     "transformers.Trainer._load_from_checkpoint": "(self, resume_from_checkpoint, model)",
     "transformers.Trainer._load_optimizer_and_scheduler": "(self, checkpoint)",
+    "transformers.Trainer._run_epoch": (
+        "(self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, "
+        "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch)"
+    ),
     "transformers.Trainer._push_from_checkpoint": "(self, checkpoint_folder)",
     "transformers.Trainer._save": "(self, output_dir, state_dict)",
     "transformers.Trainer._save_checkpoint": "(self, model, trial)",
+    "transformers.Trainer._total_loss_scalar": ATTRIBUTE,
+    "transformers.Trainer._tr_loss": ATTRIBUTE,
     "transformers.conversion_mapping.get_checkpoint_conversion_mapping": "(model_type)",
     "transformers.conversion_mapping.register_checkpoint_conversion_mapping": (
         "(model_type_or_class_name, mapping, overwrite)"

@@ -2,8 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from trainers.schedules import adaptive_kl_beta
+
+_LEADING = ("beta", "adaptive_kl", "beta_min", "beta_max")
+"""Settings that decide what the coefficient may be."""
 
 
 @dataclass
@@ -40,6 +44,17 @@ class AdaptiveKL:
 
     _step_kls: tuple[float, ...] = ()
     """Of the micro-batches since the last optimizer step."""
+
+    def kl_state(self) -> dict[str, Any]:
+        """The KL coefficient, for a checkpoint, with the settings that it follows from."""
+        settings = {name: getattr(self.args, name) for name in _LEADING}
+        return {"beta": self.beta, "beta_settings": settings, "step_kls": list(self._step_kls)}
+
+    def load_kl_state(self, state: dict[str, Any]) -> None:
+        """Restores what `kl_state` returned; a recipe with other settings starts from its own coefficient."""
+        if state["beta_settings"] == {name: getattr(self.args, name) for name in _LEADING}:
+            self.beta = state["beta"]
+        self._step_kls = tuple(state["step_kls"])
 
     def note_kl(self, kl: float) -> float | None:
         """Collects the KL of micro-batches, and adapts beta after the last one of a step.

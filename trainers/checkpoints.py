@@ -1,28 +1,88 @@
-"""Checkpoints that survive being killed while they are written, and finding the one to go on from."""
+"""Checkpoints that survive being killed while they are written, and hold all that a run needs to go on as it was."""
 
 import json
-import logging
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+import torch
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from data.records import write_json
-from models.checkpoints import COMPLETE_FILE, checkpoint_folders, newest_complete_checkpoint
-from trainers.console import say
-from trainers.recipes import RecipeError
-
-logger = logging.getLogger(__name__)
+from models.checkpoints import mark_complete
+from trainers.run_origin import write_run
 
 STATE_FILE = "posttrain_state.json"
 
 
+class SavesLast(TrainerCallback):
+    """Puts off the checkpoint of a step that ends an epoch or the training until everything of that step is done: what
+    is logged and evaluated at the end of an epoch would be missing in it, and after resuming nobody would do it."""
+
+    _put_off = False
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        ends = control.should_training_stop or state.epoch == int(state.epoch)
+        if control.should_save and ends:
+            control.should_save, self._put_off = False, True
+
+    def on_epoch_end(self, args, state, control, **kwargs) -> None:
+        if self._put_off:
+            control.should_save, self._put_off = True, False
+
+
+class _GoesOn(TrainerCallback):
+    """Restores what `Trainer.train` sets to its start after the checkpoint has been loaded."""
+
+    def __init__(self, trainer: "CompleteCheckpoints", loop: Mapping[str, Any] | None):
+        self.trainer = trainer
+        self.loop = loop
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        state.compute_steps(args, state.max_steps)  # how often to log, evaluate and save, as the recipe says now
+        if state.best_global_step:  # the folder may have been moved since
+            best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+            state.best_model_checkpoint = str(best) if best.is_dir() else None
+        if self.loop is not None:
+            self.trainer.load_loop_state(self.loop)
+
+
+def has_ended(state: TrainerState, max_steps: int) -> bool:
+    """Whether the training that a checkpoint is of has nothing left to do: all steps are done, or it stopped early.
+
+    Args:
+        state: as it was stored.
+        max_steps: of the training that would go on.
+    """
+    stored = state.stateful_callbacks.get("TrainerControl", {})
+    stopped = stored.get("args", {}).get("should_training_stop", False)
+    return state.global_step >= max_steps or (stopped and state.global_step < state.max_steps)
+
+
 class CompleteCheckpoints:
-    """Trainer mix-in: marks a checkpoint when everything is in it, and deletes older ones only after that.
+    """Trainer mix-in: marks a checkpoint when everything is in it, with hashes of all its files, deletes older ones
+    only after that, and resumes so that weights and history are those of a run that was never killed.
 
     It also stores what `extra_state` returns (plain JSON) and gives it to `load_extra_state` on resuming.
+
+    Attributes:
+        origin: of `trainers.run_origin`, stored in every checkpoint; set by the training script.
     """
+
+    origin: Mapping[str, Any] | None = None
+    _ended = False
+    """The checkpoint that was resumed is the last one: there is nothing left to train."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.add_callback(SavesLast())
+
+    # -- what subclasses add ------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Any]:
         """State of the trainer beyond the parent's; the same on every process."""
@@ -37,27 +97,73 @@ class CompleteCheckpoints:
     def load_process_state(self, folder: Path) -> None:
         """Reads what `save_process_state` wrote."""
 
+    # -- saving -------------------------------------------------------------------------------------------------------
+
     def _save_checkpoint(self, model, trial) -> None:
         run_dir = self._get_output_dir(trial=trial)
         folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save and folder.exists():  # cut short or damaged: nothing of it may remain
+            shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / COMPLETE_FILE).unlink(missing_ok=True)
         self.save_process_state(folder)
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
+        losses = gather_object([self._tr_loss.item()])
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_json(folder / STATE_FILE, self.extra_state())
-            write_json(folder / COMPLETE_FILE, {"global_step": self.state.global_step})
+            write_json(folder / STATE_FILE, {**self.extra_state(), "loop": self._loop_state(losses)})
+            if self.origin is not None:
+                write_run(folder, self.origin)
+            mark_complete(folder, global_step=self.state.global_step, resumable=not self.args.save_only_model)
             rotate_checkpoints(
                 output_dir=run_dir,
                 save_total_limit=limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+
+    def _loop_state(self, losses: Sequence[float]) -> dict[str, Any]:
+        """What the parent's loop has gathered since it logged last, and over the run.
+
+        Args:
+            losses: of each process, the sum since the last log.
+        """
+        return {
+            "losses": list(losses),
+            "total_loss": self._total_loss_scalar,
+            "last_logged": self._globalstep_last_logged,
+            "training": self.model.training,
+        }
+
+    # -- resuming -----------------------------------------------------------------------------------------------------
+
+    def load_loop_state(self, loop: Mapping[str, Any]) -> None:
+        """Restores what `_loop_state` returned; on another number of processes each gets the mean of the losses."""
+        losses = loop["losses"]
+        same = len(losses) == self.accelerator.num_processes
+        loss = losses[self.accelerator.process_index] if same else sum(losses) / len(losses)
+        self._tr_loss = torch.tensor(loss, device=self.args.device)
+        self._total_loss_scalar = loop["total_loss"]
+        self._globalstep_last_logged = loop["last_logged"]
+        if self._ended:
+            self.model.train(loop["training"])
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The parent's; the mean loss is that of all steps, also of those before resuming."""
+        if "train_loss" in logs:
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        super().log(logs, start_time)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The parent's, which would train one step more where none is left."""
+        if self._ended:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         """Loads by `from_pretrained`, where the parent would leave every weight as it was.
@@ -78,36 +184,56 @@ class CompleteCheckpoints:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        fresh = _hyperparameters(self.optimizer)
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            stored = Path(checkpoint) / STATE_FILE
-            if stored.is_file():
-                self.load_extra_state(json.loads(stored.read_text(encoding="utf-8")))
-            self.load_process_state(Path(checkpoint))
+        folder = Path(checkpoint)
+        stored = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        self._ended = has_ended(stored, self.state.max_steps)
+        if not self.is_deepspeed_enabled:
+            _take_over(self.optimizer, self.lr_scheduler, fresh)
+        self.args.eval_on_start = False
+        state = {}
+        if (folder / STATE_FILE).is_file():
+            state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        self.add_callback(_GoesOn(self, state.pop("loop", None)))
+        if state:
+            self.load_extra_state(state)
+        self.load_process_state(folder)
 
 
-def checkpoint_to_resume(args: Any, resume: bool) -> str | None:
-    """The checkpoint that a run goes on from: the one named, or the newest complete one of its output folder.
+def metrics_state(metrics: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Figures gathered since the last log, as JSON can hold them."""
+    return {name: list(values) for name, values in metrics.items()}
 
-    Raises:
-        RecipeError: the one named does not exist.
+
+def restored_metrics(stored: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """What `metrics_state` returned, as TRL's trainers gather it."""
+    return defaultdict(list, {name: list(values) for name, values in stored.items()})
+
+
+# -- hyperparameters --------------------------------------------------------------------------------------------------
+
+
+def _hyperparameters(optimizer: Any) -> list[dict[str, Any]]:
+    """Learning rate, weight decay, betas and their like, of each group of parameters."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def _take_over(optimizer: Any, scheduler: Any, fresh: Sequence[Mapping[str, Any]]) -> None:
+    """Puts the recipe's hyperparameters in the places of the checkpoint's where they differ, and lets the learning
+    rate follow the recipe's schedule from the step that was reached.
+
+    Args:
+        fresh: of the optimizer before the checkpoint was loaded.
     """
-    named = args.resume_from_checkpoint
-    if named is not None:
-        if not (Path(named) / "trainer_state.json").is_file():
-            raise RecipeError(f"resume_from_checkpoint: no checkpoint in '{named}' (expected trainer_state.json)")
-        return named
-    folders = checkpoint_folders(args.output_dir)
-    newest = newest_complete_checkpoint(args.output_dir)
-    if not folders:
-        return None
-    if not resume:
-        raise RecipeError(
-            f"output_dir: {args.output_dir} holds checkpoints of an earlier run and resume is false; "
-            "choose another folder or remove them"
-        )
-    ignored = [folder.name for folder in folders if newest is None or folder.name > newest.name]
-    say(f"resuming from {newest}" if newest else f"starting anew: no checkpoint in {args.output_dir} is complete")
-    if ignored and newest is None:
-        logger.warning("ignoring incomplete checkpoints: %s", ", ".join(ignored))
-    return None if newest is None else str(newest)
+    rates = [group.get("initial_lr", group["lr"]) for group in fresh]
+    for group, recipe in zip(optimizer.param_groups, fresh, strict=True):
+        group.update({key: value for key, value in recipe.items() if key != "lr"})
+    if hasattr(scheduler, "lr_lambdas"):
+        scheduler.base_lrs = rates
+        factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+        for group, rate, factor in zip(optimizer.param_groups, rates, factors, strict=True):
+            group["lr"] = rate * factor
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

@@ -144,7 +144,14 @@ def encoding_selector_at_hand(script: GroupArguments, args: Any, name: str | Non
         except (ValueError, OSError) as error:
             raise RecipeError(f"{model.key}: {error}") from error
 
-    return PolicyAtHand(policy, load, by_length=not model.stop, base_model=name or NEW_SELECTOR, processor=reader)
+    return PolicyAtHand(
+        policy,
+        load,
+        by_length=not model.stop,
+        base_model=name or NEW_SELECTOR,
+        processor=reader,
+        records={"queries": queries, "examples": examples},
+    )
 
 
 def _reader(model: _Model, required: bool) -> InputReader | None:

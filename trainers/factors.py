@@ -37,13 +37,14 @@ from models.factor_predictor import (
 )
 from models.synced_batch_norm import sync_batch_norms
 from rewards.factor_metrics import choice_metrics, factor_metrics, fit_thresholds, majority_choice
-from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
+from trainers.checkpoints import CompleteCheckpoints
 from trainers.console import say
 from trainers.early_stopping import EarlyStoppingArguments
 from trainers.evaluation_rows import check_apart, evaluation_rows
 from trainers.machine import command_line
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, RecipeError, parse_mapping, parse_recipe
+from trainers.resuming import begin_run
 from trainers.run_record import RunInfo
 from trainers.runs import readable_errors, train_and_record
 from trainers.set_up import check_set_up
@@ -375,7 +376,11 @@ def main(argv: list[str] | None = None) -> None:
         if script.validate_only:
             say("valid")
             return
-        resume_from = checkpoint_to_resume(args, script.resume)
+        splits = {"train": train_data, "evaluation": eval_data, **({"final": final_data[0]} if final_data else {})}
+        rows = {name: data.records for name, data in splits.items()}
+        start = begin_run("Factors", script, args, model_args, rows)
+        if start is None:
+            return
 
         # Trainer
         trainer = FactorTrainer(model, args, train_data, eval_data, *final_data)
@@ -389,7 +394,7 @@ def main(argv: list[str] | None = None) -> None:
             base_model=model_args.model_name_or_path or NEW_BACKBONE,
             kind="factors",
         )
-        train_and_record(trainer, info, recipe, resume_from)
+        train_and_record(trainer, info, recipe, start)
         for label, figure in described_results(trainer.results).items():
             say(f"{label}: {figure}")
 

@@ -1,7 +1,7 @@
 """What the scripts that learn from stored groups have in common: the policy at hand, its groups, the run."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ from torch import nn
 from data.embedding_table import EmbeddingTable
 from data.records import RecordError
 from models.memory import Load
-from trainers.checkpoints import checkpoint_to_resume
 from trainers.console import say
 from trainers.evaluation_rows import Content, evaluation_rows, prompt_content
 from trainers.group_data import GroupArguments, HeldOutId, RewardTable, StoredGroup, load_stored_groups
@@ -27,6 +26,7 @@ from trainers.model_at_hand import (
     model_init_kwargs,
 )
 from trainers.recipes import Recipe, RecipeError
+from trainers.resuming import begin_run
 from trainers.run_record import RunInfo
 from trainers.runs import describe_rewards, train_and_record
 from trainers.samples import SampleLog
@@ -45,6 +45,7 @@ class PolicyAtHand:
         by_length: pointers of different lengths are different groups.
         base_model: for the report.
         processor: saved beside the model.
+        records: what the policy reads beside the groups, by name.
     """
 
     policy: GroupPolicy | None
@@ -53,6 +54,7 @@ class PolicyAtHand:
     base_model: str
     processor: Any = None
     known: ModelAtHand | None = None
+    records: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 # -- selectors --------------------------------------------------------------------------------------------------------
@@ -303,7 +305,10 @@ def train_on_groups(
     if script.validate_only:
         say("valid")
         return
-    resume_from = checkpoint_to_resume(args, script.resume)
+    rows = {"train": train_groups, "evaluation": eval_groups, **hand.records}
+    start = begin_run(method, script, args, model_args, rows)
+    if start is None:
+        return
 
     # Trainer
     trainer = trainer_class(
@@ -329,4 +334,4 @@ def train_on_groups(
         rewards=rewards or [script.reward_field or "reward, as stored"],
         kind=script.policy,
     )
-    train_and_record(trainer, info, recipe, resume_from)
+    train_and_record(trainer, info, recipe, start)

@@ -41,7 +41,7 @@ from rewards.columns import check_columns
 from rewards.guard import Failure, GuardedReward, RewardError, guard
 from rewards.registry import build_rewards
 from trainers.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
-from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
+from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.console import say
 from trainers.dynamic_sampling import DynamicSampling, Rollout, without_contrast
 from trainers.fixed_samples import held_out_rows, rollout_samples
@@ -52,6 +52,7 @@ from trainers.model_at_hand import hub_arguments, inspect_model, model_init_kwar
 from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, parse_entries, parse_recipe
+from trainers.resuming import begin_run
 from trainers.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
 from trainers.rollout_temperature import ScheduledTemperature
 from trainers.run_record import RunInfo
@@ -214,6 +215,7 @@ class GRPOTrainer(
         self._rewards_per_func: torch.Tensor | None = None  # (N, R) of all processes, NaN where None
         self._held_back: list[dict[str, Any]] = []  # columns of each local row that only the rewards see
         self._reward_rows = 0
+        self._fits = False  # whether stored rollouts are cut as this run's are
         self._reward_errors: dict[str, int] = defaultdict(int)
         self._prepare_temperature()
 
@@ -466,21 +468,45 @@ class GRPOTrainer(
     def extra_state(self) -> dict[str, Any]:
         return {
             "micro_steps": self._step,
-            "beta": self.beta,
-            "temperature": self.temperature,
-            "next_temperature": self._next_temperature,
+            "layout": self._layout(),
+            **self.kl_state(),
+            **self.temperature_state(),
+            "metrics": metrics_state(self._metrics["train"]),
             "reward_rows": self._reward_rows,
             "reward_errors": dict(self._reward_errors),
         }
 
+    def _layout(self) -> dict[str, int]:
+        """How rollouts are cut into micro-batches; stored ones fit no other."""
+        args = self.args
+        return {
+            "processes": self.accelerator.num_processes,
+            "rows": args.per_device_train_batch_size,
+            "accumulation": args.gradient_accumulation_steps,
+            "steps_per_generation": args.steps_per_generation,
+            "iterations": self.num_iterations,
+            "group": self.num_generations,
+        }
+
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        self._step = state["micro_steps"]
-        self.beta = state["beta"]
-        self._next_temperature = state["next_temperature"]
-        if self.args.temperature_schedule != "constant":
-            self._apply_temperature(state["temperature"])
+        self._fits = state["layout"] == self._layout()
+        self._step = state["micro_steps"] if self._fits else self._micro_steps_so_far()
+        self.load_kl_state(state)
+        self.load_temperature_state(state)
+        self._metrics["train"] = restored_metrics(state["metrics"])
         self._reward_rows = state["reward_rows"]
         self._reward_errors = defaultdict(int, state["reward_errors"])
+
+    def _micro_steps_so_far(self) -> int:
+        """Where in the order of its micro-batches the run is, under a layout that is not the checkpoint's.
+
+        In the middle of a rollout its prompts are rolled out anew, and those of its micro-batches that are left count.
+        """
+        accumulation = self.args.gradient_accumulation_steps
+        batches = len(self.get_train_dataloader())
+        steps = -(-batches // accumulation)
+        epochs, step = divmod(self.state.global_step, steps)
+        return epochs * batches + step * accumulation
 
     def _buffer_file(self, folder: Path) -> Path:
         return folder / f"rollouts_{self.accelerator.process_index}.safetensors"
@@ -493,7 +519,7 @@ class GRPOTrainer(
 
     def load_process_state(self, folder: Path) -> None:
         stored = self._buffer_file(folder)
-        if stored.is_file():
+        if self._fits and stored.is_file():
             self._buffered_inputs = load_batches(stored, self.accelerator.device)
 
 
@@ -549,7 +575,9 @@ def main(argv: list[str] | None = None) -> None:
         if script.validate_only:
             say("valid")
             return
-        resume_from = checkpoint_to_resume(args, script.resume)
+        start = begin_run("GRPO", script, args, model_args, {"train": train_rows, "evaluation": eval_rows})
+        if start is None:
+            return
 
         # Trainer
         args.model_init_kwargs = model_init_kwargs(args, model_args)
@@ -575,7 +603,7 @@ def main(argv: list[str] | None = None) -> None:
             base_model=model_args.model_name_or_path,
             rewards=describe_rewards(script.reward_funcs, args.reward_weights),
         )
-        train_and_record(trainer, info, recipe, resume_from)
+        train_and_record(trainer, info, recipe, start)
 
 
 if __name__ == "__main__":

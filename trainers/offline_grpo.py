@@ -39,6 +39,7 @@ from trainers.losses import (
 )
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import RecipeError, parse_recipe
+from trainers.run_origin import changes, read_run
 from trainers.runs import readable_errors
 from trainers.schedules import Curriculum
 from trainers.set_up import check_set_up
@@ -275,11 +276,12 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Any]:
-        return {"beta": self.beta, "old_round": self._old_round}
+        return {**super().extra_state(), **self.kl_state(), "old_round": self._old_round}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         if "old_round" in state:  # otherwise `load_process_state` says what is wrong
-            self.beta = state["beta"]
+            super().load_extra_state(state)
+            self.load_kl_state(state)
             self._old_round = state["old_round"]
 
     def save_process_state(self, folder: Path) -> None:
@@ -296,18 +298,32 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
         """Reads them.
 
         Raises:
-            RecipeError: the checkpoint has none, or those of other groups.
+            RecipeError: the checkpoint has none, or those of other groups or of another reference.
         """
         from safetensors.torch import load_file
 
         if not (folder / STORE_FILE).is_file():
             raise RecipeError(f"resume_from_checkpoint: {folder} has no {STORE_FILE}: another trainer wrote it")
+        self._check_scored(folder)
         tensors = load_file(folder / STORE_FILE)
         self._old = StoredLogProbs.from_tensors(tensors, "old")
         self._reference = StoredLogProbs.from_tensors(tensors, "reference")
         if len(self._old.rows) != len(self.train_dataset):
             found = f"{len(self._old.rows)} groups, and {len(self.train_dataset)} are trained on"
             raise RecipeError(f"resume_from_checkpoint: {folder} has log-probabilities of {found}")
+
+    def _check_scored(self, folder: Path) -> None:
+        """Raises RecipeError where the stored log-probabilities are not those of this run's groups and reference."""
+        stored = read_run(folder)
+        if stored is None or self.origin is None:
+            return
+        found = changes(stored, self.origin)
+        scored = [name for name in found if name.endswith("(data)") or name == "reference_model"]
+        if scored:
+            raise RecipeError(
+                f"{folder} has log-probabilities of other candidates or of another reference ({scored[0]}: "
+                f"{found[scored[0]]}); start a new run in another output_dir"
+            )
 
 
 def _advantage_figures(advantages: torch.Tensor, counted: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -116,11 +116,8 @@ def _warn_of_failure(job: Future) -> None:
 
 
 def store_recipe(output_dir: str | Path, text: str) -> None:
-    """Writes `recipe.yaml`, and warns where a run is resumed with another one."""
-    path = Path(output_dir) / RECIPE_FILE
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        logger.warning("the recipe differs from the one that %s was started with (%s)", output_dir, path)
-    with atomic_write(path) as file:
+    """Writes `recipe.yaml`."""
+    with atomic_write(Path(output_dir) / RECIPE_FILE) as file:
         file.write(text)
 
 

@@ -26,7 +26,7 @@ from trl import ModelConfig
 from data.records import RecordError
 from models.shared_prefix import SharedPrefix
 from models.vision_hooks import install_vision_hooks, vision_tower
-from trainers.checkpoints import CompleteCheckpoints
+from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.early_stopping import EarlyStoppingArguments
 from trainers.fixed_samples import FixedSamples, chosen
 from trainers.group_data import GroupArguments, RewardTable, StoredGroup
@@ -290,6 +290,12 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         for name, (total, count) in zip(values, sums.tolist(), strict=True):
             if count:
                 self._figures[name].append(total / count)
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"figures": metrics_state(self._figures)}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        self._figures = restored_metrics(state["figures"])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -65,12 +65,20 @@ class DataArguments:
             "help": "File of accelerate_configs/ that the recipe is meant for; `validate_only` estimates for it."
         },
     )
-    resume: bool = field(
-        default=True, metadata={"help": "Go on from the newest complete checkpoint in output_dir, if there is one."}
+    resume: str = field(
+        default="true",
+        metadata={
+            "help": "Go on from the newest whole checkpoint in output_dir, if there is one: true, if the run started "
+            "from the same recipe, data, model and versions; changed, also if not; false, never.",
+            "type": bool | Literal["changed"],
+        },
     )
 
     def __post_init__(self):
         self.agents = parse_entries(self.agents)
+        resume, self.resume = self.resume, str(self.resume).lower()
+        if self.resume not in ("true", "false", "changed"):
+            raise ValueError(f"resume: expected true, false or changed, found {resume!r}")
         for name in ("min_pixels", "max_pixels", "max_prompt_length"):
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -33,7 +33,7 @@ from models.reward_model import HEAD, RewardOutput, from_backbone
 from models.shared_prefix import SharedPrefix
 from models.vision_hooks import vision_tower
 from rewards.preference_accuracy import ranked_pairs
-from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
+from trainers.checkpoints import CompleteCheckpoints
 from trainers.console import say
 from trainers.early_stopping import EarlyStoppingArguments
 from trainers.evaluation_rows import evaluation_rows
@@ -62,6 +62,8 @@ from trainers.preference_data import (
 )
 from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
+from trainers.resuming import begin_run
+from trainers.run_origin import read_run
 from trainers.run_record import RunInfo
 from trainers.runs import readable_errors, train_and_record
 from trainers.samples import SampleGroup, SampleLog, Source
@@ -400,7 +402,7 @@ def own_folder(output_dir: str, resume: bool) -> str:
     folder = Path(output_dir)
     earlier = sorted(folder.parent.glob(f"{folder.name}_[0-9]*"))
     begun = [path for path in earlier if any(path.glob("checkpoint-*"))]
-    unfinished = [path for path in begun if not (path / "trainer_state.json").is_file()]
+    unfinished = [path for path in begun if (read_run(path) or {}).get("finished") is None]
     chosen = str(unfinished[-1]) if unfinished and resume else f"{folder}_{time.strftime('%Y%m%d-%H%M%S')}"
     return broadcast_object_list([chosen])[0]  # clocks of processes differ
 
@@ -492,8 +494,10 @@ def main(argv: list[str] | None = None) -> None:
             say("valid")
             return
         if args.own_folder:
-            args.output_dir = own_folder(args.output_dir, script.resume)
-        resume_from = checkpoint_to_resume(args, script.resume)
+            args.output_dir = own_folder(args.output_dir, script.resume != "false")
+        start = begin_run("Reward", script, args, model_args, {"train": train_records, "evaluation": eval_records})
+        if start is None:
+            return
 
         # Trainer
         torch.manual_seed(args.seed)  # the head's first weights
@@ -519,7 +523,7 @@ def main(argv: list[str] | None = None) -> None:
             base_model=model_args.model_name_or_path,
             kind="reward",
         )
-        train_and_record(trainer, info, recipe, resume_from)
+        train_and_record(trainer, info, recipe, start)
 
 
 if __name__ == "__main__":

@@ -132,9 +132,10 @@ def save_batches(batches: Sequence[Batch], path: Path) -> None:
 
 def load_batches(path: Path, device: torch.device) -> list[Batch]:
     """Reads what `save_batches` wrote."""
-    with safe_open(path, framework="pt", device=str(device)) as file:
+    with safe_open(path, framework="pt") as file:  # it knows no device by the name of "cpu:0"
         header = file.metadata()
-        entries = json.loads(header["plain"]) | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+        entries = json.loads(header["plain"]) | tensors
     batches: list[Batch] = [{} for _ in range(int(header["count"]))]
     for name, value in entries.items():
         number, _, key = name.partition(".")

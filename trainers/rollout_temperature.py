@@ -1,8 +1,13 @@
 """The temperature of GRPO's rollouts: constant, along a line, or led by the KL to the reference."""
 
+from typing import Any
+
 from transformers import PreTrainedModel
 
 from trainers.schedules import kl_temperature, linear_temperature
+
+_LEADING = ("temperature", "temperature_schedule", "temperature_min", "temperature_max")
+"""Settings that decide what the temperature may be."""
 
 
 def _fused_temperature_cell(model: PreTrainedModel):
@@ -24,6 +29,22 @@ class ScheduledTemperature:
         heads = [policy] if self.ref_model is None else [policy, self.accelerator.unwrap_model(self.ref_model)]
         changes = self.args.temperature_schedule != "constant"
         self._temperature_cells = [_fused_temperature_cell(head) for head in heads] if changes else []
+
+    def temperature_state(self) -> dict[str, Any]:
+        """For a checkpoint, with the settings that it follows from."""
+        settings = {name: getattr(self.args, name) for name in _LEADING}
+        return {
+            "temperature": self.temperature,
+            "next_temperature": self._next_temperature,
+            "temperature_settings": settings,
+        }
+
+    def load_temperature_state(self, state: dict[str, Any]) -> None:
+        """Restores what `temperature_state` returned; a recipe with other settings starts from its own temperature."""
+        if state["temperature_settings"] == {name: getattr(self.args, name) for name in _LEADING}:
+            self._next_temperature = state["next_temperature"]
+            if self.args.temperature_schedule != "constant":
+                self._apply_temperature(state["temperature"])
 
     def _set_temperature(self) -> None:
         """Moves the temperature of sampling, and of the log-probabilities of what is sampled, along its schedule."""

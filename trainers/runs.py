@@ -23,6 +23,8 @@ from trainers.evaluation_rows import evaluation_rows, prompt_content
 from trainers.model_at_hand import ModelAtHand
 from trainers.publishing import PublishError, ReportCallback, keep_token_out, store_recipe, without_secrets
 from trainers.recipes import DataArguments, Recipe, RecipeError
+from trainers.resuming import RunStart
+from trainers.run_origin import write_run
 from trainers.run_record import RunInfo
 from trainers.task_data import TokenCounts, check_lengths, count_tokens, load_task_rows
 
@@ -110,9 +112,10 @@ def load_rows_and_held_out(
     return *evaluation_rows(arguments, args.seed, rows, load, prompt_content), counts
 
 
-def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, resume_from: str | None) -> None:
+def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, start: RunStart) -> None:
     """Trains, saves model, processor, recipe and report, and pushes them where the recipe says so."""
     args = trainer.args
+    trainer.origin = start.record
     keep_token_out(args)
     rows = {"training": trainer.train_dataset, "evaluation": trainer.eval_dataset}
     counts = {name: len(found) for name, found in rows.items() if hasattr(found, "__len__")}
@@ -121,15 +124,23 @@ def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, resume_from: s
     trainer.add_callback(ReportCallback(trainer))
     shorten_output(trainer)
     if trainer.is_world_process_zero():
+        write_run(args.output_dir, start.record)
         store_recipe(args.output_dir, without_secrets(recipe.text))
-    trainer.train(resume_from_checkpoint=resume_from)
+    if args.save_only_model:
+        say("note: save_only_model: checkpoints hold weights alone, and the run cannot be resumed if it is cut short")
+    trainer.train(resume_from_checkpoint=start.checkpoint)
     trainer.save_model(args.output_dir, _internal_call=True)  # the push comes below, once, with everything
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(Path(args.output_dir) / "trainer_state.json"))
         trainer.create_model_card()
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        write_run(args.output_dir, start.record, finished=trainer.state.global_step)
     say(f"model saved to {args.output_dir}, report in {Path(args.output_dir) / 'report.html'}")
     if args.push_to_hub:
         trainer.push_to_hub(commit_message=f"{info.method} after {trainer.state.global_step} steps")
+        if trainer.is_world_process_zero():
+            write_run(args.output_dir, start.record, finished=trainer.state.global_step, pushed=True)
         say(f"pushed to {trainer.hub_model_id}")
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

@@ -24,7 +24,7 @@ from data.chat import completion_length
 from data.records import RecordError
 from models.adapters import adapter_values, keep_adapters_in_float32
 from models.vision_hooks import install_vision_hooks, vision_tower
-from trainers.checkpoints import CompleteCheckpoints, checkpoint_to_resume
+from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.console import say
 from trainers.fixed_samples import demonstration_samples, held_out_rows
 from trainers.group_data import GroupArguments
@@ -36,6 +36,7 @@ from trainers.model_at_hand import hub_arguments, inspect_model, model_init_kwar
 from trainers.publishing import PublishedRun
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import DataArguments, parse_recipe, recipe_value
+from trainers.resuming import begin_run
 from trainers.run_record import RunInfo
 from trainers.runs import load_rows_and_held_out, readable_errors, train_and_record
 from trainers.samples import SampleLog
@@ -71,6 +72,13 @@ class SFTTrainer(CompleteCheckpoints, PublishedRun, trl.SFTTrainer):
         install_vision_hooks(self.model, self.accelerator.num_processes > 1)
         if args.freeze_vision_tower:
             vision_tower(self.model).requires_grad_(False)
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"tokens": self._total_train_tokens, "metrics": metrics_state(self._metrics["train"])}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        self._total_train_tokens = state["tokens"]
+        self._metrics["train"] = restored_metrics(state["metrics"])
 
 
 def _with_completions(rows: list[dict], source: str) -> list[dict]:
@@ -159,7 +167,9 @@ def main(argv: list[str] | None = None) -> None:
         if script.validate_only:
             say("valid")
             return
-        resume_from = checkpoint_to_resume(args, script.resume)
+        start = begin_run("SFT", script, args, model_args, {"train": train_rows, "evaluation": eval_rows})
+        if start is None:
+            return
 
         # Trainer
         columns = ("prompt", "completion", "images")
@@ -188,7 +198,7 @@ def main(argv: list[str] | None = None) -> None:
             dataset=script.dataset_name,
             base_model=model_args.model_name_or_path,
         )
-        train_and_record(trainer, info, recipe, resume_from)
+        train_and_record(trainer, info, recipe, start)
 
 
 if __name__ == "__main__":

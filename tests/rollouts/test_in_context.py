@@ -12,7 +12,7 @@ import torch
 from data.embedding_table import EmbeddingTable, Part
 from data.records import read_rows
 from data.vqa import VqaRecord, load_records
-from models.checkpoints import COMPLETE_FILE
+from models.checkpoints import mark_complete
 from models.pointer_selector import PointerSelector, PointerSelectorConfig, load_selector
 from rewards.statistics import bootstrap_mean, paired_difference
 from rewards.vqa_accuracy import vqa_accuracy
@@ -223,7 +223,7 @@ def test_a_run_folder_stands_for_its_model_or_its_newest_complete_checkpoint(sel
         folder.mkdir()
         (folder / "config.json").write_text("{}")
         if complete:
-            (folder / COMPLETE_FILE).write_text("{}")
+            mark_complete(folder)
     (method,) = parse_methods([f"mine={tmp_path}"])
     assert method.selector == str(tmp_path / "checkpoint-10")
     (tmp_path / "config.json").write_text("{}")

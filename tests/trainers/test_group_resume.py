@@ -66,4 +66,5 @@ def test_a_checkpoint_of_another_trainer_is_refused(outcome, run_command):
         *("--config", recipe, "--resume_from_checkpoint", checkpoint, "--output_dir", folder.parent / "mixed"),
     )
     assert done.returncode == 1
-    assert f"{checkpoint} has no log_probs.safetensors: another trainer wrote it" in done.stderr
+    assert f"error: {checkpoint} is of a run that started from something else:" in done.stderr
+    assert "  trainer: was RCE, is offline GRPO\n" in done.stderr
