@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 ACTIVATE := . .venv/bin/activate
 
 .DEFAULT_GOAL := help
-.PHONY: help run selector reward factors factor-agents test test-slow lint format bench clean
+.PHONY: help run selector reward factors factor-agents test test-slow test-kills lint format bench clean
 
 help:           ## Show these lines
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ test: lint      ## Lint and run the tests
 test-slow: $(STAMP) ## The checks that take many minutes
 	@echo "== Slow tests (pytest -m slow)"
 	@$(ACTIVATE) && python -m pytest -m slow --durations=10
+
+test-kills: $(STAMP) ## Every trainer killed 20 times and resumed, bit for bit; takes hours
+	@echo "== Kills (pytest -m kills)"
+	@$(ACTIVATE) && python -m pytest -m kills --durations=10
 
 bench: $(STAMP) ## Measure: rewards, and the trainer against TRL's
 	@echo "== Benchmarks, about 10 minutes; keep the machine quiet"

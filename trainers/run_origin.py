@@ -22,7 +22,7 @@ from trainers.publishing import without_secrets
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed")
 SOURCES = (
     *("model_name_or_path", "reference_model", "backbone", "chat_template_path", "deepspeed"),
-    *("query_table", "example_table", "query_data", "example_data", "task_data", "pools"),
+    *("query_table", "eval_query_table", "example_table", "query_data", "example_data", "task_data", "pools"),
 )
 """Keys that name files, folders or models: told by what they hold, wherever it lies."""
 HOLDERS = ("reward_funcs", "agents", "selector", "model_init_kwargs", "backbone")
