@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -70,7 +70,7 @@ class DataArguments:
         metadata={
             "help": "Go on from the newest whole checkpoint in output_dir, if there is one: true, if the run started "
             "from the same recipe, data, model and versions; changed, also if not; false, never.",
-            "type": bool | Literal["changed"],
+            "type": bool | str,
         },
     )
 
