@@ -78,7 +78,7 @@ def _decide(record: Mapping[str, Any], args: Any, resume: str) -> RunStart | Non
     if finished is not None:
         differences = changes(stored, record)
         if not differences or _is_done(finished, args, resume):
-            _say_finished(output_dir, finished, args, stored)
+            _say_finished(output_dir, finished, args)
             return None
         if resume != CHANGED:
             raise RecipeError(_what_changed(f"{output_dir} holds a finished run", differences))
@@ -98,11 +98,11 @@ def _is_done(finished: int, args: Any, resume: str) -> bool:
     return resume == CHANGED and 0 < args.max_steps <= finished
 
 
-def _say_finished(output_dir: Path, finished: int, args: Any, stored: Mapping[str, Any]) -> None:
+def _say_finished(output_dir: Path, finished: int, args: Any) -> None:
     say(f"already finished: the run in {output_dir} ended after step {finished}; nothing was changed")
-    if args.push_to_hub and not stored.get("pushed"):
+    if args.push_to_hub:
         name = args.hub_model_id or output_dir.name
-        say(f"its model was not pushed; to push it: hf upload {name} {output_dir} --exclude 'checkpoint-*'")
+        say(f"to push its model again: hf upload {name} {output_dir} --exclude 'checkpoint-*'")
 
 
 def _check_unused(output_dir: Path, finished: int | None) -> None:

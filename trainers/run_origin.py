@@ -220,6 +220,6 @@ def write_run(folder: str | Path, record: Mapping[str, Any], **facts: Any) -> No
     """Writes `run.json`.
 
     Args:
-        facts: `finished`, the optimizer step at which the run ended; `pushed`, whether its model was.
+        facts: `finished`, the optimizer step at which the run ended.
     """
     write_json(Path(folder) / RUN_FILE, {**record, **facts})

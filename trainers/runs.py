@@ -139,8 +139,6 @@ def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, start: RunStar
     say(f"model saved to {args.output_dir}, report in {Path(args.output_dir) / 'report.html'}")
     if args.push_to_hub:
         trainer.push_to_hub(commit_message=f"{info.method} after {trainer.state.global_step} steps")
-        if trainer.is_world_process_zero():
-            write_run(args.output_dir, start.record, finished=trainer.state.global_step, pushed=True)
         say(f"pushed to {trainer.hub_model_id}")
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

@@ -238,7 +238,7 @@ def test_t22_deepspeed_goes_on_with_as_many_processes(tmp_path, make):
 
 @pytest.mark.parametrize("resume", ["true", "changed"])
 @pytest.mark.parametrize("checkpoints", [(), (10,), (4, 10)])
-def test_t1_a_finished_run_is_left_alone(tmp_path, make, capsys, resume, checkpoints):
+def test_t01_a_finished_run_is_left_alone(tmp_path, make, capsys, resume, checkpoints):
     for step in checkpoints:
         make(step)
     write_run(tmp_path, RECORD, finished=10)
@@ -246,16 +246,15 @@ def test_t1_a_finished_run_is_left_alone(tmp_path, make, capsys, resume, checkpo
     assert f"already finished: the run in {tmp_path} ended after step 10" in capsys.readouterr().out
 
 
-def test_t1_what_was_not_pushed_is_said(tmp_path, capsys):
+def test_t01_how_to_push_it_again_is_said(tmp_path, capsys):
     write_run(tmp_path, RECORD, finished=10)
     assert decide(tmp_path, push=True) is None
     assert f"hf upload a/b {tmp_path}" in capsys.readouterr().out
-    write_run(tmp_path, RECORD, finished=10, pushed=True)
-    assert decide(tmp_path, push=True) is None
+    assert decide(tmp_path, push=False) is None
     assert "hf upload" not in capsys.readouterr().out
 
 
-def test_t1_a_finished_run_with_another_recipe_is_an_error(tmp_path, make):
+def test_t01_a_finished_run_with_another_recipe_is_an_error(tmp_path, make):
     make(10)
     record = changed(settings={"max_steps": 20})
     write_run(tmp_path, RECORD, finished=10)
@@ -265,21 +264,21 @@ def test_t1_a_finished_run_with_another_recipe_is_an_error(tmp_path, make):
     assert start.checkpoint == str(tmp_path / "checkpoint-10")
 
 
-def test_t1_a_finished_run_without_checkpoints_cannot_go_on(tmp_path):
+def test_t01_a_finished_run_without_checkpoints_cannot_go_on(tmp_path):
     write_run(tmp_path, RECORD, finished=10)
     record = changed(settings={"max_steps": 20})
     with pytest.raises(RecipeError, match="holds a finished run without checkpoints to go on from"):
         decide(tmp_path, record=record, max_steps=20, resume="changed")
 
 
-def test_t1_a_finished_run_is_not_written_over(tmp_path):
+def test_t01_a_finished_run_is_not_written_over(tmp_path):
     write_run(tmp_path, RECORD, finished=10)
     with pytest.raises(RecipeError, match="holds a finished run and resume is false"):
         decide(tmp_path, resume="false")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
-def test_t1_a_run_file_that_cannot_be_read_says_nothing(tmp_path, make, content):
+def test_t01_a_run_file_that_cannot_be_read_says_nothing(tmp_path, make, content):
     make(3)
     (tmp_path / "run.json").write_text(content)
     assert decide(tmp_path).checkpoint == str(tmp_path / "checkpoint-3")

@@ -16,7 +16,7 @@ from hub_server import HubServer
 REPO_ID = "someone/tiny-grpo"
 MODEL_FILES = {"model.safetensors", "config.json", "generation_config.json"}
 PROCESSOR_FILES = {"tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"}
-RECORD_FILES = {"README.md", "recipe.yaml", "report.html", "trainer_state.json"}
+RECORD_FILES = {"README.md", "recipe.yaml", "report.html", "trainer_state.json", "run.json"}
 FIGURES = {"figures/reward.png", "figures/loss.png"}
 CHECKPOINT_PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 
