@@ -125,6 +125,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             limit=arguments.limit,
         )
+        for name in ("scores.jsonl", "summary.json"):  # of an earlier run: they must not stand beside new completions
+            (arguments.output_dir / name).unlink(missing_ok=True)
         write_jsonl(arguments.output_dir / "completions.jsonl", (_storable(row) for row in rows))
     else:
         with_images = any(getattr(reward.function, "needs_model", False) for reward in rewards)
