@@ -40,8 +40,10 @@ from rewards.factor_metrics import choice_metrics, factor_metrics, fit_threshold
 from trainers.checkpoints import CompleteCheckpoints
 from trainers.console import say
 from trainers.early_stopping import EarlyStoppingArguments
+from trainers.enough_rows import TrainsSomething, check_enough_rows
 from trainers.evaluation_rows import check_apart, evaluation_rows
 from trainers.machine import command_line
+from trainers.own_config import own_config
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, RecipeError, parse_mapping, parse_recipe
 from trainers.resuming import begin_run
@@ -170,7 +172,7 @@ def evaluation_figures(prediction: EvalPrediction) -> dict[str, float]:
     return factor_metrics(probabilities, prediction.label_ids, np.full(probabilities.shape[1], DEFAULT_THRESHOLD))
 
 
-class FactorTrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
+class FactorTrainer(TrainsSomething, CompleteCheckpoints, PublishedRun, transformers.Trainer):
     """`transformers.Trainer` of a factor predictor; when it has trained, it fits the thresholds on the validation data
     and measures the model on the final split.
 
@@ -191,6 +193,7 @@ class FactorTrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         final_data: LabelledImages | None = None,
         **kwargs: Any,
     ):
+        args = own_config(args, FactorTrainingConfig)
         args.check_model(model.config)
         weights = positive_weights(train_data.labels, args.max_pos_weight) if args.pos_weight == "balanced" else None
         model.config.pos_weight = weights
@@ -363,6 +366,7 @@ def main(argv: list[str] | None = None) -> None:
         factors = load_factor_set(script.dataset_name)
         say(f"{len(factors.ids)} factors: {', '.join(factors.ids)}")
         train_data, eval_data, *final_data = load_splits(script, factors, args.seed)
+        check_enough_rows(len(train_data), args, script.dataset_name)
 
         # Model
         torch.manual_seed(args.seed)  # the first weights

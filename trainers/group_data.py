@@ -225,7 +225,7 @@ def load_stored_groups(arguments: GroupArguments, split: str, by_length: bool = 
         stored = [part for group in stored for part in _parts(group, arguments.shots, by_length)]
         if not stored:
             raise RecordError([f"{source}: no candidate has {arguments.shots} examples (shots)"])
-    return _with_rewards(stored, source)
+    return _with_rewards(stored, source, arguments.shots)
 
 
 def _field(candidate: Candidate, name: str) -> float | None:
@@ -314,9 +314,15 @@ def _parts(group: StoredGroup, shots: Sequence[int] | None, by_length: bool) -> 
             yield StoredGroup(group.id, group.where, *rows, group.pool, group.columns)
 
 
-def _with_rewards(groups: Sequence[StoredGroup], source: str) -> list[StoredGroup]:
-    """The groups in which some candidate has a reward."""
+def _with_rewards(groups: Sequence[StoredGroup], source: str, shots: Sequence[int] | None) -> list[StoredGroup]:
+    """The groups in which some candidate has a reward.
+
+    Raises:
+        RecordError: none is left; `shots` has left out all candidates that have one.
+    """
     kept = [group for group in groups if any(reward is not None for reward in group.rewards)]
+    if not kept:
+        raise RecordError([f"{source}: shots: no candidate with a reward is left among those of {shots} examples"])
     if len(kept) < len(groups):
         logger.warning(
             "%s: %d of %d groups have no reward and are left out", source, len(groups) - len(kept), len(groups)

@@ -11,6 +11,7 @@ from data.embedding_table import EmbeddingTable
 from data.records import RecordError
 from models.memory import Load
 from trainers.console import say
+from trainers.enough_rows import check_enough_rows
 from trainers.evaluation_rows import Content, evaluation_rows, prompt_content
 from trainers.group_data import GroupArguments, HeldOutId, RewardTable, StoredGroup, load_stored_groups
 from trainers.group_policies import GroupPolicy, SelectorPolicy, VLMPolicy
@@ -294,6 +295,7 @@ def train_on_groups(
     at_hand = selector_at_hand if script.policy == "selector" else vlm_at_hand
     hand = at_hand(script, args, model_args)
     train_groups, eval_groups = load_groups_and_held_out(script, args, hand)
+    check_enough_rows(len(train_groups), args, script.dataset_name)
     all_groups = [train_groups] if eval_groups is None else [train_groups, eval_groups]
     for split, groups in zip((script.dataset_train_split, script.dataset_test_split), all_groups, strict=False):
         _say_groups(split, groups)

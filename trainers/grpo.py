@@ -44,6 +44,7 @@ from trainers.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.console import say
 from trainers.dynamic_sampling import DynamicSampling, Rollout, without_contrast
+from trainers.enough_rows import TrainsSomething, check_enough_rows
 from trainers.fixed_samples import held_out_rows, rollout_samples
 from trainers.losses import advantages_of_compared, best_of_group, compared_rewards
 from trainers.machine import command_line
@@ -155,6 +156,7 @@ class GRPOTrainer(
     DynamicSampling,
     AdaptiveKL,
     ScheduledTemperature,
+    TrainsSomething,
     CompleteCheckpoints,
     PublishedRun,
     trl.GRPOTrainer,
@@ -568,6 +570,7 @@ def main(argv: list[str] | None = None) -> None:
             model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
         )
         train_rows, eval_rows, counts = load_rows_and_held_out(script, args, model)
+        check_enough_rows(len(train_rows), args, script.dataset_name)
         check_columns(rewards, train_rows, script.dataset_name)
         check_columns(rewards, eval_rows or [], script.dataset_name)
         if counts is not None:

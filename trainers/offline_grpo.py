@@ -37,6 +37,7 @@ from trainers.losses import (
     normalise_rewards,
     per_step_or_sequence,
 )
+from trainers.own_config import own_config
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import RecipeError, parse_recipe
 from trainers.run_origin import changes, read_run
@@ -160,9 +161,12 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
         load_reference: loads `args.reference_model`.
     """
 
+    config_class = OfflineGRPOConfig
+
     def __init__(
         self, model: nn.Module, args: OfflineGRPOConfig, *rest, load_reference: Callable | None = None, **kwargs
     ):
+        args = own_config(args, self.config_class)
         disable_dropout(model)
         super().__init__(model, args, *rest, **kwargs)
         self.add_callback(_Epochs(self))

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,11 +28,13 @@ from models.shared_prefix import SharedPrefix
 from models.vision_hooks import install_vision_hooks, vision_tower
 from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.early_stopping import EarlyStoppingArguments
+from trainers.enough_rows import TrainsSomething
 from trainers.fixed_samples import FixedSamples, chosen
 from trainers.group_data import GroupArguments, RewardTable, StoredGroup
 from trainers.group_policies import Batch, GroupLogProbs, GroupPolicy, VLMPolicy
 from trainers.group_samples import group_sample
 from trainers.losses import best_weights, groups_without_contrast, normalise_rewards, rce_loss, softmax_weights
+from trainers.own_config import own_config
 from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
 from trainers.runs import readable_errors
@@ -120,7 +122,7 @@ def group_means(prediction: EvalPrediction) -> dict[str, float]:
     return {name: float(np.nanmean(prediction.predictions[:, column])) for column, name in enumerate(names)}
 
 
-class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
+class RCETrainer(TrainsSomething, CompleteCheckpoints, PublishedRun, transformers.Trainer):
     """`transformers.Trainer` on stored groups: the loss is `trainers.losses.rce_loss`, averaged over all groups of an
     optimizer step however they are spread over micro-batches and processes.
 
@@ -129,7 +131,12 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         policy: how groups become batches and log-probabilities.
         train_groups, eval_groups: from `trainers.group_data.load_stored_groups`.
         samples: where groups are stored for the run's report; by default nowhere.
+
+    Attributes:
+        config_class: of `args`.
     """
+
+    config_class: ClassVar[type[GroupConfig]] = RCEConfig
 
     def __init__(
         self,
@@ -142,6 +149,7 @@ class RCETrainer(CompleteCheckpoints, PublishedRun, transformers.Trainer):
         samples: SampleLog | None = None,
         **kwargs: Any,
     ):
+        args = own_config(args, self.config_class)
         if args.model_init_kwargs:
             raise RecipeError("model_init_kwargs: of a VLM that a recipe names; this model is made already")
         groups = [*train_groups, *(eval_groups or ())]

@@ -36,6 +36,7 @@ from rewards.preference_accuracy import ranked_pairs
 from trainers.checkpoints import CompleteCheckpoints
 from trainers.console import say
 from trainers.early_stopping import EarlyStoppingArguments
+from trainers.enough_rows import TrainsSomething, check_enough_rows
 from trainers.evaluation_rows import evaluation_rows
 from trainers.fixed_samples import FixedSamples, chosen
 from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
@@ -171,7 +172,7 @@ class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, tr
                 )
 
 
-class RewardTrainer(CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
+class RewardTrainer(TrainsSomething, CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
     """`trl.RewardTrainer` on prompts with images and any number of ranked responses, with the losses of
     `trainers.losses.preference_loss`.
 
@@ -481,6 +482,7 @@ def main(argv: list[str] | None = None) -> None:
             train_records, eval_records = evaluation_rows(
                 script, args.seed, train_records, lambda *place: load(*place)[0], preference_content
             )
+        check_enough_rows(len(train_records), args, script.dataset_name)
         if lengths is not None:
             widest = max(len(record.response) for record in train_records) if args.group_responses else 2
             load = replace(

@@ -26,6 +26,7 @@ from models.adapters import adapter_values, keep_adapters_in_float32
 from models.vision_hooks import install_vision_hooks, vision_tower
 from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.console import say
+from trainers.enough_rows import TrainsSomething, check_enough_rows
 from trainers.fixed_samples import demonstration_samples, held_out_rows
 from trainers.group_data import GroupArguments
 from trainers.group_policies import GroupLogProbs
@@ -33,6 +34,7 @@ from trainers.losses import best_weights, groups_without_contrast, weighted_cros
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import hub_arguments, inspect_model, model_init_kwargs, policy_arguments
+from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import DataArguments, parse_recipe, recipe_value
@@ -58,18 +60,20 @@ class SFTConfig(CheckedSettings, trl.SFTConfig):
             raise ValueError("max_length cuts images in two: leave it null and set max_prompt_length")
 
 
-class SFTTrainer(CompleteCheckpoints, PublishedRun, trl.SFTTrainer):
+class SFTTrainer(TrainsSomething, CompleteCheckpoints, PublishedRun, trl.SFTTrainer):
     """`trl.SFTTrainer` whose batches may lack images on some processes, with the vision tower frozen if asked."""
 
     _name = "SFT"
 
-    def __init__(self, model: str | PreTrainedModel, args: SFTConfig, **kwargs: Any):
+    def __init__(self, model: str | PreTrainedModel, args: trl.SFTConfig | None = None, *others: Any, **kwargs: Any):
+        args = config_or_default(args, SFTConfig, model, "SFT")
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
         trained_before = adapter_values(model)
-        super().__init__(model, args=args, **kwargs)
+        super().__init__(model, args, *others, **kwargs)
         keep_adapters_in_float32(self.model, trained_before)
-        install_vision_hooks(self.model, self.accelerator.num_processes > 1)
+        if self._is_vlm:
+            install_vision_hooks(self.model, self.accelerator.num_processes > 1)
         if args.freeze_vision_tower:
             vision_tower(self.model).requires_grad_(False)
 
@@ -117,6 +121,8 @@ class SelectorSFTTrainer(RCETrainer):
     """`RCETrainer` whose weights are equal for the best candidates of a group and 0 for the others: cross-entropy with
     the examples of the best pointers as labels, each within its query's own pool."""
 
+    config_class = SelectorSFTConfig
+
     def group_losses(self, scored: GroupLogProbs, index: torch.Tensor) -> torch.Tensor:
         cross_entropy = scored.of_candidates(scored.cross_entropy, self.policy.mean_over_steps)  # (B, G)
         rewards, valid = self.groups.rows(index, cross_entropy.shape[1])
@@ -154,6 +160,7 @@ def main(argv: list[str] | None = None) -> None:
             model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
         )
         rows, held_out, counts = load_rows_and_held_out(script, args, model)
+        check_enough_rows(len(rows), args, script.dataset_name)
         train_rows = _with_completions(rows, script.dataset_name)
         eval_rows = (
             None if held_out is None else _with_completions(held_out, script.eval_dataset_name or script.dataset_name)
