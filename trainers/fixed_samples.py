@@ -178,7 +178,7 @@ def demonstration_samples(
         shown = [*few, random.Random(f"{seed} {step}").choice(train_rows)]
         targets = [row["completion"][-1]["content"] for row in shown]
         longest = max(len(tokenizer(target)["input_ids"]) for target in targets)
-        texts = answers_to(trainer, shown, bounds, longest + 8)
+        texts = answers_to(trainer, shown, bounds, 2 * longest)
         groups = [
             SampleGroup(
                 prompt=row["prompt"],

@@ -112,7 +112,7 @@ PANELS = (
     ),
     Panel(
         "score gap",
-        "score of the better minus the worse response",
+        "score: better minus worse",
         (Logged("score_gap", "gap"), Logged("eval_score_gap", "eval gap", card=True)),
     ),
     Panel(
