@@ -15,7 +15,6 @@ Paths are relative to the file they stand in. `pool` is the folder of the data s
 """
 
 import argparse
-import hashlib
 import os
 import sys
 import warnings
@@ -26,6 +25,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr, field_validator, model_validator
 
+from data.digests import picture_digest
 from data.images import ImageSource, check_images, open_image, resolve_images, resolve_path
 from data.messages import without_leading_marks
 from data.output_folder import describe_sizes, read_back, refuse_own_input, remove_split, writing
@@ -193,7 +193,7 @@ def _image_path(image: ImageSource, base: Path) -> str:
     """The path of an image relative to `base`, writing it to a file there first if it came as bytes."""
     if not isinstance(image, str):
         opened = open_image(image)
-        path = base / "images" / f"{hashlib.sha256(opened.tobytes()).hexdigest()[:24]}.png"
+        path = base / "images" / f"{picture_digest(opened)[:24]}.png"
         if not path.exists():
             with atomic_write(path, "wb") as file:
                 opened.save(file, "PNG")

@@ -19,6 +19,7 @@ from data.aspects import (
     TEXT_LENGTH,
     Aspect,
 )
+from data.images import open_image
 from data.measurements import BLUR_WORKING_SIDE
 
 
@@ -104,7 +105,7 @@ def _recompress(draft: Draft, rng: random.Random, _: list[str]) -> Draft:
     scale = max(1.0, max(draft.image.size) / BLUR_WORKING_SIDE)
     encoded = io.BytesIO()
     darker.filter(ImageFilter.GaussianBlur(0.4 * scale)).save(encoded, "JPEG", quality=rng.randint(88, 96))
-    return replace(draft, image=Image.open(encoded).convert("RGB"))
+    return replace(draft, image=open_image(encoded.getvalue()))
 
 
 def _cut_question(draft: Draft, rng: random.Random, _: list[str]) -> Draft:

@@ -1,6 +1,7 @@
 """What files and rows hold, as short texts: equal for equal content, wherever it lies and whatever it is called."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel
+
+from data.images import READER_VERSION, ImageError, ImageSource, describe_source, open_image, read_image_bytes
 
 IMAGE_KEYS = ("image", "images", "image_path")
 """Fields of rows whose texts are names of image files."""
@@ -84,3 +87,45 @@ def _feed_mapping(digest: Any, row: Mapping, image: bool) -> None:
 def _add(digest: Any, kind: str, content: bytes) -> None:
     digest.update(f"{kind} {len(content)}\n".encode())
     digest.update(content)
+
+
+def picture_digest(picture: Image.Image) -> str:
+    """SHA-256 of the size and pixels of an RGB picture."""
+    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
+
+
+def image_digest(source: ImageSource) -> str:
+    """SHA-256 of a picture as it is read: equal for the same picture under other names and in other lossless files.
+
+    Raises:
+        ImageError: see `data.images.open_image`.
+    """
+    if isinstance(source, dict) and source.get("bytes") is None:
+        source = source.get("path")
+    if isinstance(source, str | os.PathLike):
+        return _digest_of_picture(os.fspath(source), *_state(source))
+    return picture_digest(open_image(source))
+
+
+def image_bytes_digest(source: ImageSource) -> str:
+    """SHA-256 of what a picture is read from, without decoding it: for caches, and to see whether data changed.
+
+    A picture without a file goes by its pixels. How pictures are read counts too: `READER_VERSION`.
+    """
+    if isinstance(source, Image.Image | np.ndarray):
+        return image_digest(source)
+    return hashlib.sha256(f"{READER_VERSION} ".encode() + read_image_bytes(source)).hexdigest()
+
+
+def _state(path: str | os.PathLike) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        open_image(path)  # says what is wrong with it
+        raise ImageError(f"{describe_source(path)}: changed while it was in use") from None
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=65_536)
+def _digest_of_picture(path: str, modified: int, size: int) -> str:
+    return picture_digest(open_image(path))

@@ -19,15 +19,16 @@ import numpy as np
 from PIL import Image
 from skimage.measure import blur_effect
 
-from data.images import open_image
+from data.digests import picture_digest
+from data.images import ImageError, check_images, open_image
 from data.pools import Item, ItemId, Pool, load_pool
 from data.processes import process_pool
-from data.records import write_json
+from data.records import RecordError, write_json
 from data.words import count_words
 
 MEASUREMENTS_FILE = "measurements.json"
-VERSION = 2
-"""Raised whenever a formula below changes, so that stored figures are measured again."""
+VERSION = 3
+"""Raised whenever a formula below, or the reading of pictures, changes, so that stored figures are measured again."""
 
 BLUR_WORKING_SIDE = 256
 BLUR_FILTER_SIZE = 5
@@ -151,13 +152,27 @@ def measure_image(image: Image.Image) -> dict:
         "clipping": round(float(np.mean(luminance >= 252 / 255)), 4),
         "side": round(min(width, height) / measure_pixel_block(image), 2),
         "aspect": round(max(width, height) / min(width, height), 4),
-        "pixels": hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest(),
+        "pixels": picture_digest(image),
         "hash": str(imagehash.phash(image, hash_size=HASH_SIDE)),
     }
 
 
 def _measure_file(path: str) -> dict:
     return measure_image(open_image(path))
+
+
+def _measure_files(paths: list[str], workers: int) -> list[dict]:
+    if workers == 1:
+        return [_measure_file(path) for path in paths]
+    with process_pool(workers) as processes:
+        return list(processes.map(_measure_file, paths, chunksize=16))
+
+
+def _unreadable(pool: Pool, paths: list[str]) -> list[str]:
+    """A sentence for each image of a pool that cannot be used."""
+    return check_images(
+        (f"{pool.folder}: item {item.id!r}", path) for item, path in zip(pool.items, paths, strict=True)
+    )
 
 
 def normalise_text(text: str) -> str:
@@ -220,23 +235,21 @@ def measure_pool(pool: Pool, workers: int = 1) -> list[Measurement]:
         workers: processes that decode and measure images.
 
     Raises:
-        ImageError: an image of the pool is missing or broken.
+        RecordError: images of the pool are missing or broken; names all of them.
     """
     paths = [str(pool.image_path(item)) for item in pool.items]
     stored = pool.folder / MEASUREMENTS_FILE
-    missing = [path for path in paths if not Path(path).is_file()]
-    if missing:
-        open_image(missing[0])  # raises the error that names it
+    if any(not Path(path).is_file() for path in paths):
+        raise RecordError(_unreadable(pool, paths))
     fingerprint = _fingerprint(pool)
     if stored.is_file():
         content = json.loads(stored.read_text(encoding="utf-8"))
         if content.get("fingerprint") == fingerprint:
             return [Measurement(**row) for row in content["items"]]
-    if workers > 1:
-        with process_pool(workers) as processes:
-            figures = list(processes.map(_measure_file, paths, chunksize=16))
-    else:
-        figures = [_measure_file(path) for path in paths]
+    try:
+        figures = _measure_files(paths, workers)
+    except ImageError as error:
+        raise RecordError(_unreadable(pool, paths)) from error
     measurements = measure_items(pool.items, figures)
     store_measurements(pool, measurements)
     return measurements

@@ -13,8 +13,6 @@ be what the messages of `chosen` and `rejected` have in common.
 
 import argparse
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,10 @@ from pydantic_core import PydanticCustomError
 
 from data.arguments import at_least
 from data.field_types import Finite, OneId
-from data.images import ImageError, open_image, resolve_images
+from data.images import image_problems, resolve_images
 from data.messages import Message, Prompt, Text, parse_prompt, place_images
 from data.records import RecordError, base_folder, field_error, parse_row, read_rows
 from data.row_images import RecordWithImages
-
-WORKERS = 8
 
 
 class PreferenceRecord(RecordWithImages):
@@ -160,23 +156,6 @@ class PreferenceCounts:
         return text + (f"; bad rows skipped: {self.skipped}" if self.skipped else "")
 
 
-def _image_problems(images: Sequence[Any]) -> list[str | None]:
-    """Why each image cannot be used, or `None`; a file that stands several times is opened once."""
-    keys = [image if isinstance(image, str) else number for number, image in enumerate(images)]
-    different = dict(zip(keys, images, strict=True))
-
-    def problem(image: Any) -> str | None:
-        try:
-            open_image(image)
-        except ImageError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        found = dict(zip(different, pool.map(problem, different.values()), strict=True))
-    return [found[key] for key in keys]
-
-
 def load_preferences(
     source: str | Path, split: str = "train", skip_bad_rows: bool = False, check_files: bool = True
 ) -> tuple[list[PreferenceRecord], PreferenceCounts]:
@@ -208,7 +187,7 @@ def load_preferences(
     bad: set[int] = set()
     if check_files:
         places = [(number, image) for number, (_, record) in enumerate(read) for image in record.images]
-        for (number, _), problem in zip(places, _image_problems([image for _, image in places]), strict=True):
+        for (number, _), problem in zip(places, image_problems([image for _, image in places]), strict=True):
             if problem is not None:
                 bad.add(number)
                 counts.problems.append(f"{read[number][0]}: field 'images': {problem}")

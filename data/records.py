@@ -151,11 +151,17 @@ def _read_json(path: Path) -> Iterator[tuple[Location, Any]]:
 
 def _undecoded(feature: Any) -> Any:
     """A feature of the datasets library whose images stay bytes, so that a broken one is found with its row."""
-    from datasets import Image, List
+    from dataclasses import replace
+
+    from datasets import Image, LargeList, List
 
     if isinstance(feature, Image):
         return Image(decode=False)
-    return List(_undecoded(feature.feature), feature.length) if isinstance(feature, List) else feature
+    if isinstance(feature, List | LargeList):
+        return replace(feature, feature=_undecoded(feature.feature))
+    if isinstance(feature, dict):
+        return {name: _undecoded(part) for name, part in feature.items()}
+    return [_undecoded(part) for part in feature] if isinstance(feature, list) else feature
 
 
 def _read_dataset(source: str, rows: Any) -> Iterator[tuple[Location, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from data.images import IMAGE_ENDINGS
+from data.images import IMAGE_ENDINGS, is_address
 from data.records import Record, field_error
 
 _STEMS = ("image", "img", "picture", "photo")
@@ -30,13 +30,6 @@ _OTHER_ENDINGS = (
     ".avif", ".svg", ".jfif", ".npy",
 )  # fmt: skip
 MEDIA_ENDINGS = (*IMAGE_ENDINGS, *_OTHER_ENDINGS)
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
-
-
-def is_address(image: Any) -> bool:
-    """Whether an image is given as an address (https, s3, data, ...) instead of a path."""
-    path = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else image
-    return isinstance(path, str) and _ADDRESS.match(path) is not None
 
 
 def check_image(place: str | tuple, image: Any) -> None:
@@ -47,7 +40,7 @@ def check_image(place: str | tuple, image: Any) -> None:
         raise field_error(place, "expected a path, and this one is empty", image)
     if isinstance(image, dict) and image.get("bytes") is None and image.get("path") is None:
         raise field_error(place, "expected the keys 'bytes' or 'path'", image)
-    if not isinstance(image, str | Path | bytes | dict) and not hasattr(image, "convert"):
+    if not isinstance(image, str | Path | bytes | bytearray | memoryview | dict) and not hasattr(image, "convert"):
         raise field_error(place, "expected a path, bytes or an image", image)
 
 

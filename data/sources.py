@@ -182,7 +182,8 @@ def picture_keys(images: Iterable[ImageSource]) -> list[str]:
     images = list(images)
     paths = {image if isinstance(image, str) else image.get("path") for image in images}
     sizes = {path: Path(path).stat().st_size for path in paths if path is not None and Path(path).is_file()}
-    shared = Counter(sizes.values())
+    given = [image["bytes"] for image in images if isinstance(image, dict) and image.get("bytes") is not None]
+    shared = Counter([*sizes.values(), *map(len, given)])
     keys = []
     for image in images:
         path = image if isinstance(image, str) else image.get("path")

@@ -1,8 +1,8 @@
 """Which factors apply to an image: an image backbone or a Qwen2-VL's vision tower, with an MLP head on it.
 
     model = load_factor_predictor("outputs/factors/damages_model")
-    model.predict([Image.open("photo.png")])        # [["blurry_image"]]
-    model.probabilities([Image.open("photo.png")])  # (1, factors)
+    model.predict(["photo.png"])        # [["blurry_image"]]
+    model.probabilities(["photo.png"])  # (1, factors)
 
 Both kinds have one interface: their configuration prepares pictures (`prepare`), and the model gives a logit a factor.
 The thresholds above which a factor applies are fitted on validation data and stored with the model.

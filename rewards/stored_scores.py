@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data.digests import image_bytes_digest
 from data.images import ImageSource, image_size, qwen_size
 from data.records import RecordError, read_rows
 from data.shards import ShardStore, process_state
@@ -38,18 +39,8 @@ class ScoreRequest:
     responses: Sequence[str]
 
     def digest(self) -> str:
-        """A hash of the texts and images; of an image that is a path, of its path and its file's size."""
-        images = []
-        for image in self.images:
-            if isinstance(image, str | Path):
-                images.append([str(image), Path(image).stat().st_size])
-            elif isinstance(image, dict) and image.get("bytes") is not None:
-                images.append(hashlib.sha256(image["bytes"]).hexdigest())
-            elif isinstance(image, dict):
-                images.append(str(image.get("path")))
-            else:
-                images.append(hashlib.sha256(image.tobytes()).hexdigest())
-        content = [_texts(self.prompt), images, list(self.responses)]
+        """A hash of the texts and of the images' content."""
+        content = [_texts(self.prompt), [image_bytes_digest(image) for image in self.images], list(self.responses)]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 

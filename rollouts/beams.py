@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from data.arguments import add_limit_argument, add_restart_argument, at_least
 from data.candidate_pools import load_pools
+from data.digests import image_bytes_digest
 from data.images import ImageError, ImageSource
 from data.pools import ItemId
 from data.records import RecordError
@@ -228,11 +229,11 @@ def read_queries(arguments: argparse.Namespace) -> list[Query]:
 
 
 def _digest(queries: Sequence[Query]) -> str:
-    """Of all that the queries hold; images go by their paths."""
+    """Of all that the queries hold; of images, their content."""
     digest = hashlib.sha256()
     for query in queries:
         for item, record in zip((query.id, *query.pool_ids), (query.record, *query.pool), strict=True):
-            images = [image if isinstance(image, str) else None for image in record.images]
+            images = [image_bytes_digest(image) for image in record.images]
             digest.update(json.dumps([item, record.question, record.answers, images]).encode())
     return digest.hexdigest()
 

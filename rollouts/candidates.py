@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from data.arguments import add_limit_argument, add_restart_argument, at_least
+from data.digests import image_bytes_digest
 from data.images import ImageError
 from data.records import RecordError
 from rollouts.vlm_arguments import add_vlm_arguments
@@ -38,7 +39,7 @@ def _data_digest(data) -> str:
     digest = hashlib.sha256()
     pooled = dict.fromkeys(item for pool in data.pools.values() for item in pool)
     for record in (*data.queries, *(data.examples[item] for item in pooled)):
-        images = [image for image in record.images if isinstance(image, str)]
+        images = [image_bytes_digest(image) for image in record.images]
         row = [record.id, record.question, record.answers, images, data.pools.get(record.id)]
         digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()

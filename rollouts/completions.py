@@ -168,14 +168,14 @@ def with_image_files(row: dict, folder: Path) -> dict:
 
 
 def _image_file(image: Any, folder: Path) -> str:
+    from data.digests import picture_digest
     from data.images import open_image
     from data.records import atomic_write
 
     if isinstance(image, str):
         return image
     opened = open_image(image)
-    content = hashlib.sha256(repr(opened.size).encode() + opened.tobytes()).hexdigest()
-    path = (folder / f"{content}.png").resolve()
+    path = (folder / f"{picture_digest(opened)}.png").resolve()
     if not path.is_file():
         with atomic_write(path, "wb") as file:
             opened.save(file, format="PNG")
@@ -197,10 +197,12 @@ def _load_rows(arguments: argparse.Namespace, recipe: dict[str, Any]) -> list[di
 
 
 def _rows_digest(rows: Sequence[dict]) -> str:
+    from data.digests import image_bytes_digest
+
     digest = hashlib.sha256()
     for row in rows:
         columns = {name: value for name, value in sorted(row.items()) if name != "images"}
-        images = [image if isinstance(image, str) else "a picture" for image in row["images"]]
+        images = [image_bytes_digest(image) for image in row["images"]]
         digest.update(repr([columns, images]).encode() + b"\n")
     return digest.hexdigest()
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.embedding_table import load_tensors, save_tensors
-from data.images import ImageError, ImageSource, describe_source, open_image
+from data.images import READER_VERSION, ImageError, ImageSource, describe_source, open_image, read_image_bytes
 from data.records import RecordError
 from models.embeddings import Encoder
 
@@ -26,7 +26,8 @@ SHARD_ROWS, SHARD_SECONDS = 8192, 60
 
 
 def _key(encoder: Encoder, kind: str, content: bytes) -> bytes:
-    return hashlib.sha256(f"{encoder.fingerprint}\n{kind}\n".encode() + content).digest()
+    version = "" if kind == "text" else f" {READER_VERSION}"
+    return hashlib.sha256(f"{encoder.fingerprint}\n{kind}{version}\n".encode() + content).digest()
 
 
 class EmbeddingCache:
@@ -108,18 +109,10 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], cache_dir: str | Path | 
 
 def image_content(source: ImageSource) -> tuple[str, bytes]:
     """How an image is identified: by the bytes of its file or, where it has none, by its pixels."""
-    if isinstance(source, Image.Image):
+    if isinstance(source, Image.Image | np.ndarray):
         rgb = open_image(source)
         return f"pixels {rgb.size}", rgb.tobytes()
-    if isinstance(source, dict) and source.get("bytes") is not None:
-        return "file", source["bytes"]
-    path = source.get("path") if isinstance(source, dict) else source
-    try:
-        return "file", Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such image file") from error
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error})") from error
+    return "file", read_image_bytes(source)
 
 
 def _decode(encoder: Encoder, source: ImageSource, key: bytes) -> Image.Image:

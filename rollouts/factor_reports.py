@@ -17,6 +17,7 @@ from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
 from data.arguments import add_restart_argument, at_least
+from data.digests import image_bytes_digest
 from data.images import ImageError
 from data.records import RecordError, available_splits, read_rows, write_jsonl
 from data.splits import SPLITS
@@ -37,7 +38,8 @@ def predict_split(
     from filter_agents.factor_reports import images_of, predict_records
 
     ids = list(range(len(records)))
-    reports = hashlib.sha256(repr([(record.report, images_of(record)) for record in records]).encode()).hexdigest()
+    content = [(record.report, [image_bytes_digest(image) for image in images_of(record)]) for record in records]
+    reports = hashlib.sha256(repr(content).encode()).hexdigest()
     settings = {"model": fingerprint, "reports": reports}
     with ShardStore(work, settings, sync_every=batch_size, restart=restart) as store:
         chunks = store.chunks(ids, size=batch_size)

@@ -1,32 +1,18 @@
 """What a Qwen2-VL's vision tower makes of images: each picture is encoded once, however often it is shown."""
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from data.digests import image_bytes_digest
 from data.images import ImageSource, image_size, open_image
 from models.vision_hooks import vision_tower
 
 GROUP_IMAGES = 32
 GROUP_PATCHES = 16_384
 """Of the pictures that are encoded together; 16 of 448x448 pixels."""
-
-
-def _digest(source: ImageSource) -> str:
-    """A hash of the picture as it is given: the file's bytes, or the pixels of a PIL image."""
-    if isinstance(source, dict):
-        source = source["path"] if source.get("bytes") is None else source["bytes"]
-    if isinstance(source, str | Path):
-        content = Path(source).read_bytes()
-    elif isinstance(source, bytes):
-        content = source
-    else:
-        content = f"{source.mode} {source.size} ".encode() + source.tobytes()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 class ImageFeatures:
@@ -82,23 +68,17 @@ class ImageFeatures:
         """
         if isinstance(source, str) and source in self._keys_of_paths:
             return self._keys_of_paths[source]
-        if not isinstance(source, str | Path | dict):
-            source = open_image(source)
-        try:
-            key = _digest(source)
-            if key not in self._sources:
-                self._grids[key] = self._expected_grid(source)
-                self._sources[key] = source
-        except OSError:
-            open_image(source)  # says what is wrong with it
-            raise
+        key = image_bytes_digest(source)
+        if key not in self._sources:
+            self._grids[key] = self._expected_grid(source)
+            self._sources[key] = source
         if isinstance(source, str):
             self._keys_of_paths[source] = key
         return key
 
     def _expected_grid(self, source: ImageSource) -> tuple[int, int]:
         processor = self._processor
-        width, height = image_size(source) if isinstance(source, str | Path) else open_image(source).size
+        width, height = image_size(source)
         side = processor.patch_size * processor.merge_size
         size = processor.size
         height, width = smart_resize(height, width, side, size["shortest_edge"], size["longest_edge"])

@@ -9,7 +9,6 @@ the example with the query's id, has no example twice, and has exactly `--pool-s
 """
 
 import argparse
-import hashlib
 import itertools
 import random
 import sys
@@ -22,12 +21,13 @@ import numpy as np
 
 from data.arguments import at_least
 from data.candidate_pools import write_pools
+from data.digests import image_digest
 from data.images import ImageError
 from data.pools import ItemId
 from data.records import RecordError
 from data.vqa import VqaRecord
 from models.embeddings import Encoder
-from rollouts.embedding_cache import embed_images, embed_texts, image_content
+from rollouts.embedding_cache import embed_images, embed_texts
 from rollouts.embeddings import (
     TEXTS,
     add_encoder_arguments,
@@ -149,31 +149,24 @@ def mix_rankings(rankings: Sequence[np.ndarray], counts: Sequence[int]) -> list[
     return list(chosen)
 
 
-def _image_key(image: Any) -> Any:
-    if isinstance(image, str):
-        return image
-    kind, content = image_content(image)
-    return kind, hashlib.sha256(content).digest()
-
-
 def excluded_rows(
     queries: Sequence[VqaRecord], examples: Sequence[VqaRecord], same_image: bool = False
 ) -> list[list[int]]:
     """For each query, the rows of examples that are no candidates: the one with its id.
 
     Args:
-        same_image: also those that share an image with it.
+        same_image: also those that share a picture with it, whatever its files are called.
     """
     by_id = {example.id: row for row, example in enumerate(examples)}
     by_image: dict[Any, list[int]] = {}
     for row, example in enumerate(examples if same_image else ()):
         for image in example.images:
-            by_image.setdefault(_image_key(image), []).append(row)
+            by_image.setdefault(image_digest(image), []).append(row)
     found = []
     for query in queries:
         rows = {by_id[query.id]} if query.id in by_id else set()
         for image in query.images if same_image else ():
-            rows.update(by_image.get(_image_key(image), ()))
+            rows.update(by_image.get(image_digest(image), ()))
         found.append(sorted(rows))
     return found
 

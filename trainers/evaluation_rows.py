@@ -4,15 +4,13 @@ Rows that were trained on say nothing about others, and early stopping and the b
 an evaluation on them is refused, under whatever name they come.
 """
 
-import hashlib
 import json
 import random
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data.images import open_image
+from data.digests import image_digest
 from trainers.recipes import DataArguments, RecipeError
 
 Row = TypeVar("Row")
@@ -102,19 +100,6 @@ def count_shared(train: Sequence[Row], held_out: Sequence[Row], content: Content
     known = {content(row)[0] for row in candidates}
     keys = {_key(*content(row)) for row in candidates}
     return sum(content(row)[0] in known and _key(*content(row)) in keys for row in held_out)
-
-
-@lru_cache(maxsize=100_000)
-def _digest_of_file(path: str) -> str:
-    return image_digest(open_image(path))
-
-
-def image_digest(source: Any) -> str:
-    """Equal for images that show the same, whatever file or format they are in."""
-    if isinstance(source, str | Path):
-        return _digest_of_file(str(source))
-    image = open_image(source)
-    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
 def _key(text: str, images: Sequence[Any]) -> tuple[str, ...]:

@@ -37,12 +37,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2_vl
 
 from data.dialects import DIALECTS, KEYS, NOUNS, Scene, training_and_test_scenes
+from data.images import open_image
 from data.prompts import in_context_messages
 from data.records import RecordError
 from data.sources import EASY_VQA_COLORS as COLORS
@@ -129,8 +129,7 @@ def read_images(scenes: list[Scene], processor) -> Images:
     by_path = {scene.image: scene for scene in scenes}
     pixels = []
     for path in tqdm(by_path, desc="images"):
-        with Image.open(path) as image:
-            pixels.append(processor.image_processor(image.convert("RGB"), return_tensors="pt")["pixel_values"])
+        pixels.append(processor.image_processor(open_image(path), return_tensors="pt")["pixel_values"])
     return Images(
         {path: row for row, path in enumerate(by_path)},
         torch.stack(pixels),

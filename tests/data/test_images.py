@@ -42,7 +42,7 @@ UNUSABLE = {
     "truncated jpeg": (_encoded(_noise(64, 64), "JPEG")[:1500], "cannot be decoded ("),
     "broken header": (_with_broken_header(), "cannot be decoded ("),
     "text": (b"<html>404</html>", "not an image, or of an unknown format"),
-    "empty": (b"", "not an image, or of an unknown format"),
+    "empty": (b"", "empty, 0 bytes"),
     "one pixel": (_blank(1, 1), "1x1 pixels: expected at least 8 pixels a side"),
     "seven pixels high": (_blank(100, 7), "100x7 pixels: expected at least 8 pixels a side"),
     "huge": (_blank(20_000, 100), "20000x100 pixels: expected at most 16384 pixels a side; scale it down first"),
@@ -107,14 +107,14 @@ def test_an_image_may_come_as_path_bytes_or_object(tmp_path, photo):
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        (5, "an image given as int: expected a path, a dict with bytes or a path, or a PIL image"),
-        (None, "an image given as NoneType: expected a path, a dict with bytes or a path, or a PIL image"),
+        (5, "an image given as int: expected a path, bytes, a dict with bytes or a path, or a PIL image"),
+        (None, "an image given as NoneType: expected a path, bytes, a dict with bytes or a path, or a PIL image"),
         ({}, "an image given as dict: expected the keys 'bytes' or 'path', found []"),
         ({"path": None}, "an image given as dict: expected the keys 'bytes' or 'path', found ['path']"),
         ({1: 2, "url": 3}, "an image given as dict: expected the keys 'bytes' or 'path', found [1, 'url']"),
-        ({"bytes": "text"}, "an image given as dict: cannot be decoded (a bytes-like object is required, not 'str')"),
+        ({"bytes": "text"}, "an image given as dict: field 'bytes': expected bytes, found str"),
         ({"path": "nowhere.png"}, "nowhere.png: no such image file"),
-        ("a\x00.png", "a\x00.png: cannot be decoded (embedded null byte)"),
+        ("a\x00.png", "a\x00.png: cannot be read (embedded null byte)"),
     ],
 )
 def test_what_is_no_image_is_described(source, problem):
@@ -125,7 +125,7 @@ def test_what_is_no_image_is_described(source, problem):
 
 
 def test_a_folder_is_no_image(tmp_path):
-    with pytest.raises(ImageError, match="cannot be decoded .*Is a directory"):
+    with pytest.raises(ImageError, match="expected an image file, found a folder"):
         open_image(tmp_path)
 
 

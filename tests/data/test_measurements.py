@@ -9,7 +9,6 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from data import measurements
-from data.images import ImageError
 from data.measurements import (
     HEALTHY,
     Bounds,
@@ -25,6 +24,7 @@ from data.measurements import (
     store_measurements,
 )
 from data.pools import Item, Pool
+from data.records import RecordError
 
 FIGURES = {"blur": 0.5, "brightness": 0.5, "clipping": 0.0, "side": 64.0, "aspect": 1.0, "hash": "0" * 64}
 
@@ -303,8 +303,8 @@ def test_figures_that_were_handed_in_are_read_back(pool):
 def test_a_missing_or_broken_picture_is_named(pool, workers):
     path = pool.image_path(pool.items[2])
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ImageError, match=f"{path}: cannot be decoded"):
+    with pytest.raises(RecordError, match=f"{path}: cannot be decoded"):
         measure_pool(pool, workers)
     path.unlink()
-    with pytest.raises(ImageError, match=f"{path}: no such image file"):
+    with pytest.raises(RecordError, match=f"{path}: no such image file"):
         measure_pool(pool, workers)

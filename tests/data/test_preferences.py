@@ -182,10 +182,10 @@ BROKEN = {
     "missing image": ({"image": "nowhere.png"}, "field 'images': .*nowhere.png: no such image file"),
     "truncated JPEG": ({"image": "truncated.jpg"}, "field 'images': .*truncated.jpg: cannot be decoded"),
     "text for an image": ({"image": "not_an_image.png"}, "field 'images': .*not an image"),
-    "empty image file": ({"image": "empty.png"}, "field 'images': .*not an image"),
+    "empty image file": ({"image": "empty.png"}, "field 'images': .*empty.png: empty, 0 bytes"),
     "image too small": ({"image": "small.png"}, "field 'images': .*4x40 pixels: expected at least 8"),
     "image too long a strip": ({"image": "strip.png"}, "field 'images': .*more than 200 times"),
-    "folder for an image": ({"image": "a_folder.png"}, "field 'images': .*cannot be decoded"),
+    "folder for an image": ({"image": "a_folder.png"}, "field 'images': .*found a folder"),
     "one of several images missing": (
         {"image": None, "images": ["good.png", "gone.png"]},
         "field 'images': .*gone.png: no such",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.candidate_pools import load_pools
 from data.records import write_jsonl
@@ -171,7 +172,10 @@ def record(number, image: str = "a.png", question: str = "?") -> VqaRecord:
     return VqaRecord(id=number, question=question, images=image.split(), answers=["x"])
 
 
-def test_the_query_is_excluded_by_its_id():
+def test_the_query_is_excluded_by_its_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for shade, name in enumerate(("a.png", "b.png", "c.png", "z.png")):
+        Image.new("L", (8, 8), shade).save(name)
     examples = [record(1, "a.png"), record("1", "b.png"), record(2, "a.png c.png"), record(3, "c.png")]
     queries = [record("1", "z.png"), record(3, "c.png"), record(9, "a.png")]
     assert excluded_rows(queries, examples) == [[1], [3], []]
