@@ -252,4 +252,4 @@ def test_a_selector_is_trained_from_its_warm_start_by_the_command(pointer_groups
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main(["--config", str(tmp_path / "recipe.yaml"), "--reference_model", "/nowhere", "--output_dir", "x"])
-    assert "reference_model: '/nowhere' cannot be loaded" in capsys.readouterr().err
+    assert "reference_model: '/nowhere': no such folder" in capsys.readouterr().err
