@@ -25,8 +25,10 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr, field_validator, model_validator
 
+from data.commands import command
 from data.digests import picture_digest
 from data.images import ImageSource, check_images, open_image, resolve_images, resolve_path
+from data.locks import parse_and_hold
 from data.messages import without_leading_marks
 from data.output_folder import describe_sizes, read_back, refuse_own_input, remove_split, writing
 from data.pools import ITEMS_FILE, ItemId, load_pool
@@ -283,12 +285,13 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     parser.add_argument("--agent-list", nargs="+", metavar="AGENT", help="agents of raw reports that name none")
     parser.add_argument("--format", choices=FORMATS, default="hf")
     parser.add_argument("--validate-only", action="store_true", help="list every problem and write nothing")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     if arguments.output_dir is None and not arguments.validate_only:
         parser.error("--output-dir is needed unless --validate-only is given")
     return arguments, read_share_arguments(parser, arguments)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     arguments, shares = _parse_arguments(argv)
     try:

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
+from data.commands import command
+from data.locks import parse_and_hold
 from data.output_folder import refuse_own_input, write_split, writing
 from data.records import RecordError, available_splits
 
@@ -45,6 +47,7 @@ def _write_demonstrations(
     print(f"{split}: {len(records)} demonstrations, {before - after} of {before} agents left out")
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m data.annotators", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -53,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--hasty", type=float, default=0.6, help="share of annotators who stop after one agent")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     if not 0 <= arguments.hasty <= 1:
         parser.error(f"--hasty: expected 0 to 1, found {arguments.hasty}")
     try:

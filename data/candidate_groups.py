@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from data.arguments import at_least
 from data.candidate_pools import load_pools
+from data.commands import command
 from data.earlier_groups import (
     CONSTRUCT_ORDERS,
     RL_FORMS,
@@ -38,6 +39,7 @@ from data.earlier_groups import (
 )
 from data.field_types import Count, Finite, Hit, IdList, OneId, Share
 from data.images import check_images, resolve_images
+from data.locks import parse_and_hold
 from data.pools import ItemId
 from data.records import Location, RecordError, atomic_write, base_folder, parse_row, read_rows
 
@@ -362,7 +364,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--construct-order", choices=CONSTRUCT_ORDERS, default="left", help=order_help)
     form_help = "of RL data to write: ids, or positions in the pool; by default local if every group has a pool"
     parser.add_argument("--form", choices=RL_FORMS, help=form_help)
-    return parser.parse_args(argv)
+    return parse_and_hold(parser, argv)
 
 
 def _write(arguments: argparse.Namespace, groups: list[CandidateGroup]) -> None:
@@ -375,6 +377,7 @@ def _write(arguments: argparse.Namespace, groups: list[CandidateGroup]) -> None:
         write_earlier(arguments.output, groups, lambda row: rl_entry(row, form))
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
     try:

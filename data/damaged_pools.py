@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from data.aspects import Aspect, aspects_of, remarkable_ids, stands_out
 from data.damage import DAMAGES, Damage, Draft
+from data.errors import UserError
 from data.images import open_image
 from data.measurements import HEALTHY_RESOLUTION, Measurement, measure_image, measure_items
 from data.pools import Item
@@ -21,7 +22,7 @@ SHARE_DAMAGED = (0.2, 0.6)
 """Smallest and largest share of a pool that is damaged, all damages together."""
 
 
-class DamageError(ValueError):
+class DamageError(UserError, ValueError):
     """The source's images do not allow the damage that was asked for."""
 
 

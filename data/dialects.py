@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 
 from data.arguments import at_least
+from data.commands import command
+from data.locks import parse_and_hold
 from data.output_folder import write_split, writing
 from data.records import RecordError
 from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
@@ -183,6 +185,7 @@ def _row(number: int, split: str, scene: Scene, nouns: dict[tuple[str, str], str
     }
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m data.dialects", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -193,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--train-queries", type=at_least(1), default=3000)
     parser.add_argument("--dev", type=at_least(1), default=400)
     parser.add_argument("--test", type=at_least(1), default=1000)
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     sizes = {
         "train": arguments.train_examples,
         "queries": arguments.train_queries,

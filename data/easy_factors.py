@@ -26,10 +26,12 @@ from tqdm import tqdm
 
 from data.arguments import at_least
 from data.aspects import BLUR, EXPOSURE, RESOLUTION, SHAPE, Aspect, stands_out
+from data.commands import command
 from data.damage import DAMAGES, Draft
 from data.damaged_pools import ATTEMPTS, DamageError
 from data.factors import FactorAnnotation, parse_annotations
 from data.images import open_image
+from data.locks import parse_and_hold
 from data.measurements import HEALTHY_RESOLUTION, measure_image, measure_items
 from data.output_folder import describe_sizes, write_split, writing
 from data.pools import Item
@@ -160,6 +162,7 @@ def write_attributes(output_dir: Path, splits: dict[str, list[SourceItem]], size
         write_split(output_dir, split, rows, _read)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m data.easy_factors", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -169,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=at_least(1), default=2000, help="all splits together, divided 8 : 1 : 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes that damage images")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     sizes = dict(zip(SPLITS, split_sizes(arguments.images, DEFAULT_SHARES), strict=True))
     try:
         splits = load_splits(EASY_VQA, DEFAULT_SHARES, arguments.seed)

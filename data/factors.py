@@ -28,8 +28,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, field_validator
 
 from data.arguments import at_least
+from data.commands import command
 from data.factor_clusters import DEFAULT_THRESHOLD, FactorSet, abstract_factors
 from data.images import check_images, resolve_path
+from data.locks import parse_and_hold
 from data.output_folder import describe_sizes, refuse_own_input, write_split, writing
 from data.pools import ItemId
 from data.records import (
@@ -343,7 +345,7 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     add_share_arguments(parser)
     parser.add_argument("--seed", type=int, default=42, help="of the shuffle before splitting a file")
     parser.add_argument("--validate-only", action="store_true", help="list every problem and write nothing")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     if arguments.output_dir is None and not arguments.validate_only:
         parser.error("--output-dir is needed unless --validate-only is given")
     if not -1 <= arguments.threshold <= 1:
@@ -351,6 +353,7 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     return arguments, read_share_arguments(parser, arguments)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     arguments, shares = _parse_arguments(argv)
     try:

@@ -55,8 +55,8 @@ OneId = Annotated[ItemId, BeforeValidator(_check_id)]
 """An integer or a text; 1 and "1" are different ids."""
 IdList = Annotated[list[Any], BeforeValidator(_check_ids)]
 """At least one id, none of them twice; order is kept."""
-Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-"""An integer or a float, not NaN or infinite, and no text."""
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e18, le=1e18)]
+"""An integer or a float that float32 can hold the square of: not NaN or infinite, and no text."""
 Share = Annotated[Finite, BeforeValidator(_check_share)]
 """0 to 1. What is above is refused and never read as a percentage: 0.9 could be meant either way."""
 Hit = Annotated[int, BeforeValidator(_check_hit)]

@@ -21,8 +21,10 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from data.arguments import at_least
+from data.commands import command
 from data.field_types import Finite, OneId
 from data.images import image_problems, resolve_images
+from data.locks import parse_and_hold
 from data.messages import Message, Prompt, Text, parse_prompt, place_images
 from data.records import RecordError, base_folder, field_error, parse_row, read_rows
 from data.row_images import RecordWithImages
@@ -218,6 +220,7 @@ def as_pairs(record: PreferenceRecord) -> list[PreferenceRecord]:
     ]
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     from data.easy_preferences import ATTRIBUTES, KINDS, write_easy_preferences
 
@@ -245,7 +248,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="kinds of questions")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     if arguments.attributes_first and not set(ATTRIBUTES) & set(arguments.kinds):
         parser.error(
             f"--attributes-first: none of {', '.join(ATTRIBUTES)} is among --kinds {' '.join(arguments.kinds)}"

@@ -36,9 +36,11 @@ from data.aspects import (
     remarkable_ids,
     resolution_limit,
 )
+from data.commands import command
 from data.damage import DAMAGES
 from data.damaged_pools import DamagedPool, DamageError, PoolDrawer, as_items
 from data.images import ImageError, open_image
+from data.locks import parse_and_hold
 from data.measurements import Measurement, measure_pool, store_measurements
 from data.output_folder import write_split, writing
 from data.pools import Item, Pool
@@ -290,7 +292,7 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     add_share_arguments(parser)
     parser.add_argument("--no-damage", action="store_true", help="report on the images as they are")
     parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     if arguments.images > MAX_IMAGES:
         parser.error(f"--images: expected 0 to {MAX_IMAGES}, found {arguments.images}")
     if not 1 <= arguments.damages[0] <= arguments.damages[1]:
@@ -300,6 +302,7 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     return arguments, read_share_arguments(parser, arguments)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     arguments, shares = _parse_arguments(argv)
     settings = Settings(

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from data.errors import UserError
 from data.json_text import NotJson, decode_json, parse_json, unstorable
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -49,7 +50,7 @@ def shown_problems(problems: list[str]) -> list[str]:
     return shown
 
 
-class RecordError(ValueError):
+class RecordError(UserError, ValueError):
     """One or more malformed rows. `problems` holds a sentence for each."""
 
     def __init__(self, problems: list[str]):

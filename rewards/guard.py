@@ -14,10 +14,14 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+from data.errors import UserError
+
 ON_ERROR = ("raise", "skip")
+LARGEST_REWARD = 1e18
+WHY_NO_LARGER = "advantages are computed in float32, which cannot hold the variance of larger ones"
 
 
-class RewardError(RuntimeError):
+class RewardError(UserError, RuntimeError):
     """A reward failed, or returned what is not a list of numbers; the message names reward, row and cause."""
 
 
@@ -196,6 +200,9 @@ class GuardedReward:
             return None
         if not math.isfinite(score):
             self._refuse(row, f"expected a finite number, found {score}")
+            return None
+        if abs(score) > LARGEST_REWARD:
+            self._refuse(row, f"expected a number between -1e18 and 1e18, found {score}: {WHY_NO_LARGER}")
             return None
         return score
 

@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from data.errors import UserError
 from filter_agents.registry import import_dotted
 from rewards.base import Reward
 from rewards.columns import own_arguments
@@ -40,7 +41,7 @@ _NOT_IN_RECIPES = {"execute"}
 RewardSpec = str | dict[str, Any]
 
 
-class RewardSpecError(ValueError):
+class RewardSpecError(UserError, ValueError):
     """An entry of `reward_funcs` that names no reward, or gives it parameters that it does not take."""
 
 

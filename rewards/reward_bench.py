@@ -17,7 +17,9 @@ from datetime import datetime
 from pathlib import Path
 
 from data.arguments import add_restart_argument, at_least
+from data.commands import command
 from data.images import ImageError
+from data.locks import parse_and_hold
 from data.preferences import PreferenceRecord, load_preferences
 from data.records import RecordError, write_json, write_jsonl
 from rewards.calibration import calibration, draw_calibration, draw_scores, score_summary
@@ -181,12 +183,13 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_restart_argument(parser)
     parser.add_argument("--device", help="by default an accelerator if there is one")
     parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     if bool(arguments.scores) == bool(arguments.model) or bool(arguments.model) != bool(arguments.data):
         parser.error("give either --model and --data, or --scores")
     return arguments
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 

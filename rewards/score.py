@@ -22,7 +22,9 @@ from pydantic import ConfigDict, StrictStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from data.arguments import add_restart_argument, at_least
+from data.commands import command
 from data.images import ImageError, check_images, resolve_images
+from data.locks import parse_and_hold
 from data.messages import parse_prompt, place_images
 from data.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
 from data.row_images import RecordWithImages, is_image_name
@@ -159,9 +161,10 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_restart_argument(parser)
     parser.add_argument("--device", help="by default an accelerator if there is one")
     parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
-    return parser.parse_args(argv)
+    return parse_and_hold(parser, argv)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 from data.arguments import add_limit_argument
+from data.commands import command
 from data.images import ImageError
+from data.locks import parse_and_hold
 from data.records import RecordError, available_splits
 from data.tasks import load_rows
 from filter_agents.registry import AgentError, build_agents
@@ -74,6 +76,7 @@ def splits_of(recipe: dict) -> list[str]:
     return list(dict.fromkeys([train, *test]))
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rewards.validate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dataset", help="instead of the recipe's dataset_name")
     parser.add_argument("--splits", nargs="+", help="by default the recipe's training and test splits")
     add_limit_argument(parser, "rows of each split")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     try:
         recipe = read_recipe(arguments.config)
         if arguments.dataset:

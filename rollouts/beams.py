@@ -24,8 +24,10 @@ from tqdm import tqdm
 
 from data.arguments import add_limit_argument, add_restart_argument, at_least
 from data.candidate_pools import load_pools
+from data.commands import command
 from data.digests import image_bytes_digest
 from data.images import ImageError, ImageSource
+from data.locks import parse_and_hold
 from data.pools import ItemId
 from data.records import RecordError
 from data.vqa import VqaRecord, common_answer, load_records, record_ids
@@ -339,9 +341,10 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="JSONL file of candidate groups")
     parser.add_argument("--work-dir", type=Path, help="unfinished work; default: OUTPUT.parts")
     add_restart_argument(parser)
-    return parser.parse_args(argv)
+    return parse_and_hold(parser, argv)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
     from data.shards import end_processes

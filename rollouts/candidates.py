@@ -17,8 +17,10 @@ import sys
 from pathlib import Path
 
 from data.arguments import add_limit_argument, add_restart_argument, at_least
+from data.commands import command
 from data.digests import image_bytes_digest
 from data.images import ImageError
+from data.locks import parse_and_hold
 from data.records import RecordError
 from rollouts.vlm_arguments import add_vlm_arguments
 
@@ -225,7 +227,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--answer-cache", type=Path, help="folder of answers to share between runs")
     parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
     add_vlm_arguments(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     if min(arguments.temperatures) <= 0:
         parser.error(f"--temperatures: expected numbers above 0, found {min(arguments.temperatures)}")
     if arguments.balance and not 0 <= arguments.balance[0] <= arguments.balance[1] <= 1:
@@ -234,6 +236,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 

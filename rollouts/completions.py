@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from data.arguments import add_limit_argument, add_restart_argument, at_least
+from data.commands import command
+from data.locks import parse_and_hold
 from data.records import RecordError
 from rewards.eval import USER_ERRORS, choose_specs, read_recipe
 from rewards.guard import ON_ERROR, Failure, GuardedReward, RewardError
@@ -320,7 +322,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work-dir", type=Path, help="where unfinished work is kept; by default OUTPUT.parts")
     add_restart_argument(parser)
     parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     if arguments.temperature <= 0:
         parser.error(
             f"--temperature: expected above 0, or all completions are the same; found {arguments.temperature}"
@@ -328,6 +330,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data.commands import command
 from data.embedding_table import EmbeddingTable, Part
 from data.examples import TEXTS, check_image_files, check_single_images, load_examples, record_text
 from data.images import ImageError
+from data.locks import parse_and_hold
 from data.records import RecordError
 from data.vqa import VqaRecord
 from models.checkpoints import find_model
@@ -105,6 +107,7 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", default=DEFAULT_CACHE, help=f"default: {DEFAULT_CACHE}; '' keeps nothing")
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rollouts.embeddings", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -115,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--selector", help="a selector with encoders of its own, or the folder of its run")
     add_encoder_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, help="safetensors file, or a folder for it")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     named = arguments.text_encoder is not None or arguments.image_encoder is not None
     if named == (arguments.selector is not None):
         parser.error("give --text-encoder, --image-encoder, or both; or --selector")

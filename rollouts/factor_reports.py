@@ -17,8 +17,10 @@ from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
 from data.arguments import add_restart_argument, at_least
+from data.commands import command
 from data.digests import image_bytes_digest
 from data.images import ImageError
+from data.locks import parse_and_hold
 from data.records import RecordError, available_splits, read_rows, write_jsonl
 from data.splits import SPLITS
 
@@ -64,6 +66,7 @@ def splits_of(source: Path) -> list[str]:
     return found
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rollouts.factor_reports",
@@ -78,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_restart_argument(parser)
     parser.add_argument("--device", help="by default an accelerator if there is one")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
 
     from data.shards import end_processes, process_state
     from filter_agents.factor_reports import with_factors

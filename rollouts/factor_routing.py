@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from data.arguments import add_restart_argument, at_least
+from data.commands import command
 from data.images import ImageError
+from data.locks import parse_and_hold
 from data.pools import load_pool
 from data.records import RecordError, read_rows, write_jsonl
 from data.text_encoder import BUNDLED_MINILM, EncoderError, load_text_encoder
@@ -139,12 +141,13 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     routed.add_argument("--batch-size", type=at_least(1), default=32, help="images looked at together")
     add_restart_argument(routed)
     routed.add_argument("--device", help="by default an accelerator if there is one")
-    for command in (table, routed):
-        command.add_argument("--agents", nargs="+", metavar="AGENT", help="by default all that need no model")
-        command.add_argument("--output", type=Path, required=True)
-    return parser.parse_args(argv)
+    for subparser in (table, routed):
+        subparser.add_argument("--agents", nargs="+", metavar="AGENT", help="by default all that need no model")
+        subparser.add_argument("--output", type=Path, required=True)
+    return parse_and_hold(parser, argv)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
 

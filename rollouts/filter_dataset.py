@@ -16,7 +16,9 @@ from typing import Any
 from pydantic import ConfigDict, Field, StrictStr, model_validator
 
 from data.arguments import at_least
+from data.commands import command
 from data.images import ImageError, check_images, resolve_images, resolve_path
+from data.locks import parse_and_hold
 from data.messages import without_leading_marks
 from data.pools import ItemId, load_pool
 from data.records import RecordError, base_folder, parse_rows, read_some_rows, write_jsonl
@@ -126,6 +128,7 @@ def describe(row: dict) -> str:
     return f"report {row['id']}: {chosen}; {len(row['kept'])} items kept, {len(row['removed'])} removed"
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rollouts.filter_dataset",
@@ -138,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, help="that the model was trained with: agents, image sizes, length")
     parser.add_argument("--batch-size", type=at_least(1), default=8, help="reports read at once")
     parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
 
     from filter_agents.registry import AgentError, build_agents
     from rewards.eval import read_recipe

@@ -16,7 +16,9 @@ import sys
 from pathlib import Path
 
 from data.arguments import add_limit_argument, at_least
+from data.commands import command
 from data.images import ImageError
+from data.locks import parse_and_hold
 from data.records import RecordError
 from rollouts.vlm_arguments import add_vlm_arguments
 
@@ -83,7 +85,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--answer-cache", type=Path, help="folder of answers to share between runs")
     parser.add_argument("--output-dir", type=Path, required=True)
     add_vlm_arguments(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     if min(arguments.shots) < 1:
         parser.error(
             f"--shots: expected at least 1, found {min(arguments.shots)}; no examples are --methods zero_shot"
@@ -92,6 +94,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 

@@ -21,8 +21,10 @@ import numpy as np
 
 from data.arguments import at_least
 from data.candidate_pools import write_pools
+from data.commands import command
 from data.digests import image_digest
 from data.images import ImageError
+from data.locks import parse_and_hold
 from data.pools import ItemId
 from data.records import RecordError
 from data.vqa import VqaRecord
@@ -297,7 +299,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, float]]:
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(parser, argv)
     try:
         shares = parse_mix(arguments.mix)
     except ValueError as error:
@@ -340,6 +342,7 @@ def make_pools(arguments: argparse.Namespace, shares: dict[str, float]) -> dict[
     return {query.id: [ids[row] for row in pool] for query, pool in zip(queries, pools, strict=True)}
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     arguments, shares = _parse_arguments(argv)
     try:

@@ -36,6 +36,7 @@ PRIVATE_NAMES = {
     "transformers.PreTrainedModel._tied_weights_keys": ATTRIBUTE,
     "transformers.Trainer._finish_current_push": "(self)",
     "transformers.Trainer._globalstep_last_logged": ATTRIBUTE,
+    "transformers.Trainer._get_grad_norm": "(self, model, grad_norm)",
     "transformers.Trainer._get_num_items_in_batch": "(self, batch_samples, device)",
     "transformers.Trainer._get_output_dir": "(self, trial)",
     "transformers.Trainer._load_best_model": "(self)",

@@ -42,6 +42,7 @@ from trainers.console import say
 from trainers.early_stopping import EarlyStoppingArguments
 from trainers.enough_rows import TrainsSomething, check_enough_rows
 from trainers.evaluation_rows import check_apart, evaluation_rows
+from trainers.finite import FiniteTraining
 from trainers.machine import command_line
 from trainers.own_config import own_config
 from trainers.publishing import PublishedRun
@@ -172,7 +173,7 @@ def evaluation_figures(prediction: EvalPrediction) -> dict[str, float]:
     return factor_metrics(probabilities, prediction.label_ids, np.full(probabilities.shape[1], DEFAULT_THRESHOLD))
 
 
-class FactorTrainer(TrainsSomething, CompleteCheckpoints, PublishedRun, transformers.Trainer):
+class FactorTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, transformers.Trainer):
     """`transformers.Trainer` of a factor predictor; when it has trained, it fits the thresholds on the validation data
     and measures the model on the final split.
 

@@ -38,13 +38,14 @@ from models.shared_prefill import shared_prefill
 from models.shared_prefix import SharedPrefix
 from models.vision_hooks import install_vision_hooks, vision_tower
 from rewards.columns import check_columns
-from rewards.guard import Failure, GuardedReward, RewardError, guard
+from rewards.guard import LARGEST_REWARD, WHY_NO_LARGER, Failure, GuardedReward, RewardError, guard
 from rewards.registry import build_rewards
 from trainers.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.console import say
 from trainers.dynamic_sampling import DynamicSampling, Rollout, without_contrast
 from trainers.enough_rows import TrainsSomething, check_enough_rows
+from trainers.finite import FiniteTraining
 from trainers.fixed_samples import held_out_rows, rollout_samples
 from trainers.losses import advantages_of_compared, best_of_group, compared_rewards
 from trainers.machine import command_line
@@ -157,6 +158,7 @@ class GRPOTrainer(
     AdaptiveKL,
     ScheduledTemperature,
     TrainsSomething,
+    FiniteTraining,
     CompleteCheckpoints,
     PublishedRun,
     trl.GRPOTrainer,
@@ -409,7 +411,31 @@ class GRPOTrainer(
         self._reward_rows += len(self._rewards_per_func)
         if failures or self._reward_errors:
             self._apply_failure_policy(guarded, failures)
+        self._check_magnitude(inputs)
         return self._rewards_per_func
+
+    def _check_magnitude(self, inputs: list[dict[str, Any]]) -> None:
+        """Stops where a weighted reward, or the sum of a row's, is too large to compare; so do models as rewards that
+        return what is not finite.
+
+        Raises:
+            RewardError: on every process, names reward and row.
+        """
+        weighted = self._rewards_per_func * self.reward_weights.to(self._rewards_per_func)  # (N, R)
+        models = [isinstance(reward, torch.nn.Module) for reward in self.reward_funcs]
+        unsound = weighted.isnan() & torch.tensor(models, device=weighted.device) | (weighted.abs() > LARGEST_REWARD)
+        too_large = weighted.nansum(dim=1).abs() > LARGEST_REWARD
+        rows = (unsound.any(dim=1) | too_large).nonzero()
+        if not len(rows):
+            return
+        names = gather_object([str(row.get("id", f"{place} of the batch")) for place, row in enumerate(inputs)])
+        row = int(rows[0])
+        places = unsound[row].nonzero().flatten().tolist() or range(weighted.shape[1])
+        parts = [f"'{self.reward_func_names[place]}' gives {weighted[row, place].item()}" for place in places]
+        raise RewardError(
+            f"step {self.state.global_step + 1}: row {names[row]}: reward {', '.join(parts)} (times its weight); "
+            f"expected finite numbers whose sum is between -1e18 and 1e18: {WHY_NO_LARGER}"
+        )
 
     def _apply_failure_policy(self, guarded: list[GuardedReward], failures: list[tuple[int, Failure]]) -> None:
         """Raises the same error on every process, or counts the errors and goes on.

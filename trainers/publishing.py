@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
 
+from data.errors import UserError
 from data.records import atomic_write
 from trainers.console import warn
 from trainers.report import write_card, write_report
@@ -25,7 +26,7 @@ SECRET_VARIABLES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 SHORTEST_SECRET = 8
 
 
-class PublishError(RuntimeError):
+class PublishError(UserError, RuntimeError):
     """The Hub cannot be reached, or refuses."""
 
 

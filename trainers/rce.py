@@ -29,6 +29,7 @@ from models.vision_hooks import install_vision_hooks, vision_tower
 from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.early_stopping import EarlyStoppingArguments
 from trainers.enough_rows import TrainsSomething
+from trainers.finite import FiniteTraining
 from trainers.fixed_samples import FixedSamples, chosen
 from trainers.group_data import GroupArguments, RewardTable, StoredGroup
 from trainers.group_policies import Batch, GroupLogProbs, GroupPolicy, VLMPolicy
@@ -122,7 +123,7 @@ def group_means(prediction: EvalPrediction) -> dict[str, float]:
     return {name: float(np.nanmean(prediction.predictions[:, column])) for column, name in enumerate(names)}
 
 
-class RCETrainer(TrainsSomething, CompleteCheckpoints, PublishedRun, transformers.Trainer):
+class RCETrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, transformers.Trainer):
     """`transformers.Trainer` on stored groups: the loss is `trainers.losses.rce_loss`, averaged over all groups of an
     optimizer step however they are spread over micro-batches and processes.
 

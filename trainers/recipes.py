@@ -12,13 +12,14 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from data.errors import UserError
 from trainers.recipe_keys import Key, closest, keys_of_classes
 from trainers.setting_rules import problem
 
 WHERE_TO_READ = "`--help` lists the keys of this toolkit, docs/recipes.md says where all others are documented"
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError, ValueError):
     """A recipe or command line that cannot be run; the message names file, line, key, found and expected."""
 
 

@@ -9,6 +9,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers.trainer import TRAINER_STATE_NAME
 
+from data.locks import hold
+from data.records import RecordError
 from models.checkpoints import COMPLETE_FILE, RUN_FILE, checkpoint_folders, damage, read_complete
 from trainers.console import say
 from trainers.recipes import RecipeError
@@ -42,11 +44,12 @@ def begin_run(
         rows: data by name, as it was loaded; `None` where there is none.
 
     Raises:
-        RecipeError: on every process alike: the output folder or the checkpoint belongs to another run, or to the same
+        RecipeError: on every process alike: another program writes to the output folder; the output folder or the checkpoint belongs to another run, or to the same
             one with other settings, data, models or versions; a checkpoint is damaged and no older one is whole.
     """
 
     def decide() -> RunStart | None:
+        hold(args.output_dir)
         named = {name: part for name, part in rows.items() if part is not None}
         record = run_origin(method, (script, args, model_args), named)
         return _decide(record, args, script.resume)
@@ -60,7 +63,7 @@ def _for_all(decide: Callable[[], Any]) -> Any:
     if PartialState().is_main_process:
         try:
             outcome = [decide(), None]
-        except RecipeError as error:
+        except (RecipeError, RecordError) as error:
             outcome = [None, str(error)]
     found, problem = broadcast_object_list(outcome)
     if problem is not None:

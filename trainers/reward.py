@@ -38,6 +38,7 @@ from trainers.console import say
 from trainers.early_stopping import EarlyStoppingArguments
 from trainers.enough_rows import TrainsSomething, check_enough_rows
 from trainers.evaluation_rows import evaluation_rows
+from trainers.finite import FiniteTraining
 from trainers.fixed_samples import FixedSamples, chosen
 from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
 from trainers.machine import command_line
@@ -172,7 +173,7 @@ class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, tr
                 )
 
 
-class RewardTrainer(TrainsSomething, CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
+class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
     """`trl.RewardTrainer` on prompts with images and any number of ranked responses, with the losses of
     `trainers.losses.preference_loss`.
 

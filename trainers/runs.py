@@ -13,28 +13,25 @@ from typing import Any
 import torch.distributed
 from accelerate import PartialState
 
-from data.images import ImageError
-from data.records import RecordError
-from filter_agents.registry import AgentError
-from rewards.guard import RewardError
-from rewards.registry import RewardSpecError
+from data.commands import ending, handling_terminate
+from data.locks import releasing_locks
 from trainers.console import say, shorten_output
 from trainers.evaluation_rows import evaluation_rows, prompt_content
 from trainers.model_at_hand import ModelAtHand
-from trainers.publishing import PublishError, ReportCallback, keep_token_out, store_recipe, without_secrets
-from trainers.recipes import DataArguments, Recipe, RecipeError
+from trainers.publishing import ReportCallback, keep_token_out, store_recipe, without_secrets
+from trainers.recipes import DataArguments, Recipe
 from trainers.resuming import RunStart
 from trainers.run_origin import write_run
 from trainers.run_record import RunInfo
 from trainers.task_data import TokenCounts, check_lengths, count_tokens, load_task_rows
 
-USER_ERRORS = (RecipeError, RecordError, RewardSpecError, RewardError, AgentError, ImageError, PublishError)
+GO_ON = "run the same command again; it resumes from the newest complete checkpoint, if there is one"
 GRACE_SECONDS = 3
 """How long the other processes leave the main one to say what is wrong before they end."""
 
 
-def _end(message: str) -> None:
-    """Ends the process with status 1 and a message, printed once where all processes end for the same reason.
+def _end(status: int, message: str) -> None:
+    """Ends the process with a message, printed once where all processes end for the same reason.
 
     The launcher ends the others when the main process has ended; one that is left was alone in failing, and speaks.
     """
@@ -42,9 +39,9 @@ def _end(message: str) -> None:
     if not state.is_main_process:
         time.sleep(GRACE_SECONDS)
         message = f"on rank {state.process_index}: {message}"
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
-    os._exit(1) if state.num_processes > 1 else sys.exit(1)
+    os._exit(status) if state.num_processes > 1 else sys.exit(status)
 
 
 def _take_leave() -> None:
@@ -60,12 +57,17 @@ def _take_leave() -> None:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turns what a user can mend into one message and exit status 1; anything else is a traceback as usual."""
+    """Turns what a user can mend, or does (Ctrl-C, SIGTERM), into one message and an exit status; anything else is a
+    traceback as usual."""
     try:
-        yield
-        _take_leave()
-    except USER_ERRORS as error:
-        _end(str(error))
+        with handling_terminate(), releasing_locks():
+            yield
+            _take_leave()
+    except BaseException as error:
+        found = ending(error, GO_ON)
+        if found is None:
+            raise
+        _end(*found)
 
 
 def load_checked_rows(

@@ -27,6 +27,7 @@ from models.vision_hooks import install_vision_hooks, vision_tower
 from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.console import say
 from trainers.enough_rows import TrainsSomething, check_enough_rows
+from trainers.finite import FiniteTraining
 from trainers.fixed_samples import demonstration_samples, held_out_rows
 from trainers.group_data import GroupArguments
 from trainers.group_policies import GroupLogProbs
@@ -60,7 +61,7 @@ class SFTConfig(CheckedSettings, trl.SFTConfig):
             raise ValueError("max_length cuts images in two: leave it null and set max_prompt_length")
 
 
-class SFTTrainer(TrainsSomething, CompleteCheckpoints, PublishedRun, trl.SFTTrainer):
+class SFTTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, trl.SFTTrainer):
     """`trl.SFTTrainer` whose batches may lack images on some processes, with the vision tower frozen if asked."""
 
     _name = "SFT"
