@@ -44,8 +44,9 @@ def begin_run(
         rows: data by name, as it was loaded; `None` where there is none.
 
     Raises:
-        RecipeError: on every process alike: another program writes to the output folder; the output folder or the checkpoint belongs to another run, or to the same
-            one with other settings, data, models or versions; a checkpoint is damaged and no older one is whole.
+        RecipeError: on every process alike: another program writes to the output folder; the folder or the checkpoint
+            belongs to another run, or to the same one with other settings, data, models or versions; a checkpoint is
+            damaged and no older one is whole.
     """
 
     def decide() -> RunStart | None:

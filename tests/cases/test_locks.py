@@ -64,7 +64,7 @@ def test_t12_a_lock_ends_with_its_process_at_kill_9(tmp_path, holder):
     [
         ("models.tiny", ["--output-dir", "{}"]),
         ("data.vqa", ["--source", "easy_vqa", "--limit", "4", "--output-dir", "{}"]),
-        ("rewards.eval", ["x", "--rewards", "xml_format", "--output-dir", "{}"]),
+        ("rewards.eval", ["--input", "x", "--rewards", "xml_format", "--output-dir", "{}"]),
         ("rewards.score", ["--model", "x", "--input", "x", "--output", "{}"]),
         ("rewards.reward_bench", ["--model", "x", "--data", "x", "--output-dir", "{}"]),
         ("rollouts.completions", ["--dataset", "x", "--model", "x", "--output", "{}"]),

@@ -1,0 +1,135 @@
+"""T15: what the machine refuses and what a user interrupts is one message and an exit status, for every program."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.commands import Terminated, command, ending, machine_problem
+from data.errors import UserError
+from data.records import write_json
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import os, signal, sys
+from data.commands import command
+
+@command
+def main():
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    signal.pause()
+
+main()
+"""
+WRITER = """
+import resource, signal, sys
+from data.commands import command
+from data.records import write_json
+
+@command
+def main():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    write_json(sys.argv[1], ["x" * 100_000])
+
+main()
+"""
+
+
+def _run(program: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_t15_signals_end_with_one_message(name, status):
+    done = _run(PROGRAM, name)
+    assert done.returncode == status
+    assert done.stderr.count("\n") == 1
+    assert "run the same command again" in done.stderr
+
+
+def test_t15_a_file_that_may_not_grow_leaves_nothing_behind(tmp_path):
+    done = _run(WRITER, str(tmp_path / "a.json"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the largest size of a file is reached; when that is mended, run")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_t15_output_into_a_closed_pipe_is_quiet():
+    program = "from data.commands import command\n@command\ndef main():\n  for n in range(100000): print(n)\nmain()"
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -c '{program}' | head -1"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "0\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EROFS, "the file system can only be read"),
+        (errno.EACCES, "no permission"),
+        (errno.EDQUOT, "the disk quota is used up"),
+    ],
+)
+def test_t15_what_the_machine_refuses_is_said_in_words(code, words):
+    error = OSError(code, os.strerror(code), "a.json")
+    assert machine_problem(error) == f"a.json: {words}"
+    wrapped = RuntimeError("of a library")
+    wrapped.__cause__ = error
+    assert machine_problem(wrapped) == f"a.json: {words}"
+    assert words in machine_problem(RuntimeError(f"I/O error: {os.strerror(code)} (os error {code})"))
+    assert ending(error)[0] == 1
+
+
+def test_t15_mistakes_of_the_program_stay_tracebacks():
+    assert ending(KeyError("x")) is None
+    assert ending(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
+
+
+def test_t15_a_trainer_says_how_to_go_on(capsys):
+    from trainers.runs import readable_errors
+
+    for error, status in ((KeyboardInterrupt(), 130), (Terminated(), 143), (UserError("x"), 1)):
+        with pytest.raises(SystemExit) as found, readable_errors():
+            raise error
+        assert found.value.code == status
+        shown = capsys.readouterr().err
+        assert ("it resumes from the newest complete checkpoint" in shown) == (status != 1)
+
+
+def test_t15_a_full_disk_ends_a_command(tmp_path):
+    @command
+    def main():
+        with open("/dev/full", "w") as file:
+            file.write("x")
+
+    with pytest.raises(SystemExit) as found:
+        main()
+    assert found.value.code.startswith("error: the disk is full")
+
+
+def test_t15_a_folder_in_the_place_of_a_file(tmp_path):
+    (tmp_path / "a.json").mkdir()
+
+    @command
+    def main():
+        write_json(tmp_path / "a.json", [])
+
+    with pytest.raises(SystemExit, match="a folder is in the place of the file"):
+        main()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_t15_the_earlier_handler_is_back():
+    before = signal.getsignal(signal.SIGTERM)
+    command(lambda: None)()
+    assert signal.getsignal(signal.SIGTERM) is before
