@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from data.records import RecordError
+from data.secrets import without_secrets
 
 _OUTPUTS = ("output", "output_dir")
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -84,7 +85,7 @@ def write_holder(file: IO) -> None:
         "process": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": without_secrets(shlex.join(["python", *sys.argv])),
     }
     file.truncate(0)
     file.write(json.dumps(holder).encode() + b"\n")

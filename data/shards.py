@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data.records import RecordError, atomic_write, write_json
+from data.secrets import without_secrets
 
 SETTINGS_FILE = "settings.json"
 LONGEST_SHOWN = 60
@@ -135,7 +136,7 @@ class ShardStore:
 
     def _check_settings(self) -> None:
         path = self.folder / SETTINGS_FILE
-        wanted = json.loads(json.dumps(self.settings))
+        wanted = without_secrets(json.loads(json.dumps(self.settings)))
         if not path.is_file():
             if any(shard.stat().st_size for shard in self._paths()):
                 raise RecordError([f"{self.folder}: has rows but no {SETTINGS_FILE}; choose another folder"])

@@ -1,7 +1,6 @@
 """What a run leaves beside its weights, and pushes with them: recipe, report, figures, model card."""
 
 import logging
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -9,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from data.errors import UserError
 from data.records import atomic_write
+from data.secrets import hide_in_arguments
 from trainers.console import warn
 from trainers.report import write_card, write_report
 from trainers.run_record import RunInfo, RunRecord, SessionClock, kept_model, load_record
@@ -21,27 +21,10 @@ from trainers.samples import SampleLog
 logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
-SECRET_VARIABLES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
-"""How the name of an environment variable ends whose value is not to be published."""
-SHORTEST_SECRET = 8
 
 
 class PublishError(UserError, RuntimeError):
     """The Hub cannot be reached, or refuses."""
-
-
-def keep_token_out(args: TrainingArguments) -> None:
-    """Moves `hub_token` to the environment: the arguments are saved beside the model, and pushed with it."""
-    if args.hub_token:
-        os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
-
-
-def without_secrets(text: str) -> str:
-    """The text without the access tokens of the environment, which a recipe or command line may hold too."""
-    for name, value in os.environ.items():
-        if name.upper().endswith(SECRET_VARIABLES) and len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, "***")
-    return text
 
 
 class PublishedRun:
@@ -67,6 +50,11 @@ class PublishedRun:
         """What is known of the run so far."""
         loads_from = self.hub_model_id if self.args.push_to_hub else self.args.output_dir
         return RunRecord(self.run_info, name=Path(self.args.output_dir).name, loads_from=loads_from)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The parent's, which stores the arguments beside the weights: without secrets."""
+        hide_in_arguments(self.args)
+        super()._save(output_dir, state_dict)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Puts the push off until `push_checkpoint`: the report is yet to be written, and a file that changes while it

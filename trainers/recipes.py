@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from data.errors import UserError
+from data.secrets import remember_secrets
 from trainers.recipe_keys import Key, closest, keys_of_classes
 from trainers.setting_rules import problem
 
@@ -342,6 +343,8 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
         parsed = parser.parse_args_and_config(argv + _without_accelerator(argv, found.text))
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path or 'command line'}: {error}") from error
+    for values in (found.values, *map(vars, parsed)):
+        remember_secrets(values)
     overrides = [argument for argument in argv if argument not in ("--config", str(path))]
     comment = f"\n# and on the command line: {' '.join(overrides)}\n" if overrides else ""
     return (*parsed, Recipe(None if path is None else str(path), found.text + comment))

@@ -15,9 +15,9 @@ from accelerate import PartialState
 
 from data.digests import file_digest, rows_digest
 from data.records import write_json
+from data.secrets import without_secrets
 from models.checkpoints import RUN_FILE, model_fingerprint
 from trainers.machine import versions
-from trainers.publishing import without_secrets
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed")
 SOURCES = (
@@ -77,7 +77,7 @@ def run_origin(method: str, arguments: Sequence[Any], rows: Mapping[str, Sequenc
         "distribution": str(getattr(state.distributed_type, "value", state.distributed_type)),
         "versions": {package: found for package, found in versions().items() if package in PACKAGES},
     }
-    return json.loads(without_secrets(json.dumps(record)))
+    return without_secrets(json.loads(json.dumps(record)))
 
 
 def _plain(value: Any) -> Any:

@@ -15,10 +15,11 @@ from accelerate import PartialState
 
 from data.commands import ending, handling_terminate
 from data.locks import releasing_locks
+from data.secrets import hide_in_arguments, recipe_without_secrets, without_secrets
 from trainers.console import say, shorten_output
 from trainers.evaluation_rows import evaluation_rows, prompt_content
 from trainers.model_at_hand import ModelAtHand
-from trainers.publishing import ReportCallback, keep_token_out, store_recipe, without_secrets
+from trainers.publishing import ReportCallback, store_recipe
 from trainers.recipes import DataArguments, Recipe
 from trainers.resuming import RunStart
 from trainers.run_origin import write_run
@@ -118,16 +119,15 @@ def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, start: RunStar
     """Trains, saves model, processor, recipe and report, and pushes them where the recipe says so."""
     args = trainer.args
     trainer.origin = start.record
-    keep_token_out(args)
+    hide_in_arguments(args)
     rows = {"training": trainer.train_dataset, "evaluation": trainer.eval_dataset}
     counts = {name: len(found) for name, found in rows.items() if hasattr(found, "__len__")}
-    info = replace(info, rows=counts, recipe=without_secrets(info.recipe), command=without_secrets(info.command))
-    trainer.run_info = info
+    trainer.run_info = info = published_info(replace(info, rows=counts))
     trainer.add_callback(ReportCallback(trainer))
     shorten_output(trainer)
     if trainer.is_world_process_zero():
         write_run(args.output_dir, start.record)
-        store_recipe(args.output_dir, without_secrets(recipe.text))
+        store_recipe(args.output_dir, info.recipe)
     if args.save_only_model:
         say("note: save_only_model: checkpoints hold weights alone, and the run cannot be resumed if it is cut short")
     trainer.train(resume_from_checkpoint=start.checkpoint)
@@ -144,6 +144,12 @@ def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, start: RunStar
         say(f"pushed to {trainer.hub_model_id}")
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def published_info(info: RunInfo) -> RunInfo:
+    """The same without secrets."""
+    named = {name: without_secrets(getattr(info, name)) for name in ("command", "dataset", "base_model", "rewards")}
+    return replace(info, recipe=recipe_without_secrets(info.recipe), **named)
 
 
 def describe_rewards(specs: Sequence[Any], weights: Sequence[float] | None) -> list[str]:
