@@ -4,13 +4,11 @@ Every source gives items for a split. Images of different splits never overlap: 
 others are divided by a seeded shuffle.
 """
 
-import hashlib
 import os
 import random
-from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,13 @@ from pydantic import ConfigDict, StrictStr, field_validator
 from pydantic_core import PydanticCustomError
 
 from data.answers import AnswerError, read_answers
+from data.digests import image_digest
 from data.image_files import image_files
-from data.images import IMAGE_ENDINGS, ImageSource
+from data.images import IMAGE_ENDINGS, ImageError, ImageSource
 from data.records import Location, Record, RecordError, parse_row, parse_rows, read_rows
 from data.splits import SPLITS, Shares, divide
 
+READERS = 8  # threads that read and decode images
 EASY_VQA = "easy_vqa"
 EASY_VQA_COLORS = ("red", "blue", "green", "yellow", "teal", "black", "gray", "brown")
 EASY_VQA_SHAPES = ("circle", "rectangle", "triangle")
@@ -172,26 +172,24 @@ def load_all(source: str) -> list[SourceItem]:
     return _hf_dataset(source)
 
 
-@lru_cache(maxsize=65_536)
-def _hash_of_file(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def picture_keys(images: Iterable[ImageSource]) -> list[str]:
-    """A key of each image, the same for the same content. Only files that share their size with another are read."""
-    images = list(images)
-    paths = {image if isinstance(image, str) else image.get("path") for image in images}
-    sizes = {path: Path(path).stat().st_size for path in paths if path is not None and Path(path).is_file()}
-    given = [image["bytes"] for image in images if isinstance(image, dict) and image.get("bytes") is not None]
-    shared = Counter([*sizes.values(), *map(len, given)])
-    keys = []
-    for image in images:
-        path = image if isinstance(image, str) else image.get("path")
-        if isinstance(image, dict) and image.get("bytes") is not None:
-            keys.append(hashlib.sha256(image["bytes"]).hexdigest())
-        else:
-            keys.append(_hash_of_file(path) if shared[sizes.get(path)] > 1 else str(path))
-    return keys
+    """A key of each image, the same for the same picture, whatever its file is called and however it is stored.
+
+    Raises:
+        RecordError: names the images that cannot be read, all at once.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(_key_or_problem, images))
+    if problems := list(dict.fromkeys(problem for _, problem in found if problem)):
+        raise RecordError(problems)
+    return [key for key, _ in found]
+
+
+def _key_or_problem(image: ImageSource) -> tuple[str, str]:
+    try:
+        return image_digest(image), ""
+    except ImageError as error:
+        return "", str(error)
 
 
 def load_splits(source: str, shares: Shares, seed: int) -> dict[str, list[SourceItem]]:
