@@ -67,8 +67,8 @@ def _check_agents(rows: Sequence[dict], known: Sequence[str], source: str) -> No
             if name not in known:
                 rows_of.setdefault(name, []).append(row["id"])
     problems = [
-        f"{source}: row {ids[0]!r} and {len(ids) - 1} others: field 'ground_truth_agents': {name!r} is none of the "
-        f"recipe's agents; expected some of {', '.join(known)}"
+        f"{source}: row {ids[0]!r}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: "
+        f"field 'ground_truth_agents': {name!r} is none of the recipe's agents; expected some of {', '.join(known)}"
         for name, ids in rows_of.items()
     ]
     if problems:

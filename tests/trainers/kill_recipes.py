@@ -8,7 +8,14 @@ from typing import Any
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("kill_worker.py")
-AGENTS = ["blur_filter", "exposure_filter", "resolution_filter", "exact_duplicate_filter", "text_length_filter"]
+AGENTS = [
+    "blur_filter",
+    "exposure_filter",
+    "resolution_filter",
+    "exact_duplicate_filter",
+    "text_length_filter",
+    "answer_consistency_filter",
+]
 COMMON = {
     "use_cpu": True,
     "bf16": False,
