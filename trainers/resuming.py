@@ -51,11 +51,17 @@ def begin_run(
 
     def decide() -> RunStart | None:
         hold(args.output_dir)
-        named = {name: part for name, part in rows.items() if part is not None}
-        record = run_origin(method, (script, args, model_args), named)
-        return _decide(record, args, script.resume)
+        return _decide(origin_of(method, script, args, model_args, rows), args, script.resume)
 
     return _for_all(decide)
+
+
+def origin_of(
+    method: str, script: Any, args: Any, model_args: Any, rows: Mapping[str, Sequence[Any] | None]
+) -> dict[str, Any]:
+    """What a run starts from; the arguments are those of `begin_run`."""
+    named = {name: part for name, part in rows.items() if part is not None}
+    return run_origin(method, (script, args, model_args), named)
 
 
 def _for_all(decide: Callable[[], Any]) -> Any:

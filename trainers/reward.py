@@ -12,13 +12,15 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import trl
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import nn
@@ -64,8 +66,8 @@ from trainers.preference_data import (
 )
 from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
-from trainers.resuming import begin_run
-from trainers.run_origin import read_run
+from trainers.resuming import begin_run, origin_of
+from trainers.run_origin import changes, read_run
 from trainers.run_record import RunInfo
 from trainers.runs import readable_errors, train_and_record
 from trainers.samples import SampleGroup, SampleLog, Source
@@ -399,14 +401,32 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
 # -- the script -------------------------------------------------------------------------------------------------------
 
 
-def own_folder(output_dir: str, resume: bool) -> str:
-    """`output_dir` with a time stamp: that of the newest run there that did not finish, or a new one."""
-    folder = Path(output_dir)
-    earlier = sorted(folder.parent.glob(f"{folder.name}_[0-9]*"))
-    begun = [path for path in earlier if any(path.glob("checkpoint-*"))]
-    unfinished = [path for path in begun if (read_run(path) or {}).get("finished") is None]
-    chosen = str(unfinished[-1]) if unfinished and resume else f"{folder}_{time.strftime('%Y%m%d-%H%M%S')}"
+def own_folder(output_dir: str, resume: bool, record: Callable[[], Mapping[str, Any]]) -> str:
+    """`output_dir` with a time stamp: that of an earlier run, or a new one; the same on every process.
+
+    Args:
+        resume: take the newest run that started from the same, finished or not, or else the newest unfinished one.
+        record: gives what this run starts from (`trainers.run_origin`); asked on the main process.
+    """
+    chosen = None
+    if PartialState().is_main_process:
+        folder = Path(output_dir)
+        earlier = {path: read_run(path) for path in sorted(folder.parent.glob(f"{folder.name}_[0-9]*"))}
+        chosen = _earlier_folder(earlier, record()) if resume and earlier else None
+        chosen = chosen or f"{folder}_{time.strftime('%Y%m%d-%H%M%S')}"
     return broadcast_object_list([chosen])[0]  # clocks of processes differ
+
+
+def _earlier_folder(earlier: Mapping[Path, Mapping[str, Any] | None], record: Mapping[str, Any]) -> str | None:
+    """The folder of the run to go on with, or to leave as it is."""
+    same = [path for path, stored in earlier.items() if stored is not None and not changes(stored, record)]
+    unfinished = [
+        path
+        for path, stored in earlier.items()
+        if any(path.glob("checkpoint-*")) and (stored or {}).get("finished") is None
+    ]
+    found = same or unfinished
+    return str(found[-1]) if found else None
 
 
 def load_reward_policy(args: RewardConfig, model_args: Any) -> nn.Module:
@@ -415,7 +435,6 @@ def load_reward_policy(args: RewardConfig, model_args: Any) -> nn.Module:
     Raises:
         RecipeError: it cannot be loaded.
     """
-    from accelerate import PartialState
     from peft import PeftModel
     from transformers import AutoConfig
     from trl import get_quantization_config
@@ -496,9 +515,11 @@ def main(argv: list[str] | None = None) -> None:
         if script.validate_only:
             say("valid")
             return
+        data = {"train": train_records, "evaluation": eval_records}
         if args.own_folder:
-            args.output_dir = own_folder(args.output_dir, script.resume != "false")
-        start = begin_run("Reward", script, args, model_args, {"train": train_records, "evaluation": eval_records})
+            record = partial(origin_of, "Reward", script, args, model_args, data)
+            args.output_dir = own_folder(args.output_dir, script.resume != "false", record)
+        start = begin_run("Reward", script, args, model_args, data)
         if start is None:
             return
 

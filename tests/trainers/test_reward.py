@@ -17,6 +17,7 @@ from models.loading import load_processor
 from models.reward_model import from_backbone, load_reward_model
 from models.vision_hooks import vision_tower
 from trainers.reward import RewardConfig, RewardTrainer, main, own_folder, reward_adapters
+from trainers.run_origin import write_run
 
 
 @pytest.fixture(autouse=True)
@@ -341,15 +342,38 @@ def test_a_run_has_its_own_folder_with_everything(run, preferences):
     assert (folder / "recipe.yaml").is_file()
 
 
-def test_another_run_gets_another_folder_and_an_unfinished_one_goes_on(tmp_path):
-    new = own_folder(str(tmp_path / "run"), resume=True)
-    assert new.startswith(str(tmp_path / "run_2"))
-    unfinished = tmp_path / "run_20250101-000000"
-    (unfinished / "checkpoint-2").mkdir(parents=True)
-    assert own_folder(str(tmp_path / "run"), resume=True) == str(unfinished)
-    assert own_folder(str(tmp_path / "run"), resume=False) != str(unfinished)
-    (unfinished / "trainer_state.json").write_text("{}", encoding="utf-8")
-    assert own_folder(str(tmp_path / "run"), resume=True) != str(unfinished)
+RECORD = {"method": "Reward", "settings": {"seed": 1}, "sources": {}, "data": {}, "versions": {}}
+RECORD |= {"processes": 1, "distribution": "NO"}
+
+
+def test_t01_another_run_gets_another_folder_and_the_same_one_its_own(tmp_path):
+    def chosen(resume: bool = True, **changed) -> str:
+        return own_folder(str(tmp_path / "run"), resume, lambda: RECORD | changed)
+
+    def earlier(name: str, **facts) -> str:
+        (tmp_path / name / "checkpoint-2").mkdir(parents=True)
+        write_run(tmp_path / name, RECORD | facts)
+        return str(tmp_path / name)
+
+    new = str(tmp_path / "run_2")
+    assert chosen().startswith(new)
+    finished = earlier("run_20250101-000000", finished=2)
+    assert chosen() == finished
+    assert chosen(settings={"seed": 2}).startswith(new)
+    assert chosen(resume=False) != finished
+    unfinished = earlier("run_20250102-000000", settings={"seed": 2})
+    assert chosen() == finished
+    assert chosen(settings={"seed": 2}) == unfinished
+    assert chosen(settings={"seed": 3}) == unfinished  # which says what differs
+
+
+def test_t01_the_command_of_a_finished_run_changes_nothing(run, preferences):
+    _, _, folders = run(max_steps="1", eval_strategy="no")
+    before = {path: path.stat().st_mtime_ns for path in folders[0].rglob("*") if path.is_file()}
+    status, printed, again = run(max_steps="1", eval_strategy="no")
+    assert (status, again) == (0, folders), printed
+    assert "already finished" in printed
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_folder_can_be_named(run, tmp_path):
