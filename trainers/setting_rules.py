@@ -162,6 +162,9 @@ def problem(key: str, value: Any, choices: Sequence | None) -> str | None:
     """
     if value is None:
         return "expected a value, found null" if key in NEVER_NULL else None
+    if isinstance(value, float) and math.isnan(value):  # which passes every comparison of the form `value <= 0`
+        allowed = RANGES.get(key, "a number")
+        return f"expected {allowed}, found nan"
     if key == "max_steps" and isinstance(value, int) and value != -1 and value < 1:
         return f"expected -1 (as num_train_epochs says) or at least 1, found {value}"
     if key == "attn_implementation" and isinstance(value, str):

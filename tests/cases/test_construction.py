@@ -181,3 +181,11 @@ def test_p15_another_configuration_is_an_error_that_names_the_right_one(tiny_mod
 def test_p15_a_setting_of_the_parent_that_cuts_images(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="max_length cuts images in two"):
         SFTTrainer(str(tiny_model), trl.SFTConfig(str(tmp_path), use_cpu=True, bf16=False))
+
+
+@pytest.mark.parametrize(
+    "key", ["advantage_clip", "advantage_std_floor", "temperature_factor", "kl_target_max", "beta"]
+)
+def test_t25_a_setting_that_is_not_a_number_is_refused(tmp_path, key):
+    with pytest.raises(ValueError, match=f"^{key}: expected .*found nan$"):
+        GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, **{key: float("nan")})
