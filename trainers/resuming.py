@@ -16,6 +16,11 @@ from trainers.console import say
 from trainers.recipes import RecipeError
 from trainers.run_origin import changes, read_run, run_origin
 
+OF_THE_OPTIMIZER = (
+    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio"),
+)
+"""Settings that an optimizer and its schedule keep, and DeepSpeed takes from the checkpoint alone."""
 TRUE, FALSE, CHANGED = "true", "false", "changed"
 """Values of the recipe's `resume`."""
 
@@ -196,6 +201,12 @@ def _check_same_run(checkpoint: Path, record: Mapping[str, Any], resume: str) ->
         raise RecipeError(
             f"{checkpoint} was written by {stored['processes']} processes; DeepSpeed can only go on with as many, "
             f"found {record['processes']}"
+        )
+    kept = [key for key in OF_THE_OPTIMIZER if key in differences]
+    if record["distribution"] == "DEEPSPEED" and kept:
+        raise RecipeError(
+            f"{checkpoint}: DeepSpeed restores its optimizer as it was, so that another {kept[0]} "
+            f"({differences[kept[0]]}) would have no effect; start a new run from its weights"
         )
     for key, difference in differences.items():
         say(f"changed: {key}: {difference}")

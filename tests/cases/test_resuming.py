@@ -233,6 +233,15 @@ def test_t22_deepspeed_goes_on_with_as_many_processes(tmp_path, make):
         decide(tmp_path, record={**record, "processes": 1}, resume="changed")
 
 
+@pytest.mark.parametrize("key", ["learning_rate", "weight_decay", "adam_beta1", "lr_scheduler_type"])
+def test_t24_deepspeed_keeps_the_optimizer_of_the_checkpoint_and_says_so(tmp_path, make, key):
+    record = {**RECORD, "distribution": "DEEPSPEED"}
+    make(3, record=record)
+    other = {**record, "settings": {**record["settings"], key: 0.5}}
+    with pytest.raises(RecipeError, match=f"so that another {key} .* would have no effect"):
+        decide(tmp_path, record=other, resume="changed")
+
+
 # -- finished ---------------------------------------------------------------------------------------------------------
 
 
