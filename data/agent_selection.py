@@ -304,11 +304,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.validate_only:
         return
     splits = divide(records, shares, arguments.seed, keys=kept_together)
-    try:
-        refuse_own_input(arguments.input, arguments.output_dir)
-        write_splits(splits, arguments.output_dir, arguments.format)
-    except RecordError as error:
-        sys.exit(f"error: {error}")
+    refuse_own_input(arguments.input, arguments.output_dir)
+    write_splits(splits, arguments.output_dir, arguments.format)
     sizes = describe_sizes({name: len(part) for name, part in splits.items()})
     print(f"written to {arguments.output_dir} as {arguments.format}: {sizes}")
 

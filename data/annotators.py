@@ -9,14 +9,13 @@ either.
 
 import argparse
 import random
-import sys
 from pathlib import Path
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
 from data.commands import command
 from data.locks import parse_and_hold
 from data.output_folder import refuse_own_input, write_split, writing
-from data.records import RecordError, available_splits
+from data.records import available_splits
 
 SPLITS = ("train", "validation")
 
@@ -59,16 +58,13 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_and_hold(parser, argv)
     if not 0 <= arguments.hasty <= 1:
         parser.error(f"--hasty: expected 0 to 1, found {arguments.hasty}")
-    try:
-        refuse_own_input(arguments.input, arguments.output_dir)
-        source = Path(arguments.input)
-        splits = available_splits(source, SPLITS) or list(SPLITS) if source.is_dir() else ["train"]
-        records = {split: load_records(arguments.input, split) for split in splits}
-        with writing(arguments.output_dir) as folder:
-            for split in SPLITS:
-                _write_demonstrations(folder, split, records.get(split, []), arguments.hasty, arguments.seed)
-    except RecordError as error:
-        sys.exit(f"error: {error}")
+    refuse_own_input(arguments.input, arguments.output_dir)
+    source = Path(arguments.input)
+    splits = available_splits(source, SPLITS) or list(SPLITS) if source.is_dir() else ["train"]
+    records = {split: load_records(arguments.input, split) for split in splits}
+    with writing(arguments.output_dir) as folder:
+        for split in SPLITS:
+            _write_demonstrations(folder, split, records.get(split, []), arguments.hasty, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from data.errors import UserError
+
 _TEXT_KEYS = ("answer", "text")
 """Where an answer's text stands in VQA's own files, and in HF's question answering data sets."""
 EXPECTED = "expected a text, a list of texts, or objects with 'answer' or 'text'"
 
 
-class AnswerError(ValueError):
+class AnswerError(UserError, ValueError):
     """Answers that are neither texts nor objects with texts."""
 
 

@@ -15,7 +15,6 @@ model. What may stand beside it is in `Candidate`; further columns of groups and
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -380,27 +379,24 @@ def _write(arguments: argparse.Namespace, groups: list[CandidateGroup]) -> None:
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
-    try:
-        example_ids = None
-        if arguments.examples is not None:
-            from data.vqa import load_records, record_ids
+    example_ids = None
+    if arguments.examples is not None:
+        from data.vqa import load_records, record_ids
 
-            example_ids = set(record_ids(load_records(arguments.examples, arguments.split, check_files=False)))
-        pools = {} if arguments.pools is None else load_pools(arguments.pools, example_ids)
-        earlier = EarlierFormat(arguments.construct_order, arguments.integer_ids, pools)
-        groups = load_groups(arguments.input, arguments.split, example_ids, earlier=earlier)
-        if arguments.shots is not None:
-            groups = [group for group in groups if group.shots == arguments.shots]
-            if not groups:
-                raise RecordError([f"{arguments.input}: field 'shots': no group has {arguments.shots}"])
-        count = f"{len(groups)} groups with {sum(len(group.candidates) for group in groups)} candidates"
-        if arguments.output is None:
-            print(f"{count}: no problems found")
-            return
-        _write(arguments, groups)
-        print(f"{count} written to {arguments.output}")
-    except (RecordError, OSError) as error:
-        sys.exit(f"error: {error}")
+        example_ids = set(record_ids(load_records(arguments.examples, arguments.split, check_files=False)))
+    pools = {} if arguments.pools is None else load_pools(arguments.pools, example_ids)
+    earlier = EarlierFormat(arguments.construct_order, arguments.integer_ids, pools)
+    groups = load_groups(arguments.input, arguments.split, example_ids, earlier=earlier)
+    if arguments.shots is not None:
+        groups = [group for group in groups if group.shots == arguments.shots]
+        if not groups:
+            raise RecordError([f"{arguments.input}: field 'shots': no group has {arguments.shots}"])
+    count = f"{len(groups)} groups with {sum(len(group.candidates) for group in groups)} candidates"
+    if arguments.output is None:
+        print(f"{count}: no problems found")
+        return
+    _write(arguments, groups)
+    print(f"{count} written to {arguments.output}")
 
 
 if __name__ == "__main__":

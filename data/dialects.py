@@ -15,7 +15,6 @@ how many attributes the answer has; `color` and `shape` are for hand-written rul
 import argparse
 import random
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -203,19 +202,13 @@ def main(argv: list[str] | None = None) -> None:
         "dev": arguments.dev,
         "test": arguments.test,
     }
-    try:
-        splits = draw_splits(sizes, arguments.seed)
-    except RecordError as error:
-        sys.exit(f"error: {error}")
+    splits = draw_splits(sizes, arguments.seed)
     nouns = draw_nouns(arguments.seed)
-    try:
-        with writing(arguments.output_dir) as folder:
-            for split, scenes in splits.items():
-                rows = [_row(number, split, scene, nouns) for number, scene in enumerate(scenes)]
-                write_split(folder, split, rows, partial(load_records, check_files=False))
-                print(f"{len(scenes)} records written to {folder / f'{split}.jsonl'}")
-    except RecordError as error:
-        sys.exit(f"error: {error}")
+    with writing(arguments.output_dir) as folder:
+        for split, scenes in splits.items():
+            rows = [_row(number, split, scene, nouns) for number, scene in enumerate(scenes)]
+            write_split(folder, split, rows, partial(load_records, check_files=False))
+            print(f"{len(scenes)} records written to {folder / f'{split}.jsonl'}")
 
 
 if __name__ == "__main__":

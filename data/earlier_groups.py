@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from data.errors import UserError
 from data.field_types import Count, Finite, IdList, OneId
 from data.json_text import decode_json, unstorable
 from data.pools import ItemId
@@ -65,7 +66,7 @@ class EntryLocation(Location):
         return problem.replace("field 'candidates", f"field '{self.candidates}")
 
 
-class EntryError(ValueError):
+class EntryError(UserError, ValueError):
     """What is wrong with an entry: (field, sentence) pairs."""
 
     def __init__(self, *problems: tuple[str, str]):

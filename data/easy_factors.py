@@ -18,7 +18,6 @@ import argparse
 import os
 import random
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,15 +173,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes that damage images")
     arguments = parse_and_hold(parser, argv)
     sizes = dict(zip(SPLITS, split_sizes(arguments.images, DEFAULT_SHARES), strict=True))
-    try:
-        splits = load_splits(EASY_VQA, DEFAULT_SHARES, arguments.seed)
-        with writing(arguments.output_dir) as folder:
-            if arguments.kind == "damages":
-                write_damages(folder, splits, sizes, arguments.seed, arguments.workers)
-            else:
-                write_attributes(folder, splits, sizes, arguments.seed)
-    except (RecordError, DamageError) as error:
-        sys.exit(f"error: {error}")
+    splits = load_splits(EASY_VQA, DEFAULT_SHARES, arguments.seed)
+    with writing(arguments.output_dir) as folder:
+        if arguments.kind == "damages":
+            write_damages(folder, splits, sizes, arguments.seed, arguments.workers)
+        else:
+            write_attributes(folder, splits, sizes, arguments.seed)
     print(f"{arguments.kind}: {describe_sizes(sizes)}; annotations written to {arguments.output_dir}")
 
 

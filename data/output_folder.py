@@ -8,53 +8,19 @@ killed leaves it there, and readers (`data.records.read_rows`, `data.pools.Pool`
 has run to its end. A second start in the same folder is refused too.
 """
 
-import fcntl
-import json
 import os
-import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from data.locks import open_locked, write_holder
 from data.records import SPLIT_FILE_ENDINGS, UNFINISHED_FILE, RecordError, being_written, write_jsonl
 from data.splits import SPLITS
 
 HF_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
 """At the top of a data set as the datasets library saves it."""
-
-
-def _is_same_file(file: IO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _describe_writer(path: Path) -> str:
-    try:
-        writer = json.loads(path.read_bytes())
-        return f"process {writer['process']} ({writer['command']})"
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun, or has just ended
-        return "another process"
-
-
-def _lock(path: Path) -> IO:
-    """The file, open and locked until it is closed or the process ends, however that ends."""
-    while True:
-        file = path.open("a+b")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise RecordError(
-                [f"{path.parent}: {_describe_writer(path)} is writing to it; wait for it, or end it"]
-            ) from error
-        if _is_same_file(file, path):
-            return file
-        file.close()  # its owner finished, and removed it, while we asked for the lock
 
 
 @contextmanager
@@ -69,11 +35,8 @@ def writing(folder: str | Path) -> Iterator[Path]:
         raise RecordError([f"{folder}: expected a folder to write to, found a file"])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / UNFINISHED_FILE
-    with _lock(path) as file:
-        command = shlex.join(["python", *sys.argv])
-        file.truncate(0)
-        file.write(json.dumps({"process": os.getpid(), "command": command}).encode() + b"\n")
-        file.flush()
+    with open_locked(path, folder) as file:
+        write_holder(file)
         os.fsync(file.fileno())
         place = folder.resolve()
         being_written.add(place)

@@ -12,7 +12,6 @@ be what the messages of `chosen` and `rejected` have in common.
 """
 
 import argparse
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -253,20 +252,17 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(
             f"--attributes-first: none of {', '.join(ATTRIBUTES)} is among --kinds {' '.join(arguments.kinds)}"
         )
-    try:
-        written = write_easy_preferences(
-            arguments.output_dir,
-            arguments.pairs,
-            arguments.attributes_first,
-            arguments.held_out_pairs,
-            arguments.answers,
-            arguments.shapes_first,
-            arguments.hasty,
-            arguments.kinds,
-            arguments.seed,
-        )
-    except RecordError as error:
-        sys.exit(f"error: {error}")
+    written = write_easy_preferences(
+        arguments.output_dir,
+        arguments.pairs,
+        arguments.attributes_first,
+        arguments.held_out_pairs,
+        arguments.answers,
+        arguments.shapes_first,
+        arguments.hasty,
+        arguments.kinds,
+        arguments.seed,
+    )
     for path, count in written.items():
         print(f"{count} records written to {path}")
 

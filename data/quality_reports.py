@@ -14,7 +14,6 @@ import math
 import os
 import random
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -39,13 +38,13 @@ from data.aspects import (
 from data.commands import command
 from data.damage import DAMAGES
 from data.damaged_pools import DamagedPool, DamageError, PoolDrawer, as_items
-from data.images import ImageError, open_image
+from data.images import open_image
 from data.locks import parse_and_hold
 from data.measurements import Measurement, measure_pool, store_measurements
 from data.output_folder import write_split, writing
 from data.pools import Item, Pool
 from data.processes import process_pool
-from data.records import RecordError, write_json, write_jsonl
+from data.records import write_json, write_jsonl
 from data.report_wording import OPENINGS, VAGUE, WORDINGS, choose
 from data.sources import SourceItem, load_all, load_splits
 from data.splits import SPLITS, Shares, add_share_arguments, read_share_arguments, split_sizes
@@ -315,21 +314,16 @@ def main(argv: list[str] | None = None) -> None:
         shares=shares,
         vague=arguments.vague,
     )
-    try:
-        if arguments.no_damage:
-            with writing(arguments.output_dir) as folder:
-                record = report_on_images(folder, settings, arguments.workers)
-            print(record["report"])
-            print(f"written to {arguments.output_dir / 'report.jsonl'}")
-            return
-        check_source(arguments.reports, settings)
+    if arguments.no_damage:
         with writing(arguments.output_dir) as folder:
-            for split, size in make_reports(folder, arguments.reports, settings, arguments.workers):
-                print(
-                    f"{size} {split} reports written to {folder / f'{split}.jsonl'}" if size else f"no {split} split"
-                )
-    except (DamageError, ImageError, RecordError) as error:
-        sys.exit(f"error: {error}")
+            record = report_on_images(folder, settings, arguments.workers)
+        print(record["report"])
+        print(f"written to {arguments.output_dir / 'report.jsonl'}")
+        return
+    check_source(arguments.reports, settings)
+    with writing(arguments.output_dir) as folder:
+        for split, size in make_reports(folder, arguments.reports, settings, arguments.workers):
+            print(f"{size} {split} reports written to {folder / f'{split}.jsonl'}" if size else f"no {split} split")
 
 
 if __name__ == "__main__":

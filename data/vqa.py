@@ -10,7 +10,6 @@ The second form reads the official VQAv2 and OK-VQA files. Record:
 
 import argparse
 import random
-import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -279,19 +278,16 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments, shares = _parse_arguments(argv)
-    try:
-        if arguments.source:
-            splits = _easy_vqa_rows(shares, arguments.seed)
-        else:
-            rows = official_rows(arguments.questions, arguments.annotations, arguments.image_dir)
-            splits = {arguments.split: rows}
-        with writing(arguments.output_dir) as folder:
-            for split, rows in splits.items():
-                rows = rows[: arguments.limit]
-                write_split(folder, split, rows, partial(load_records, check_files=False))
-                print(f"{len(rows)} records written to {folder / f'{split}.jsonl'}" if rows else f"no {split} records")
-    except RecordError as error:
-        sys.exit(f"error: {error}")
+    if arguments.source:
+        splits = _easy_vqa_rows(shares, arguments.seed)
+    else:
+        rows = official_rows(arguments.questions, arguments.annotations, arguments.image_dir)
+        splits = {arguments.split: rows}
+    with writing(arguments.output_dir) as folder:
+        for split, rows in splits.items():
+            rows = rows[: arguments.limit]
+            write_split(folder, split, rows, partial(load_records, check_files=False))
+            print(f"{len(rows)} records written to {folder / f'{split}.jsonl'}" if rows else f"no {split} records")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2_5_VLModel, Qwen2VLModel
 
+from data.errors import UserError
 from models.prefix_attention import IMPLEMENTATIONS, mask_for
 from models.prefix_layout import PrefixLayout, common_prefix, in_blocks, lay_out, rows_with_equal_keys
 from models.vision_hooks import share_images, vision_language_model
@@ -26,7 +27,7 @@ from models.vision_hooks import share_images, vision_language_model
 MODES = ("auto", "true", "false")
 
 
-class SharedPrefixError(ValueError):
+class SharedPrefixError(UserError, ValueError):
     """A batch cannot share its prompts exactly although it must, or both ways differ."""
 
 

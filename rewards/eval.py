@@ -17,15 +17,13 @@ from typing import Any
 
 from data.arguments import add_limit_argument, at_least
 from data.commands import command
-from data.images import ImageError
 from data.locks import parse_and_hold
 from data.records import RecordError, write_json, write_jsonl
-from filter_agents.registry import AgentError
 from rewards.base import Reward
 from rewards.columns import check_columns
 from rewards.comparison import compare
 from rewards.completions import generate_completions, read_completions
-from rewards.guard import ON_ERROR, RewardError
+from rewards.guard import ON_ERROR
 from rewards.registry import (
     REWARDS,
     RewardSpec,
@@ -37,8 +35,6 @@ from rewards.registry import (
 )
 from rewards.scoring import score_rows
 from rewards.statistics import summarise
-
-USER_ERRORS = (RecordError, RewardSpecError, RewardError, AgentError, ImageError)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -196,15 +192,12 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
-    try:
-        if arguments.list:
-            list_rewards()
-        elif arguments.compare:
-            compare(*arguments.compare, arguments.output_dir)
-        else:
-            evaluate(arguments)
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
+    if arguments.list:
+        list_rewards()
+    elif arguments.compare:
+        compare(*arguments.compare, arguments.output_dir)
+    else:
+        evaluate(arguments)
 
 
 if __name__ == "__main__":

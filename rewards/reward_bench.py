@@ -11,14 +11,12 @@ Scoring with a model uses every process that `accelerate launch` starts, and goe
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from data.arguments import add_restart_argument, at_least
 from data.commands import command
-from data.images import ImageError
 from data.locks import parse_and_hold
 from data.preferences import PreferenceRecord, load_preferences
 from data.records import RecordError, write_json, write_jsonl
@@ -27,8 +25,6 @@ from rewards.preference_accuracy import GROUPS, distinct_items, preference_accur
 from rewards.published_scores import published_table
 from rewards.scored_preferences import ScoredPreference, equal_ranks, load_scored_preferences
 from rewards.stored_scores import ScoreRequest, StoredScores, prompt_text
-
-USER_ERRORS = (RecordError, ImageError)
 
 
 def _whole(number: float) -> float | int:
@@ -194,11 +190,8 @@ def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 
     arguments = _parse_arguments(argv)
-    try:
-        (evaluate_scores if arguments.scores else evaluate_model)(arguments)
-        end_processes()
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
+    (evaluate_scores if arguments.scores else evaluate_model)(arguments)
+    end_processes()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ Uses every process that `accelerate launch` starts, and goes on where it was kil
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,13 @@ from pydantic_core import PydanticCustomError
 
 from data.arguments import add_restart_argument, at_least
 from data.commands import command
-from data.images import ImageError, check_images, resolve_images
+from data.images import check_images, resolve_images
 from data.locks import parse_and_hold
 from data.messages import parse_prompt, place_images
 from data.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
 from data.row_images import RecordWithImages, is_image_name
 from models.loading import VISION_TOKENS
 from rewards.stored_scores import ScoreRequest, StoredScores
-
-USER_ERRORS = (RecordError, ImageError)
 
 
 class ResponseRow(RecordWithImages):
@@ -169,11 +166,8 @@ def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 
     arguments = _parse_arguments(argv)
-    try:
-        score_file(arguments)
-        end_processes()
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
+    score_file(arguments)
+    end_processes()
 
 
 if __name__ == "__main__":

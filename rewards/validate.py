@@ -11,16 +11,14 @@ from pathlib import Path
 
 from data.arguments import add_limit_argument
 from data.commands import command
-from data.images import ImageError
 from data.locks import parse_and_hold
 from data.records import RecordError, available_splits
 from data.tasks import load_rows
-from filter_agents.registry import AgentError, build_agents
+from filter_agents.registry import build_agents
 from rewards.base import Reward
 from rewards.columns import check_columns
 from rewards.eval import read_recipe
-from rewards.guard import RewardError
-from rewards.registry import RewardSpec, RewardSpecError, build_rewards, import_reward
+from rewards.registry import RewardSpec, build_rewards, import_reward
 from rewards.scoring import score_rows
 
 MAX_ROWS_SHOWN = 20
@@ -86,16 +84,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--splits", nargs="+", help="by default the recipe's training and test splits")
     add_limit_argument(parser, "rows of each split")
     arguments = parse_and_hold(parser, argv)
-    try:
-        recipe = read_recipe(arguments.config)
-        if arguments.dataset:
-            recipe["dataset_name"] = arguments.dataset
-        for key in ("dataset_name", "reward_funcs"):
-            if not recipe.get(key):
-                raise RecordError([f"{arguments.config}: field '{key}': missing"])
-        problems = validate(recipe, arguments.splits or splits_of(recipe), arguments.limit)
-    except (RecordError, ImageError, AgentError, RewardSpecError, RewardError) as error:
-        sys.exit(f"error: {error}")
+    recipe = read_recipe(arguments.config)
+    if arguments.dataset:
+        recipe["dataset_name"] = arguments.dataset
+    for key in ("dataset_name", "reward_funcs"):
+        if not recipe.get(key):
+            raise RecordError([f"{arguments.config}: field '{key}': missing"])
+    problems = validate(recipe, arguments.splits or splits_of(recipe), arguments.limit)
     for problem in problems[:MAX_ROWS_SHOWN]:
         print(problem)
     if len(problems) > MAX_ROWS_SHOWN:

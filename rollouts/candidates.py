@@ -13,13 +13,11 @@ after it was stopped, it goes on; `accelerate launch` divides the queries among 
 import argparse
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 from data.arguments import add_limit_argument, add_restart_argument, at_least
 from data.commands import command
 from data.digests import image_bytes_digest
-from data.images import ImageError
 from data.locks import parse_and_hold
 from data.records import RecordError
 from rollouts.vlm_arguments import add_vlm_arguments
@@ -240,11 +238,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 
-    try:
-        make_candidates(_parse_arguments(argv))
-        end_processes()
-    except (RecordError, ImageError) as error:
-        sys.exit(f"error: {error}")
+    make_candidates(_parse_arguments(argv))
+    end_processes()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from data.arguments import add_limit_argument, add_restart_argument, at_least
 from data.commands import command
 from data.locks import parse_and_hold
 from data.records import RecordError
-from rewards.eval import USER_ERRORS, choose_specs, read_recipe
+from rewards.eval import choose_specs, read_recipe
 from rewards.guard import ON_ERROR, Failure, GuardedReward, RewardError
 from rewards.registry import RewardSpec, RewardSpecError, build_rewards, spec_name
 
@@ -334,11 +334,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 
-    try:
-        make_completions(_parse_arguments(argv))
-        end_processes()
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
+    make_completions(_parse_arguments(argv))
+    end_processes()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, StrictStr, model_validator
 
 from data.arguments import at_least
 from data.commands import command
-from data.images import ImageError, check_images, resolve_images, resolve_path
+from data.images import check_images, resolve_images, resolve_path
 from data.locks import parse_and_hold
 from data.messages import without_leading_marks
 from data.pools import ItemId, load_pool
@@ -143,17 +143,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parse_and_hold(parser, argv)
 
-    from filter_agents.registry import AgentError, build_agents
+    from filter_agents.registry import build_agents
     from rewards.eval import read_recipe
 
-    try:
-        recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
-        agents = build_agents(recipe.get("agents"))
-        reports = load_reports(arguments.reports, arguments.split)
-        answers = select_agents(reports, arguments.model, recipe, agents, arguments.batch_size)
-        rows = filter_datasets(reports, answers, agents)
-    except (RecordError, ImageError, AgentError) as error:
-        sys.exit(f"error: {error}")
+    recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
+    agents = build_agents(recipe.get("agents"))
+    reports = load_reports(arguments.reports, arguments.split)
+    answers = select_agents(reports, arguments.model, recipe, agents, arguments.batch_size)
+    rows = filter_datasets(reports, answers, agents)
     write_jsonl(arguments.output, rows)
     for row in rows:
         print(describe(row))

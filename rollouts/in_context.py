@@ -12,12 +12,10 @@ after it was stopped, it goes on. See docs/in_context_evaluation.md.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from data.arguments import add_limit_argument, at_least
 from data.commands import command
-from data.images import ImageError
 from data.locks import parse_and_hold
 from data.records import RecordError
 from rollouts.vlm_arguments import add_vlm_arguments
@@ -98,11 +96,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 
-    try:
-        evaluate(_parse_arguments(argv))
-        end_processes()
-    except (RecordError, ImageError) as error:
-        sys.exit(f"error: {error}")
+    evaluate(_parse_arguments(argv))
+    end_processes()
 
 
 if __name__ == "__main__":

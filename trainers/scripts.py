@@ -10,12 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from data.images import ImageError
-from data.records import RecordError
-from filter_agents.registry import AgentError
-from rewards.registry import RewardSpecError
+from data.errors import UserError
 from trainers.recipe_keys import Key, keys_of_source
-from trainers.recipes import RecipeError, parse_entries, read_recipe, recipe_value
+from trainers.recipes import parse_entries, read_recipe, recipe_value
 from trainers.set_up import check_set_up
 
 _HELP = ("-h", "--help")
@@ -46,7 +43,7 @@ def before_imports(script: str, method: str, *classes: str) -> None:
         sys.exit(0)
     try:
         check_early(method, keys, argv)
-    except (RecipeError, RecordError, RewardSpecError, AgentError, ImageError) as error:
+    except UserError as error:
         rank = int(os.environ.get("RANK", "0"))
         if rank:
             time.sleep(GRACE_SECONDS)

@@ -276,8 +276,8 @@ def test_t16_a_folder_is_refused_while_it_is_written_and_after_a_failure(tmp_pat
 def test_t16_two_starts_in_one_folder_end_with_who_holds_it(tmp_path):
     with writing(tmp_path), pytest.raises(SystemExit) as error:
         vqa.main(["--source", "easy_vqa", "--output-dir", str(tmp_path), "--limit", "3"])
-    assert str(error.value).startswith(f"error: {tmp_path}: process {os.getpid()} (python ")
-    assert "is writing to it; wait for it, or end it" in str(error.value)
+    assert str(error.value).startswith(f"error: {tmp_path}: process {os.getpid()} on ")
+    assert "wait for it, end it, or choose another output" in str(error.value)
 
 
 def test_t16_a_split_that_was_written_wrong_is_never_called_done(tmp_path, monkeypatch, capsys):
