@@ -18,6 +18,8 @@ PROGRAM = """
 import os, signal, sys
 from data.commands import command
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
+
 @command
 def main():
     os.kill(os.getpid(), getattr(signal, sys.argv[1]))

@@ -56,7 +56,7 @@ def column_strategies(pool: str) -> dict[str, st.SearchStrategy]:
     """What a data set can hold in each column that a reward reads."""
     names = st.sampled_from([*DEFAULT_AGENTS, "other"])
     answers = st.lists(texts | st.sampled_from(WORDS), max_size=15)
-    share, number = (st.none() | st.floats(low, 1, allow_nan=False) for low in (0, -1e308))
+    share, number = (st.none() | st.floats(low, 1, allow_nan=False) for low in (0, -1e18))
     return {
         "ground_truth_agents": st.lists(names, max_size=5) | names,
         "ground_truth_filtered_data": st.lists(ids, max_size=7),
