@@ -26,8 +26,9 @@ from data.commands import command
 from data.errors import UserError
 from data.images import ImageError
 from data.locks import parse_and_hold
+from data.output_folder import writing
 from data.processes import process_pool
-from data.records import RecordError, write_json, write_jsonl
+from data.records import RecordError, being_written, write_json, write_jsonl
 from filter_agents.registry import AgentError
 from rewards.completions import generate_completions
 from rewards.eval import read_recipe
@@ -153,6 +154,7 @@ def _by_vlm(way: Way, task: Task) -> tuple[list[dict], float, int]:
 
 def run_way(way: Way, task: Task) -> dict[str, Any]:
     """Completions, seconds, parameters and peak memory of one way; called in a process of its own."""
+    being_written.add(Path(task.output_dir).resolve())  # by the process that called this one
     rows, seconds, parameters = (_by_vlm if way.is_vlm else _by_factors)(way, task)
     write_jsonl(Path(task.output_dir) / way.name / "completions.jsonl", rows)
     return {"rows": rows, "seconds": seconds, "parameters": parameters, "memory_mb": peak_memory()}
@@ -271,10 +273,11 @@ def main(argv: list[str] | None = None) -> None:
             limit=arguments.limit,
             output_dir=str(arguments.output_dir),
         )
-        table = compare_ways(ways, task)
+        with writing(arguments.output_dir) as folder:
+            table = compare_ways(ways, task)
+            write_json(folder / "comparison.json", table)
     except (RecordError, AgentError, ImageError, ComparisonError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    write_json(arguments.output_dir / "comparison.json", table)
     print(format_comparison(table))
     print(f"written to {arguments.output_dir / 'comparison.json'}")
 

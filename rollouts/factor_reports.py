@@ -5,11 +5,12 @@
 
 Records of agent selection in, records out (`data/agent_selection.py`): `trainers/sft.py`, `trainers/grpo.py` and
 `rewards.eval` take either. The predictor looks at every image of a report's pool, or at those shown with a report
-that has no pool. Killed and started again, the same command goes on.
+that has no pool. Killed and started again, the same command goes on; the splits are written together, in the end.
 """
 
 import argparse
 import hashlib
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -21,7 +22,8 @@ from data.commands import command
 from data.digests import image_bytes_digest
 from data.images import ImageError
 from data.locks import parse_and_hold
-from data.records import RecordError, available_splits, read_rows, write_jsonl
+from data.output_folder import refuse_own_input, write_split, writing
+from data.records import RecordError, available_splits
 from data.splits import SPLITS
 
 
@@ -53,7 +55,9 @@ def predict_split(
                         store.append({"id": number, "factors": dict(counts)})
                 bar.update(len(chunk))
         store.merge(work / "predicted.jsonl", order=ids)
-    return [Counter(row["factors"]) for _, row in read_rows(work / "predicted.jsonl")]
+    # Not by `read_rows`: it refuses the folder after a kill while the splits were written, which a new start mends.
+    with (work / "predicted.jsonl").open(encoding="utf-8") as file:
+        return [Counter(json.loads(line)["factors"]) for line in file]
 
 
 def splits_of(source: Path) -> list[str]:
@@ -64,6 +68,14 @@ def splits_of(source: Path) -> list[str]:
     if not found:
         raise RecordError([f"{source}: found none of the splits {', '.join(SPLITS)}"])
     return found
+
+
+def write_reports(output_dir: Path, records: dict[str, list[AgentSelectionRecord]]) -> None:
+    """Writes the splits as a whole; others in the folder stay as they are."""
+    base = output_dir.resolve()
+    with writing(output_dir) as folder:
+        for split, part in records.items():
+            write_split(folder, split, [as_row(record, base) for record in part], read=load_records)
 
 
 @command
@@ -89,19 +101,24 @@ def main(argv: list[str] | None = None) -> None:
     from models.factor_predictor import load_factor_predictor
 
     try:
+        refuse_own_input(arguments.reports, arguments.output_dir)
         records = {split: load_records(arguments.reports, split) for split in splits_of(arguments.reports)}
         model = load_factor_predictor(arguments.factors, arguments.device)
         factors, names = model.config.factors, model.config.factor_names or {}
         fingerprint = model_fingerprint(find_model(arguments.factors))
-        base = arguments.output_dir.resolve()
+        counts = {}
         for split, part in records.items():
             work = arguments.output_dir / f"{split}.parts"
-            counts = predict_split(part, model, fingerprint, work, arguments.batch_size, arguments.restart)
-            if process_state().is_main_process:
-                changed = [with_factors(*pair, factors, names) for pair in zip(part, counts, strict=True)]
-                write_jsonl(arguments.output_dir / f"{split}.jsonl", (as_row(record, base) for record in changed))
-                empty = sum(not found for found in counts)
-                print(f"{split}: {len(part)} reports written, {empty} of them without a predicted factor")
+            counts[split] = predict_split(part, model, fingerprint, work, arguments.batch_size, arguments.restart)
+        if process_state().is_main_process:
+            changed = {
+                split: [with_factors(*pair, factors, names) for pair in zip(part, counts[split], strict=True)]
+                for split, part in records.items()
+            }
+            write_reports(arguments.output_dir, changed)
+            for split, found in counts.items():
+                empty = sum(not one for one in found)
+                print(f"{split}: {len(found)} reports written, {empty} of them without a predicted factor")
         end_processes()
     except (RecordError, ImageError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")

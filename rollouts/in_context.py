@@ -43,6 +43,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
             raise RecordError([f"--query-table and --example-table are needed by {names}"])
         tables = load_tables(arguments.query_table, arguments.example_table, data)
 
+    from data.output_folder import writing
     from data.shards import process_state
     from rollouts.answers import open_answer_book
     from rollouts.evaluation import Evaluation
@@ -56,7 +57,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     evaluation.answer(open_answer_book(arguments, arguments.answer_cache or arguments.output_dir / "answer_cache"))
     if state.is_main_process:
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
-        print(format_summary(write_report(evaluation, arguments.output_dir, settings)))
+        with writing(arguments.output_dir) as folder:
+            summary = write_report(evaluation, folder, settings)
+        print(format_summary(summary))
         print(f"\nwritten to {arguments.output_dir}")
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from data.embedding_table import EmbeddingTable, Part
-from data.records import read_rows
+from data.records import RecordError, read_rows
 from data.vqa import VqaRecord, load_records
 from models.checkpoints import mark_complete
 from models.pointer_selector import PointerSelector, PointerSelectorConfig, load_selector
 from rewards.statistics import bootstrap_mean, paired_difference
 from rewards.vqa_accuracy import vqa_accuracy
-from rollouts import in_context
+from rollouts import evaluation_report, in_context
 from rollouts.choices import fixed_choice, most_similar, parse_methods, random_sets, selected
 from rollouts.evaluation_report import gap_closed
 from rollouts.selection import SelectionData, load_selection_data, load_tables
@@ -153,6 +153,26 @@ def test_answers_are_shared_between_methods_and_runs(selection_files, tmp_path, 
     again = json.loads((tmp_path / "summary.json").read_text())
     assert again["answers"] == {"asked": 24}
     assert again["accuracy"] == json.loads(first)["accuracy"]
+
+
+@pytest.mark.parametrize("fails", ["write_jsonl", "write_json", "draw_plot"])
+def test_t16_an_evaluation_that_failed_while_it_was_written_is_refused(
+    selection_files, tmp_path, echoing, monkeypatch, fails
+):
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    command = arguments(selection_files, tmp_path / "out", "--shots", 1)
+    in_context.main(command)
+    before = stored(tmp_path / "out", "random", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation_report, fails, full_disk)
+        with pytest.raises(SystemExit):
+            in_context.main(command)
+    with pytest.raises(RecordError, match="unfinished: still being written, or interrupted"):
+        stored(tmp_path / "out", "random", 1)
+    in_context.main(command)
+    assert stored(tmp_path / "out", "random", 1) == before
 
 
 def test_choices_do_not_depend_on_the_other_queries(selection_files, tmp_path, echoing):
