@@ -15,18 +15,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data.arguments import at_least
 from data.candidate_pools import write_pools
 from data.commands import command
-from data.digests import image_digest
 from data.images import ImageError
 from data.locks import parse_and_hold
 from data.pools import ItemId
 from data.records import RecordError
+from data.sources import picture_keys
 from data.vqa import VqaRecord
 from models.embeddings import Encoder
 from rollouts.embedding_cache import embed_images, embed_texts
@@ -158,19 +157,29 @@ def excluded_rows(
 
     Args:
         same_image: also those that share a picture with it, whatever its files are called.
+
+    Raises:
+        RecordError: names the images that cannot be read, all at once.
     """
     by_id = {example.id: row for row, example in enumerate(examples)}
-    by_image: dict[Any, list[int]] = {}
-    for row, example in enumerate(examples if same_image else ()):
-        for image in example.images:
-            by_image.setdefault(image_digest(image), []).append(row)
+    pictures = _pictures([*queries, *examples]) if same_image else [()] * (len(queries) + len(examples))
+    by_picture: dict[str, list[int]] = {}
+    for row, shown in enumerate(pictures[len(queries) :]):
+        for picture in shown:
+            by_picture.setdefault(picture, []).append(row)
     found = []
-    for query in queries:
+    for query, shown in zip(queries, pictures, strict=False):  # the queries come first
         rows = {by_id[query.id]} if query.id in by_id else set()
-        for image in query.images if same_image else ():
-            rows.update(by_image.get(image_digest(image), ()))
+        for picture in shown:
+            rows.update(by_picture.get(picture, ()))
         found.append(sorted(rows))
     return found
+
+
+def _pictures(records: Sequence[VqaRecord]) -> list[Sequence[str]]:
+    """For each record, what its images show; a `RecordError` names all that cannot be read."""
+    keys = iter(picture_keys(image for record in records for image in record.images))
+    return [list(itertools.islice(keys, len(record.images))) for record in records]
 
 
 Vectors = tuple[np.ndarray, np.ndarray]

@@ -307,6 +307,25 @@ def test_f16_a_pool_lacks_the_picture_of_the_query_under_other_names(tmp_path):
     assert excluded_rows(records[:1], records, same_image=True) == [[0, 1, 2]]
 
 
+@pytest.mark.parametrize("broken", [("q.png", "b.png"), ("a.png", "b.png"), ("q.png", "a.png", "b.png")])
+def test_a2_all_unreadable_images_of_queries_and_examples_are_named(tmp_path, broken):
+    from data.records import RecordError
+    from data.vqa import VqaRecord
+    from rollouts.pools import excluded_rows
+
+    for name in ("q.png", "a.png", "b.png"):
+        RGB.save(tmp_path / name)
+    for name in broken:
+        (tmp_path / name).write_bytes(b"no picture")
+    query, *examples = [
+        VqaRecord(id=name, question="?", answers=["a"], images=[str(tmp_path / name)])
+        for name in ("q.png", "a.png", "b.png")
+    ]
+    with pytest.raises(RecordError) as error:
+        excluded_rows([query], examples, same_image=True)
+    assert [problem.split(": ")[0] for problem in error.value.problems] == [str(tmp_path / name) for name in broken]
+
+
 def test_f19_images_inside_of_messages_stay_bytes(tmp_path):
     from datasets import Dataset, Features, List, Value
     from datasets import Image as ImageFeature
