@@ -10,18 +10,15 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
 
     before_imports(__file__, "reward", "PreferenceArguments", "RewardConfig", "ModelConfig")
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import trl
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import nn
 from transformers import ProcessorMixin
@@ -53,6 +50,7 @@ from trainers.model_at_hand import (
     lora_config,
     model_init_kwargs,
 )
+from trainers.own_folder import own_folder
 from trainers.preference_data import (
     GROUP_KEYS,
     Lengths,
@@ -67,7 +65,6 @@ from trainers.preference_data import (
 from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
 from trainers.resuming import begin_run, origin_of
-from trainers.run_origin import changes, read_run
 from trainers.run_record import RunInfo
 from trainers.runs import readable_errors, train_and_record
 from trainers.samples import SampleGroup, SampleLog, Source
@@ -399,34 +396,6 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
 
 
 # -- the script -------------------------------------------------------------------------------------------------------
-
-
-def own_folder(output_dir: str, resume: bool, record: Callable[[], Mapping[str, Any]]) -> str:
-    """`output_dir` with a time stamp: that of an earlier run, or a new one; the same on every process.
-
-    Args:
-        resume: take the newest run that started from the same, finished or not, or else the newest unfinished one.
-        record: gives what this run starts from (`trainers.run_origin`); asked on the main process.
-    """
-    chosen = None
-    if PartialState().is_main_process:
-        folder = Path(output_dir)
-        earlier = {path: read_run(path) for path in sorted(folder.parent.glob(f"{folder.name}_[0-9]*"))}
-        chosen = _earlier_folder(earlier, record()) if resume and earlier else None
-        chosen = chosen or f"{folder}_{time.strftime('%Y%m%d-%H%M%S')}"
-    return broadcast_object_list([chosen])[0]  # clocks of processes differ
-
-
-def _earlier_folder(earlier: Mapping[Path, Mapping[str, Any] | None], record: Mapping[str, Any]) -> str | None:
-    """The folder of the run to go on with, or to leave as it is."""
-    same = [path for path, stored in earlier.items() if stored is not None and not changes(stored, record)]
-    unfinished = [
-        path
-        for path, stored in earlier.items()
-        if any(path.glob("checkpoint-*")) and (stored or {}).get("finished") is None
-    ]
-    found = same or unfinished
-    return str(found[-1]) if found else None
 
 
 def load_reward_policy(args: RewardConfig, model_args: Any) -> nn.Module:

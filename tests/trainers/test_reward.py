@@ -16,7 +16,8 @@ from data.preferences import load_preferences
 from models.loading import load_processor
 from models.reward_model import from_backbone, load_reward_model
 from models.vision_hooks import vision_tower
-from trainers.reward import RewardConfig, RewardTrainer, main, own_folder, reward_adapters
+from trainers.own_folder import own_folder
+from trainers.reward import RewardConfig, RewardTrainer, main, reward_adapters
 from trainers.run_origin import write_run
 
 
