@@ -28,7 +28,7 @@ PLANTED = {
     "reward address": "user06:pass06",
     "reward parameter, nested": "nested-secret-07",
     "env": "env-value-08",
-    "env, short": "e09",
+    "env, short": "Zq9-w",  # no letters of hashes, which stand in the files by the hundred
     "hub_token": "hub-token-value-10",
     "command line": "sk-proj-CommandLineCommand11",
     "environment variable": "from-the-environment-12",

@@ -91,8 +91,9 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_one(run, uninterrupted,
 
 
 def test_a_finished_run_is_not_written_over(run, uninterrupted):
-    before = (uninterrupted / "model.safetensors").stat().st_mtime_ns
+    before = {path.name: path.stat().st_mtime_ns for path in uninterrupted.iterdir() if path.is_file()}
     done, folders = run("uninterrupted")
     assert done.returncode == 0
-    assert len(folders) == 2
-    assert (uninterrupted / "model.safetensors").stat().st_mtime_ns == before
+    assert f"already finished: the run in {uninterrupted} ended after step 9" in done.stdout
+    assert folders == [uninterrupted]
+    assert {path.name: path.stat().st_mtime_ns for path in uninterrupted.iterdir() if path.is_file()} == before
