@@ -18,8 +18,7 @@ grpo=recipes/agent_selection_tiny.yaml
 sft_steps=${SFT_STEPS:-300}
 grpo_steps=${GRPO_STEPS:-40}
 
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false TRANSFORMERS_VERBOSITY=error ACCELERATE_LOG_LEVEL=error DS_ACCELERATOR=cpu DS_LOG_LEVEL=error
-export PYTHONWARNINGS=ignore
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 

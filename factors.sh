@@ -10,8 +10,7 @@ seed=${1:-0}
 out=${2:-outputs/factors}
 launch="accelerate launch --config_file accelerate_configs/cpu.yaml"
 
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false TRANSFORMERS_VERBOSITY=error ACCELERATE_LOG_LEVEL=error
-export PYTHONWARNINGS=ignore
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 

@@ -13,8 +13,7 @@ launch="accelerate launch --config_file accelerate_configs/cpu.yaml"
 sft=recipes/agent_selection_sft_tiny.yaml
 grpo=recipes/agent_selection_tiny.yaml
 
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false TRANSFORMERS_VERBOSITY=error ACCELERATE_LOG_LEVEL=error DS_ACCELERATOR=cpu DS_LOG_LEVEL=error
-export PYTHONWARNINGS=ignore
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 

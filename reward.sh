@@ -15,8 +15,7 @@ rm_steps=$(sed -n 's/^max_steps: //p' recipes/reward_model_tiny.yaml)
 shapes_first=8960 # 280 steps of 32
 attributes_first=6400 # 200 steps of 32
 
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false TRANSFORMERS_VERBOSITY=error ACCELERATE_LOG_LEVEL=error DS_ACCELERATOR=cpu DS_LOG_LEVEL=error
-export PYTHONWARNINGS=ignore
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 

@@ -14,8 +14,7 @@ queries=1000   # that candidates are made for
 labelled=100   # of them with beams to learn from
 best_of=${BEST_OF:-64}
 
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false TRANSFORMERS_VERBOSITY=error ACCELERATE_LOG_LEVEL=error DS_ACCELERATOR=cpu DS_LOG_LEVEL=error
-export PYTHONWARNINGS=ignore
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 
