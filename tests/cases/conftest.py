@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
+WORKER = TESTS / "cases" / "mains_worker.py"
 sys.path.append(str(TESTS / "trainers"))  # stored_groups.py, preference_runs.py, factor_runs.py
 
 
@@ -20,3 +21,22 @@ def often_ending_model(tiny_model, tmp_path_factory):
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"eos_token_id": [2, *range(40, 120)]}))
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def run_mains(run_command):
+    """Function: (folder, name -> module, argv and processes, folders to import from) -> name -> how its processes
+    ended, and what they printed. The runs are made one after the other."""
+
+    def run(folder: Path, runs: dict[str, dict], *import_from: Path) -> dict[str, tuple[list[int], str]]:
+        logs = {name: folder / f"{name}.log" for name in runs}
+        told = {name: {**one, "log": str(logs[name])} for name, one in runs.items()}
+        settings, statuses = folder / "settings.json", folder / "statuses.json"
+        settings.write_text(json.dumps({"runs": told, "statuses": str(statuses)}), encoding="utf-8")
+        path = ":".join(map(str, (TESTS.parent, *import_from)))
+        done = run_command(WORKER, settings, PYTHONPATH=path, timeout=500)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found = json.loads(statuses.read_text(encoding="utf-8"))
+        return {name: (found[name], log.read_text(encoding="utf-8")) for name, log in logs.items()}
+
+    return run

@@ -3,16 +3,20 @@
     python tests/cases/mains_worker.py SETTINGS.json
 
 Settings: runs (name -> module, argv, processes, log) and statuses (JSON file to write: name -> how each process ended,
-negative for a signal).
+negative for a signal). A process that hangs is ended by SIGALRM.
 """
 
 import importlib
 import json
 import os
+import signal
 import socket
 import sys
 import traceback
 from pathlib import Path
+
+LONGEST = 150
+"""Seconds that a process may take."""
 
 
 def _free_port() -> int:
@@ -35,6 +39,7 @@ def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
 
 def _be_process(run: dict, rank: int, port: int) -> None:
     """Runs `main()` as one process, and ends with its status."""
+    signal.alarm(LONGEST)
     log = os.open(run["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)

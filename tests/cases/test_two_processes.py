@@ -8,7 +8,6 @@ from factor_runs import BACKBONE, write_labelled
 from preference_runs import write_preferences
 from stored_groups import write_completion_groups, write_pointer_groups
 
-ROOT = Path(__file__).parents[2]
 TRAINING = {
     "use_cpu": True,
     "bf16": False,
@@ -85,28 +84,21 @@ COMMANDS = ("score", "reward_bench", "completions")
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory, tiny_model, tiny_reward_model, report_data, run_command):
-    """Function: name -> how its two processes ended, and what they printed."""
+def ended(tmp_path_factory, tiny_model, tiny_reward_model, report_data, run_mains):
+    """Name -> how its two processes ended, and what they printed."""
     folder = tmp_path_factory.mktemp("two_processes")
     runs = {
-        name: {"module": module, "argv": _flags(**TRAINING, **options, output_dir=folder / name)}
+        name: {"module": module, "argv": _flags(**TRAINING, **options, output_dir=folder / name), "processes": 2}
         for name, (module, options) in _trainers(folder, tiny_model, report_data).items()
     }
     for name, (module, argv) in _commands(folder, tiny_model, tiny_reward_model, report_data).items():
-        runs[name] = {"module": module, "argv": [str(part) for part in argv]}
-    for name, run in runs.items():
-        run |= {"processes": 2, "log": str(folder / f"{name}.log")}
-    settings, statuses = folder / "settings.json", folder / "statuses.json"
-    settings.write_text(json.dumps({"runs": runs, "statuses": str(statuses)}), encoding="utf-8")
-    done = run_command(ROOT / "tests" / "cases" / "mains_worker.py", settings, PYTHONPATH=str(ROOT), timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(statuses.read_text(encoding="utf-8"))
-    return lambda name: (found[name], (folder / f"{name}.log").read_text(encoding="utf-8"))
+        runs[name] = {"module": module, "argv": [str(part) for part in argv], "processes": 2}
+    return run_mains(folder, runs)
 
 
 @pytest.mark.parametrize("name", NAMES + COMMANDS)
 def test_t20_every_main_ends_well_on_two_processes(ended, name):
-    statuses, log = ended(name)
+    statuses, log = ended[name]
     assert statuses == [0, 0], log[-3000:]
     assert "Traceback" not in log
     assert name in COMMANDS or log.count("model saved to") == 1
