@@ -2,22 +2,72 @@
 
     python tests/trainers/forked_resume_worker.py SETTINGS.json
 
-Settings: runs, each with script (of `SCRIPTS`), argv, kill_at, kill_during_save and log (a file for what it
+Settings: runs, each with script (a module of trainers), argv, kill_at, kill_during_save and log (a file for what it
 prints); statuses (JSON file to write: how each run ended, negative for a signal).
 """
 
+import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
 
-from resume_worker import die_at
+from transformers import TrainerCallback
 
-from trainers import factors, group_runs, offline_grpo, publishing, rce
+from trainers import publishing
+from trainers.checkpoints import CompleteCheckpoints
 
-SCRIPTS = {"rce": (rce, group_runs), "offline_grpo": (offline_grpo, group_runs), "factors": (factors, factors)}
-"""The script, and the module whose `train_and_record` it calls."""
+RECORDERS = {"rce": "group_runs", "offline_grpo": "group_runs"}
+"""Script -> the module whose `train_and_record` it calls, where that is not its own."""
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Killer(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            kill()
+
+
+complete_save = CompleteCheckpoints._save_checkpoint
+
+
+def half_a_checkpoint(trainer, kill_at: int) -> None:
+    """Saves as usual, but for one step: there the process dies with only the weights written."""
+    if trainer.state.global_step != kill_at:
+        complete_save(trainer, trainer.model, None)
+        return
+    trainer.save_model(str(Path(trainer.args.output_dir) / f"checkpoint-{kill_at}"))
+    kill()
+
+
+def die_at(module, kill_at: int | None, during_save: bool) -> None:
+    """Makes a run die at the end of a step, or while that step's checkpoint is written.
+
+    Args:
+        module: the one whose `train_and_record` the script calls.
+    """
+    original = module.train_and_record
+    if kill_at is not None and during_save:
+        CompleteCheckpoints._save_checkpoint = lambda self, model, trial: half_a_checkpoint(self, kill_at)
+    elif kill_at is not None:
+
+        def train_until_killed(trainer, *args):
+            trainer.add_callback(Killer(kill_at))
+            original(trainer, *args)
+
+        module.train_and_record = train_until_killed
+
+
+def _module(name: str):
+    return importlib.import_module(f"trainers.{name}")
 
 
 def run(settings: dict) -> int:
@@ -29,10 +79,10 @@ def run(settings: dict) -> int:
     log = os.open(settings["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    script, recorder = SCRIPTS[settings["script"]]
-    die_at(recorder, settings["kill_at"], settings["kill_during_save"])
+    script = settings["script"]
+    die_at(_module(RECORDERS.get(script, script)), settings["kill_at"], settings["kill_during_save"])
     try:
-        script.main(settings["argv"])
+        _module(script).main(settings["argv"])
     except BaseException:
         traceback.print_exc()
         sys.stdout.flush()
@@ -44,6 +94,8 @@ def run(settings: dict) -> int:
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     publishing.write_report = lambda *args: None  # at every step of every run, it would take minutes
+    for script in {one["script"] for one in settings["runs"]}:
+        _module(script)
     statuses = [run(one) for one in settings["runs"]]
     Path(settings["statuses"]).write_text(json.dumps(statuses), encoding="utf-8")
 

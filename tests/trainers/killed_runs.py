@@ -39,7 +39,8 @@ def kill_and_resume(
     """Runs each recipe once for each kill; a run called "resumed..." goes on in the folder of "killed...".
 
     Args:
-        recipes: kind -> script (of forked_resume_worker.py) and recipe.
+        folder: for what is written; modules in it can be imported, for rewards.
+        recipes: kind -> script (a module of trainers) and recipe.
         kills: name of a run -> optimizer step that it dies at, and whether while that step is saved.
     """
     runs = {}
@@ -52,7 +53,8 @@ def kill_and_resume(
             runs[kind, name] = run | {"kill_at": kill_at, "kill_during_save": during_save, "output": str(output)}
     statuses, settings = folder / "statuses.json", folder / "settings.json"
     settings.write_text(json.dumps({"runs": list(runs.values()), "statuses": str(statuses)}), encoding="utf-8")
-    done = run_command(WORKER, settings, PYTHONPATH=f"{WORKER.parents[2]}:{WORKER.parent}", timeout=500)
+    path = f"{WORKER.parents[2]}:{WORKER.parent}:{folder}"
+    done = run_command(WORKER, settings, PYTHONPATH=path, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     ended = dict(zip(runs, json.loads(statuses.read_text(encoding="utf-8")), strict=True))
 
@@ -63,8 +65,20 @@ def kill_and_resume(
     return of
 
 
-def check_resumed(outcome: Outcome, kind: str, suffix: str, from_step: int) -> tuple[Path, Path]:
+def history(output: Path) -> list[dict]:
+    """What was logged, without the clock."""
+    state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
+    clock = ("runtime", "step_time", "samples_per_second", "steps_per_second", "total_flos", "train_loss")
+    return [{key: value for key, value in entry.items() if not key.endswith(clock)} for entry in state["log_history"]]
+
+
+def check_resumed(
+    outcome: Outcome, kind: str, suffix: str, from_step: int, history: Callable[[Path], list[dict]] = history
+) -> tuple[Path, Path]:
     """Checks that a run was killed and went on from a checkpoint, and logged what an undisturbed one did.
+
+    Args:
+        history: gives what is to be equal of what was logged in a folder.
 
     Returns:
         The folders of the undisturbed run and of the resumed one.
@@ -84,10 +98,3 @@ def check_equal_weights(expected_file: Path, found_file: Path) -> None:
     expected, found = load_file(expected_file), load_file(found_file)
     assert expected.keys() == found.keys()
     assert [name for name in expected if not expected[name].equal(found[name])] == []
-
-
-def history(output: Path) -> list[dict]:
-    """What was logged, without the clock."""
-    state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
-    clock = ("runtime", "samples_per_second", "steps_per_second", "total_flos", "train_loss")
-    return [{key: value for key, value in entry.items() if not key.endswith(clock)} for entry in state["log_history"]]
