@@ -8,6 +8,7 @@ them (`from_backbone`).
 import json
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,21 @@ class _RewardModel:
         return self.lm_head if self.config.language_head else None
 
     @classmethod
+    def config_with(cls, stored: Any, settings: dict[str, Any] | None = None) -> Any:
+        """The configuration of a reward model, from that of a backbone or another reward model.
+
+        Args:
+            settings: fields that differ from their defaults, or from those stored.
+        """
+        config = stored
+        if stored.model_type == cls.config_class.backbone_type:
+            config = cls.config_class(**{key: value for key, value in stored.to_dict().items() if key != "model_type"})
+        for key, value in (settings or {}).items():
+            setattr(config, key, value)
+        config._check()
+        return config
+
+    @classmethod
     def from_backbone(cls, name: str | Path, settings: dict[str, Any] | None = None, **kwargs: Any):
         """A reward model with the weights of a published or warm-started model and a new head, or, if `name` is a
         reward model, with its head too.
@@ -191,14 +207,9 @@ class _RewardModel:
         Raises:
             ValueError: weights of the backbone are missing; lists them.
         """
-        config = AutoConfig.from_pretrained(name, **_of_hub(kwargs))
-        starts_new = config.model_type == cls.config_class.backbone_type
-        if starts_new:
-            values = {key: value for key, value in config.to_dict().items() if key != "model_type"}
-            config = cls.config_class(**values)
-        for key, value in (settings or {}).items():
-            setattr(config, key, value)
-        config._check()
+        stored = AutoConfig.from_pretrained(name, **_of_hub(kwargs))
+        starts_new = stored.model_type == cls.config_class.backbone_type
+        config = cls.config_with(stored, settings)
         quantization = kwargs.get("quantization_config")
         if quantization is not None:  # the head is trained in full
             quantization.llm_int8_skip_modules = [HEAD, "lm_head"]
@@ -412,12 +423,21 @@ def reward_model_class(name: str | Path, **kwargs: Any) -> type:
     Raises:
         ValueError: neither a Qwen2-VL nor a Qwen2.5-VL.
     """
-    found = AutoConfig.from_pretrained(name, **kwargs).model_type
+    return _class_of(AutoConfig.from_pretrained(name, **kwargs), name)
+
+
+def _class_of(config: Any, name: str | Path) -> type:
     for model in REWARD_MODELS:
-        if found in (model.config_class.model_type, model.config_class.backbone_type):
+        if config.model_type in (model.config_class.model_type, model.config_class.backbone_type):
             return model
     known = ", ".join(model.config_class.backbone_type for model in REWARD_MODELS)
-    raise ValueError(f"{name}: config.json: model_type: expected one of {known}, found {found!r}")
+    raise ValueError(f"{name}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
+
+
+def reward_model_of(config: Any, settings: dict[str, Any] | None = None) -> Any:
+    """A reward model with random weights, of the configuration of a backbone or reward model, which stays as it is."""
+    model = _class_of(config, config.name_or_path)
+    return model(model.config_with(deepcopy(config), settings))
 
 
 def from_backbone(name: str | Path, settings: dict[str, Any] | None = None, **kwargs: Any):

@@ -21,6 +21,7 @@ from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import (
     ModelAtHand,
     adapters_base,
+    check_adapters,
     hub_arguments,
     inspect_model,
     load_policy,
@@ -161,6 +162,7 @@ def vlm_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtH
     if name is None:
         raise RecipeError("model_name_or_path: policy: vlm needs a model")
     known = inspect_model(name, script, not script.validate_only, hub_arguments(args, model_args))
+    check_adapters(known.config, args, model_args)
     policy = None if known.processor is None else VLMPolicy(known.processor, known.bounds)
     args.model_init_kwargs = model_init_kwargs(args, model_args)
     return PolicyAtHand(

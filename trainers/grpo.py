@@ -50,7 +50,7 @@ from trainers.fixed_samples import held_out_rows, rollout_samples
 from trainers.losses import advantages_of_compared, best_of_group, compared_rewards
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
-from trainers.model_at_hand import hub_arguments, inspect_model, model_init_kwargs, policy_arguments
+from trainers.model_at_hand import check_adapters, hub_arguments, inspect_model, model_init_kwargs, policy_arguments
 from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, parse_entries, parse_recipe
@@ -595,6 +595,7 @@ def main(argv: list[str] | None = None) -> None:
         model = inspect_model(
             model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
         )
+        check_adapters(model.config, args, model_args)
         train_rows, eval_rows, counts = load_rows_and_held_out(script, args, model)
         check_enough_rows(len(train_rows), args, script.dataset_name)
         check_columns(rewards, train_rows, script.dataset_name)

@@ -1,6 +1,7 @@
 """The model that a recipe names: what is known of it before it is loaded, and how a trainer is to load it."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from models.loading import PixelBounds, load_processor, pixel_bounds
 from trainers.console import say
 from trainers.recipes import DataArguments, RecipeError
 
+ALL_LINEAR = "all-linear"
+_NAME = re.compile(r"[\w.]+")
 DEFAULT_REVISION = "main"
 """What `trl.ModelConfig.model_revision` is unless a recipe sets it."""
 
@@ -105,10 +108,20 @@ def lora_config(model_args: Any, freeze_vision_tower: bool) -> Any:
 
     config = get_peft_config(model_args)
     if config is not None and config.target_modules is None and not config.target_parameters:
-        config.target_modules = "all-linear"
+        config.target_modules = ALL_LINEAR
+    if config is not None and isinstance(config.target_modules, str) and _NAME.fullmatch(config.target_modules):
+        config.target_modules = {config.target_modules}  # `trl.ModelConfig` makes a pattern of a list with one name
     if config is not None and freeze_vision_tower:
         config.exclude_modules = r".*\bvisual\..*"
     return config
+
+
+def check_adapters(config: Any, args: Any, model_args: Any) -> None:
+    """Raises `RecipeError` if the recipe puts adapters on what the model (`None`: out of reach) does not have."""
+    from trainers.adapter_targets import check_adapter_targets
+
+    if adapters_base(model_args.model_name_or_path) is None:
+        check_adapter_targets(lora_config(model_args, args.freeze_vision_tower), config)
 
 
 def policy_arguments(args: Any, model_args: Any) -> dict[str, Any]:

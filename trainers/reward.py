@@ -28,7 +28,7 @@ from data.preferences import PreferenceRecord
 from models.adapters import adapter_values, keep_adapters_in_float32
 from models.loading import load_processor
 from models.reward_inputs import reward_messages
-from models.reward_model import HEAD, RewardOutput, from_backbone
+from models.reward_model import HEAD, RewardOutput, from_backbone, reward_model_of
 from models.shared_prefix import SharedPrefix
 from models.vision_hooks import vision_tower
 from rewards.preference_accuracy import ranked_pairs
@@ -440,6 +440,18 @@ def reward_adapters(model_args: Any, freeze_vision_tower: bool) -> Any:
     return config
 
 
+def check_reward_adapters(config: Any, args: RewardConfig, model_args: Any) -> None:
+    """Raises `RecipeError` if the recipe puts adapters on what the model (`None`: out of reach) does not have."""
+    from trainers.adapter_targets import check_adapter_targets
+
+    if adapters_base(model_args.model_name_or_path) is None:
+        adapters = reward_adapters(model_args, args.freeze_vision_tower)
+        try:
+            check_adapter_targets(adapters, config, lambda known: reward_model_of(known, args.model_settings()))
+        except ValueError as error:
+            raise error if isinstance(error, RecipeError) else RecipeError(f"model_name_or_path: {error}") from error
+
+
 def preference_samples(
     trainer: RewardTrainer, eval_records: Sequence[PreferenceRecord] | None, train_records: Sequence[PreferenceRecord]
 ) -> FixedSamples:
@@ -460,6 +472,7 @@ def main(argv: list[str] | None = None) -> None:
         model = inspect_model(
             model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
         )
+        check_reward_adapters(model.config, args, model_args)
         system_prompt = args.system_prompt or getattr(model.config, "system_prompt", None)
 
         def load(source: str, split: str) -> tuple[list[PreferenceRecord], Lengths | None]:

@@ -34,7 +34,7 @@ from trainers.group_policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
-from trainers.model_at_hand import hub_arguments, inspect_model, model_init_kwargs, policy_arguments
+from trainers.model_at_hand import check_adapters, hub_arguments, inspect_model, model_init_kwargs, policy_arguments
 from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
 from trainers.rce import GroupConfig, RCETrainer
@@ -160,6 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         model = inspect_model(
             model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
         )
+        check_adapters(model.config, args, model_args)
         rows, held_out, counts = load_rows_and_held_out(script, args, model)
         check_enough_rows(len(rows), args, script.dataset_name)
         train_rows = _with_completions(rows, script.dataset_name)
