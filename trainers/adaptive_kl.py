@@ -28,15 +28,12 @@ class AdaptiveKLArguments:
     beta_max: float = field(default=10.0, metadata={"help": "Largest beta under `adaptive_kl`."})
 
     def __post_init__(self):
-        for name in ("kl_factor", "beta_min"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected a number above 0, found {getattr(self, name)}")
+        super().__post_init__()
         for low, high in (("kl_target_min", "kl_target_max"), ("beta_min", "beta_max")):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low} ({getattr(self, low)}) must not exceed {high} ({getattr(self, high)})")
         if self.adaptive_kl and self.beta == 0:
             raise ValueError("adaptive_kl needs the KL to a reference model: set beta above 0")
-        super().__post_init__()
 
 
 class AdaptiveKL:

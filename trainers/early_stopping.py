@@ -19,8 +19,6 @@ class EarlyStoppingArguments:
 
     def __post_init__(self):
         if self.early_stopping_patience is not None:
-            if self.early_stopping_patience < 1:
-                raise ValueError(f"early_stopping_patience: expected at least 1, found {self.early_stopping_patience}")
             self.load_best_model_at_end = True
             self.restore_callback_states_from_checkpoint = True  # how many evaluations were without progress so far
         if self.load_best_model_at_end and self.metric_for_best_model is None:

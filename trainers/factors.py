@@ -100,12 +100,6 @@ class FactorTrainingConfig(CheckedSettings, EarlyStoppingArguments, transformers
     max_pos_weight: float = field(default=10.0, metadata={"help": "Largest weight of positive examples."})
 
     def __post_init__(self):
-        if self.max_pos_weight < 1:
-            raise ValueError(f"max_pos_weight: expected at least 1, found {self.max_pos_weight}")
-        if self.enlarge < 1:
-            raise ValueError(f"enlarge: expected at least 1, found {self.enlarge}")
-        if self.image_size < 8:
-            raise ValueError(f"image_size: expected at least 8, found {self.image_size}")
         self.remove_unused_columns = False  # images are opened when they are needed
         super().__post_init__()
 

@@ -111,26 +111,14 @@ class GRPOConfig(CheckedSettings, SharingArguments, AdaptiveKLArguments, trl.GRP
     def __post_init__(self):
         self.scale_rewards = {True: "group", False: "none"}.get(self.scale_rewards, self.scale_rewards)  # as TRL does
         super().__post_init__()
-        self._check_positive("advantage_clip", "temperature_end", "temperature_factor", "temperature_min")
-        self._check_positive("curriculum_top_k", "temperature")
         if self.temperature_min > self.temperature_max:
             raise ValueError(
                 f"temperature_min ({self.temperature_min}) must not exceed temperature_max ({self.temperature_max})"
             )
-        if self.advantage_std_floor < 0 or self.dynamic_sampling_rounds < 0:
-            raise ValueError("advantage_std_floor and dynamic_sampling_rounds must not be negative")
-        if not 0 <= self.curriculum_share <= 1:
-            raise ValueError(f"curriculum_share: expected 0 to 1, found {self.curriculum_share}")
         if self.temperature_schedule == "kl" and self.beta == 0:
             raise ValueError("temperature_schedule: kl needs the KL to a reference model: set beta above 0")
         if self.multi_objective_aggregation != "sum_then_normalize" and self.advantage_std_floor > 0:
             raise ValueError("advantage_std_floor needs multi_objective_aggregation: sum_then_normalize")
-
-    def _check_positive(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}: expected a number above 0, found {value}")
 
 
 class GroupSampler(RepeatSampler):

@@ -88,15 +88,7 @@ class OfflineGRPOConfig(AdaptiveKLArguments, GroupConfig):
     )
 
     def __post_init__(self):
-        for name in ("advantage_clip", "curriculum_top_k", "clip_epsilon"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}: expected a number above 0, found {value}")
-        for name in ("advantage_std_floor", "old_policy_epochs", "beta"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
-        if not 0 <= self.curriculum_share <= 1:
-            raise ValueError(f"curriculum_share: expected 0 to 1, found {self.curriculum_share}")
+        super().__post_init__()
         if self.reward_normalization not in ("raw", "rank"):
             raise ValueError(
                 "reward_normalization: advantages are z-scores already; expected 'raw' or 'rank', "
@@ -104,7 +96,6 @@ class OfflineGRPOConfig(AdaptiveKLArguments, GroupConfig):
             )
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor: a policy gradient has no labels to smooth")
-        super().__post_init__()
 
 
 class StoredLogProbs:

@@ -66,8 +66,6 @@ class GroupConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, tra
     )
 
     def __post_init__(self):
-        if self.reward_clamp <= 0:
-            raise ValueError(f"reward_clamp: expected a number above 0, found {self.reward_clamp}")
         self.remove_unused_columns = False  # batches are the policy's
         super().__post_init__()
 
@@ -79,12 +77,6 @@ class RCEConfig(GroupConfig):
     temperature_start: float = field(default=2.0, metadata={"help": "Temperature at the first optimizer step."})
     temperature_end: float = field(default=0.5, metadata={"help": "Temperature at the last one; linear in between."})
     top1: bool = field(default=False, metadata={"help": "Learn the best candidate of each group alone."})
-
-    def __post_init__(self):
-        for name in ("temperature_start", "temperature_end"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected a number above 0, found {getattr(self, name)}")
-        super().__post_init__()
 
 
 class PreparedGroups(torch.utils.data.Dataset):

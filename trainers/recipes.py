@@ -15,7 +15,7 @@ from pydantic.errors import PydanticUserError
 from data.errors import UserError
 from data.secrets import remember_secrets
 from trainers.recipe_keys import Key, closest, keys_of_classes
-from trainers.setting_rules import problem
+from trainers.setting_rules import check_settings, problem
 
 WHERE_TO_READ = "`--help` lists the keys of this toolkit, docs/recipes.md says where all others are documented"
 
@@ -77,16 +77,11 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        check_settings(self)
         self.agents = parse_entries(self.agents)
         resume, self.resume = self.resume, str(self.resume).lower()
         if self.resume not in ("true", "false", "changed"):
             raise ValueError(f"resume: expected true, false or changed, found {resume!r}")
-        for name in ("min_pixels", "max_pixels", "max_prompt_length"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}: expected a number above 0, found {value}")
-        if self.eval_share is not None and not 0 < self.eval_share < 1:
-            raise ValueError(f"eval_share: expected a number between 0 and 1, found {self.eval_share}")
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels ({self.min_pixels}) must not exceed max_pixels ({self.max_pixels})")
 

@@ -135,8 +135,6 @@ class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, tr
             raise ValueError(f"loss_type: expected one of {', '.join(PREFERENCE_LOSSES)}, found {self.loss_type!r}")
         if self.unbounded and (self.score_min is not None or self.score_max is not None):
             raise ValueError("unbounded: score_min and score_max are bounds: set one or the other")
-        if self.margin < 0 or self.lm_loss_weight < 0:
-            raise ValueError("margin and lm_loss_weight must not be negative")
         if self.loss_type == "plackett_luce" and self.use_margin:
             raise ValueError("use_margin: plackett_luce has no margin")
         if self.loss_type == "plackett_luce":

@@ -1,7 +1,7 @@
 """What the settings of TRL and transformers may be, where those find out late or never.
 
 A misspelt `loss_type` would stop a run in its first loss, after the first rollout; a `top_p` of 2 would be taken.
-Settings of this toolkit are checked by their own classes.
+Ranges of this toolkit's own settings stand here too; what depends on two settings is checked by their classes.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
@@ -137,6 +138,45 @@ RANGES = {
     "lora_alpha": ABOVE_0,
     "lora_dropout": BELOW_1,
     "lora_r": AT_LEAST_1,
+    # the data
+    "eval_share": Range(0, 1, open_low=True, open_high=True),
+    "max_pixels": AT_LEAST_1,
+    "max_prompt_length": AT_LEAST_1,
+    "min_pixels": AT_LEAST_1,
+    # several of this toolkit's trainers
+    "advantage_clip": ABOVE_0,
+    "advantage_std_floor": AT_LEAST_0,
+    "beta_max": ABOVE_0,
+    "beta_min": ABOVE_0,
+    "curriculum_share": SHARE,
+    "curriculum_top_k": AT_LEAST_1,
+    "early_stopping_patience": AT_LEAST_1,
+    "kl_factor": ABOVE_0,
+    "kl_target_max": AT_LEAST_0,
+    "kl_target_min": AT_LEAST_0,
+    # GRPO
+    "dynamic_sampling_rounds": AT_LEAST_0,
+    "temperature_factor": ABOVE_0,
+    "temperature_max": ABOVE_0,
+    "temperature_min": ABOVE_0,
+    # stored groups; temperature_end is GRPO's too
+    "best_beams": AT_LEAST_1,
+    "clip_epsilon": ABOVE_0,
+    "clip_epsilon_high": ABOVE_0,
+    "old_policy_epochs": AT_LEAST_0,
+    "reward_clamp": ABOVE_0,
+    "temperature_end": ABOVE_0,
+    "temperature_start": ABOVE_0,
+    # reward models
+    "lm_loss_weight": AT_LEAST_0,
+    "margin": AT_LEAST_0,
+    # factors
+    "enlarge": AT_LEAST_1,
+    "head_dropout": BELOW_1,
+    "head_size": AT_LEAST_1,
+    "image_size": Range(8),
+    "max_pos_weight": AT_LEAST_1,
+    "trained_blocks": AT_LEAST_0,
 }
 
 
@@ -182,19 +222,55 @@ def problem(key: str, value: Any, choices: Sequence | None) -> str | None:
 
 
 class CheckedSettings:
-    """Mix-in of configurations, before all others: made from Python too, they hold allowed values only."""
+    """Mix-in of configurations, before all others: made from Python too, they hold allowed values only.
+
+    Classes that compare settings with each other do so after `super().__post_init__()`.
+    """
 
     def __post_init__(self):
-        annotations = _annotations(type(self))
-        for item in fields(self):
-            annotation = annotations[item.name]
-            value = getattr(self, item.name)
-            found = problem(item.name, value, choices_of(item.name, annotation, item.metadata))
-            if found is None and get_origin(annotation) is Literal and value not in get_args(annotation):
-                found = f"expected one of {', '.join(map(_shown, get_args(annotation)))}, found {value!r}"
-            if found is not None:
-                raise ValueError(f"{item.name}: {found}")
+        check_settings(self)
         super().__post_init__()
+
+
+def check_settings(settings: Any) -> None:
+    """Checks type and value of every setting of a dataclass. A whole number may be written as 4.0, as in recipes.
+
+    Raises:
+        ValueError: names the first one that is wrong, what was expected and what was found.
+    """
+    annotations = _annotations(type(settings))
+    for item in fields(settings):
+        annotation = item.metadata.get("type", annotations[item.name])
+        value = getattr(settings, item.name)
+        found = _problem_of_type(value, annotation)
+        found = found or problem(item.name, value, choices_of(item.name, annotation, item.metadata))
+        if found is None and get_origin(annotation) is Literal and value not in get_args(annotation):
+            found = f"expected one of {', '.join(map(_shown, get_args(annotation)))}, found {value!r}"
+        if found is not None:
+            raise ValueError(f"{item.name}: {found}")
+        if isinstance(value, float) and _plain_types(annotation) == {int}:
+            setattr(settings, item.name, int(value))
+
+
+def _plain_types(annotation: Any) -> set[type]:
+    """Those that an annotation consists of, without `None`."""
+    return set(get_args(annotation) or [annotation]) - {type(None)}
+
+
+def _problem_of_type(value: Any, annotation: Any) -> str | None:
+    """What is wrong with the type of a value that is to be a number or a truth value; `None` if nothing is."""
+    types = _plain_types(annotation)
+    if value is None or not types <= {int, float, bool}:
+        return None
+    fits = isinstance(value, bool) and bool in types
+    if isinstance(value, Real) and not isinstance(value, bool):
+        whole = isinstance(value, Integral) or float(value).is_integer()
+        fits = float in types or (int in types and (whole or math.isnan(value)))  # NaN has a message of its own
+    expected = " or ".join(words for one, words in _WORDS.items() if one in types)
+    return None if fits else f"expected {expected}, found {value!r}"
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 @cache

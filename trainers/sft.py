@@ -112,11 +112,6 @@ class SelectorSFTConfig(GroupConfig):
         default=1, metadata={"help": "Selector: learn so many best candidates of each group, all alike."}
     )
 
-    def __post_init__(self):
-        if self.best_beams < 1:
-            raise ValueError(f"best_beams: expected at least 1, found {self.best_beams}")
-        super().__post_init__()
-
 
 class SelectorSFTTrainer(RCETrainer):
     """`RCETrainer` whose weights are equal for the best candidates of a group and 0 for the others: cross-entropy with

@@ -157,7 +157,7 @@ def test_n02_a_final_split_that_is_trained_on(run):
     [
         ({"eval_share": 0.5}, "eval_share: nothing is evaluated with eval_strategy: no"),
         ({"eval_dataset_name": "x.jsonl"}, "eval_dataset_name: nothing is evaluated with eval_strategy: no"),
-        ({"eval_share": 1.0, **EVALUATES}, "eval_share: expected a number between 0 and 1, found 1.0"),
+        ({"eval_share": 1.0, **EVALUATES}, "key 'eval_share': expected a number from above 0 to below 1, found 1.0"),
         ({"eval_share": 0.5, "eval_dataset_name": "x", **EVALUATES}, "both say what is evaluated on"),
     ],
 )

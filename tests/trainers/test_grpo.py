@@ -337,8 +337,8 @@ def test_bad_reward_values_are_never_broadcast(make_grpo, values):
         ({"kl_target_min": 0.2}, "kl_target_min"),
         ({"adaptive_kl": True}, "adaptive_kl needs the KL"),
         ({"temperature_schedule": "kl"}, "temperature_schedule: kl needs"),
-        ({"curriculum_share": 1.5}, "curriculum_share: expected 0 to 1"),
-        ({"dynamic_sampling_rounds": -1}, "must not be negative"),
+        ({"curriculum_share": 1.5}, "curriculum_share: expected a number from 0 to 1, found 1.5"),
+        ({"dynamic_sampling_rounds": -1}, "dynamic_sampling_rounds: expected at least 0, found -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path, settings, message):

@@ -209,10 +209,10 @@ def test_log_probs_come_back_from_a_file():
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: a policy gradient has no labels"),
         ({"beta": 0.0}, "adaptive_kl needs the KL"),
         ({"kl_target_min": 1.0}, r"kl_target_min \(1.0\) must not exceed kl_target_max"),
-        ({"curriculum_top_k": 0}, "curriculum_top_k: expected a number above 0, found 0"),
-        ({"curriculum_share": 2.0}, "curriculum_share: expected 0 to 1, found 2.0"),
+        ({"curriculum_top_k": 0}, "curriculum_top_k: expected at least 1, found 0"),
+        ({"curriculum_share": 2.0}, "curriculum_share: expected a number from 0 to 1, found 2.0"),
         ({"clip_epsilon": -0.2}, "clip_epsilon: expected a number above 0"),
-        ({"old_policy_epochs": -1}, "old_policy_epochs must not be negative"),
+        ({"old_policy_epochs": -1}, "old_policy_epochs: expected at least 0, found -1"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, settings, message):

@@ -346,7 +346,7 @@ def test_a_vlm_is_trained_with_adapters(run_main, tmp_path):
         ("selector", {"reward_funcs": ["candidat"]}, ["candidat", "beam_score"]),
         ("selector", {"reward_funcs": ["candidate"], "reward_weights": [1.0, 2.0]}, ["reward_weights: expected 1"]),
         ("selector", {"shots": [7]}, ["no candidate has [7] examples (shots)"]),
-        ("selector", {"temperature_end": 0.0}, ["temperature_end: expected a number above 0, found 0.0"]),
+        ("selector", {"temperature_end": 0.0}, ["temperature_end': expected a number above 0, found 0.0"]),
         ("selector", {"reward_normalization": "mean"}, ["reward_normalization", "'mean'"]),
         ("vlm", {"shots": [1]}, ["shots: only policy: selector reads it"]),
         ("vlm", {"model_name_or_path": None}, ["model_name_or_path: policy: vlm needs a model"]),

@@ -168,7 +168,7 @@ def read(tmp_path):
         ("temperature_schedule: rising\n", r"recipe\.yaml:5: key 'temperature_schedule'.*'rising'"),
         ("adaptive_kl: true\n", r"recipe\.yaml: adaptive_kl needs the KL to a reference model: set beta above 0"),
         ("min_pixels: 100\nmax_pixels: 10\n", r"min_pixels \(100\) must not exceed max_pixels \(10\)"),
-        ("max_pixels: -1\n", r"max_pixels: expected a number above 0, found -1"),
+        ("max_pixels: -1\n", r"max_pixels': expected at least 1, found -1"),
         ("a: [\n", r"recipe\.yaml: not valid YAML"),
     ],
 )

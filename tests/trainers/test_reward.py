@@ -255,7 +255,7 @@ def test_a_frozen_vision_tower_gets_no_adapters(make):
         ({"unbounded": True, "score_max": 3.0}, "unbounded: score_min and score_max are bounds"),
         ({"score_min": 5.0}, r"score_min \(5.0\) must be below score_max \(5.0\)"),
         ({"loss_type": "plackett_luce", "use_margin": True}, "plackett_luce has no margin"),
-        ({"lm_loss_weight": -1.0}, "must not be negative"),
+        ({"lm_loss_weight": -1.0}, "lm_loss_weight: expected at least 0, found -1.0"),
         ({"early_stopping_patience": 0}, "early_stopping_patience: expected at least 1, found 0"),
         ({"load_weights_only": True}, "load_weights_only: resume_from_checkpoint must name the checkpoint"),
         ({"loss_type": "elo"}, "loss_type: expected one of"),
