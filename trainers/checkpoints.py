@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from data.records import write_json
 from models.checkpoints import mark_complete
+from trainers.resuming import whole_checkpoint
 from trainers.run_origin import write_run
 
 STATE_FILE = "posttrain_state.json"
@@ -72,9 +73,11 @@ class CompleteCheckpoints:
 
     Attributes:
         origin: of `trainers.run_origin`, stored in every checkpoint; set by the training script.
+        found_whole: checkpoint whose files were verified before; set by the training script.
     """
 
     origin: Mapping[str, Any] | None = None
+    found_whole: str | None = None
     _ended = False
     """The checkpoint that was resumed is the last one: there is nothing left to train."""
 
@@ -140,6 +143,16 @@ class CompleteCheckpoints:
         }
 
     # -- resuming -----------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The parent's, which would load what it can of a checkpoint that is damaged or was cut short.
+
+        Raises:
+            RecipeError: the checkpoint is not as it was written.
+        """
+        if resume_from_checkpoint != self.found_whole:
+            resume_from_checkpoint = whole_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def load_loop_state(self, loop: Mapping[str, Any]) -> None:
         """Restores what `_loop_state` returned; on another number of processes each gets the mean of the losses."""

@@ -131,6 +131,27 @@ def _check_unused(output_dir: Path, finished: int | None) -> None:
 # -- the checkpoint ---------------------------------------------------------------------------------------------------
 
 
+def whole_checkpoint(asked: str | Path | bool | None, output_dir: str | Path) -> str | None:
+    """The checkpoint that `Trainer.train(resume_from_checkpoint=asked)` is to go on from, or `None` for none.
+
+    Args:
+        asked: a folder; or `True` for the newest whole one of `output_dir`.
+
+    Raises:
+        RecipeError: on every process alike: there is none, or it is damaged, or it holds weights alone.
+    """
+    if asked is None or asked is False:
+        return None
+
+    def find() -> str:
+        found = _newest_whole(Path(output_dir)) if asked is True else _named(Path(asked))
+        if found is None:
+            raise RecipeError(f"resume_from_checkpoint: no checkpoint in '{output_dir}'")
+        return str(found)
+
+    return _for_all(find)
+
+
 def _named(folder: Path) -> Path:
     """The checkpoint that the recipe names.
 

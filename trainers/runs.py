@@ -118,7 +118,7 @@ def load_rows_and_held_out(
 def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, start: RunStart) -> None:
     """Trains, saves model, processor, recipe and report, and pushes them where the recipe says so."""
     args = trainer.args
-    trainer.origin = start.record
+    trainer.origin, trainer.found_whole = start.record, start.checkpoint
     hide_in_arguments(args)
     rows = {"training": trainer.train_dataset, "evaluation": trainer.eval_dataset}
     counts = {name: len(found) for name, found in rows.items() if hasattr(found, "__len__")}
