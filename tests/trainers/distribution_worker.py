@@ -1,9 +1,9 @@
-"""One process of a distributed GRPO run; started by test_distribution.py, alone or by torchrun.
+"""GRPO on one process or more, for test_distribution.py; gives losses, gradient norms and a few weights.
 
-    python tests/trainers/distribution_worker.py SETTINGS.json
+    python tests/trainers/distribution_worker.py SETTINGS.json...
 
-Settings: model, data (folders), rows (ids whose images are removed: "text_only"), runs (name -> GRPOConfig settings),
-output (JSON file that the main process writes: losses, gradient norms and a few weights of each run).
+Settings (worker_main.py): model, data (folders), agents, runs (name -> settings of GRPOConfig, `canned`, and
+`text_only`: the rows whose images are removed).
 """
 
 import torch

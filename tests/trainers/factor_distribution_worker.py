@@ -1,9 +1,8 @@
-"""One process of a distributed run of the factor trainer; test_factor_distribution.py starts it, alone or by torchrun.
+"""The factor trainer on one process or more, for test_factor_distribution.py; gives figures, weights and results.
 
-    python tests/trainers/factor_distribution_worker.py SETTINGS.json
+    python tests/trainers/factor_distribution_worker.py SETTINGS.json...
 
-Settings: data and model (folders), runs (name -> settings of the configuration, with `kind`), output (JSON file that
-the main process writes: figures, weights and results of each run).
+Settings (worker_main.py): data and model (folders), runs (name -> settings of the configuration, with `kind`).
 """
 
 from pathlib import Path

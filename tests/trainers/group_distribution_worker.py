@@ -1,9 +1,9 @@
-"""One process of a distributed run on stored groups; started by test_group_distribution.py, alone or by torchrun.
+"""Training on stored groups on one process or more, for test_group_distribution.py; gives figures and weights.
 
-    python tests/trainers/group_distribution_worker.py SETTINGS.json
+    python tests/trainers/group_distribution_worker.py SETTINGS.json...
 
-Settings: model, pointers, completions (folders), runs (name -> settings of the configuration, with `kind` and
-`method`), output (JSON file that the main process writes: losses, KLs, gradient norms and weights of each run).
+Settings (worker_main.py): model, pointers, completions (folders), runs (name -> settings of the configuration, with
+`kind` and `method`).
 """
 
 from pathlib import Path

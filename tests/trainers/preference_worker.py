@@ -1,9 +1,9 @@
-"""One process of a reward model's training; started by test_reward_distribution.py, alone or by torchrun.
+"""A reward model's training on one process or more, for test_reward_distribution.py; gives figures and a few weights.
 
-    python tests/trainers/preference_worker.py SETTINGS.json
+    python tests/trainers/preference_worker.py SETTINGS.json...
 
-Settings: model (folder of a reward model), runs (name -> {"data": folder, "args": settings of RewardConfig}), output
-(JSON file that the main process writes: figures and a few weights of each run).
+Settings (worker_main.py): model (folder of a reward model), runs (name -> {"data": folder, "args": settings of
+RewardConfig, "output_dir": folder}).
 """
 
 import torch

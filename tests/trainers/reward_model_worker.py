@@ -1,9 +1,11 @@
-"""One process of a GRPO run that a reward model rewards; started by test_grpo_reward_model.py, alone or by torchrun.
+"""GRPO that a reward model rewards, on one process or more, for test_grpo_reward_model.py.
 
-    python tests/trainers/reward_model_worker.py SETTINGS.json
+Gives rewards, losses, a few weights, and how the reward model's weights lay on the main process.
 
-Settings: model, reward_model, data (folders), runs (name -> GRPOConfig settings, "sharded"), output (JSON file that
-the main process writes: rewards, losses, a few weights, and how the reward model's weights lay on this process).
+    python tests/trainers/reward_model_worker.py SETTINGS.json...
+
+Settings (worker_main.py): model, reward_model, data (folders), agents, runs (name -> settings of GRPOConfig, and
+`sharded`).
 """
 
 from distribution_worker import CannedTrainer, fingerprint

@@ -1,9 +1,10 @@
-"""One process of RCE under ZeRO-3 with and without shared prompts; started by test_shared_distribution.py.
+"""RCE under ZeRO-3 with and without shared prompts, for test_shared_distribution.py.
 
-    torchrun tests/trainers/sharing_worker.py SETTINGS.json
+    python tests/trainers/sharing_worker.py SETTINGS.json...
 
-Settings: model, completions (folders), args (settings of RCEConfig), runs (name -> whether to share), folder (where
-the main process writes the weights of each run, and each process the numbers of tokens that its language model read).
+Settings (worker_main.py): model, completions (folders), args (settings of RCEConfig), runs (name -> whether to share),
+folder (where the main process writes the weights of each run, and each process the numbers of tokens that its language
+model read).
 """
 
 import json

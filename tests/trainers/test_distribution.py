@@ -1,6 +1,5 @@
 """Two processes on the CPU: DDP, ZeRO-2 and ZeRO-3 learn what one process learns, and stop together."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,92 +7,53 @@ import time
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-WORKER = ROOT / "tests" / "trainers" / "distribution_worker.py"
-STRATEGIES = ("ddp", "zero2", "zero3")
-
-
-def deepspeed_config(stage: int) -> dict:
-    return {
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {
-            "stage": stage,
-            "stage3_gather_16bit_weights_on_model_save": True,
-            "stage3_param_persistence_threshold": 0,
-        },
-    }
-
-
-def launch(processes: int, script: Path, *arguments: str, timeout: float = 400, **environment: str):
-    """Runs a script on so many processes, as `accelerate launch` does."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    start = [sys.executable] if processes == 1 else start
-    return subprocess.run(
-        [*start, str(script), *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+from distributed_runs import ROOT, STRATEGIES, deepspeed_config, run_worker
 
 
 @pytest.fixture(scope="module")
 def learn(tiny_model, report_data, tmp_path_factory):
-    """Function: (strategy, processes) -> figures of the three runs of that strategy."""
-    results = {}
+    """Function: (strategy, processes) -> figures of the three runs of that strategy, and their folder."""
+    common = {
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "num_generations": 4,
+        "max_completion_length": 12,
+        "max_steps": 3,
+        "report_to": "none",
+        "save_strategy": "no",
+        "remove_unused_columns": False,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "shuffle_dataset": False,
+        "beta": 0.1,
+        "optim": "sgd",
+        "learning_rate": 0.5,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1.0,
+        "model_init_kwargs": {"dtype": "float32"},
+    }
+    runs = {
+        # Two groups a step: with 2 processes, each has one of them. Rows 1, 3, 5 are those of the second process.
+        "pictures": {"canned": True, "text_only": []},
+        "one_without": {"canned": True, "text_only": [1, 3, 5]},
+        "rollouts": {"canned": False, "text_only": [1, 2], "dynamic_sampling_rounds": 1, "max_steps": 2},
+    }
+    told = {
+        "model": str(tiny_model),
+        "data": str(report_data),
+        "agents": ["blur_filter", "exposure_filter", "resolution_filter"],
+    }
 
     def settings(folder: Path, strategy: str, processes: int) -> dict:
-        common = {
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "per_device_train_batch_size": 8 // processes,
-            "num_generations": 4,
-            "max_completion_length": 12,
-            "max_steps": 3,
-            "report_to": "none",
-            "save_strategy": "no",
-            "remove_unused_columns": False,
-            "logging_steps": 1,
-            "disable_tqdm": True,
-            "shuffle_dataset": False,
-            "beta": 0.1,
-            "optim": "sgd",
-            "learning_rate": 0.5,
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 1.0,
-            "model_init_kwargs": {"dtype": "float32"},
-            "deepspeed": None if strategy == "ddp" else deepspeed_config(int(strategy[-1])),
+        own = {"deepspeed": deepspeed_config(strategy), "per_device_train_batch_size": 8 // processes}
+        names = [name for name in runs if processes > 1 or name != "rollouts"]
+        return told | {
+            "runs": {name: common | runs[name] | own | {"output_dir": str(folder / name)} for name in names}
         }
-        runs = {
-            # Two groups a step: with 2 processes, each has one of them. Rows 1, 3, 5 are those of the second process.
-            "pictures": {"canned": True, "text_only": []},
-            "one_without": {"canned": True, "text_only": [1, 3, 5]},
-            "rollouts": {"canned": False, "text_only": [1, 2], "dynamic_sampling_rounds": 1, "max_steps": 2},
-        }
-        if processes == 1:
-            runs.pop("rollouts")
-        return {name: {**common, **run, "output_dir": str(folder / name)} for name, run in runs.items()}
 
-    def run(strategy: str, processes: int) -> dict:
-        if (strategy, processes) not in results:
-            folder = tmp_path_factory.mktemp(strategy)
-            agents = ["blur_filter", "exposure_filter", "resolution_filter"]
-            content = {"model": str(tiny_model), "data": str(report_data), "agents": agents}
-            content |= {"runs": settings(folder, strategy, processes), "output": str(folder / "figures.json")}
-            (folder / "settings.json").write_text(json.dumps(content), encoding="utf-8")
-            done = launch(processes, WORKER, str(folder / "settings.json"))
-            assert done.returncode == 0, done.stderr[-4000:]
-            figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-            results[strategy, processes] = (figures, folder)
-        return results[strategy, processes]
-
-    return run
+    starts = [("ddp", 1), *((strategy, 2) for strategy in STRATEGIES)]
+    return run_worker("distribution_worker.py", tmp_path_factory.mktemp("distribution"), starts, settings)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -155,12 +115,14 @@ disable_tqdm: true
         encoding="utf-8",
     )
     failed_at = tmp_path / "failed_at"
-    done = launch(
-        2,
-        ROOT / "trainers" / "grpo.py",
-        *("--config", str(recipe)),
-        PYTHONPATH=f"{ROOT}:{tmp_path}",
-        FAILED_AT=str(failed_at),
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [sys.executable, *start, str(ROOT / "trainers" / "grpo.py"), "--config", str(recipe)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "FAILED_AT": str(failed_at)},
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
     waited = time.time() - float(failed_at.read_text(encoding="utf-8"))
     assert done.returncode != 0

@@ -1,12 +1,10 @@
 """Two processes on the CPU learn from stored groups what one process learns."""
 
-import json
 from pathlib import Path
 
 import pytest
-from test_distribution import deepspeed_config, launch
+from distributed_runs import deepspeed_config, run_worker
 
-WORKER = Path(__file__).with_name("group_distribution_worker.py")
 RUNS = {  # 24 groups of pointers, 4 a step; 6 of completions, 2 a step
     "selector_rce": {"kind": "selector", "method": "rce"},
     "selector_grpo": {"kind": "selector", "method": "offline_grpo"},
@@ -17,55 +15,37 @@ RUNS = {  # 24 groups of pointers, 4 a step; 6 of completions, 2 a step
 
 @pytest.fixture(scope="module")
 def learn(tiny_model, pointer_groups, completion_groups, tmp_path_factory):
-    """Function: (strategy, processes) -> figures of every run."""
-    results = {}
+    """Function: (strategy, processes) -> figures of every run, and their folder."""
+    common = {
+        "use_cpu": True,
+        "per_device_eval_batch_size": 2,
+        "max_steps": 4,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "optim": "sgd",
+        "learning_rate": 0.5,
+        "lr_scheduler_type": "constant",
+    }
+    told = {"model": str(tiny_model), "pointers": str(pointer_groups), "completions": str(completion_groups)}
 
-    def run(strategy: str, processes: int) -> dict:
-        if (strategy, processes) in results:
-            return results[strategy, processes]
-        folder = tmp_path_factory.mktemp(strategy)
-        common = {
-            "use_cpu": True,
-            "per_device_eval_batch_size": 2,
-            "max_steps": 4,
-            "report_to": "none",
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "disable_tqdm": True,
-            "optim": "sgd",
-            "learning_rate": 0.5,
-            "lr_scheduler_type": "constant",
-            "deepspeed": None if strategy == "ddp" else deepspeed_config(2),
-        }
-        settings = {
-            "model": str(tiny_model),
-            "pointers": str(pointer_groups),
-            "completions": str(completion_groups),
-            "runs": {
-                name: {
-                    **common,
-                    **own,
-                    "output_dir": str(folder / name),
-                    "per_device_train_batch_size": (4 if own["kind"] == "selector" else 2) // processes,
-                }
-                for name, own in RUNS.items()
-            },
-            "output": str(folder / "figures.json"),
-        }
-        (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-        paths = f"{WORKER.parents[2]}:{WORKER.parent}"
-        done = launch(processes, WORKER, str(folder / "settings.json"), PYTHONPATH=paths)
-        assert done.returncode == 0, done.stderr[-4000:]
-        results[strategy, processes] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-        return results[strategy, processes]
+    def settings(folder: Path, strategy: str, processes: int) -> dict:
+        runs = {}
+        for name, own in RUNS.items():
+            batch = (4 if own["kind"] == "selector" else 2) // processes
+            runs[name] = common | own | {"output_dir": str(folder / name), "per_device_train_batch_size": batch}
+            runs[name]["deepspeed"] = deepspeed_config(strategy)
+        return told | {"runs": runs}
 
-    return run
+    starts = [("ddp", 1), ("ddp", 2), ("zero2", 2)]
+    return run_worker("group_distribution_worker.py", tmp_path_factory.mktemp("groups"), starts, settings)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])
 @pytest.mark.parametrize("run", RUNS)
 def test_two_processes_learn_what_one_learns(learn, strategy, run):
-    expected, found = learn("ddp", 1)[run], learn(strategy, 2)[run]
+    expected, found = learn("ddp", 1)[0][run], learn(strategy, 2)[0][run]
     assert len(expected["loss"]) == 4
     assert max(abs(value) for value in expected["loss"]) > 1e-3
     for key in ("loss", "kl", "accuracy", "expected_reward"):

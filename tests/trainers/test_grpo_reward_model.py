@@ -1,19 +1,13 @@
 """GRPO on a trained reward model: it sees the images, is never trained, and gives what one process gives on two."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from distributed_runs import deepspeed_config, run_worker
 
 from rewards.registry import build_rewards
-
-ROOT = Path(__file__).parents[2]
-WORKER = ROOT / "tests" / "trainers" / "reward_model_worker.py"
 
 
 @pytest.fixture
@@ -74,75 +68,44 @@ def test_mixed_rows_with_and_without_images(make_grpo, entry, task_rows):
     assert len(logged(trainer, "rewards/reward_model/mean")) == 2
 
 
-def deepspeed_config(stage: int) -> dict:
-    return {
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {
-            "stage": stage,
-            "stage3_gather_16bit_weights_on_model_save": True,
-            "stage3_param_persistence_threshold": 0,
-        },
-    }
-
-
 @pytest.fixture(scope="module")
 def learn(tiny_model, tiny_reward_model, report_data, tmp_path_factory):
-    """Function: (strategy, processes) -> figures of the runs of that strategy."""
-    results = {}
+    """Function: (strategy, processes) -> figures of the runs of that strategy, and their folder."""
+    common = {
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "num_generations": 4,
+        "max_completion_length": 12,
+        "max_steps": 2,
+        "report_to": "none",
+        "save_strategy": "no",
+        "remove_unused_columns": False,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "shuffle_dataset": False,
+        "optim": "sgd",
+        "learning_rate": 0.5,
+        "lr_scheduler_type": "constant",
+        "model_init_kwargs": {"dtype": "float32"},
+    }
+    told = {"model": str(tiny_model), "reward_model": str(tiny_reward_model), "data": str(report_data)}
+    told["agents"] = ["blur_filter", "exposure_filter"]
 
     def settings(folder: Path, strategy: str, processes: int) -> dict:
-        common = {
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "per_device_train_batch_size": 8 // processes,
-            "num_generations": 4,
-            "max_completion_length": 12,
-            "max_steps": 2,
-            "report_to": "none",
-            "save_strategy": "no",
-            "remove_unused_columns": False,
-            "logging_steps": 1,
-            "disable_tqdm": True,
-            "shuffle_dataset": False,
-            "optim": "sgd",
-            "learning_rate": 0.5,
-            "lr_scheduler_type": "constant",
-            "model_init_kwargs": {"dtype": "float32"},
-            "deepspeed": deepspeed_config(3) if strategy == "zero3" else None,
-        }
+        own = {"deepspeed": deepspeed_config(strategy), "per_device_train_batch_size": 8 // processes}
         runs = {"whole": {"sharded": False}} | ({"sharded": {"sharded": True}} if strategy == "zero3" else {})
-        return {name: {**common, **run, "output_dir": str(folder / name)} for name, run in runs.items()}
+        return told | {
+            "runs": {name: common | run | own | {"output_dir": str(folder / name)} for name, run in runs.items()}
+        }
 
-    def run(strategy: str, processes: int) -> dict:
-        if (strategy, processes) not in results:
-            folder = tmp_path_factory.mktemp(strategy)
-            content = {"model": str(tiny_model), "reward_model": str(tiny_reward_model), "data": str(report_data)}
-            content |= {"agents": ["blur_filter", "exposure_filter"], "output": str(folder / "figures.json")}
-            content |= {"runs": settings(folder, strategy, processes)}
-            (folder / "settings.json").write_text(json.dumps(content), encoding="utf-8")
-            start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-            done = subprocess.run(
-                [sys.executable, *(start if processes > 1 else []), str(WORKER), str(folder / "settings.json")],
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                text=True,
-                timeout=550,
-            )
-            assert done.returncode == 0, done.stderr[-4000:]
-            results[strategy, processes] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-        return results[strategy, processes]
-
-    return run
+    folder = tmp_path_factory.mktemp("reward_model_distribution")
+    return run_worker("reward_model_worker.py", folder, [("ddp", 1), ("ddp", 2), ("zero3", 2)], settings)
 
 
 @pytest.mark.parametrize(("strategy", "run"), [("ddp", "whole"), ("zero3", "whole"), ("zero3", "sharded")])
 def test_two_processes_learn_what_one_learns(learn, strategy, run):
-    expected, found = learn("ddp", 1)["whole"], learn(strategy, 2)[run]
+    expected, found = learn("ddp", 1)[0]["whole"], learn(strategy, 2)[0][run]
     assert len(expected["reward"]) == 2
     assert min(expected["rewards/reward_model/std"]) > 0.01
     for key in ("loss", "reward", "rewards/reward_model/mean", "rewards/reward_model/std"):

@@ -1,17 +1,14 @@
 """Reward models on two processes: DDP, ZeRO-2 and ZeRO-3 learn what one process learns, and save what they learned."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from distributed_runs import STRATEGIES, deepspeed_config, run_worker
 from preference_runs import settings, write_preferences
-from test_distribution import STRATEGIES, deepspeed_config, launch
 
 from models.loading import load_processor
 from models.reward_model import from_backbone, load_reward_model
-
-WORKER = Path(__file__).with_name("preference_worker.py")
 
 
 @pytest.fixture(scope="module")
@@ -30,33 +27,26 @@ def learn(reward_model, tmp_path_factory):
     data = tmp_path_factory.mktemp("preferences")
     everywhere = write_preferences(data / "pictures")
     rarely = write_preferences(data / "rarely", without_image=tuple(number for number in range(16) if number % 5))
-    results = {}
 
-    def run(strategy: str, processes: int):
-        if (strategy, processes) not in results:
-            folder = tmp_path_factory.mktemp(strategy)
-            common = settings(
-                per_device_train_batch_size=4 // processes,
-                per_device_eval_batch_size=1,
-                optim="sgd",
-                learning_rate=0.1,
-                lr_scheduler_type="constant",
-                deepspeed=None if strategy == "ddp" else deepspeed_config(int(strategy[-1])),
-            )
-            runs = {
-                "pictures": {"data": str(everywhere), "args": common | {"lm_loss_weight": 0.5}},
-                "rarely": {"data": str(rarely), "args": common | {"loss_type": "hinge", "max_steps": 4}},
-            }
-            for name in runs:
-                runs[name]["output_dir"] = str(folder / name)
-            content = {"model": str(reward_model), "runs": runs, "output": str(folder / "figures.json")}
-            (folder / "settings.json").write_text(json.dumps(content), encoding="utf-8")
-            done = launch(processes, WORKER, str(folder / "settings.json"))
-            assert done.returncode == 0, done.stderr[-4000:]
-            results[strategy, processes] = json.loads((folder / "figures.json").read_text(encoding="utf-8")), folder
-        return results[strategy, processes]
+    def told(folder: Path, strategy: str, processes: int) -> dict:
+        common = settings(
+            per_device_train_batch_size=4 // processes,
+            per_device_eval_batch_size=1,
+            optim="sgd",
+            learning_rate=0.1,
+            lr_scheduler_type="constant",
+            deepspeed=deepspeed_config(strategy),
+        )
+        runs = {
+            "pictures": {"data": str(everywhere), "args": common | {"lm_loss_weight": 0.5}},
+            "rarely": {"data": str(rarely), "args": common | {"loss_type": "hinge", "max_steps": 4}},
+        }
+        for name in runs:
+            runs[name]["output_dir"] = str(folder / name)
+        return {"model": str(reward_model), "runs": runs}
 
-    return run
+    starts = [("ddp", 1), *((strategy, 2) for strategy in STRATEGIES)]
+    return run_worker("preference_worker.py", tmp_path_factory.mktemp("reward_distribution"), starts, told)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -1,16 +1,13 @@
 """Shared prompts under ZeRO-3 on two processes, on which different things repeat."""
 
 import json
-from pathlib import Path
 
 import pytest
+from distributed_runs import deepspeed_config, run_worker
 from safetensors.torch import load_file
 from stored_groups import write_completion_groups
-from test_distribution import deepspeed_config, launch
 
 from models.loading import load_vlm
-
-WORKER = Path(__file__).with_name("sharing_worker.py")
 
 
 @pytest.mark.slow
@@ -29,14 +26,11 @@ def test_zero_3_learns_the_same_weights(tiny_model, task_rows, tmp_path):
         "optim": "sgd",
         "learning_rate": 0.1,
         "train_sampling_strategy": "sequential",
-        "deepspeed": deepspeed_config(3),
+        "deepspeed": deepspeed_config("zero3"),
     }
     settings = {"model": str(tiny_model), "completions": str(groups), "args": args, "folder": str(tmp_path)}
-    settings |= {"runs": {"shared": True, "plain": False}, "output": str(tmp_path / "results.json")}
-    (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    paths = f"{WORKER.parents[2]}:{WORKER.parent}"
-    done = launch(2, WORKER, str(tmp_path / "settings.json"), PYTHONPATH=paths)
-    assert done.returncode == 0, done.stderr[-4000:]
+    settings |= {"runs": {"shared": True, "plain": False}}
+    run_worker("sharing_worker.py", tmp_path / "starts", [("zero3", 2)], lambda *_: settings)("zero3", 2)
     shared, plain = (load_file(tmp_path / f"{name}.safetensors") for name in ("shared", "plain"))
     assert max((shared[name] - plain[name]).abs().max() for name in plain) <= 1e-6
     start = dict(load_vlm(str(tiny_model), device="cpu", dtype="float32")[0].named_parameters())
