@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field, StrictStr, field_validator, model_valida
 
 from data.commands import command
 from data.digests import picture_digest
-from data.images import ImageSource, check_images, open_image, resolve_images, resolve_path
+from data.images import ImageSource, open_image, resolve_images, resolve_path
 from data.locks import parse_and_hold
 from data.messages import without_leading_marks
 from data.output_folder import describe_sizes, read_back, refuse_own_input, remove_split, writing
@@ -46,6 +46,7 @@ from data.records import (
 )
 from data.row_images import RecordWithImages
 from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
+from data.unreadable import LeftOut, readable_rows, with_positions_as_ids
 
 MAX_IMAGES = 4
 FORMATS = ("hf", "json", "jsonl")
@@ -149,7 +150,11 @@ def _problems_of_files(record: AgentSelectionRecord, location: Location) -> list
 
 
 def parse_records(
-    rows: Iterable[tuple[Location, Any]], base: Path, agent_list: list[str] | None = None, check_files: bool = True
+    rows: Iterable[tuple[Location, Any]],
+    base: Path,
+    agent_list: list[str] | None = None,
+    check_files: bool = True,
+    left_out: LeftOut | None = None,
 ) -> list[AgentSelectionRecord]:
     """Records from rows of either form, with absolute paths.
 
@@ -157,11 +162,13 @@ def parse_records(
         base: the folder that relative paths start from.
         agent_list: right answer for raw reports that name none.
         check_files: also look for pools and decode every image.
+        left_out: notes the records with an image that cannot be read, which are left out in place of an error; those
+            without an id get their position.
 
     Raises:
         RecordError: lists every problem of every row.
     """
-    records, problems, images = [], [], []
+    records, problems, places = [], [], []
     agent_lists = set()
     for location, row in rows:
         try:
@@ -172,13 +179,12 @@ def parse_records(
         if isinstance(row, dict) and row.get("agent_list") is not None:
             agent_lists.add(tuple(row["agent_list"]))
         if check_files:
-            for record in parsed:
-                problems.extend(_problems_of_files(record, location))
-                images.extend((str(location), image) for image in record.images)
+            problems.extend(problem for record in parsed for problem in _problems_of_files(record, location))
         records.extend(parsed)
-    if images:
-        problems.extend(check_images(images))
-    if problems:
+        places += [str(location)] * len(parsed)
+    if check_files:
+        records = readable_rows(with_positions_as_ids(records, left_out), places, problems, left_out)
+    elif problems:
         raise RecordError(problems)
     if len(agent_lists) > 1:
         shown = "; ".join(", ".join(agents) for agents in sorted(agent_lists)[:3])
@@ -299,7 +305,7 @@ def main(argv: list[str] | None = None) -> None:
         if not records:
             raise RecordError([f"{arguments.input}: expected at least one record, found none"])
     except RecordError as error:
-        sys.exit("\n".join([*error.problems, f"error: {len(error.problems)} problems in {arguments.input}"]))
+        sys.exit("\n".join([*error.problems, f"error: {error.count} in {arguments.input}"]))
     print(f"{arguments.input}: {len(records)} valid records")
     if arguments.validate_only:
         return

@@ -44,6 +44,15 @@ def add_restart_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--restart", action="store_true", help="discard unfinished work, as of other settings")
 
 
+def add_skip_argument(parser: argparse._ActionsContainer) -> None:
+    """Adds `--skip-unreadable`, for commands that can leave out what a picture stands for (`data/unreadable.py`)."""
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out rows with an image that cannot be read, and write down which, in place of an error",
+    )
+
+
 def add_limit_argument(parser: argparse._ActionsContainer, what: str = "rows") -> None:
     """Adds `--limit`, which becomes the number of rows to take, or `None` for all of them."""
     parser.add_argument(

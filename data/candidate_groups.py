@@ -37,10 +37,11 @@ from data.earlier_groups import (
     rl_entry,
 )
 from data.field_types import Count, Finite, Hit, IdList, OneId, Share
-from data.images import check_images, resolve_images
+from data.images import resolve_images
 from data.locks import parse_and_hold
 from data.pools import ItemId
 from data.records import Location, RecordError, atomic_write, base_folder, parse_row, read_rows
+from data.unreadable import refuse_unreadable
 
 
 class Candidate(BaseModel):
@@ -249,8 +250,10 @@ def load_groups(
         reader.add(location, row)
     if not reader.groups and not reader.problems:
         reader.problems.append(f"{source}: expected at least one group, found none")
-    _resolve_images(reader, base_folder(source), check_files)
-    if reader.problems:
+    used = _resolve_images(reader, base_folder(source))
+    if check_files:
+        refuse_unreadable(((place, image) for image, place in used.items()), reader.problems)
+    elif reader.problems:
         raise RecordError(reader.problems)
     return reader.groups
 
@@ -262,7 +265,8 @@ def _located_rows(source: str | Path, split: str, earlier: EarlierFormat | None)
     return read_rows(source, split)
 
 
-def _resolve_images(reader: _Reader, base: Path, check_files: bool) -> None:
+def _resolve_images(reader: _Reader, base: Path) -> dict[str, str]:
+    """Makes the paths of images absolute; returns where each is first used."""
     used: dict[str, str] = {}
     for group, location in zip(reader.groups, reader.places, strict=True):
         images = (group.model_extra or {}).get("images")
@@ -273,8 +277,7 @@ def _resolve_images(reader: _Reader, base: Path, check_files: bool) -> None:
             continue
         group.images = resolve_images(images, base)
         used |= {image: str(location) for image in group.images if isinstance(image, str) and image not in used}
-    if check_files:
-        reader.problems.extend(check_images((place, image) for image, place in used.items()))
+    return used
 
 
 def group_row(group: CandidateGroup) -> dict:

@@ -59,6 +59,19 @@ def load_pools(path: str | Path, example_ids: Container[ItemId] | None = None) -
     return pools
 
 
+def pools_without(
+    pools: Mapping[ItemId, list[ItemId]], queries: Container[ItemId], examples: Container[ItemId]
+) -> dict[ItemId, list[ItemId]]:
+    """The pools of the other queries, with the other examples.
+
+    >>> pools_without({1: [2, 3], 2: [1, 3]}, queries=[2], examples=[2])
+    {1: [3]}
+    """
+    return {
+        query: [item for item in pool if item not in examples] for query, pool in pools.items() if query not in queries
+    }
+
+
 def write_pools(path: str | Path, pools: Mapping[ItemId, Iterable[ItemId]], sampler: str) -> None:
     """Writes a line for each query, in the mapping's order, atomically.
 

@@ -11,10 +11,11 @@ from pydantic import ConfigDict, StrictStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from data.field_types import OneId
-from data.images import check_images, resolve_images
+from data.images import resolve_images
 from data.messages import Message, message_texts, parse_prompt, place_images
 from data.records import Location, RecordError, field_error, parse_row
 from data.row_images import RecordWithImages
+from data.unreadable import LeftOut, readable_rows, with_positions_as_ids
 
 RESERVED = (
     "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments",
@@ -84,26 +85,32 @@ def completion_length(completion: str | list[dict[str, Any]]) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def parse_rows_with_prompts(rows: Iterable[tuple[Location, Any]], base: Path, check_files: bool) -> list[dict]:
+def parse_rows_with_prompts(
+    rows: Iterable[tuple[Location, Any]], base: Path, check_files: bool, left_out: LeftOut | None = None
+) -> list[dict]:
     """Rows with absolute image paths.
+
+    Args:
+        check_files: decode every image.
+        left_out: notes the rows with an image that cannot be read, which are left out in place of an error; those
+            without an id get their position.
 
     Raises:
         RecordError: lists every problem of every row.
     """
     kept: list[dict] = []
     problems: list[str] = []
-    images: list[tuple[str, Any]] = []
+    places: list[str] = []
     for location, row in rows:
         try:
             record = parse_row(location, row, ChatRecord)
         except RecordError as error:
             problems.extend(error.problems)
             continue
-        resolved = resolve_images(record.images, base)
-        images.extend((str(location), image) for image in resolved)
-        kept.append(record.row(resolved))
+        kept.append(record.row(resolve_images(record.images, base)))
+        places.append(str(location))
     if check_files:
-        problems.extend(check_images(images))
+        return readable_rows(with_positions_as_ids(kept, left_out), places, problems, left_out)
     if problems:
         raise RecordError(problems)
     return kept

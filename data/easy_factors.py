@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.arguments import at_least
+from data.arguments import add_skip_argument, at_least
 from data.aspects import BLUR, EXPOSURE, RESOLUTION, SHAPE, Aspect, stands_out
 from data.commands import command
 from data.damage import DAMAGES, Draft
@@ -36,8 +36,9 @@ from data.output_folder import describe_sizes, write_split, writing
 from data.pools import Item
 from data.processes import process_pool
 from data.records import RecordError, atomic_write, base_folder, read_rows
-from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
+from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits, readable_items
 from data.splits import DEFAULT_SHARES, SPLITS, split_sizes
+from data.unreadable import Skipping
 
 KINDS = ("damages", "attributes")
 JUDGED = (BLUR, EXPOSURE, RESOLUTION, SHAPE)
@@ -171,14 +172,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=at_least(1), default=2000, help="all splits together, divided 8 : 1 : 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes that damage images")
+    add_skip_argument(parser)
     arguments = parse_and_hold(parser, argv)
     sizes = dict(zip(SPLITS, split_sizes(arguments.images, DEFAULT_SHARES), strict=True))
-    splits = load_splits(EASY_VQA, DEFAULT_SHARES, arguments.seed)
+    skipping = Skipping(arguments.skip_unreadable)
+    splits = {
+        split: readable_items(items, skipping.of(f"{split} items"))
+        for split, items in load_splits(EASY_VQA, DEFAULT_SHARES, arguments.seed).items()
+    }
+    skipping.report()
     with writing(arguments.output_dir) as folder:
         if arguments.kind == "damages":
             write_damages(folder, splits, sizes, arguments.seed, arguments.workers)
         else:
             write_attributes(folder, splits, sizes, arguments.seed)
+        skipping.write(folder)
     print(f"{arguments.kind}: {describe_sizes(sizes)}; annotations written to {arguments.output_dir}")
 
 

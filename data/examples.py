@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.records import RecordError
+from data.unreadable import LeftOut, readable_rows
 from data.vqa import VqaRecord, common_answer, load_records
 
 TEXTS = ("question", "question_answer")
@@ -40,18 +41,14 @@ def record_text(record: VqaRecord, text: str = "question") -> str:
     return f"{record.question} {common_answer(record)}"
 
 
-def check_image_files(records: Sequence[VqaRecord], source: str) -> None:
-    """Raises a `RecordError` that lists the image files that do not exist; does not open them."""
-    paths = {image for record in records for image in record.images if isinstance(image, str)}
-    missing = {path for path in paths if not Path(path).is_file()}
-    problems = [
-        f"{source}, record {number}: field 'images': {image}: no such image file"
-        for number, record in enumerate(records, start=1)
-        for image in record.images
-        if isinstance(image, str) and image in missing
-    ]
-    if problems:
-        raise RecordError(problems)
+def readable_examples(records: Sequence[VqaRecord], source: str, left_out: LeftOut | None = None) -> list[VqaRecord]:
+    """The records, whose images are all decoded: every one, or those that `left_out` does not note.
+
+    Raises:
+        RecordError: lists the images that cannot be read, where none is to be left out.
+    """
+    places = [f"{source}, record {number}" for number in range(1, len(records) + 1)]
+    return readable_rows(records, places, left_out=left_out)
 
 
 def check_single_images(records: Sequence[VqaRecord], source: str) -> None:

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, field_validator
 
-from data.arguments import at_least
+from data.arguments import add_skip_argument, at_least
 from data.commands import command
 from data.factor_clusters import DEFAULT_THRESHOLD, FactorSet, abstract_factors
-from data.images import check_images, resolve_path
+from data.images import resolve_path
 from data.locks import parse_and_hold
 from data.output_folder import describe_sizes, refuse_own_input, write_split, writing
 from data.pools import ItemId
@@ -50,6 +50,7 @@ from data.records import (
 from data.sources import picture_keys
 from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
 from data.text_encoder import BUNDLED_MINILM, Encode, EncoderError, load_text_encoder
+from data.unreadable import LeftOut, Skipping, readable_rows
 
 FACTORS_FILE = "factors.json"
 DROPPED_SHOWN = 10
@@ -125,8 +126,9 @@ def _load(
     allow_empty: bool,
     check_files: bool,
     known: Sequence[str] | None = None,
+    left_out: LeftOut | None = None,
 ) -> list[Any]:
-    records, problems, images, where = [], [], [], {}
+    records, problems, places, where = [], [], [], {}
     for location, row in rows:
         try:
             record = parse_row(location, row, record_type)
@@ -145,17 +147,21 @@ def _load(
         first = where.setdefault(record.image_path, location)
         if first is not location:
             problems.append(f"{location}: field 'image_path': {record.image_path} is also that of {first}")
-        images.append((str(location), record.image_path))
+        places.append(str(location))
         records.append(record)
     if check_files:
-        problems += [problem.replace("field 'images'", "field 'image_path'") for problem in check_images(images)]
+        return readable_rows(records, places, problems, left_out, lambda record: [record.image_path], "image_path")
     if problems:
         raise RecordError(problems)
     return records
 
 
 def parse_annotations(
-    rows: Iterable[tuple[Location, Any]], base: Path, allow_empty: bool = False, check_files: bool = True
+    rows: Iterable[tuple[Location, Any]],
+    base: Path,
+    allow_empty: bool = False,
+    check_files: bool = True,
+    left_out: LeftOut | None = None,
 ) -> list[FactorAnnotation]:
     """Annotations with absolute paths.
 
@@ -163,11 +169,12 @@ def parse_annotations(
         base: the folder that relative paths start from.
         allow_empty: an image may have no texts, as an example to which no factor applies.
         check_files: decode every image.
+        left_out: notes the annotations whose image cannot be read, which are left out in place of an error.
 
     Raises:
         RecordError: lists every problem of every row.
     """
-    return _load(rows, base, FactorAnnotation, allow_empty, check_files)
+    return _load(rows, base, FactorAnnotation, allow_empty, check_files, left_out=left_out)
 
 
 def load_labelled(
@@ -247,8 +254,8 @@ def without_rare(factors: FactorSet, splits: dict[str, list[FactorAnnotation]], 
     return factors.model_copy(update={"factors": kept}), rare
 
 
-def write_labelled(output_dir: Path, labelled: Labelled, factors: FactorSet) -> None:
-    """Writes the splits that have records, and `factors.json`.
+def write_labelled(output_dir: Path, labelled: Labelled, factors: FactorSet, skipping: Skipping) -> None:
+    """Writes the splits that have records, `factors.json`, and what was left out.
 
     Raises:
         RecordError: what was written cannot be read back, or another process is writing there.
@@ -263,6 +270,7 @@ def write_labelled(output_dir: Path, labelled: Labelled, factors: FactorSet) -> 
                 for record in records
             ]
             write_split(output_dir, split, rows, partial(load_labelled, factors=known, check_files=False))
+        skipping.write(output_dir)
 
 
 def describe(factors: FactorSet, labelled: Labelled, rare: dict[str, int]) -> str:
@@ -292,26 +300,32 @@ def describe(factors: FactorSet, labelled: Labelled, rare: dict[str, int]) -> st
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def _load_splits(arguments: argparse.Namespace, shares: Shares) -> dict[str, list[FactorAnnotation]]:
+def _load_splits(
+    arguments: argparse.Namespace, shares: Shares, skipping: Skipping
+) -> dict[str, list[FactorAnnotation]]:
     """Annotations by split: a folder's own splits, or a file's rows divided."""
     source = arguments.annotations
     if not source.is_dir():
-        rows = parse_annotations(read_rows(source), base_folder(source), arguments.allow_empty)
+        left_out = skipping.of("annotations")
+        rows = parse_annotations(read_rows(source), base_folder(source), arguments.allow_empty, left_out=left_out)
         if not rows:
             raise RecordError([f"{source}: expected at least one annotation, found none"])
         rows.sort(key=lambda record: record.image_path)  # the file's order must not decide what is trained on
         paths = [row.image_path for row in rows]
         picture_of = dict(zip(paths, picture_keys(paths), strict=True))
         return divide(rows, shares, arguments.seed, keys=lambda record: [picture_of[record.image_path]])
-    splits, problems = {}, []
+    splits, errors = {}, []
     for split in dict.fromkeys(("train", *available_splits(source, SPLITS))):
+        left_out = skipping.of(f"{split} annotations")
+        rows = read_rows(source, split)
         try:
-            splits[split] = parse_annotations(read_rows(source, split), base_folder(source), arguments.allow_empty)
+            splits[split] = parse_annotations(rows, base_folder(source), arguments.allow_empty, left_out=left_out)
         except RecordError as error:
-            problems += error.problems
-    problems += _pictures_on_two_sides(source, splits)
-    if problems:
-        raise RecordError(problems)
+            errors.append(error)
+    problems = _pictures_on_two_sides(source, splits)
+    if errors or problems:
+        headings = "; ".join(error.heading for error in errors if error.heading)
+        raise RecordError([*(one for error in errors for one in error.problems), *problems], headings)
     return splits
 
 
@@ -342,6 +356,7 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
                         help=f"smallest cosine of texts of one factor, {DEFAULT_THRESHOLD} by default")  # fmt: skip
     parser.add_argument("--min-count", type=at_least(1), default=1, help="drop factors of fewer training images")
     parser.add_argument("--allow-empty", action="store_true", help="images may have no texts: no factor applies")
+    add_skip_argument(parser)
     add_share_arguments(parser)
     parser.add_argument("--seed", type=int, default=42, help="of the shuffle before splitting a file")
     parser.add_argument("--validate-only", action="store_true", help="list every problem and write nothing")
@@ -359,7 +374,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if arguments.output_dir is not None:
             refuse_own_input(arguments.annotations, arguments.output_dir)
-        splits = _load_splits(arguments, shares)
+        skipping = Skipping(arguments.skip_unreadable)
+        splits = _load_splits(arguments, shares, skipping)
+        skipping.report()
         listed = load_factor_list(arguments.factor_list) if arguments.factor_list else None
         print(f"{arguments.annotations}: {sum(map(len, splits.values()))} valid annotations")
         if arguments.validate_only:
@@ -371,9 +388,9 @@ def main(argv: list[str] | None = None) -> None:
         factors = abstract_factors(texts, encode, arguments.encoder, arguments.threshold)
         factors, rare = without_rare(factors, splits, encode, arguments.min_count)
         labelled = label(splits, factors, encode)
-        write_labelled(arguments.output_dir, labelled, factors)
+        write_labelled(arguments.output_dir, labelled, factors, skipping)
     except RecordError as error:
-        sys.exit("\n".join([*error.problems, f"error: {len(error.problems)} problems in {arguments.annotations}"]))
+        sys.exit("\n".join([*error.problems, f"error: {error.count} in {arguments.annotations}"]))
     except EncoderError as error:
         sys.exit(f"error: {error}")
     print(describe(factors, labelled, rare))

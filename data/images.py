@@ -12,7 +12,7 @@ import stat
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -287,17 +287,6 @@ def image_problems(sources: Sequence[ImageSource], workers: int = 8) -> list[str
     with ThreadPoolExecutor(workers) as pool:
         found = dict(zip(different, pool.map(problem, different.values()), strict=True))
     return [found[key] for key in keys]
-
-
-def check_images(sources: Iterable[tuple[str, ImageSource]], workers: int = 8) -> list[str]:
-    """Decodes every image and returns a sentence for each that cannot be used.
-
-    Args:
-        sources: pairs of (where the image is used, image).
-    """
-    pairs = list(sources)
-    problems = image_problems([source for _, source in pairs], workers)
-    return [f"{where}: field 'images': {found}" for (where, _), found in zip(pairs, problems, strict=True) if found]
 
 
 def qwen_size(size: tuple[int, int], min_pixels: int, max_pixels: int, patch_size: int = 14) -> tuple[int, int]:

@@ -20,10 +20,11 @@ from PIL import Image
 from skimage.measure import blur_effect
 
 from data.digests import picture_digest
-from data.images import ImageError, check_images, open_image
+from data.images import ImageError, open_image
 from data.pools import Item, ItemId, Pool, load_pool
 from data.processes import process_pool
-from data.records import RecordError, write_json
+from data.records import write_json
+from data.unreadable import refuse_unreadable
 from data.words import count_words
 
 MEASUREMENTS_FILE = "measurements.json"
@@ -168,11 +169,9 @@ def _measure_files(paths: list[str], workers: int) -> list[dict]:
         return list(processes.map(_measure_file, paths, chunksize=16))
 
 
-def _unreadable(pool: Pool, paths: list[str]) -> list[str]:
-    """A sentence for each image of a pool that cannot be used."""
-    return check_images(
-        (f"{pool.folder}: item {item.id!r}", path) for item, path in zip(pool.items, paths, strict=True)
-    )
+def check_pool_images(pool: Pool) -> None:
+    """Decodes every image of a pool, and raises a `RecordError` that names those that cannot be read."""
+    refuse_unreadable((f"{pool.folder}: item {item.id!r}", str(pool.image_path(item))) for item in pool.items)
 
 
 def normalise_text(text: str) -> str:
@@ -240,7 +239,7 @@ def measure_pool(pool: Pool, workers: int = 1) -> list[Measurement]:
     paths = [str(pool.image_path(item)) for item in pool.items]
     stored = pool.folder / MEASUREMENTS_FILE
     if any(not Path(path).is_file() for path in paths):
-        raise RecordError(_unreadable(pool, paths))
+        check_pool_images(pool)
     fingerprint = _fingerprint(pool)
     if stored.is_file():
         content = json.loads(stored.read_text(encoding="utf-8"))
@@ -248,8 +247,9 @@ def measure_pool(pool: Pool, workers: int = 1) -> list[Measurement]:
             return [Measurement(**row) for row in content["items"]]
     try:
         figures = _measure_files(paths, workers)
-    except ImageError as error:
-        raise RecordError(_unreadable(pool, paths)) from error
+    except ImageError:
+        check_pool_images(pool)
+        raise
     measurements = measure_items(pool.items, figures)
     store_measurements(pool, measurements)
     return measurements

@@ -22,11 +22,12 @@ from pydantic_core import PydanticCustomError
 from data.arguments import at_least
 from data.commands import command
 from data.field_types import Finite, OneId
-from data.images import image_problems, resolve_images
+from data.images import resolve_images
 from data.locks import parse_and_hold
 from data.messages import Message, Prompt, Text, parse_prompt, place_images
 from data.records import RecordError, base_folder, field_error, parse_row, read_rows
 from data.row_images import RecordWithImages
+from data.unreadable import LeftOut, readable_rows
 
 
 class PreferenceRecord(RecordWithImages):
@@ -174,7 +175,8 @@ def load_preferences(
     """
     base = base_folder(source)
     counts = PreferenceCounts()
-    read: list[tuple[str, PreferenceRecord]] = []
+    read: list[PreferenceRecord] = []
+    places: list[str] = []
     for number, (location, row) in enumerate(read_rows(source, split)):
         counts.rows += 1
         try:
@@ -184,21 +186,14 @@ def load_preferences(
             counts.problems.extend(error.problems)
             continue
         known = {"id": number if record.id is None else record.id, "images": resolve_images(record.images, base)}
-        read.append((str(location), record.model_copy(update=known)))
-    bad: set[int] = set()
+        read.append(record.model_copy(update=known))
+        places.append(str(location))
     if check_files:
-        places = [(number, image) for number, (_, record) in enumerate(read) for image in record.images]
-        for (number, _), problem in zip(places, image_problems([image for _, image in places]), strict=True):
-            if problem is not None:
-                bad.add(number)
-                counts.problems.append(f"{read[number][0]}: field 'images': {problem}")
-    counts.skipped += len(bad)
-    if counts.problems and not skip_bad_rows:
+        read = _with_readable_images(read, places, counts, skip_bad_rows)
+    elif counts.problems and not skip_bad_rows:
         raise RecordError(counts.problems)
     records = []
-    for number, (_, record) in enumerate(read):
-        if number in bad:
-            continue
+    for record in read:
         counts.tied_pairs += tied_pairs(record)
         found = len(pairs(record))
         counts.pairs += found
@@ -209,6 +204,19 @@ def load_preferences(
         where = f"{source}: the {split} split" if Path(source).is_dir() else f"{source}"
         raise RecordError([f"{where}: no preferences: {counts}", *counts.problems])
     return records, counts
+
+
+def _with_readable_images(
+    read: list[PreferenceRecord], places: list[str], counts: PreferenceCounts, skip_bad_rows: bool
+) -> list[PreferenceRecord]:
+    """The records whose images can be decoded; the others are counted, or an error."""
+    if not skip_bad_rows:
+        return readable_rows(read, places, counts.problems)
+    left_out = LeftOut(may_be_all=True)
+    kept = readable_rows(read, places, left_out=left_out)
+    counts.skipped += len(left_out.entries)
+    counts.problems += left_out.sentences
+    return kept
 
 
 def as_pairs(record: PreferenceRecord) -> list[PreferenceRecord]:

@@ -15,7 +15,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.agent_selection import load_records
-from data.arguments import at_least
+from data.arguments import add_skip_argument, at_least
 from data.aspects import (
     ASPECTS,
     EXACT_COPIES,
@@ -46,8 +46,9 @@ from data.pools import Item, Pool
 from data.processes import process_pool
 from data.records import write_json, write_jsonl
 from data.report_wording import OPENINGS, VAGUE, WORDINGS, choose
-from data.sources import SourceItem, load_all, load_splits
+from data.sources import SourceItem, load_all, load_splits, readable_items
 from data.splits import SPLITS, Shares, add_share_arguments, read_share_arguments, split_sizes
+from data.unreadable import Skipping
 
 RECORD_FILE = "record.json"
 MAX_IMAGES = 4
@@ -63,6 +64,7 @@ class Settings:
         images: sample images shown with a report.
         damages: smallest and largest number of damages in a pool.
         vague: reports say that something is wrong and not what.
+        left_out: positions in the source of items whose images cannot be read.
     """
 
     source: str
@@ -73,6 +75,7 @@ class Settings:
     damages: tuple[int, int]
     shares: Shares
     vague: bool = False
+    left_out: tuple[int, ...] = ()
 
 
 def format_number(value: float) -> str:
@@ -204,7 +207,9 @@ def _make_record(name: str, split: str, output_dir: Path, settings: Settings, dr
 @lru_cache(maxsize=1)
 def _drawers(settings: Settings) -> dict[str, PoolDrawer]:
     """One drawer a split; made once in each worker process."""
-    splits: dict[str, list[SourceItem]] = load_splits(settings.source, settings.shares, settings.seed)
+    splits: dict[str, list[SourceItem]] = load_splits(
+        settings.source, settings.shares, settings.seed, set(settings.left_out)
+    )
     return {
         split: PoolDrawer(items, settings.pool_size, settings.agents, settings.damages)
         for split, items in splits.items()
@@ -237,10 +242,26 @@ def make_reports(output_dir: Path, reports: int, settings: Settings, workers: in
         yield split, size
 
 
-def report_on_images(output_dir: Path, settings: Settings, workers: int) -> dict:
+def without_unreadable(settings: Settings, skipping: Skipping) -> Settings:
+    """The settings of reports on damaged pools, with the positions of what is left out; every image is decoded.
+
+    Raises:
+        RecordError: names the images that cannot be read, where none is to be left out.
+    """
+    left_out = skipping.of("items")
+    readable_items(load_all(settings.source), left_out)
+    skipping.report()
+    return settings if left_out is None else replace(settings, left_out=tuple(left_out.positions))
+
+
+def report_on_images(output_dir: Path, settings: Settings, workers: int, skipping: Skipping) -> dict:
     """Measures a source's images as they are and writes the report to `report.jsonl`.
 
-    Images stay where they are; `pool/items.jsonl` refers to them. At most `pool_size` are drawn at random.
+    Images stay where they are; `pool/items.jsonl` refers to them. At most `pool_size` are drawn at random; of those,
+    `skipping` may leave some out, and the ids of the others are as without it.
+
+    Raises:
+        RecordError: names the images that cannot be read, where none is to be left out.
     """
     rng = random.Random(settings.seed)
     sources = load_all(settings.source)
@@ -248,8 +269,14 @@ def report_on_images(output_dir: Path, settings: Settings, workers: int) -> dict
         sources = rng.sample(sources, settings.pool_size)
     folder = output_dir / "pool"
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    left_out = skipping.of("items")
+    readable_items(sources, left_out)
+    skipping.report()
+    gone = set() if left_out is None else set(left_out.positions)
     items = []
     for number, source in enumerate(sources):
+        if number in gone:
+            continue
         path = source.image
         if not isinstance(path, str):
             path = f"images/{number:06d}.png"
@@ -266,6 +293,7 @@ def report_on_images(output_dir: Path, settings: Settings, workers: int) -> dict
         "pool": "pool",
     }
     write_jsonl(output_dir / "report.jsonl", [record])
+    skipping.write(output_dir)
     return record
 
 
@@ -289,6 +317,7 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     )
     parser.add_argument("--vague", action="store_true", help="reports say that something is wrong and not what")
     add_share_arguments(parser)
+    add_skip_argument(parser)
     parser.add_argument("--no-damage", action="store_true", help="report on the images as they are")
     parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes")
     arguments = parse_and_hold(parser, argv)
@@ -314,14 +343,17 @@ def main(argv: list[str] | None = None) -> None:
         shares=shares,
         vague=arguments.vague,
     )
+    skipping = Skipping(arguments.skip_unreadable)
     if arguments.no_damage:
         with writing(arguments.output_dir) as folder:
-            record = report_on_images(folder, settings, arguments.workers)
+            record = report_on_images(folder, settings, arguments.workers, skipping)
         print(record["report"])
         print(f"written to {arguments.output_dir / 'report.jsonl'}")
         return
+    settings = without_unreadable(settings, skipping)
     check_source(arguments.reports, settings)
     with writing(arguments.output_dir) as folder:
+        skipping.write(folder)
         for split, size in make_reports(folder, arguments.reports, settings, arguments.workers):
             print(f"{size} {split} reports written to {folder / f'{split}.jsonl'}" if size else f"no {split} split")
 

@@ -51,16 +51,27 @@ def shown_problems(problems: list[str]) -> list[str]:
 
 
 class RecordError(UserError, ValueError):
-    """One or more malformed rows. `problems` holds a sentence for each."""
+    """One or more malformed rows. `problems` holds a sentence for each.
 
-    def __init__(self, problems: list[str]):
+    Args:
+        heading: what the message begins with, such as how many of how many are wrong.
+    """
+
+    def __init__(self, problems: list[str], heading: str = ""):
         self.problems = problems
+        self.heading = heading
         shown = shown_problems(problems)
         hidden = len(problems) - len(shown)
-        super().__init__("\n".join([*shown, f"... and {hidden} more problems"] if hidden > 0 else shown))
+        more = f"... and {hidden:,} more problems" if hidden > 0 else ""
+        super().__init__("\n".join(filter(None, [heading and f"{heading}:", *shown, more])))
+
+    @property
+    def count(self) -> str:
+        """How many problems there are, for commands that list all of them."""
+        return f"{self.heading}; {len(self.problems)} problems" if self.heading else f"{len(self.problems)} problems"
 
     def __reduce__(self):
-        return type(self), (self.problems,)  # by default it would be made again from its message
+        return type(self), (self.problems, self.heading)  # by default it would be made again from its message
 
 
 class Record(BaseModel):

@@ -89,6 +89,7 @@ class ShardStore:
 
     def __enter__(self) -> "ShardStore":
         self._state = process_state()
+        self._check_alike()
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.restart:
             self._together(self._discard)
@@ -150,6 +151,19 @@ class ShardStore:
         if problems:
             way_on = "use the same settings or another folder, or discard the rows there with --restart"
             raise RecordError([*problems[:-1], f"{problems[-1]}; {way_on}"])
+
+    def _check_alike(self) -> None:
+        """Raises a `RecordError` on every process where they disagree on the settings: their rows must not mix.
+
+        A picture that only one of them can read would be in some of the rows.
+        """
+        from accelerate.utils import gather_object
+
+        first, *others = gather_object([json.dumps(self.settings)])
+        for number, found in enumerate(others, start=1):
+            if found != first:
+                differing = _differing_keys(json.loads(first), json.loads(found))
+                raise RecordError([f"{self.folder}: processes 0 and {number} differ in {', '.join(differing)}"])
 
     def _share_problem(self, problem: str) -> None:
         """Every process stops if one of them has a problem, instead of waiting for it."""
@@ -263,6 +277,10 @@ def _shown(value: Any) -> str:
 
 def _is_fingerprint(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{40,}", value) is not None
+
+
+def _differing_keys(one: dict, other: dict) -> list[str]:
+    return [f"'{key}'" for key in dict.fromkeys((*one, *other)) if one.get(key) != other.get(key)]
 
 
 def _differences(stored: Any, wanted: Any, field: str = "") -> list[str]:

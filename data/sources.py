@@ -6,9 +6,9 @@ others are divided by a seeded shuffle.
 
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from data.image_files import image_files
 from data.images import IMAGE_ENDINGS, ImageError, ImageSource
 from data.records import Location, Record, RecordError, parse_row, parse_rows, read_rows
 from data.splits import SPLITS, Shares, divide
+from data.unreadable import LeftOut, readable_rows, unreadable_error
 
 READERS = 8  # threads that read and decode images
 EASY_VQA = "easy_vqa"
@@ -31,16 +32,17 @@ EASY_VQA_SHAPES = ("circle", "rectangle", "triangle")
 
 @dataclass(frozen=True)
 class SourceItem:
-    """An image with the question and answers that come with it, if any."""
+    """An image with the question and answers that come with it, if any; `place` names it in messages."""
 
     image: ImageSource
     question: str = ""
     answers: tuple[str, ...] = ()
+    place: str = field(default="", compare=False)
 
 
 def _easy_vqa_part(questions: tuple, image_paths: dict) -> list[SourceItem]:
     return [
-        SourceItem(image_paths[image_id], question, (answer,))
+        SourceItem(image_paths[image_id], question, (answer,), f"--source {EASY_VQA}")
         for question, answer, image_id in zip(*questions, strict=True)
     ]
 
@@ -114,7 +116,7 @@ def _folder(folder: Path) -> list[SourceItem]:
     items = []
     for path in image_files(folder):
         question, answers = texts.get(str(path.relative_to(folder)), ("", ()))
-        items.append(SourceItem(str(path.resolve()), question, answers))
+        items.append(SourceItem(str(path.resolve()), question, answers, f"--source {folder}"))
     if not items:
         raise RecordError([f"{folder}: found no images below it (endings {', '.join(IMAGE_ENDINGS)})"])
     return items
@@ -149,7 +151,7 @@ def _items(name: str, column: str, rows: Iterable[dict]) -> list[SourceItem]:
             problems.append(f"{location}: field '{column}': expected an image, found null")
             continue
         try:
-            items.append(SourceItem(row[column], *parse_row(location, row, _Texts).texts()))
+            items.append(SourceItem(row[column], *parse_row(location, row, _Texts).texts(), str(location)))
         except RecordError as error:
             problems.extend(error.problems)
     if problems:
@@ -178,25 +180,60 @@ def picture_keys(images: Iterable[ImageSource]) -> list[str]:
     Raises:
         RecordError: names the images that cannot be read, all at once.
     """
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(_key_or_problem, images))
-    if problems := list(dict.fromkeys(problem for _, problem in found if problem)):
-        raise RecordError(problems)
+    images = list(images)
+    found = _keys_or_problems(images)
+    problems = [problem for _, problem in found]
+    if any(problems):
+        raise unreadable_error(images, problems, [""] * len(images))
     return [key for key, _ in found]
 
 
-def _key_or_problem(image: ImageSource) -> tuple[str, str]:
+def _keys_or_problems(images: Sequence[ImageSource]) -> list[tuple[str, str | None]]:
+    names = [image if isinstance(image, str) else number for number, image in enumerate(images)]
+    different = dict(zip(names, images, strict=True))
+    with ThreadPoolExecutor(READERS) as pool:
+        found = dict(zip(different, pool.map(_key_or_problem, different.values()), strict=True))
+    return [found[name] for name in names]
+
+
+def _key_or_problem(image: ImageSource) -> tuple[str, str | None]:
     try:
-        return image_digest(image), ""
+        return image_digest(image), None
     except ImageError as error:
         return "", str(error)
 
 
-def load_splits(source: str, shares: Shares, seed: int) -> dict[str, list[SourceItem]]:
-    """Items of each split, by the shares of training, validation and test; no image stands in two splits."""
+def _picture_problems(images: Sequence[ImageSource]) -> list[str | None]:
+    """Of each image, why it cannot be used, or `None`. What files show is remembered, for `picture_keys`."""
+    return [problem for _, problem in _keys_or_problems(images)]
+
+
+def readable_items(items: Sequence[SourceItem], left_out: LeftOut | None = None) -> list[SourceItem]:
+    """The items, whose images are all decoded: every one, or all but those that `left_out` notes.
+
+    Raises:
+        RecordError: names the images that cannot be read, where none is to be left out or no item has others.
+    """
+    places = [item.place for item in items]
+    return readable_rows(
+        items, places, (), left_out, lambda item: [item.image], name="image", problems_of=_picture_problems
+    )
+
+
+def load_splits(source: str, shares: Shares, seed: int, without: Container[int] = ()) -> dict[str, list[SourceItem]]:
+    """Items of each split, by the shares of training, validation and test; no image stands in two splits.
+
+    Args:
+        without: positions in `load_all` of items that are left out.
+
+    Raises:
+        RecordError: names the images that cannot be read, except for easy-VQA, whose images are not looked at.
+    """
     rng = random.Random(seed)
     if source == EASY_VQA:
         train, test = _easy_vqa()
+        test = [item for position, item in enumerate(test, start=len(train)) if position not in without]
+        train = [item for position, item in enumerate(train) if position not in without]
         paths = sorted({item.image for item in train})
         rng.shuffle(paths)
         of_train = shares[0] / (shares[0] + shares[1]) if shares[1] else 1.0
@@ -204,6 +241,7 @@ def load_splits(source: str, shares: Shares, seed: int) -> dict[str, list[Source
         kept = [item for item in train if item.image in for_training]
         held_out = [item for item in train if item.image not in for_training]
         return dict(zip(SPLITS, (kept, held_out, test), strict=True))
-    items = load_all(source)
+    items = [item for position, item in enumerate(load_all(source)) if position not in without]
+    items = readable_items(items)
     pictures = dict(zip(map(id, items), picture_keys(item.image for item in items), strict=True))
     return divide(items, shares, seed, keys=lambda item: [pictures[id(item)]])

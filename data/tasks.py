@@ -13,6 +13,7 @@ from data import agent_selection, vqa
 from data.chat import parse_rows_with_prompts
 from data.prompts import format_selection, selection_messages, vqa_messages
 from data.records import Location, Malformed, RecordError, base_folder, read_rows
+from data.unreadable import LeftOut
 
 GOLD_REASONING = "The report shows what to filter."
 DEFAULT_PROMPT = "use the default"
@@ -96,6 +97,7 @@ def load_rows(
     answer_tags: bool = False,
     check_files: bool = True,
     limit: int | None = None,
+    left_out: LeftOut | None = None,
 ) -> list[dict]:
     """Rows of a data set, each with `id`, `prompt`, `images` and the columns that rewards need.
 
@@ -105,6 +107,8 @@ def load_rows(
         answer_tags: visual question answering asks for reasoning and an <answer> element.
         check_files: decode every image and look for every pool.
         limit: read at most this many records.
+        left_out: notes the rows with an image that cannot be read, which are left out in place of an error; the
+            numbers of the others stay what they are.
 
     Raises:
         RecordError: lists every problem of every row.
@@ -116,12 +120,13 @@ def load_rows(
     field = _task_field(located)
     located = _one_task(located, field)
     if field == "prompt":
-        rows = parse_rows_with_prompts(located, base, check_files)
+        rows = parse_rows_with_prompts(located, base, check_files, left_out)
     elif field == "question":
-        rows = [vqa_row(record, answer_tags) for record in vqa.parse_records(located, base, check_files)]
+        records = vqa.parse_records(located, base, check_files, left_out)
+        rows = [vqa_row(record, answer_tags) for record in records]
     else:
         agents = list(agents)
-        records = agent_selection.parse_records(located, base, check_files=check_files)
+        records = agent_selection.parse_records(located, base, check_files=check_files, left_out=left_out)
         rows = [selection_row(record, agents) for record in records]
     _number_rows(rows, source)
     return rows

@@ -29,7 +29,7 @@ from data.answers import AnswerError, read_answers
 from data.arguments import add_limit_argument
 from data.commands import command
 from data.image_files import files_by_number, image_files
-from data.images import check_images, resolve_images
+from data.images import resolve_images
 from data.locks import parse_and_hold
 from data.messages import without_leading_marks
 from data.output_folder import write_split, writing
@@ -48,6 +48,7 @@ from data.records import (
 from data.row_images import RecordWithImages
 from data.sources import EASY_VQA, load_splits
 from data.splits import Shares, add_share_arguments, read_share_arguments
+from data.unreadable import LeftOut, readable_rows, with_positions_as_ids
 
 MAX_IMAGES = 4
 ANNOTATORS = 10
@@ -102,32 +103,40 @@ def record_ids(records: Sequence[VqaRecord]) -> list[ItemId]:
     return ids
 
 
-def parse_records(rows: Iterable[tuple[Location, Any]], base: Path, check_files: bool = True) -> list[VqaRecord]:
+def parse_records(
+    rows: Iterable[tuple[Location, Any]], base: Path, check_files: bool = True, left_out: LeftOut | None = None
+) -> list[VqaRecord]:
     """Records with absolute image paths.
+
+    Args:
+        check_files: decode every image.
+        left_out: notes the records with an image that cannot be read, which are left out in place of an error; those
+            without an id get their position.
 
     Raises:
         RecordError: lists every problem of every row.
     """
-    records, problems, images = [], [], []
+    records, problems, places = [], [], []
     for location, row in rows:
         try:
             record = parse_row(location, row, VqaRecord)
         except RecordError as error:
             problems.extend(error.problems)
             continue
-        record = record.model_copy(update={"images": resolve_images(record.images, base)})
-        images.extend((str(location), image) for image in record.images)
-        records.append(record)
+        records.append(record.model_copy(update={"images": resolve_images(record.images, base)}))
+        places.append(str(location))
     if check_files:
-        problems.extend(check_images(images))
+        return readable_rows(with_positions_as_ids(records, left_out), places, problems, left_out)
     if problems:
         raise RecordError(problems)
     return records
 
 
-def load_records(source: str | Path, split: str = "train", check_files: bool = True) -> list[VqaRecord]:
-    """Records of a file, or of one split of a folder or Hub data set; see `data.records.read_rows`."""
-    return parse_records(read_rows(source, split), base_folder(source), check_files)
+def load_records(
+    source: str | Path, split: str = "train", check_files: bool = True, left_out: LeftOut | None = None
+) -> list[VqaRecord]:
+    """Records of a file, or of one split of a folder or Hub data set; see `read_rows` and `parse_records`."""
+    return parse_records(read_rows(source, split), base_folder(source), check_files, left_out)
 
 
 def _as_ten_annotators(answers: tuple[str, ...]) -> list[str]:

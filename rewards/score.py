@@ -22,11 +22,12 @@ from pydantic_core import PydanticCustomError
 
 from data.arguments import add_restart_argument, at_least
 from data.commands import command
-from data.images import check_images, resolve_images
+from data.images import resolve_images
 from data.locks import parse_and_hold
 from data.messages import parse_prompt, place_images
 from data.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
 from data.row_images import RecordWithImages, is_image_name
+from data.unreadable import refuse_unreadable
 from models.loading import VISION_TOKENS
 from rewards.stored_scores import ScoreRequest, StoredScores
 
@@ -117,9 +118,7 @@ def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[Sco
         images += [(str(location), image) for image in resolved]
         rows.append(row)
         requests.append(ScoreRequest(request.prompt, resolved, request.responses))
-    problems += check_images(images)
-    if problems:
-        raise RecordError(problems)
+    refuse_unreadable(images, problems)
     return rows, requests
 
 

@@ -22,14 +22,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.arguments import add_limit_argument, add_restart_argument, at_least
-from data.candidate_pools import load_pools
+from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least
+from data.candidate_pools import load_pools, pools_without
 from data.commands import command
 from data.digests import image_bytes_digest
 from data.images import ImageError, ImageSource
 from data.locks import parse_and_hold
 from data.pools import ItemId
 from data.records import RecordError
+from data.unreadable import Skipping
 from data.vqa import VqaRecord, common_answer, load_records, record_ids
 from rollouts.vlm_arguments import add_vlm_arguments
 
@@ -199,20 +200,26 @@ def beam_group(query: Query, beams: Sequence[Beam], scorer: Scorer) -> dict:
     }
 
 
-def read_queries(arguments: argparse.Namespace) -> list[Query]:
-    """The queries of the pools' file, in its order.
+def read_queries(arguments: argparse.Namespace, skipping: Skipping) -> list[Query]:
+    """The queries of the pools' file, in its order, without those that `skipping` leaves out.
 
     Raises:
         RecordError: lists every problem of the files, and every query that cannot be worked on.
     """
-    examples = load_records(arguments.dataset, arguments.split)
+    examples = load_records(arguments.dataset, arguments.split, left_out=skipping.of("examples"))
     by_id = dict(zip(record_ids(examples), examples, strict=True))
     same = arguments.queries is None
-    queries = examples if same else load_records(arguments.queries, arguments.queries_split)
+    queries_out = None if same else skipping.of("queries")
+    queries = examples if same else load_records(arguments.queries, arguments.queries_split, left_out=queries_out)
     queries_by_id = by_id if same else dict(zip(record_ids(queries), queries, strict=True))
-    pools = load_pools(arguments.pools, by_id)
+    skipping.report()
+    gone = skipping.ids("examples")
+    pools = dict(list(load_pools(arguments.pools, by_id.keys() | gone).items())[: arguments.limit])
+    pools = pools_without(pools, gone if same else skipping.ids("queries"), gone)
+    if not pools:
+        raise RecordError([f"{arguments.pools}: no query is left whose images can be read"])
     problems, found = [], []
-    for query_id, pool in list(pools.items())[: arguments.limit]:
+    for query_id, pool in pools.items():
         where = f"{arguments.pools}: query {query_id!r}"
         record = queries_by_id.get(query_id)
         if record is None:
@@ -251,15 +258,17 @@ _WHERE_THINGS_ARE = (
     "limit",
     "device",
     "restart",
+    "skip_unreadable",
 )
 
 
-def shard_settings(arguments: argparse.Namespace, queries: Sequence[Query]) -> dict:
+def shard_settings(arguments: argparse.Namespace, queries: Sequence[Query], skipping: Skipping) -> dict:
     """What the rows depend on."""
     from models.checkpoints import model_fingerprint
 
     settings = {key: value for key, value in vars(arguments).items() if key not in _WHERE_THINGS_ARE}
-    return {**settings, "model": model_fingerprint(arguments.model), "queries": _digest(queries)}
+    found = {"model": model_fingerprint(arguments.model), "queries": _digest(queries)}
+    return {**settings, **found, "left_out": skipping.positions()}
 
 
 def images_of(queries: Sequence[Query]) -> Iterator[ImageSource]:
@@ -297,9 +306,10 @@ def make_beams(arguments: argparse.Namespace) -> int:
     """Searches, and writes the file; returns the number of groups."""
     from data.shards import ShardStore
 
-    queries = {query.id: query for query in read_queries(arguments)}
+    skipping = Skipping(arguments.skip_unreadable)
+    queries = {query.id: query for query in read_queries(arguments, skipping)}
     work_dir = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
-    settings = shard_settings(arguments, list(queries.values()))
+    settings = shard_settings(arguments, list(queries.values()), skipping)
     with ShardStore(work_dir, settings, restart=arguments.restart) as store:
         chunks = store.chunks(list(queries), arguments.chunk_size)
         scorer = load_scorer(arguments, list(queries.values())) if chunks else None
@@ -314,6 +324,7 @@ def make_beams(arguments: argparse.Namespace) -> int:
                 bar.update(len(chunk))
         store.merge(arguments.output, list(queries))
         if store.is_main:
+            skipping.write(arguments.output)
             print(f"{len(queries)} groups written to {arguments.output}")
     return len(queries)
 
@@ -341,6 +352,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="JSONL file of candidate groups")
     parser.add_argument("--work-dir", type=Path, help="unfinished work; default: OUTPUT.parts")
     add_restart_argument(parser)
+    add_skip_argument(parser)
     return parse_and_hold(parser, argv)
 
 

@@ -15,11 +15,12 @@ import hashlib
 import json
 from pathlib import Path
 
-from data.arguments import add_limit_argument, add_restart_argument, at_least
+from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least
 from data.commands import command
 from data.digests import image_bytes_digest
 from data.locks import parse_and_hold
 from data.records import RecordError
+from data.unreadable import Skipping
 from rollouts.vlm_arguments import add_vlm_arguments
 
 VERSION = 1
@@ -49,7 +50,7 @@ PROPOSAL_OPTIONS = ("num_beams", "temperatures", "num_samples", "num_retrieval",
 OTHER_OPTIONS = ("shots", "construct_order", "gt_prob", "relevance", "batch_size")
 
 
-def _settings(arguments: argparse.Namespace, data, book, selector_name: str | None) -> dict:
+def _settings(arguments: argparse.Namespace, data, book, selector_name: str | None, skipping: Skipping) -> dict:
     """What decides the rows; a store with other settings is refused."""
     from models.checkpoints import model_fingerprint
 
@@ -61,6 +62,7 @@ def _settings(arguments: argparse.Namespace, data, book, selector_name: str | No
         "query_table": _file_digest(arguments.query_table),
         "example_table": _file_digest(arguments.example_table),
         "beams": _file_digest(arguments.beams),
+        "left_out": skipping.positions(),
         **{name: getattr(arguments, name) for name in (*PROPOSAL_OPTIONS, *OTHER_OPTIONS)},
     }
 
@@ -86,11 +88,14 @@ def make_candidates(arguments: argparse.Namespace) -> None:
     examples = (arguments.dataset, arguments.split)
     queries = (arguments.queries, arguments.queries_split) if arguments.queries else examples
     shots = max(arguments.shots)
-    data = load_selection_data(queries, examples, arguments.pools, shots, only_pooled=True, limit=arguments.limit)
+    skipping = Skipping(arguments.skip_unreadable)
+    data = load_selection_data(
+        queries, examples, arguments.pools, shots, only_pooled=True, limit=arguments.limit, skipping=skipping
+    )
     tables = None
     if arguments.query_table is not None and arguments.example_table is not None:
         tables = load_tables(arguments.query_table, arguments.example_table, data)
-    given = _load_given(arguments, data)
+    given = _load_given(arguments, data, skipping)
 
     from data.shards import process_state
     from rollouts.answers import open_answer_book
@@ -116,10 +121,10 @@ def make_candidates(arguments: argparse.Namespace) -> None:
         arguments.gt_prob,
         arguments.relevance,
     )
-    _make_all(maker, work, _settings(arguments, data, book, selector_name), arguments)
+    _make_all(maker, work, _settings(arguments, data, book, selector_name, skipping), arguments, skipping)
 
 
-def _make_all(maker, work: Path, settings: dict, arguments: argparse.Namespace) -> None:
+def _make_all(maker, work: Path, settings: dict, arguments: argparse.Namespace, skipping: Skipping) -> None:
     """The rows of all queries, each kept as soon as it is there, and the file of groups at the end."""
     from tqdm import tqdm
 
@@ -138,19 +143,21 @@ def _make_all(maker, work: Path, settings: dict, arguments: argparse.Namespace) 
         merged = work / "merged.jsonl"
         store.merge(merged, order=list(by_id))
         if store.is_main:
+            skipping.write(arguments.output)
             _write_groups(merged, arguments)
             asked, computed = (maker.book.counts[name] for name in ("asked", "computed"))
             print(f"{asked} answers and probabilities looked up, {computed} of them asked of the VLM in this run")
 
 
-def _load_given(arguments: argparse.Namespace, data) -> dict:
+def _load_given(arguments: argparse.Namespace, data, skipping: Skipping) -> dict:
     if arguments.beams is None:
         return {}
     from data.candidate_groups import load_groups
     from rollouts.scored_candidates import given_candidates
 
-    groups = load_groups(arguments.beams, example_ids=data.examples.keys(), check_files=False)
-    return given_candidates(groups, str(arguments.beams), data)
+    gone = skipping.ids("examples")
+    groups = load_groups(arguments.beams, example_ids=data.examples.keys() | gone, check_files=False)
+    return given_candidates(groups, str(arguments.beams), data, gone)
 
 
 def _write_groups(merged: Path, arguments: argparse.Namespace) -> None:
@@ -222,6 +229,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--work-dir", type=Path, help="where unfinished work is kept; by default OUTPUT.parts")
     add_restart_argument(parser)
+    add_skip_argument(parser)
     parser.add_argument("--answer-cache", type=Path, help="folder of answers to share between runs")
     parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
     add_vlm_arguments(parser)

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.arguments import add_limit_argument, add_restart_argument, at_least
+from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least
 from data.commands import command
 from data.locks import parse_and_hold
 from data.records import RecordError
+from data.unreadable import Skipping
 from rewards.eval import choose_specs, read_recipe
 from rewards.guard import ON_ERROR, Failure, GuardedReward, RewardError
 from rewards.registry import RewardSpec, RewardSpecError, build_rewards, spec_name
@@ -184,13 +185,21 @@ def _image_file(image: Any, folder: Path) -> str:
     return str(path)
 
 
-def _load_rows(arguments: argparse.Namespace, recipe: dict[str, Any]) -> list[dict]:
+def _load_rows(arguments: argparse.Namespace, recipe: dict[str, Any], skipping: Skipping) -> list[dict]:
     from data.tasks import load_rows
     from filter_agents.registry import build_agents
 
     agents = [(agent.name, agent.description) for agent in build_agents(recipe.get("agents")).values()]
     answer_tags = bool(recipe.get("answer_tags"))
-    rows = load_rows(arguments.dataset, arguments.split, agents, answer_tags, limit=arguments.limit)
+    rows = load_rows(
+        arguments.dataset,
+        arguments.split,
+        agents,
+        answer_tags,
+        limit=arguments.limit,
+        left_out=skipping.of("rows"),
+    )
+    skipping.report()
     ids = [row["id"] for row in rows]
     repeated = [item for item in dict.fromkeys(ids) if ids.count(item) > 1] if len(set(ids)) < len(ids) else []
     if repeated:
@@ -217,7 +226,8 @@ def make_completions(arguments: argparse.Namespace) -> None:
     specs = choose_specs(arguments.rewards, recipe, arguments.on_error)
     weights = choose_weights(specs, arguments.weights, recipe)
     rewards = build_rewards(specs, recipe.get("agents"))
-    rows = _load_rows(arguments, recipe)
+    skipping = Skipping(arguments.skip_unreadable)
+    rows = _load_rows(arguments, recipe, skipping)
     check_columns(rewards, [{**row, "completion": ""} for row in rows], arguments.dataset)
 
     from data.shards import process_state
@@ -232,6 +242,7 @@ def make_completions(arguments: argparse.Namespace) -> None:
     settings = {
         "version": VERSION,
         "data": _rows_digest(rows),
+        "left_out": skipping.positions(),
         "model": model_fingerprint(model_name),
         "rewards": specs,
         "agents": recipe.get("agents"),
@@ -252,10 +263,12 @@ def make_completions(arguments: argparse.Namespace) -> None:
         max_new_tokens,
         arguments.seed,
     )
-    _make_all(maker, rows, settings, arguments)
+    _make_all(maker, rows, settings, arguments, skipping)
 
 
-def _make_all(maker: CompletionMaker, rows: Sequence[dict], settings: dict, arguments: argparse.Namespace) -> None:
+def _make_all(
+    maker: CompletionMaker, rows: Sequence[dict], settings: dict, arguments: argparse.Namespace, skipping: Skipping
+) -> None:
     """The groups of all rows, each kept as soon as it is there, and the file at the end."""
     from tqdm import tqdm
 
@@ -275,6 +288,7 @@ def _make_all(maker: CompletionMaker, rows: Sequence[dict], settings: dict, argu
                 bar.update(len(chunk))
         store.merge(arguments.output, order=list(by_id))
         if store.is_main:
+            skipping.write(arguments.output)
             _report(arguments.output, maker.failures)
 
 
@@ -321,6 +335,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", help="by default an accelerator if there is one")
     parser.add_argument("--work-dir", type=Path, help="where unfinished work is kept; by default OUTPUT.parts")
     add_restart_argument(parser)
+    add_skip_argument(parser)
     parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
     arguments = parse_and_hold(parser, argv)
     if arguments.temperature <= 0:

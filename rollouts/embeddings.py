@@ -12,15 +12,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data.arguments import add_skip_argument
 from data.commands import command
 from data.embedding_table import EmbeddingTable, Part
-from data.examples import TEXTS, check_image_files, check_single_images, load_examples, record_text
+from data.examples import TEXTS, check_single_images, load_examples, readable_examples, record_text
 from data.images import ImageError
 from data.locks import parse_and_hold
 from data.records import RecordError
+from data.unreadable import Skipping
 from data.vqa import VqaRecord
 from models.checkpoints import find_model
 from models.embeddings import Encoder, load_encoder
@@ -49,19 +52,16 @@ def load_encoders(
     return texts, images
 
 
-def encoders_of_selector(
-    arguments: argparse.Namespace, records: Sequence[VqaRecord]
-) -> tuple[Encoder | None, Encoder | None, str]:
-    """The text and image encoder of --selector, and what of a record is read.
+def selector_config(arguments: argparse.Namespace) -> Any:
+    """The configuration of --selector.
 
     Raises:
         ValueError: a selector without encoders; --text says otherwise than it was trained, or is missing where queries
             and examples are read differently.
-        RecordError: image files are missing, or a record has several images, of which the selector reads one.
     """
     from transformers import AutoConfig
 
-    from models.selector_encoders import has_encoders, load_selector_encoders
+    from models.selector_encoders import has_encoders
 
     name = find_model(arguments.selector)
     if not has_encoders(name):
@@ -72,11 +72,35 @@ def encoders_of_selector(
         raise ValueError(f"--text: this selector reads the question of a query, {learned} of an example: say which")
     if text not in (None, "question", learned):
         raise ValueError(f"--text {text}: this selector reads the question, of examples too")
-    if config.image_encoder is not None:
-        check_image_files(records, arguments.data)
+    return config
+
+
+def read_records(arguments: argparse.Namespace, skipping: Skipping) -> list[VqaRecord]:
+    """The records to be embedded; where images are, all can be read.
+
+    Raises:
+        RecordError: malformed records, images that cannot be read, or several images of a record for a selector,
+            which reads one.
+        ValueError: see `selector_config`.
+    """
+    records = load_examples(arguments.data, arguments.split)
+    of_selector = arguments.selector is not None and selector_config(arguments).image_encoder is not None
+    if of_selector or arguments.image_encoder is not None or skipping.wanted:
+        records = readable_examples(records, arguments.data, skipping.of("records"))
+        skipping.report()
+    if of_selector:
         check_single_images(records, arguments.data)
-    loaded = load_selector_encoders(name, arguments.device)
-    return loaded.text, loaded.image, text or "question"
+    return records
+
+
+def chosen_encoders(arguments: argparse.Namespace) -> tuple[Encoder | None, Encoder | None]:
+    """The text and image encoder that the command line names, or those of its selector."""
+    if arguments.selector is None:
+        return load_encoders(arguments.text_encoder, arguments.image_encoder, arguments.device)
+    from models.selector_encoders import load_selector_encoders
+
+    loaded = load_selector_encoders(find_model(arguments.selector), arguments.device)
+    return loaded.text, loaded.image
 
 
 def embed_records(
@@ -117,25 +141,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--text", choices=TEXTS, help="what the text encoder reads; by default the question")
     parser.add_argument("--selector", help="a selector with encoders of its own, or the folder of its run")
     add_encoder_arguments(parser)
+    add_skip_argument(parser)
     parser.add_argument("--output", type=Path, required=True, help="safetensors file, or a folder for it")
     arguments = parse_and_hold(parser, argv)
     named = arguments.text_encoder is not None or arguments.image_encoder is not None
     if named == (arguments.selector is not None):
         parser.error("give --text-encoder, --image-encoder, or both; or --selector")
     try:
-        records = load_examples(arguments.data, arguments.split)
-        if arguments.image_encoder:
-            check_image_files(records, arguments.data)
-        if arguments.selector:
-            text_encoder, image_encoder, text = encoders_of_selector(arguments, records)
-        else:
-            text_encoder, image_encoder = load_encoders(
-                arguments.text_encoder, arguments.image_encoder, arguments.device
-            )
-            text = arguments.text or "question"
+        skipping = Skipping(arguments.skip_unreadable)
+        records = read_records(arguments, skipping)
         cache = arguments.cache_dir or None
-        table = embed_records(records, text_encoder, image_encoder, text, cache)
+        table = embed_records(records, *chosen_encoders(arguments), arguments.text or "question", cache)
         path = table.save(arguments.output)
+        skipping.write(path)
     except (RecordError, ImageError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     made_of = " + ".join(f"{part.name} {part.width}" for part in table.parts)

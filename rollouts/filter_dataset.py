@@ -17,12 +17,13 @@ from pydantic import ConfigDict, Field, StrictStr, model_validator
 
 from data.arguments import at_least
 from data.commands import command
-from data.images import check_images, resolve_images, resolve_path
+from data.images import resolve_images, resolve_path
 from data.locks import parse_and_hold
 from data.messages import without_leading_marks
 from data.pools import ItemId, load_pool
-from data.records import RecordError, base_folder, parse_rows, read_some_rows, write_jsonl
+from data.records import base_folder, parse_rows, read_some_rows, write_jsonl
 from data.row_images import RecordWithImages
+from data.unreadable import refuse_unreadable
 
 
 class Report(RecordWithImages):
@@ -55,11 +56,7 @@ def load_reports(source: str, split: str) -> list[Report]:
     ]
     for report in reports:
         load_pool(report.pool)
-    problems = check_images(
-        (f"{source}: report {report.id!r}", image) for report in reports for image in report.images
-    )
-    if problems:
-        raise RecordError(problems)
+    refuse_unreadable((f"{source}: report {report.id!r}", image) for report in reports for image in report.images)
     return reports
 
 

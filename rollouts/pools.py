@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.arguments import at_least
+from data.arguments import add_skip_argument, at_least
 from data.candidate_pools import write_pools
 from data.commands import command
 from data.images import ImageError
@@ -26,15 +26,16 @@ from data.locks import parse_and_hold
 from data.pools import ItemId
 from data.records import RecordError
 from data.sources import picture_keys
+from data.unreadable import Skipping
 from data.vqa import VqaRecord
 from models.embeddings import Encoder
 from rollouts.embedding_cache import embed_images, embed_texts
 from rollouts.embeddings import (
     TEXTS,
     add_encoder_arguments,
-    check_image_files,
     load_encoders,
     load_examples,
+    readable_examples,
     record_text,
 )
 from rollouts.nearest import ExactSearch
@@ -301,6 +302,7 @@ def _parser() -> argparse.ArgumentParser:
         "--example-text", choices=TEXTS, default="question", help="of an example; of a query it is the question"
     )
     add_encoder_arguments(parser)
+    add_skip_argument(parser)
     parser.add_argument("--seed", type=at_least(0), default=DEFAULT_SEED, help=f"default: {DEFAULT_SEED}")
     parser.add_argument("--output", type=Path, required=True, help="JSONL file")
     return parser
@@ -321,21 +323,41 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[s
     return arguments, shares
 
 
-def make_pools(arguments: argparse.Namespace, shares: dict[str, float]) -> dict[ItemId, list[ItemId]]:
+def read_data(
+    arguments: argparse.Namespace, reads_images: bool, skipping: Skipping
+) -> tuple[list[VqaRecord], list[VqaRecord]]:
+    """The queries, as many as are wanted, and the examples.
+
+    Args:
+        reads_images: all images are decoded.
+
+    Raises:
+        RecordError: malformed records, or images that cannot be read.
+    """
+
+    def load(name: str, source: str, split: str) -> list[VqaRecord]:
+        records = load_examples(source, split)
+        return readable_examples(records, source, skipping.of(name)) if reads_images else records
+
+    examples = load("examples", arguments.data, arguments.split)
+    queries = load("queries", arguments.queries, arguments.queries_split) if arguments.queries else examples
+    skipping.report()
+    if arguments.num_queries is not None:
+        queries = [queries[row] for row in sample_anchors(len(queries), arguments.num_queries, arguments.seed)]
+    return queries, examples
+
+
+def make_pools(
+    arguments: argparse.Namespace, shares: dict[str, float], skipping: Skipping
+) -> dict[ItemId, list[ItemId]]:
     """Example ids by query id, as the command line asks for them.
 
     Raises:
-        RecordError: malformed records, missing images, or fewer candidates than a pool has to have.
+        RecordError: malformed records, images that cannot be read, or fewer candidates than a pool has to have.
     """
-    examples = load_examples(arguments.data, arguments.split)
-    queries = load_examples(arguments.queries, arguments.queries_split) if arguments.queries else examples
-    if arguments.num_queries is not None:
-        queries = [queries[row] for row in sample_anchors(len(queries), arguments.num_queries, arguments.seed)]
     kinds = needed_encoders(arguments.sampler, shares)
-    if "image" in kinds:
-        check_image_files(examples, arguments.data)
-        if arguments.queries:
-            check_image_files(queries, arguments.queries)
+    reads_images = "image" in kinds or arguments.exclude_same_image or skipping.wanted
+    queries, examples = read_data(arguments, reads_images, skipping)
     excluded = excluded_rows(queries, examples, arguments.exclude_same_image)
     check_sizes(arguments.pool_size, len(examples), queries, excluded)
     text_encoder, image_encoder = load_encoders(
@@ -355,7 +377,9 @@ def make_pools(arguments: argparse.Namespace, shares: dict[str, float]) -> dict[
 def main(argv: list[str] | None = None) -> None:
     arguments, shares = _parse_arguments(argv)
     try:
-        pools = make_pools(arguments, shares)
+        skipping = Skipping(arguments.skip_unreadable)
+        pools = make_pools(arguments, shares, skipping)
+        skipping.write(arguments.output)
         write_pools(arguments.output, pools, describe_sampler(arguments.sampler, shares))
     except (RecordError, ImageError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")

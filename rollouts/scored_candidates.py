@@ -1,6 +1,6 @@
 """Candidates of a query that a VLM has answered with: sets of examples are proposed, shown, and scored officially."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data.candidate_groups import Candidate, CandidateGroup
@@ -21,8 +21,13 @@ GivenCandidates = Mapping[ItemId, Sequence[Candidate]]
 """Query id -> candidates that are there already."""
 
 
-def given_candidates(groups: Sequence[CandidateGroup], source: str, data: SelectionData) -> GivenCandidates:
+def given_candidates(
+    groups: Sequence[CandidateGroup], source: str, data: SelectionData, left_out: Container[ItemId] = ()
+) -> GivenCandidates:
     """The pointers of stored groups, such as beams, by query.
+
+    Args:
+        left_out: examples whose pointers are passed over.
 
     Raises:
         RecordError: completions in place of pointers, or a pointer with examples outside the query's pool.
@@ -35,6 +40,8 @@ def given_candidates(groups: Sequence[CandidateGroup], source: str, data: Select
             place = f"{source}: group {group.id!r}, candidate {number}"
             if candidate.pointer is None:
                 problems.append(f"{place}: expected a pointer, found a completion")
+            elif any(item in left_out for item in candidate.pointer):
+                continue
             elif group.id in data.pools and not pool.issuperset(candidate.pointer):
                 outside = [item for item in candidate.pointer if item not in pool]
                 problems.append(f"{place}: expected examples of the query's pool, found {outside!r:.80}")

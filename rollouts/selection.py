@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.candidate_pools import load_pools
+from data.candidate_pools import load_pools, pools_without
 from data.embedding_table import EmbeddingTable
 from data.pools import ItemId
 from data.records import RecordError
+from data.unreadable import Skipping
 from data.vqa import VqaRecord, load_records, record_ids
 
 MAX_NAMED = 5
@@ -109,6 +110,7 @@ def load_selection_data(
     only_pooled: bool = False,
     limit: int | None = None,
     seed: int = 0,
+    skipping: Skipping | None = None,
 ) -> SelectionData:
     """Reads and checks everything that does not need a model.
 
@@ -118,20 +120,31 @@ def load_selection_data(
         shots: the most examples that will be shown.
         only_pooled: take the queries that have a pool, in the pools' order; otherwise all, and each must have one.
         limit: at most this many queries, the first ones.
+        skipping: leaves out queries and examples whose images cannot be read; for given pools.
 
     Raises:
         RecordError: malformed records, a pool that names an unknown example, a query without a pool or with too small
             a one.
     """
     same_data = queries == examples
-    example_records = records_by_id(load_records(*examples), examples[0])
-    query_records = example_records if same_data else records_by_id(load_records(*queries), queries[0])
+    skipping = skipping or Skipping(False)
+    example_records = records_by_id(load_records(*examples, left_out=skipping.of("examples")), examples[0])
+    query_records = example_records
+    if not same_data:
+        query_records = records_by_id(load_records(*queries, left_out=skipping.of("queries")), queries[0])
+    skipping.report()
     if pools is None:
         chosen = list(query_records)[:limit]
         drawn = random_pools(chosen, list(example_records), pool_size, seed, same_data)
     else:
-        loaded = load_pools(pools, example_ids=example_records.keys())
+        gone = skipping.ids("examples")
+        loaded = load_pools(pools, example_ids=example_records.keys() | gone)
+        if only_pooled:
+            loaded = dict(list(loaded.items())[:limit])
+        loaded = pools_without(loaded, gone if same_data else skipping.ids("queries"), gone)
         chosen = list(loaded if only_pooled else query_records)[:limit]
+        if not chosen:
+            raise RecordError([f"{pools}: no query is left whose images can be read"])
         having, wanting = (query_records, f"{queries[0]}: no record") if only_pooled else (loaded, f"{pools}: no pool")
         missing = [query_id for query_id in chosen if query_id not in having]
         if missing:

@@ -6,9 +6,10 @@ import numpy as np
 from accelerate import PartialState
 
 from data.examples import SINGLE_IMAGE, record_text
-from data.images import check_images, open_image
+from data.images import open_image
 from data.pools import ItemId
 from data.records import RecordError
+from data.unreadable import refuse_unreadable
 from data.vqa import VqaRecord
 from models.encoder_inputs import InputReader, Inputs
 from trainers.group_policies import SelectorPolicy
@@ -57,9 +58,7 @@ class RecordTable:
             for where, images in found
             if len(images) != 1
         ]
-        problems += check_images((where, images[0]) for where, images in found if len(images) == 1)
-        if problems:
-            raise RecordError(problems)
+        refuse_unreadable(((where, images[0]) for where, images in found if len(images) == 1), problems)
 
     def inputs(self, rows: Sequence[int], reader: InputReader) -> Inputs:
         """What the encoders read of these rows."""

@@ -15,7 +15,6 @@ from data.digests import image_bytes_digest, image_digest
 from data.images import (
     ImageError,
     ResizedImages,
-    check_images,
     image_size,
     load_for_qwen,
     open_image,
@@ -412,7 +411,6 @@ def test_a2_all_unreadable_images_of_a_pool_are_named(tmp_path):
         measure_pool(Pool(tmp_path, items))
     assert len(caught.value.problems) == 3
     assert all(f"{number}.png: not an image" in str(caught.value) for number in range(3))
-    assert len(check_images(("row", str(tmp_path / "0.png")) for _ in range(5))) == 5
 
 
 def test_t28_resized_pictures_are_kept_up_to_a_number_of_bytes():

@@ -11,7 +11,7 @@ from qwen_vl_utils import fetch_image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from data.agent_selection import parse_records
-from data.images import ImageError, check_images, image_size, load_for_qwen, open_image, qwen_size
+from data.images import ImageError, image_problems, image_size, load_for_qwen, open_image, qwen_size
 from data.records import RecordError, read_rows
 from data.tasks import load_rows
 
@@ -121,7 +121,7 @@ def test_what_is_no_image_is_described(source, problem):
     with pytest.raises(ImageError) as caught:
         open_image(source)
     assert str(caught.value) == problem
-    assert check_images([("rows.jsonl:3", source)]) == [f"rows.jsonl:3: field 'images': {problem}"]
+    assert image_problems([source]) == [problem]
 
 
 def test_a_folder_is_no_image(tmp_path):

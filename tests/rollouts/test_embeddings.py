@@ -295,9 +295,11 @@ def test_the_command_says_what_is_wrong(command, tmp_path, pictures, tiny_model)
     row = {"id": 1, "question": "what?", "answers": ["red"], "image": pictures[0]}
     assert "give --text-encoder, --image-encoder, or both" in command([row])
     missing = command([row, {**row, "id": 2, "image": "none.png"}], "--image-encoder", "never/loaded")
-    assert missing == f"error: {tmp_path}/d.jsonl, record 2: field 'images': {tmp_path}/none.png: no such image file"
+    place = f"{tmp_path}/d.jsonl, record 2: field 'images': {tmp_path}/none.png"
+    assert missing == f"error: 1 of 2 images cannot be read:\n{place}: no such image file"
     found = command([row], "--text-encoder", str(tiny_model))
     assert found == f"error: --text-encoder {tiny_model}: this model does not encode texts"
     (tmp_path / "broken.png").write_bytes(b"no image")
     found = command([{**row, "image": "broken.png"}], "--image-encoder", str(tiny_model), "--cache-dir", "")
-    assert found == f"error: {tmp_path}/broken.png: not an image, or of an unknown format"
+    place = f"{tmp_path}/d.jsonl, record 1: field 'images': {tmp_path}/broken.png"
+    assert found == f"error: 1 of 1 image cannot be read:\n{place}: not an image, or of an unknown format"

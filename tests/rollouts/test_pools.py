@@ -343,4 +343,5 @@ def test_problems_of_the_data_come_before_any_encoder_is_loaded(command, tmp_pat
     assert message == f"error: {tmp_path}/d.jsonl, record 3: field 'id': 1 is also record 1's"
     write_jsonl(tmp_path / "d.jsonl", [row, {**row, "id": 2}])
     message = command(IMAGE, *options, source=tmp_path / "d.jsonl")
-    assert message.startswith(f"error: {tmp_path}/d.jsonl, record 1: field 'images': {tmp_path}/none.png: no such")
+    assert message.startswith("error: 1 of 1 image cannot be read:\n")
+    assert f"{tmp_path}/d.jsonl, record 1: field 'images': {tmp_path}/none.png: no such" in message
