@@ -10,6 +10,7 @@ import os
 import shlex
 import socket
 import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,8 @@ from data.secrets import without_secrets
 
 _OUTPUTS = ("output", "output_dir")
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_SOON = 2.0
+"""Seconds within which a process that has just locked a file says in it who it is."""
 _programs: list[ExitStack] = []  # locks of the programs that run in this process, the innermost last
 _held: set[Path] = set()  # a program may run another one on its own output
 
@@ -36,14 +39,19 @@ def lock_path(output: Path) -> Path:
 
 def describe_holder(path: Path) -> str:
     """Process, machine, time and command of who holds a lock."""
-    try:
-        holder = json.loads(path.read_bytes())
-        return (
-            f"process {holder['process']} on {holder['host']} has been writing to it since {holder['since']} "
-            f"({holder['command']})"
-        )
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun, or has just ended
-        return "another process is writing to it"
+    until = time.monotonic() + _SOON
+    while time.monotonic() < until:
+        try:
+            holder = json.loads(path.read_bytes())
+            return (
+                f"process {holder['process']} on {holder['host']} has been writing to it since {holder['since']} "
+                f"({holder['command']})"
+            )
+        except FileNotFoundError:
+            break
+        except (OSError, ValueError, KeyError, TypeError):  # it has only just begun: both were started at once
+            time.sleep(_SOON / 100)
+    return "another process is writing to it"
 
 
 def is_same_file(file: IO, path: Path) -> bool:

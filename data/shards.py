@@ -12,15 +12,16 @@ leaves at most one incomplete line, which the next start cuts off. `settings.jso
 were made with; other settings are refused, because their rows must not mix.
 """
 
-import fcntl
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from data.locks import locked
 from data.records import RecordError, atomic_write, write_json
 from data.secrets import without_secrets
 
@@ -80,6 +81,7 @@ class ShardStore:
         self.done: set[int | str] = set()
         self._state = None
         self._file = None
+        self._lock = ExitStack()
         self._unsynced = 0
 
     @property
@@ -113,6 +115,7 @@ class ShardStore:
             self._sync()
             self._file.close()
             self._file = None
+        self._lock.close()
 
     def _together(self, work: Callable[[], None]) -> None:
         """Does something in the main process, while the others wait; all stop if it cannot be done."""
@@ -126,14 +129,16 @@ class ShardStore:
 
     def _discard(self) -> None:
         paths = self._paths()
-        locked = [_open_locked(path) for path in paths]  # all of them, before any is removed
-        for path in (*paths, self.folder / SETTINGS_FILE):
-            path.unlink(missing_ok=True)
-        for file in locked:
-            file.close()
+        with ExitStack() as all_of_them:
+            for path in paths:
+                all_of_them.enter_context(locked(path))
+            for path in (*paths, self.folder / SETTINGS_FILE):
+                path.unlink(missing_ok=True)
 
     def _open_own(self) -> None:
-        self._file = _open_locked(self.folder / f"shard-{self._state.process_index:05d}.jsonl")
+        path = self.folder / f"shard-{self._state.process_index:05d}.jsonl"
+        self._lock.enter_context(locked(path))
+        self._file = path.open("ab")
 
     def _check_settings(self) -> None:
         path = self.folder / SETTINGS_FILE
@@ -256,17 +261,6 @@ def cut_incomplete_line(path: Path) -> None:
                 break
             end = start
         file.truncate(end)
-
-
-def _open_locked(path: Path) -> IO[bytes]:
-    """A file to append to, which is locked until it is closed or the process ends, however that ends."""
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise RecordError([f"{path}: another process is writing to it; wait for it, or end it"]) from error
-    return file
 
 
 def _shown(value: Any) -> str:

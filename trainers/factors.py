@@ -47,7 +47,7 @@ from trainers.machine import command_line
 from trainers.own_config import own_config
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, RecipeError, parse_mapping, parse_recipe
-from trainers.resuming import begin_run
+from trainers.resuming import begin_run, hold_output
 from trainers.run_record import RunInfo
 from trainers.runs import readable_errors, train_and_record
 from trainers.set_up import check_set_up
@@ -356,6 +356,7 @@ def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((FactorArguments, FactorTrainingConfig, ModelConfig), argv)
         check_set_up("factors", script, args, model_args)
+        hold_output(script, args)
 
         # Data
         factors = load_factor_set(script.dataset_name)

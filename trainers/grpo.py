@@ -54,7 +54,7 @@ from trainers.model_at_hand import check_adapters, hub_arguments, inspect_model,
 from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, parse_entries, parse_recipe
-from trainers.resuming import begin_run
+from trainers.resuming import begin_run, hold_output
 from trainers.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
 from trainers.rollout_temperature import ScheduledTemperature
 from trainers.run_record import RunInfo
@@ -575,6 +575,7 @@ def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((GRPOScriptArguments, GRPOConfig, ModelConfig), argv)
         check_set_up("GRPO", script, args, model_args)
+        hold_output(script, args)
 
         # Rewards
         rewards = build_rewards(script.reward_funcs, script.agents)

@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from data.arguments import at_least
+from data.locks import parse_and_hold
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,13 +24,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, batches and nouns")
     parser.add_argument("--vision-epochs", type=at_least(1), default=10)
     parser.add_argument("--reading-steps", type=at_least(1), default=450)
-    return parser.parse_args(argv)
+    return parse_and_hold(parser, argv)
 
 
 if __name__ == "__main__":  # --help answers before the heavy imports
     parse_arguments()
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -41,10 +41,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2_vl
 
+from data.commands import command
 from data.dialects import DIALECTS, KEYS, NOUNS, Scene, training_and_test_scenes
 from data.images import open_image
 from data.prompts import in_context_messages
-from data.records import RecordError
 from data.sources import EASY_VQA_COLORS as COLORS
 from data.sources import EASY_VQA_SHAPES as SHAPES
 from models.tiny import DEFAULT_CORPUS, PATCH_SIZE, build_model, build_processor, build_tokenizer
@@ -414,12 +414,10 @@ def reading_accuracy(reader: Reader, features: Tensor, conversations: Conversati
     return torch.cat(right).float().mean().item()
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
-    try:
-        training, held_out = training_and_test_scenes()
-    except RecordError as error:
-        sys.exit(f"error: {error}")
+    training, held_out = training_and_test_scenes()
     model, processor = build(arguments.seed)
 
     # Vision

@@ -40,6 +40,7 @@ from trainers.losses import (
 from trainers.own_config import own_config
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import RecipeError, parse_recipe
+from trainers.resuming import hold_output
 from trainers.run_origin import changes, read_run
 from trainers.runs import readable_errors
 from trainers.schedules import Curriculum
@@ -342,6 +343,7 @@ def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((GroupArguments, OfflineGRPOConfig, ModelConfig), argv)
         check_set_up("offline GRPO", script, args, model_args)
+        hold_output(script, args)
         load_reference = reference_loader(script, args, model_args)
         train_on_groups(
             OfflineGRPOTrainer,

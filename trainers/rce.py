@@ -38,6 +38,7 @@ from trainers.losses import best_weights, groups_without_contrast, normalise_rew
 from trainers.own_config import own_config
 from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
+from trainers.resuming import hold_output
 from trainers.runs import readable_errors
 from trainers.samples import SampleGroup, SampleLog, Source
 from trainers.schedules import linear_temperature
@@ -340,6 +341,7 @@ def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((GroupArguments, RCEConfig, ModelConfig), argv)
         check_set_up("RCE", script, args, model_args)
+        hold_output(script, args)
         train_on_groups(RCETrainer, "RCE", script, args, model_args, recipe)
 
 

@@ -16,6 +16,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from data.commands import command
+from data.locks import hold
 from data.records import RecordError, atomic_write
 from trainers.curves import as_svg, describe_figure, draw_figures
 from trainers.held_out import read_held_out
@@ -193,6 +195,7 @@ def add_held_out(output_dir: Path, files: Sequence[Path]) -> Path:
     return path
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m trainers.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -200,10 +203,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="output_dir of a finished run")
     parser.add_argument("--held-out", type=Path, nargs="+", default=[], metavar="FILE", help="results to be shown")
     arguments = parser.parse_args(argv)
-    try:
-        sys.stdout.write(f"written: {add_held_out(arguments.run, arguments.held_out)}\n")
-    except RecordError as error:
-        sys.exit(f"error: {error}")
+    hold(arguments.run)
+    sys.stdout.write(f"written: {add_held_out(arguments.run, arguments.held_out)}\n")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,18 @@ class RunStart:
     checkpoint: str | None
 
 
+def hold_output(script: Any, args: Any) -> None:
+    """Keeps other programs from the output folder, before data and model are read.
+
+    Where a run has a folder of its own, its name is known only to `begin_run`, which then holds it.
+
+    Raises:
+        RecipeError: on every process alike: another program writes to it.
+    """
+    if not script.validate_only and not getattr(args, "own_folder", False):
+        _for_all(lambda: hold(args.output_dir))
+
+
 def begin_run(
     method: str, script: Any, args: Any, model_args: Any, rows: Mapping[str, Sequence[Any] | None]
 ) -> RunStart | None:

@@ -64,7 +64,7 @@ from trainers.preference_data import (
 )
 from trainers.publishing import PublishedRun
 from trainers.recipes import RecipeError, parse_recipe
-from trainers.resuming import begin_run, origin_of
+from trainers.resuming import begin_run, hold_output, origin_of
 from trainers.run_record import RunInfo
 from trainers.runs import readable_errors, train_and_record
 from trainers.samples import SampleGroup, SampleLog, Source
@@ -463,6 +463,7 @@ def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((PreferenceArguments, RewardConfig, ModelConfig), argv)
         check_set_up("reward", script, args, model_args)
+        hold_output(script, args)
 
         # Data
         if args.load_weights_only:

@@ -39,7 +39,7 @@ from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.recipes import DataArguments, parse_recipe, recipe_value
-from trainers.resuming import begin_run
+from trainers.resuming import begin_run, hold_output
 from trainers.run_record import RunInfo
 from trainers.runs import load_rows_and_held_out, readable_errors, train_and_record
 from trainers.samples import SampleLog
@@ -136,6 +136,7 @@ def train_selector(argv: list[str]) -> None:
 
     script, args, model_args, recipe = parse_recipe((GroupArguments, SelectorSFTConfig, ModelConfig), argv)
     check_set_up("selector SFT", script, args, model_args)
+    hold_output(script, args)
     train_on_groups(SelectorSFTTrainer, "SFT", script, args, model_args, recipe)
 
 
@@ -150,6 +151,7 @@ def main(argv: list[str] | None = None) -> None:
             return
         script, args, model_args, recipe = parse_recipe((DataArguments, SFTConfig, ModelConfig), argv)
         check_set_up("SFT", script, args, model_args)
+        hold_output(script, args)
 
         # Data
         model = inspect_model(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,3 +41,32 @@ def run_mains(run_command):
         return {name: (found[name], log.read_text(encoding="utf-8")) for name, log in logs.items()}
 
     return run
+
+
+HOLDER = """
+import sys, time
+from contextlib import ExitStack
+from data.locks import locked
+with ExitStack() as held:
+    for output in sys.argv[1:]:
+        held.enter_context(locked(output))
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def holder():
+    """Function: outputs -> another process that holds their locks."""
+    started = []
+
+    def start(*outputs: Path) -> subprocess.Popen:
+        arguments = [sys.executable, "-c", HOLDER, *map(str, outputs)]
+        started.append(subprocess.Popen(arguments, cwd=TESTS.parent, stdout=subprocess.PIPE))
+        assert started[-1].stdout.readline() == b"held\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
