@@ -25,13 +25,15 @@ class VlmJudge(FilterAgent):
         model: folder or Hub id of a Qwen2-VL; loaded at the first use.
         batch_size: images a forward pass.
         max_pixels: largest width * height that the judge sees.
+        revision: branch, tag or commit of a Hub repository; by default its main branch.
     """
 
     name = "vlm_judge"
     description = "keeps pictures for which a model answers the prompt, a question, with yes"
 
-    def __init__(self, model: str, batch_size: int = 8, max_pixels: int = 512 * 512):
+    def __init__(self, model: str, batch_size: int = 8, max_pixels: int = 512 * 512, revision: str | None = None):
         self.model_name = model
+        self.revision = revision
         self.batch_size = batch_size
         self.max_pixels = max_pixels
 
@@ -39,7 +41,7 @@ class VlmJudge(FilterAgent):
     def _loaded(self):
         from models.loading import load_vlm
 
-        return load_vlm(self.model_name)
+        return load_vlm(self.model_name, revision=self.revision)
 
     def read_prompt(self, prompt: str) -> Instruction:
         question = " ".join(_SPECIAL_TOKEN.sub(" ", prompt[:MAX_QUESTION_LENGTH]).split())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.text_encoder import BUNDLED_MINILM, bundled_minilm
+from models.hub import file_at_hand
 
 if TYPE_CHECKING:
     import torch
@@ -219,12 +220,9 @@ def _raw_bytes(tensor: "torch.Tensor") -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())  # bfloat16 has no numpy type
 
 
-def is_sentence_transformers(name: str) -> bool:
+def is_sentence_transformers(name: str, revision: str | None = None) -> bool:
     """Whether a folder or Hub id says how sentence-transformers is to use it."""
-    from transformers.utils import cached_file
-
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    return cached_file(name, "modules.json", **quiet) is not None
+    return file_at_hand(name, "modules.json", revision) is not None
 
 
 def load_encoder(name: str, device: str | None = None) -> Encoder:

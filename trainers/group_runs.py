@@ -9,6 +9,7 @@ from torch import nn
 
 from data.embedding_table import EmbeddingTable
 from data.records import RecordError
+from models.hub import hub_options
 from models.memory import Load
 from trainers.console import say
 from trainers.enough_rows import check_enough_rows
@@ -19,13 +20,15 @@ from trainers.losses import groups_without_contrast
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import (
+    DEFAULT_REVISION,
     ModelAtHand,
-    adapters_base,
+    base_of_adapters,
     check_adapters,
     hub_arguments,
     inspect_model,
     load_policy,
     model_init_kwargs,
+    reference_hub,
 )
 from trainers.recipes import Recipe, RecipeError
 from trainers.resuming import begin_run
@@ -116,25 +119,25 @@ def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> Poli
     from models.pointer_selector import load_selector
     from trainers.encoding_runs import encoding_selector_at_hand, reads_records, selector_of_tables
 
-    name = model_args.model_name_or_path
+    name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
     if (name is None) == (script.selector is None):
         found = "neither" if name is None else "both"
         raise RecipeError(f"policy: selector needs either model_name_or_path or selector, found {found}")
     config = None
     if name is not None:
         try:
-            config = AutoConfig.from_pretrained(name, revision=model_args.model_revision)
+            config = AutoConfig.from_pretrained(name, **hub)
         except Exception as error:  # the Hub's client raises many kinds
             raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
     model_type = script.selector.get("model_type", "pointer_selector") if config is None else config.model_type
     if reads_records(script, model_type):
-        return encoding_selector_at_hand(script, args, name, config)
+        return encoding_selector_at_hand(script, args, name, config, hub["revision"])
     queries, examples = load_query_table(script), load_table(script, "example_table")
     policy = SelectorPolicy(queries, examples, args.label_smoothing_factor)
     if config is None:
         config = new_selector_config(script.selector, examples.width, args.seed)
     elif model_type == "encoding_selector":
-        config = selector_of_tables(name, (queries, examples))
+        config = selector_of_tables(name, hub["revision"], (queries, examples))
     width = getattr(config, "embedding_size", None)
     if width != examples.width:
         raise RecipeError(
@@ -146,7 +149,7 @@ def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> Poli
         if name is None:
             return AutoModel.from_config(config)
         try:
-            return load_selector(name, model_args.model_revision)
+            return load_selector(name, hub["revision"])
         except ValueError as error:
             raise RecipeError(f"model_name_or_path: {error}") from error
 
@@ -198,6 +201,7 @@ def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Call
     Raises:
         RecipeError: the recipe's `reference_model` is out of reach (unless it is only validated).
     """
+    options = model_init_kwargs(args, model_args) | reference_hub(args, model_args)
     if args.reference_model is not None and not script.validate_only:
         from transformers import AutoConfig
 
@@ -205,7 +209,11 @@ def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Call
         import models.trained_encoders  # noqa: F401  registers the selectors' configurations
 
         try:
-            AutoConfig.from_pretrained(adapters_base(args.reference_model) or args.reference_model)
+            base = base_of_adapters(args.reference_model, options)
+            name, revision = (
+                (args.reference_model, options["revision"]) if base is None else (base.name, base.revision)
+            )
+            AutoConfig.from_pretrained(name, **hub_options(options) | {"revision": revision})
         except Exception as error:  # the Hub's client raises many kinds
             raise RecipeError(f"reference_model: '{args.reference_model}' cannot be loaded: {error}") from error
 
@@ -215,11 +223,13 @@ def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Call
             from models.trained_encoders import load_encoding_selector
 
             try:
-                return load_selector(path) if script.query_data is None else load_encoding_selector(path)
+                load_it = load_selector if script.query_data is None else load_encoding_selector
+                return load_it(path, options["revision"])
             except ValueError as error:
                 raise RecipeError(f"reference_model: {error}") from error
-        args.model_init_kwargs = model_init_kwargs(args, model_args)
-        return load_policy(args, replace(model_args, model_name_or_path=path, use_peft=False))
+        args.model_init_kwargs = dict(options)
+        named = replace(model_args, model_name_or_path=path, model_revision=DEFAULT_REVISION, use_peft=False)
+        return load_policy(args, named)
 
     return load
 

@@ -22,7 +22,7 @@ import trl
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import ModelConfig
 from trl.trainer.utils import (
     RepeatSampler,
@@ -32,6 +32,7 @@ from trl.trainer.utils import (
 )
 
 from models.adapters import adapter_values, keep_adapters_in_float32
+from models.hub import hub_options
 from models.loading import VISION_TOKENS, load_processor, vision_token_ids
 from models.memory import Load
 from models.shared_prefill import shared_prefill
@@ -50,7 +51,15 @@ from trainers.fixed_samples import held_out_rows, rollout_samples
 from trainers.losses import advantages_of_compared, best_of_group, compared_rewards
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
-from trainers.model_at_hand import check_adapters, hub_arguments, inspect_model, model_init_kwargs, policy_arguments
+from trainers.model_at_hand import (
+    check_adapters,
+    class_of_its_revision,
+    hub_arguments,
+    init_kwargs,
+    inspect_model,
+    model_init_kwargs,
+    policy_arguments,
+)
 from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
 from trainers.recipes import DataArguments, parse_entries, parse_recipe
@@ -185,16 +194,17 @@ class GRPOTrainer(
         rewards = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         self.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
         trained_before = adapter_values(model)
-        super().__init__(
-            model,
-            [self._guarded(reward) for reward in rewards],
-            args,
-            train_dataset,
-            eval_dataset,
-            processing_class,
-            *others,
-            **kwargs,
-        )
+        with class_of_its_revision(model, args):
+            super().__init__(
+                model,
+                [self._guarded(self._loaded(reward, args)) for reward in rewards],
+                args,
+                train_dataset,
+                eval_dataset,
+                processing_class,
+                *others,
+                **kwargs,
+            )
         self.reward_funcs = [self._guarded(reward) for reward in self.reward_funcs]  # those of environments too
         keep_adapters_in_float32(self.model, trained_before)
         if self._is_vlm:
@@ -216,10 +226,19 @@ class GRPOTrainer(
     @staticmethod
     def _load_processing_class(model: str | PreTrainedModel, args: GRPOConfig) -> Any:
         """What the parent would load; it is needed before."""
-        if not isinstance(model, str):
-            return load_processor(model.config._name_or_path, trust_remote_code=args.trust_remote_code)
-        revision = (args.model_init_kwargs or {}).get("revision")
-        return load_processor(model, revision=revision, trust_remote_code=args.trust_remote_code)
+        name = model if isinstance(model, str) else model.config._name_or_path
+        hub = {"trust_remote_code": args.trust_remote_code} | hub_options(init_kwargs(args))
+        return load_processor(name, **hub)
+
+    @staticmethod
+    def _loaded(reward: Any, args: GRPOConfig) -> Any:
+        """A reward model that is given by its name, which the parent would ask for the policy's revision."""
+        if not isinstance(reward, str):
+            return reward
+        placed = ("revision", "device_map")  # the parent places it later
+        options = {"trust_remote_code": args.trust_remote_code} | init_kwargs(args)
+        options = {key: value for key, value in options.items() if key not in placed}
+        return AutoModelForSequenceClassification.from_pretrained(reward, num_labels=1, **options)
 
     @staticmethod
     def _guarded(reward: Callable) -> Callable:

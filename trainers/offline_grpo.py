@@ -76,6 +76,11 @@ class OfflineGRPOConfig(AdaptiveKLArguments, GroupConfig):
     reference_model: str | None = field(
         default=None, metadata={"help": "Policy that the KL is taken to; by default the one this stage starts from."}
     )
+    reference_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of `reference_model`; by default that of the policy where both have "
+                  "the same name, else the main branch."},
+    )  # fmt: skip
     old_policy_epochs: int = field(
         default=1,
         metadata={"help": "Epochs after which the old policy of the ratio becomes the current one; 0: never."},
@@ -95,6 +100,8 @@ class OfflineGRPOConfig(AdaptiveKLArguments, GroupConfig):
                 "reward_normalization: advantages are z-scores already; expected 'raw' or 'rank', "
                 f"found '{self.reward_normalization}'"
             )
+        if self.reference_revision is not None and self.reference_model is None:
+            raise ValueError("reference_revision: of a reference_model, and the recipe has none")
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor: a policy gradient has no labels to smooth")
 

@@ -26,6 +26,7 @@ from trl import ModelConfig
 
 from data.preferences import PreferenceRecord
 from models.adapters import adapter_values, keep_adapters_in_float32
+from models.hub import hub_options
 from models.loading import load_processor
 from models.reward_inputs import reward_messages
 from models.reward_model import HEAD, RewardOutput, from_backbone, reward_model_of
@@ -43,12 +44,13 @@ from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import (
-    adapters_base,
+    base_of_adapters,
     hub_arguments,
     init_kwargs,
     inspect_model,
     lora_config,
     model_init_kwargs,
+    put_adapters,
 )
 from trainers.own_folder import own_folder
 from trainers.preference_data import (
@@ -199,7 +201,7 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
         if args.load_weights_only and args.resume_from_checkpoint is not None:
             raise ValueError("load_weights_only: give RewardTrainer the checkpoint as its model, and set neither")
         name = model if isinstance(model, str) else model.config._name_or_path
-        hub = {"revision": init_kwargs(args).get("revision"), "trust_remote_code": args.trust_remote_code}
+        hub = {"trust_remote_code": args.trust_remote_code} | hub_options(init_kwargs(args))
         if isinstance(model, str):
             options, args.model_init_kwargs = hub | init_kwargs(args), None  # they may hold what cannot be saved
             model = from_backbone(model, args.model_settings(), **options)
@@ -402,33 +404,37 @@ def load_reward_policy(args: RewardConfig, model_args: Any) -> nn.Module:
     Raises:
         RecipeError: it cannot be loaded.
     """
-    from peft import PeftModel
     from transformers import AutoConfig
     from trl import get_quantization_config
 
-    name = model_args.model_name_or_path
+    name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
     options, args.model_init_kwargs = model_init_kwargs(args, model_args), None  # they hold what cannot be saved
     quantization = get_quantization_config(model_args)
     if quantization is not None:
         device = PartialState().device
         options |= {"quantization_config": quantization, "device_map": {"": device}}
-    base = adapters_base(name)
+    base = base_of_adapters(name, hub)
     settings = args.model_settings()
     try:
         if base is None:
             return from_backbone(name, settings, **options)
-        stored = AutoConfig.from_pretrained(name, **hub_arguments(args, model_args))
+        stored = AutoConfig.from_pretrained(name, **hub)
         kept = ("head_activation", "score_min", "score_max", "system_prompt", "language_head")
-        model = from_backbone(base, {key: getattr(stored, key) for key in kept} | settings, **options)
+        settings = {key: getattr(stored, key) for key in kept} | settings
+        model = from_backbone(base.name, settings, **{**options, "revision": base.revision})
         model.score_head.float()  # as it was stored
-        return PeftModel.from_pretrained(model, name, is_trainable=True)
+        return put_adapters(model, name, hub["revision"], base)
     except (OSError, ValueError) as error:
         raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
 
 
-def reward_adapters(model_args: Any, freeze_vision_tower: bool) -> Any:
-    """The recipe's adapters, or `None`: of the backbone alone, with the head trained in full and saved beside them."""
-    config = lora_config(model_args, freeze_vision_tower)
+def reward_adapters(model_args: Any, freeze_vision_tower: bool, revision: str | None = None) -> Any:
+    """The recipe's adapters, or `None`: of the backbone alone, with the head trained in full and saved beside them.
+
+    Args:
+        revision: of the backbone.
+    """
+    config = lora_config(model_args, freeze_vision_tower, revision)
     if config is None:
         return None
     config.task_type = None  # PEFT would look for the head of a classifier
@@ -442,7 +448,7 @@ def check_reward_adapters(config: Any, args: RewardConfig, model_args: Any) -> N
     """Raises `RecipeError` if the recipe puts adapters on what the model (`None`: out of reach) does not have."""
     from trainers.adapter_targets import check_adapter_targets
 
-    if adapters_base(model_args.model_name_or_path) is None:
+    if base_of_adapters(model_args.model_name_or_path, hub_arguments(args, model_args)) is None:
         adapters = reward_adapters(model_args, args.freeze_vision_tower)
         try:
             check_adapter_targets(adapters, config, lambda known: reward_model_of(known, args.model_settings()))
@@ -468,9 +474,8 @@ def main(argv: list[str] | None = None) -> None:
         # Data
         if args.load_weights_only:
             model_args.model_name_or_path, args.resume_from_checkpoint = args.resume_from_checkpoint, None
-        model = inspect_model(
-            model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
-        )
+        hub = hub_arguments(args, model_args)
+        model = inspect_model(model_args.model_name_or_path, script, not script.validate_only, hub)
         check_reward_adapters(model.config, args, model_args)
         system_prompt = args.system_prompt or getattr(model.config, "system_prompt", None)
 
@@ -507,7 +512,9 @@ def main(argv: list[str] | None = None) -> None:
         # Trainer
         torch.manual_seed(args.seed)  # the head's first weights
         policy = load_reward_policy(args, model_args)
-        adapters = None if hasattr(policy, "peft_config") else reward_adapters(model_args, args.freeze_vision_tower)
+        adapters = None
+        if not hasattr(policy, "peft_config"):
+            adapters = reward_adapters(model_args, args.freeze_vision_tower, hub["revision"])
         trainer = RewardTrainer(
             policy,
             args,

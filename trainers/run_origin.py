@@ -18,6 +18,7 @@ from data.records import write_json
 from data.secrets import without_secrets
 from models.checkpoints import RUN_FILE, model_fingerprint
 from trainers.machine import versions
+from trainers.model_at_hand import hub_arguments, reference_hub
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed")
 SOURCES = (
@@ -53,6 +54,8 @@ HARMLESS = frozenset(
 CHOOSE_THE_BEST = ("save_strategy", "save_steps", "save_total_limit")
 """Not harmless where the best checkpoint becomes the model: only stored ones can."""
 LONGEST_SHOWN = 80
+MODEL_FILES = ("config.json", "adapter_config.json")
+"""A folder or Hub repository with one of them holds a model or adapters."""
 
 
 # -- the record -------------------------------------------------------------------------------------------------------
@@ -63,7 +66,7 @@ def run_origin(method: str, arguments: Sequence[Any], rows: Mapping[str, Sequenc
 
     Args:
         method: name of the trainer.
-        arguments: the dataclasses that the recipe was parsed into.
+        arguments: the dataclasses that the recipe was parsed into: of the data, the trainer and the model.
         rows: data by name, as it was loaded.
     """
     state = PartialState()
@@ -71,7 +74,7 @@ def run_origin(method: str, arguments: Sequence[Any], rows: Mapping[str, Sequenc
     record = {
         "method": method,
         "settings": settings,
-        "sources": {key: value for part in arguments for key, value in _sources(part)},
+        "sources": {key: value for part in arguments for key, value in _sources(part, _revisions(*arguments))},
         "data": {name: {"rows": len(part), "sha256": rows_digest(part)} for name, part in rows.items()},
         "processes": state.num_processes,
         "distribution": str(getattr(state.distributed_type, "value", state.distributed_type)),
@@ -108,13 +111,20 @@ def _settings(arguments: Any) -> dict[str, Any]:
     return {name: value for name, (value, default) in found.items() if value != default}
 
 
-def _sources(arguments: Any) -> Iterator[tuple[str, dict[str, str]]]:
+def _revisions(script: Any, args: Any, model_args: Any) -> dict[str, str | None]:
+    """Key -> the revision at which its model is read."""
+    found = {"model_name_or_path": hub_arguments(args, model_args)["revision"]}
+    if getattr(args, "reference_model", None) is not None:
+        found["reference_model"] = reference_hub(args, model_args)["revision"]
+    return found
+
+
+def _sources(arguments: Any, revisions: Mapping[str, str | None]) -> Iterator[tuple[str, dict[str, str]]]:
     """(key, name and content) of every file, folder or model that the arguments name."""
-    revision = getattr(arguments, "model_revision", None)
     for key in SOURCES:
         value = getattr(arguments, key, None)
         if isinstance(value, str):
-            yield key, {"name": value, "content": source_content(value, revision)}
+            yield key, {"name": value, "content": source_content(value, revisions.get(key))}
     for key in HOLDERS:
         for place, value in _strings_of_mappings(getattr(arguments, key, None), key):
             if Path(value).exists():
@@ -138,7 +148,7 @@ def source_content(name: str, revision: str | None = None) -> str:
     if path.is_file():
         return file_digest(path)
     if path.is_dir():
-        is_model = any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
+        is_model = any((path / file).is_file() for file in MODEL_FILES)
         return model_fingerprint(name) if is_model else _folder_digest(path)
     return f"{name} at {hub_commit(name, revision)}"
 
@@ -153,10 +163,10 @@ def hub_commit(name: str, revision: str | None) -> str:
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        found = try_to_load_from_cache(name, "config.json", revision=revision)
+        found = [try_to_load_from_cache(name, file, revision=revision) for file in MODEL_FILES]
     except ValueError:  # no name of a Hub model
-        found = None
-    return Path(found).parent.name if isinstance(found, str) else revision or "main"
+        found = []
+    return next((Path(path).parent.name for path in found if isinstance(path, str)), revision or "main")
 
 
 # -- what changed -----------------------------------------------------------------------------------------------------

@@ -34,7 +34,14 @@ from trainers.group_policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
-from trainers.model_at_hand import check_adapters, hub_arguments, inspect_model, model_init_kwargs, policy_arguments
+from trainers.model_at_hand import (
+    check_adapters,
+    class_of_its_revision,
+    hub_arguments,
+    inspect_model,
+    model_init_kwargs,
+    policy_arguments,
+)
 from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
 from trainers.rce import GroupConfig, RCETrainer
@@ -71,7 +78,8 @@ class SFTTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Published
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
         trained_before = adapter_values(model)
-        super().__init__(model, args, *others, **kwargs)
+        with class_of_its_revision(model, args):
+            super().__init__(model, args, *others, **kwargs)
         keep_adapters_in_float32(self.model, trained_before)
         if self._is_vlm:
             install_vision_hooks(self.model, self.accelerator.num_processes > 1)
