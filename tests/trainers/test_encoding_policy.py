@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tiny_encoders import write_coloured_groups, write_coloured_records, write_encoders
+from trl import ModelConfig
 
 from data.candidate_pools import load_pools
 from data.embedding_table import EmbeddingTable
@@ -460,7 +461,7 @@ def test_records_are_not_for_vlms():
 
 def test_a_selector_without_encoders_is_no_reference_for_one_that_has_them(trained, recipe, tables, tmp_path):
     load_selector(trained).save_pretrained(tmp_path)
-    args = SimpleNamespace(reference_model=str(tmp_path))
+    args = SimpleNamespace(reference_model=str(tmp_path), reference_revision=None)
     script = GroupArguments(dataset_name="x", query_data="y", example_data="y")
     with pytest.raises(RecipeError, match="reference_model: .*expected encoding_selector, found pointer_selector"):
-        reference_loader(script, args, None)(str(tmp_path))
+        reference_loader(script, args, ModelConfig())(str(tmp_path))
