@@ -228,6 +228,28 @@ def test_f03_figures_and_reward_inputs_are_those_of_the_seen_picture(name, tiny_
     assert ours["pixel_values"].equal(theirs["pixel_values"])
 
 
+SEEN_BY_ENCODERS = (*READERS_SEE, "P with one transparent colour", "PNG 16 bits with key", "TIFF 16 bits", "RGBA")
+"""Transparent pictures and those of sixteen bits, and turned ones."""
+
+
+def test_f03_embeddings_are_those_of_the_picture_that_the_vlm_sees(tiny_model):
+    from models.embeddings import load_encoder
+    from models.loading import load_processor, load_vlm
+    from rollouts.embedding_cache import embed_images
+    from rollouts.image_features import ImageFeatures
+
+    encoder = load_encoder(str(tiny_model), "cpu")
+    sources = [_source(CASES[name][0]) for name in SEEN_BY_ENCODERS]
+    found = embed_images(encoder, [[source] for source in sources])
+    seen = encoder.encode_images([CASES[name][1] for name in SEEN_BY_ENCODERS[:-1]])  # the last is the first again
+    np.testing.assert_array_equal(found[:-1], seen)
+    np.testing.assert_array_equal(found[-1], found[0])
+    features = ImageFeatures(load_vlm(str(tiny_model))[0], load_processor(str(tiny_model)), cache_bytes=2**20)
+    for source, vector in zip(sources, found, strict=True):
+        mean = features([features.key(source)]).float().mean(dim=0).numpy()
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
