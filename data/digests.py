@@ -13,9 +13,12 @@ from PIL import Image
 from pydantic import BaseModel
 
 from data.images import READER_VERSION, ImageError, ImageSource, describe_source, open_image, read_image_bytes
+from data.pools import ITEMS_FILE, load_pool
 
 IMAGE_KEYS = ("image", "images", "image_path")
 """Fields of rows whose texts are names of image files."""
+POOL_KEYS = ("pool",)
+"""Fields of rows whose texts are names of pools (`data.pools`): rewards read what lies in them."""
 PLACE_KEYS = ("where",)
 """Fields of rows that only say where a row came from."""
 
@@ -29,11 +32,11 @@ def file_digest(path: str | Path) -> str:
 @lru_cache(maxsize=100_000)
 def _digest_as_of(path: str, changed_at: int, size: int) -> str:
     """Of an image that many rows may show: read once, as long as it does not change."""
-    return file_digest(path)
+    return image_bytes_digest(path)
 
 
 def rows_digest(rows: Iterable[Any]) -> str:
-    """SHA-256 of rows in their order: mappings, dataclasses or pydantic records, with their images by content.
+    """SHA-256 of rows in their order: mappings, dataclasses or pydantic records, with images and pools by content.
 
     >>> rows_digest([{"a": 1, "b": "x"}]) == rows_digest([{"b": "x", "a": 1}])
     True
@@ -60,15 +63,17 @@ def _feed(digest: Any, value: Any, image: bool) -> None:
         digest.update(f"list {len(value)}\n".encode())
         for item in value:
             _feed(digest, item, image)
+    elif isinstance(value, Image.Image) and image:
+        _add(digest, "picture", image_bytes_digest(value).encode())
     elif isinstance(value, Image.Image):
-        _add(digest, f"image {value.mode} {value.size}", value.tobytes())
+        _add(digest, f"picture {value.mode} {value.size} {value.getpalette()}", value.tobytes())
     elif isinstance(value, np.ndarray):
         _add(digest, f"array {value.dtype} {value.shape}", np.ascontiguousarray(value).tobytes())
     elif isinstance(value, bytes):
-        _add(digest, "bytes", value)
+        _add(digest, "picture", image_bytes_digest(value).encode()) if image else _add(digest, "bytes", value)
     elif image and isinstance(value, str | Path) and Path(value).is_file():
         found = Path(value).stat()
-        _add(digest, "file", _digest_as_of(str(value), found.st_mtime_ns, found.st_size).encode())
+        _add(digest, "picture", _digest_as_of(str(value), found.st_mtime_ns, found.st_size).encode())
     else:
         _add(digest, type(value).__name__, str(value).encode("utf-8", "surrogatepass"))
 
@@ -81,7 +86,15 @@ def _feed_mapping(digest: Any, row: Mapping, image: bool) -> None:
     digest.update(f"mapping {len(kept)}\n".encode())
     for key in kept:
         _add(digest, "key", str(key).encode("utf-8", "surrogatepass"))
-        _feed(digest, row[key], key in IMAGE_KEYS or (image and key == "path"))
+        if key in POOL_KEYS and isinstance(row[key], str) and (Path(row[key]) / ITEMS_FILE).is_file():
+            _feed(digest, _pool_rows(row[key]), image)
+        else:
+            _feed(digest, row[key], key in IMAGE_KEYS or (image and key == "path"))
+
+
+def _pool_rows(folder: str) -> list[dict[str, Any]]:
+    pool = load_pool(folder)
+    return [item.model_dump() | {"image": pool.image_path(item)} for item in pool.items]
 
 
 def _add(digest: Any, kind: str, content: bytes) -> None:

@@ -174,7 +174,7 @@ class EmbeddingTable:
 
     def save(self, path: str | Path) -> Path:
         """Writes one safetensors file, atomically: `path` itself if it ends so, otherwise one in that folder."""
-        path = _table_path(path)
+        path = table_path(path)
         parts = [part.model_dump() for part in self.parts]
         save_tensors(path, {"values": self.values}, {"ids": json.dumps(self.ids), "parts": json.dumps(parts)})
         return path
@@ -186,7 +186,7 @@ class EmbeddingTable:
         Raises:
             RecordError: names the file and what is wrong with it.
         """
-        path = _table_path(path)
+        path = table_path(path)
         tensors, metadata = load_tensors(path, ["values"])
         if tensors["values"].dtype != np.float32:
             raise RecordError([f"{path}: tensor 'values': expected float32, found {tensors['values'].dtype}"])
@@ -201,6 +201,7 @@ class EmbeddingTable:
             raise RecordError([f"{path}: {problem}" for problem in error.problems]) from error
 
 
-def _table_path(path: str | Path) -> Path:
+def table_path(path: str | Path) -> Path:
+    """The file of a table that is named by its file or its folder."""
     path = Path(path)
     return path if path.suffix == ".safetensors" else path / TABLE_FILE

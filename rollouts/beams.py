@@ -13,8 +13,6 @@ Writes candidate groups (`data/candidate_groups.py`). Killed, it goes on where i
 """
 
 import argparse
-import hashlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from tqdm import tqdm
 from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least
 from data.candidate_pools import load_pools, pools_without
 from data.commands import command
-from data.digests import image_bytes_digest
+from data.digests import rows_digest
 from data.images import ImageError, ImageSource
 from data.locks import parse_and_hold
 from data.pools import ItemId
@@ -239,12 +237,11 @@ def read_queries(arguments: argparse.Namespace, skipping: Skipping) -> list[Quer
 
 def _digest(queries: Sequence[Query]) -> str:
     """Of all that the queries hold; of images, their content."""
-    digest = hashlib.sha256()
-    for query in queries:
-        for item, record in zip((query.id, *query.pool_ids), (query.record, *query.pool), strict=True):
-            images = [image_bytes_digest(image) for image in record.images]
-            digest.update(json.dumps([item, record.question, record.answers, images]).encode())
-    return digest.hexdigest()
+    return rows_digest(
+        {"id": item, "question": record.question, "answers": record.answers, "images": record.images}
+        for query in queries
+        for item, record in zip((query.id, *query.pool_ids), (query.record, *query.pool), strict=True)
+    )
 
 
 _WHERE_THINGS_ARE = (

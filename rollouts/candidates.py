@@ -11,13 +11,12 @@ after it was stopped, it goes on; `accelerate launch` divides the queries among 
 """
 
 import argparse
-import hashlib
-import json
 from pathlib import Path
 
 from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least
 from data.commands import command
-from data.digests import image_bytes_digest
+from data.digests import file_digest, rows_digest
+from data.embedding_table import table_path
 from data.locks import parse_and_hold
 from data.records import RecordError
 from data.unreadable import Skipping
@@ -27,23 +26,14 @@ VERSION = 1
 """Raised when the same settings make other rows."""
 
 
-def _file_digest(path: str | Path | None) -> str | None:
-    if path is None:
-        return None
-    path = Path(path) / "embeddings.safetensors" if Path(path).is_dir() else Path(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _data_digest(data) -> str:
     """Of what the rows are made from: queries, pools, and the examples in them."""
-    digest = hashlib.sha256()
     pooled = dict.fromkeys(item for pool in data.pools.values() for item in pool)
-    for record in (*data.queries, *(data.examples[item] for item in pooled)):
-        images = [image_bytes_digest(image) for image in record.images]
-        row = [record.id, record.question, record.answers, images, data.pools.get(record.id)]
-        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    return digest.hexdigest()
+    records = (*data.queries, *(data.examples[item] for item in pooled))
+    names = ("id", "question", "answers", "images")
+    return rows_digest(
+        {name: getattr(record, name) for name in names} | {"pool": data.pools.get(record.id)} for record in records
+    )
 
 
 PROPOSAL_OPTIONS = ("num_beams", "temperatures", "num_samples", "num_retrieval", "num_random", "distinct", "seed")
@@ -59,9 +49,9 @@ def _settings(arguments: argparse.Namespace, data, book, selector_name: str | No
         "data": _data_digest(data),
         "vlm": book.settings,
         "selector": None if selector_name is None else model_fingerprint(selector_name),
-        "query_table": _file_digest(arguments.query_table),
-        "example_table": _file_digest(arguments.example_table),
-        "beams": _file_digest(arguments.beams),
+        "query_table": None if arguments.query_table is None else file_digest(table_path(arguments.query_table)),
+        "example_table": None if arguments.example_table is None else file_digest(table_path(arguments.example_table)),
+        "beams": None if arguments.beams is None else file_digest(arguments.beams),
         "left_out": skipping.positions(),
         **{name: getattr(arguments, name) for name in (*PROPOSAL_OPTIONS, *OTHER_OPTIONS)},
     }

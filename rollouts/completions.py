@@ -9,7 +9,6 @@ Started again after it was stopped, it goes on; `accelerate launch` divides the 
 """
 
 import argparse
-import hashlib
 import random
 import sys
 from collections.abc import Sequence
@@ -207,17 +206,6 @@ def _load_rows(arguments: argparse.Namespace, recipe: dict[str, Any], skipping: 
     return rows
 
 
-def _rows_digest(rows: Sequence[dict]) -> str:
-    from data.digests import image_bytes_digest
-
-    digest = hashlib.sha256()
-    for row in rows:
-        columns = {name: value for name, value in sorted(row.items()) if name != "images"}
-        images = [image_bytes_digest(image) for image in row["images"]]
-        digest.update(repr([columns, images]).encode() + b"\n")
-    return digest.hexdigest()
-
-
 def make_completions(arguments: argparse.Namespace) -> None:
     """Reads and checks everything, makes what is missing, and merges."""
     from rewards.columns import check_columns
@@ -230,6 +218,7 @@ def make_completions(arguments: argparse.Namespace) -> None:
     rows = _load_rows(arguments, recipe, skipping)
     check_columns(rewards, [{**row, "completion": ""} for row in rows], arguments.dataset)
 
+    from data.digests import rows_digest
     from data.shards import process_state
     from models.checkpoints import find_model, model_fingerprint
     from models.loading import load_processor, load_vlm
@@ -241,7 +230,7 @@ def make_completions(arguments: argparse.Namespace) -> None:
     max_new_tokens = arguments.max_new_tokens or recipe.get("max_completion_length") or 256
     settings = {
         "version": VERSION,
-        "data": _rows_digest(rows),
+        "data": rows_digest(rows),
         "left_out": skipping.positions(),
         "model": model_fingerprint(model_name),
         "rewards": specs,

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from data.digests import image_bytes_digest
 from data.embedding_table import load_tensors, save_tensors
-from data.images import READER_VERSION, ImageError, ImageSource, describe_source, open_image, read_image_bytes
+from data.images import ImageError, ImageSource, describe_source, open_image, read_image_bytes
 from data.records import RecordError
 from models.embeddings import Encoder
 
@@ -26,8 +27,7 @@ SHARD_ROWS, SHARD_SECONDS = 8192, 60
 
 
 def _key(encoder: Encoder, kind: str, content: bytes) -> bytes:
-    version = "" if kind == "text" else f" {READER_VERSION}"
-    return hashlib.sha256(f"{encoder.fingerprint}\n{kind}{version}\n".encode() + content).digest()
+    return hashlib.sha256(f"{encoder.fingerprint}\n{kind}\n".encode() + content).digest()
 
 
 class EmbeddingCache:
@@ -107,22 +107,17 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], cache_dir: str | Path | 
     return cache.complete(keys, lambda todo: encoder.encode_texts([texts[n] for n in todo]), TEXT_CHUNK, "text")
 
 
-def image_content(source: ImageSource) -> tuple[str, bytes]:
-    """How an image is identified: by the bytes of its file or, where it has none, by its pixels."""
-    if isinstance(source, Image.Image | np.ndarray):
-        rgb = open_image(source)
-        return f"pixels {rgb.size}", rgb.tobytes()
-    return "file", read_image_bytes(source)
+def _image_key(encoder: Encoder, source: ImageSource) -> bytes:
+    return _key(encoder, "image", image_bytes_digest(source).encode())
 
 
 def _decode(encoder: Encoder, source: ImageSource, key: bytes) -> Image.Image:
     """Opens an image from the very bytes that its key was made from."""
-    kind, content = image_content(source)
-    if _key(encoder, kind, content) != key:
+    if not isinstance(source, Image.Image | np.ndarray):
+        source = {"bytes": read_image_bytes(source), "path": describe_source(source)}
+    if _image_key(encoder, source) != key:
         raise ImageError(f"{describe_source(source)}: changed while it was in use")
-    if kind != "file":
-        return open_image(source)
-    return open_image({"bytes": content, "path": describe_source(source)})
+    return open_image(source)
 
 
 def embed_images(
@@ -139,7 +134,7 @@ def embed_images(
     by_path = {image: place for place, image in reversed(list(enumerate(flat))) if isinstance(image, str)}
     distinct = [image for place, image in enumerate(flat) if not isinstance(image, str) or by_path[image] == place]
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda image: _key(encoder, *image_content(image)), distinct)
+        found = pool.map(lambda image: _image_key(encoder, image), distinct)
         keys = list(tqdm(found, total=len(distinct), desc="reading images", unit="image", delay=1))
 
         def encode(todo: list[int]) -> np.ndarray:

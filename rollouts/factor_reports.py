@@ -9,7 +9,6 @@ that has no pool. Killed and started again, the same command goes on; the splits
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ from typing import Any
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
 from data.arguments import add_restart_argument, at_least
 from data.commands import command
-from data.digests import image_bytes_digest
+from data.digests import rows_digest
 from data.images import ImageError
 from data.locks import parse_and_hold
 from data.output_folder import refuse_own_input, write_split, writing
@@ -42,8 +41,7 @@ def predict_split(
     from filter_agents.factor_reports import images_of, predict_records
 
     ids = list(range(len(records)))
-    content = [(record.report, [image_bytes_digest(image) for image in images_of(record)]) for record in records]
-    reports = hashlib.sha256(repr(content).encode()).hexdigest()
+    reports = rows_digest({"report": record.report, "images": images_of(record)} for record in records)
     settings = {"model": fingerprint, "reports": reports}
     with ShardStore(work, settings, sync_every=batch_size, restart=restart) as store:
         chunks = store.chunks(ids, size=batch_size)

@@ -14,6 +14,7 @@ from typing import Any
 from accelerate import PartialState
 
 from data.digests import file_digest, rows_digest
+from data.measurements import MEASUREMENTS_FILE
 from data.records import write_json
 from data.secrets import without_secrets
 from models.checkpoints import RUN_FILE, model_fingerprint
@@ -154,7 +155,8 @@ def source_content(name: str, revision: str | None = None) -> str:
 
 
 def _folder_digest(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Of what a user put there, without what programs note down beside it: locks and measurements."""
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and path.name != MEASUREMENTS_FILE)
     return rows_digest([path.relative_to(folder).as_posix(), file_digest(path)] for path in files)
 
 

@@ -115,7 +115,7 @@ def test_a_picture_that_changes_under_its_name_is_encoded_anew(tmp_path, picture
 
 
 def test_a_picture_that_changes_while_it_is_in_use_is_an_error(pictures, monkeypatch):
-    read, seen = embedding_cache.image_content, []
+    read, seen = embedding_cache.image_bytes_digest, []
 
     def replaced_after_the_first_look(source):
         content = read(source)
@@ -124,7 +124,7 @@ def test_a_picture_that_changes_while_it_is_in_use_is_an_error(pictures, monkeyp
         seen.append(source)
         return content
 
-    monkeypatch.setattr(embedding_cache, "image_content", replaced_after_the_first_look)
+    monkeypatch.setattr(embedding_cache, "image_bytes_digest", replaced_after_the_first_look)
     with pytest.raises(ImageError, match=r"red\.png: changed while it was in use"):
         embed_images(Counting(), [[pictures[0]]])
 
