@@ -6,6 +6,8 @@ input of every layer) plus one layer at work; generation as its key-value cache 
 
 from dataclasses import dataclass
 
+from models.zero3 import whole_models
+
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A 4-bit weight, its share of a block's 8-bit constant, and of that constant's own (bitsandbytes, double quant)."""
@@ -81,7 +83,7 @@ def count_parameters(config) -> Parameters:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    with torch.device("meta"):
+    with whole_models(), torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     head = model.get_output_embeddings()
     linear = adapter_widths = vision_adapter_widths = largest = 0

@@ -3,14 +3,14 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from data.row_images import is_image_name
 from models.checkpoints import MODEL_FILE, find_model
+from models.zero3 import whole_models
 from rewards import columns as column_types
 from rewards.base import Completion, Reward, completion_text
 from rewards.columns import ColumnError
@@ -43,19 +43,6 @@ def stored_bounds(model: str) -> tuple[float, float]:
         raise ValueError(f"model: {path}: model_type: expected one of {known}, found {config.get('model_type')!r}")
     low, high = config.get("score_min"), config.get("score_max")
     return (-math.inf, math.inf) if low is None or high is None else (float(low), float(high))
-
-
-@contextmanager
-def _outside_zero3() -> Iterator[None]:
-    """Models loaded here are whole on every process, also while the policy's are partitioned."""
-    from transformers.integrations import deepspeed
-
-    current = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = current
 
 
 def without_special_tokens(text: str) -> str:
@@ -139,7 +126,7 @@ class RewardModel(Reward):
         device = self.device or process_state().device
         if self.sharded:
             return _partitioned(partial(load_reward_model, revision=self.revision), self.model, device, self.dtype)
-        with _outside_zero3():
+        with whole_models():
             model, _ = load_reward_model(self.model, device, self.dtype, self.revision)
         return model.requires_grad_(False).eval()
 

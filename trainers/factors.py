@@ -36,6 +36,7 @@ from models.factor_predictor import (
     new_predictor,
 )
 from models.synced_batch_norm import sync_batch_norms
+from models.zero3 import whole_models
 from rewards.factor_metrics import choice_metrics, factor_metrics, fit_thresholds, majority_choice
 from trainers.checkpoints import CompleteCheckpoints
 from trainers.console import say
@@ -271,6 +272,7 @@ def described_results(results: dict[str, Any]) -> dict[str, str]:
 # -- the script -------------------------------------------------------------------------------------------------------
 
 
+@whole_models()
 def load_predictor(
     script: FactorArguments, args: FactorTrainingConfig, model_args: Any, factors: FactorSet
 ) -> FactorPredictor:

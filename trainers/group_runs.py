@@ -11,6 +11,7 @@ from data.embedding_table import EmbeddingTable
 from data.records import RecordError
 from models.hub import hub_options
 from models.memory import Load
+from models.zero3 import whole_models
 from trainers.console import say
 from trainers.enough_rows import check_enough_rows
 from trainers.evaluation_rows import Content, evaluation_rows, prompt_content
@@ -145,6 +146,7 @@ def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> Poli
             f"{width}"
         )
 
+    @whole_models()
     def load() -> nn.Module:
         if name is None:
             return AutoModel.from_config(config)

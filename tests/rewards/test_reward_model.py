@@ -12,7 +12,7 @@ from data.records import write_jsonl
 from rewards import eval as eval_command
 from rewards.columns import ColumnError
 from rewards.registry import RewardSpecError, build_reward
-from rewards.reward_model import RewardModel, _outside_zero3, stored_bounds, without_special_tokens
+from rewards.reward_model import RewardModel, stored_bounds, without_special_tokens
 from rewards.validate import shortfalls
 
 QUESTION = "what colour is the square?"
@@ -177,18 +177,6 @@ def test_a_run_that_was_cut_short_gives_its_newest_checkpoint(tiny_reward_model,
 
 
 # -- beside other parts -----------------------------------------------------------------------------------------------
-
-
-def test_zero3_does_not_divide_it():
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
-
-    config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
-    assert is_deepspeed_zero3_enabled()
-    with _outside_zero3():
-        assert not is_deepspeed_zero3_enabled()
-    assert is_deepspeed_zero3_enabled()
-    del config
-    assert not is_deepspeed_zero3_enabled()
 
 
 def test_dividing_it_needs_zero3(tiny_reward_model):
