@@ -21,7 +21,7 @@ from skimage.measure import blur_effect
 
 from data.digests import picture_digest
 from data.images import ImageError, open_image
-from data.pools import Item, ItemId, Pool, load_pool
+from data.pools import Item, ItemId, Pool, images_of_pools, load_pool
 from data.processes import process_pool
 from data.records import write_json
 from data.unreadable import refuse_unreadable
@@ -171,7 +171,7 @@ def _measure_files(paths: list[str], workers: int) -> list[dict]:
 
 def check_pool_images(pool: Pool) -> None:
     """Decodes every image of a pool, and raises a `RecordError` that names those that cannot be read."""
-    refuse_unreadable((f"{pool.folder}: item {item.id!r}", str(pool.image_path(item))) for item in pool.items)
+    refuse_unreadable(images_of_pools([pool]), name="image")
 
 
 def normalise_text(text: str) -> str:

@@ -8,12 +8,14 @@ On disk it is a folder that a person can open, or write by hand:
 `ids` are integers or strings; their order is the data set's own (of two copies, the later one is the copy).
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from pydantic import ConfigDict, StrictInt, StrictStr
 
 from data.records import Record, RecordError, check_finished, parse_rows, read_rows, write_jsonl
+from data.unreadable import LeftOut, readable_rows
 
 ITEMS_FILE = "items.jsonl"
 
@@ -74,3 +76,29 @@ class Pool:
 def load_pool(folder: str) -> Pool:
     """A pool read once a process: rewards ask for the same one again for every completion of a group."""
     return Pool(folder)
+
+
+def images_of_pools(pools: Iterable[Pool]) -> list[tuple[str, str]]:
+    """(where it is used, path) of every image of some pools, for `data.unreadable.refuse_unreadable`."""
+    return [(f"{pool.folder}: item {item.id!r}", str(pool.image_path(item))) for pool in pools for item in pool.items]
+
+
+def readable_pool(folder: str, left_out: LeftOut, place: Path) -> str:
+    """The folder of a pool whose images can all be read: the given one, or one at `place` with its other items.
+
+    Args:
+        left_out: notes the items that are left out.
+        place: a folder that does not exist.
+
+    Raises:
+        RecordError: no image can be read.
+    """
+    pool = load_pool(folder)
+    where = [found for found, _ in images_of_pools([pool])]
+    kept = readable_rows(pool.items, where, (), left_out, lambda item: [str(pool.image_path(item))], "image")
+    if len(kept) == len(pool):
+        return folder
+    place.mkdir(parents=True)
+    items = [item.model_copy(update={"image": str(pool.image_path(item).resolve())}) for item in kept]
+    Pool(place, items).save_items()
+    return str(place)

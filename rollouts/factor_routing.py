@@ -11,16 +11,18 @@ writes a row for each item of a pool (`data/pools.py`): `{"id", "factors", "prob
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from data.arguments import add_restart_argument, at_least
+from data.arguments import add_restart_argument, add_skip_argument, at_least
 from data.commands import command
 from data.images import ImageError
 from data.locks import parse_and_hold
-from data.pools import load_pool
+from data.pools import images_of_pools, load_pool, readable_pool
 from data.records import RecordError, read_rows, write_jsonl
 from data.text_encoder import BUNDLED_MINILM, EncoderError, load_text_encoder
+from data.unreadable import Skipping, refuse_unreadable
 from filter_agents.factor_routing import (
     LEAST_SIMILARITY,
     check_routes,
@@ -34,17 +36,23 @@ ITEMS_SHOWN = 10
 
 
 def predict_pool(
-    pool_folder: str, model: Any, fingerprint: str, work: Path, output: Path, batch_size: int, restart: bool = False
+    pool_folder: str,
+    model: Any,
+    settings: dict[str, Any],
+    work: Path,
+    output: Path,
+    batch_size: int,
+    restart: bool = False,
 ) -> None:
     """Writes a row of factors and probabilities for each item; images that are done are not looked at again.
 
     Args:
         model: a factor predictor.
-        fingerprint: of the model.
+        settings: what says which model, and which pool.
         work: folder of unfinished work.
 
     Raises:
-        RecordError: `work` belongs to another model or pool.
+        RecordError: `work` belongs to other settings.
     """
     from tqdm import tqdm
 
@@ -52,7 +60,6 @@ def predict_pool(
 
     pool = load_pool(pool_folder)
     items = {item.id: item for item in pool.items}
-    settings = {"pool": str(Path(pool_folder).resolve()), "model": fingerprint}
     with ShardStore(work, settings, sync_every=batch_size, restart=restart) as store:
         chunks = store.chunks(list(items), size=batch_size)
         with tqdm(total=sum(map(len, chunks)), desc="predicting", unit="image", disable=not store.is_main) as bar:
@@ -82,29 +89,50 @@ def suggest(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Predicts, routes, writes and prints."""
+    """Predicts, routes, writes and prints, for the items of the pool whose images can be read."""
+    skipping = Skipping(arguments.skip_unreadable)
+    with tempfile.TemporaryDirectory() as work:
+        pool = arguments.pool
+        if skipping.wanted:
+            pool = readable_pool(pool, skipping.of("items"), Path(work) / "pool")
+            skipping.report()
+        else:
+            refuse_unreadable(images_of_pools([load_pool(pool)]), name="image")
+        route(arguments, pool, skipping)
+
+
+def route(arguments: argparse.Namespace, pool: str, skipping: Skipping) -> None:
+    """Predicts, routes, writes and prints.
+
+    Args:
+        pool: folder of what remains of the pool.
+    """
     from data.shards import process_state
     from filter_agents.registry import build_agents
     from models.checkpoints import find_model, model_fingerprint
     from models.factor_predictor import load_factor_predictor
 
     agents = build_agents(arguments.agents)
-    load_pool(arguments.pool)
     model = load_factor_predictor(arguments.model, arguments.device)
     routes = load_routes(arguments.routing, model.config.factors, agents)
     work = arguments.output.with_name(arguments.output.name + ".parts")
     predicted = work / "predicted.jsonl"
-    fingerprint = model_fingerprint(find_model(arguments.model))
-    predict_pool(arguments.pool, model, fingerprint, work, predicted, arguments.batch_size, arguments.restart)
+    settings = {
+        "pool": str(Path(arguments.pool).resolve()),
+        "model": model_fingerprint(find_model(arguments.model)),
+        "left_out": skipping.positions(),
+    }
+    predict_pool(pool, model, settings, work, predicted, arguments.batch_size, arguments.restart)
     if not process_state().is_main_process:
         return
     rows = {row["id"]: row for _, row in read_rows(predicted)}
     factors_of = {item: row["factors"] for item, row in rows.items()}
-    outcome = run_routes(arguments.pool, factors_of, routes, agents)
+    outcome = run_routes(pool, factors_of, routes, agents)
     for item, row in rows.items():
         row["kept"] = item not in outcome.removed_by
         if not row["kept"]:
             row["removed_by"] = outcome.removed_by[item]
+    skipping.write(arguments.output)
     write_jsonl(arguments.output, rows.values())
     if not outcome.kept:
         print(f"warning: nothing is kept of {arguments.pool}", file=sys.stderr)
@@ -140,6 +168,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     routed.add_argument("--routing", type=Path, required=True, help="table that `suggest` wrote")
     routed.add_argument("--batch-size", type=at_least(1), default=32, help="images looked at together")
     add_restart_argument(routed)
+    add_skip_argument(routed)
     routed.add_argument("--device", help="by default an accelerator if there is one")
     for subparser in (table, routed):
         subparser.add_argument("--agents", nargs="+", metavar="AGENT", help="by default all that need no model")

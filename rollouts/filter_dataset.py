@@ -10,20 +10,21 @@ prompt}, "kept": [ids], "removed": [ids], "unread_prompts", "unknown_agents"}`. 
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr, model_validator
 
-from data.arguments import at_least
+from data.arguments import add_skip_argument, at_least
 from data.commands import command
 from data.images import resolve_images, resolve_path
 from data.locks import parse_and_hold
 from data.messages import without_leading_marks
-from data.pools import ItemId, load_pool
+from data.pools import ItemId, images_of_pools, load_pool, readable_pool
 from data.records import base_folder, parse_rows, read_some_rows, write_jsonl
 from data.row_images import RecordWithImages
-from data.unreadable import refuse_unreadable
+from data.unreadable import Skipping, readable_rows, refuse_unreadable, with_positions_as_ids
 
 
 class Report(RecordWithImages):
@@ -42,10 +43,10 @@ class Report(RecordWithImages):
 
 
 def load_reports(source: str, split: str) -> list[Report]:
-    """Reports with absolute paths, whose pools and images exist.
+    """Reports with absolute paths, in the order of the file.
 
     Raises:
-        RecordError: lists what is wrong.
+        RecordError: lists what is wrong, missing pools too.
     """
     base = base_folder(source)
     reports = [
@@ -56,8 +57,33 @@ def load_reports(source: str, split: str) -> list[Report]:
     ]
     for report in reports:
         load_pool(report.pool)
-    refuse_unreadable((f"{source}: report {report.id!r}", image) for report in reports for image in report.images)
     return reports
+
+
+def readable_reports(reports: list[Report], source: str, skipping: Skipping, work: Path) -> list[Report]:
+    """The reports, all of whose images and of whose pools' images can be read.
+
+    Args:
+        skipping: leaves out reports with an image of their own that cannot be read, and such items of pools.
+        work: folder for pools without the items that are left out.
+
+    Raises:
+        RecordError: names all images that cannot be read, where none is to be left out.
+    """
+    places = [f"{source}: report {report.id!r}" for report in reports]
+    if not skipping.wanted:
+        of_reports = [(place, image) for place, one in zip(places, reports, strict=True) for image in one.images]
+        folders = dict.fromkeys(report.pool for report in reports)
+        refuse_unreadable([*of_reports, *images_of_pools(load_pool(folder) for folder in folders)])
+        return reports
+    left_out = skipping.of("reports")
+    reports = readable_rows(with_positions_as_ids(reports, left_out), places, left_out=left_out)
+    pools = {
+        folder: readable_pool(folder, skipping.of(f"items of {folder}"), work / str(number))
+        for number, folder in enumerate(dict.fromkeys(report.pool for report in reports))
+    }
+    skipping.report()
+    return [report.model_copy(update={"pool": pools[report.pool]}) for report in reports]
 
 
 def select_agents(
@@ -137,6 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="folder or Hub id")
     parser.add_argument("--recipe", type=Path, help="that the model was trained with: agents, image sizes, length")
     parser.add_argument("--batch-size", type=at_least(1), default=8, help="reports read at once")
+    add_skip_argument(parser)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parse_and_hold(parser, argv)
 
@@ -145,9 +172,13 @@ def main(argv: list[str] | None = None) -> None:
 
     recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
     agents = build_agents(recipe.get("agents"))
+    skipping = Skipping(arguments.skip_unreadable)
     reports = load_reports(arguments.reports, arguments.split)
-    answers = select_agents(reports, arguments.model, recipe, agents, arguments.batch_size)
-    rows = filter_datasets(reports, answers, agents)
+    with tempfile.TemporaryDirectory() as work:
+        reports = readable_reports(reports, arguments.reports, skipping, Path(work))
+        answers = select_agents(reports, arguments.model, recipe, agents, arguments.batch_size)
+        rows = filter_datasets(reports, answers, agents)
+    skipping.write(arguments.output)
     write_jsonl(arguments.output, rows)
     for row in rows:
         print(describe(row))

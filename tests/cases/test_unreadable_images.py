@@ -367,5 +367,5 @@ def test_a2_measured_pools_name_every_picture(images):
     with pytest.raises(RecordError) as caught:
         measure_pool(Pool(images, items))
     assert str(caught.value).startswith("5 of 11 images cannot be read:\n")
-    places = {NAMES[position]: f"{images}: item {position}: field 'images': " for position in LEFT_OUT}
+    places = {NAMES[position]: f"{images}: item {position}: field 'image': " for position in LEFT_OUT}
     _assert_all_named(str(caught.value), places)

@@ -3,14 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from data.candidate_groups import load_groups
 from data.candidate_pools import load_pools
 from data.records import RecordError
 from data.shards import ShardStore
-from rollouts import beams, candidates, completions
+from rewards import compare_factors
+from rollouts import beams, candidates, completions, factor_reports, factor_routing, filter_dataset
 from rollouts.beams import Value
 
 BROKEN = {"train-1", "train-5", "train-20"}
@@ -167,3 +170,88 @@ def test_a2_processes_that_left_out_different_rows_stop(tmp_path, monkeypatch):
         ShardStore(tmp_path / "work", {"seed": 0, "left_out": {"rows": [3, 4]}}),
     ):
         pass
+
+
+# -- pools of reports -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reports(report_data, tmp_path) -> Path:
+    """A report without images, on a pool of six of which the pictures 1 and 4 are cut short."""
+    row = json.loads((report_data / "test.jsonl").read_text().splitlines()[0])
+    folder = tmp_path / "reports"
+    shutil.copytree(report_data / row["pool"], folder / "pool")
+    for number in (1, 4):
+        _break(folder / "pool" / "images" / f"{number:04}.png")
+    (folder / "test.jsonl").write_text(json.dumps({**row, "images": [], "pool": "pool"}) + "\n")
+    return folder
+
+
+def _factor_reports(reports: Path, output: Path) -> list:
+    return [reports, "--factors", "no/such", "--output-dir", output]
+
+
+def _compare(reports: Path, output: Path) -> list:
+    return [reports, "--predictors", "one=no/such", "--routing", "no.yaml", "--output-dir", output]
+
+
+def _filter(reports: Path, output: Path) -> list:
+    return [reports, "--model", "no/such", "--output", output]
+
+
+def _route(reports: Path, output: Path) -> list:
+    return ["run", reports / "pool", "--model", "no/such", "--routing", "no.yaml", "--output", output]
+
+
+@pytest.mark.parametrize(
+    ("main", "command"),
+    [
+        (factor_reports.main, _factor_reports),
+        (compare_factors.main, _compare),
+        (filter_dataset.main, _filter),
+        (factor_routing.main, _route),
+    ],
+)
+def test_a2_pools_of_reports_are_checked_before_a_model_is_loaded(reports, tmp_path, main, command):
+    with pytest.raises(SystemExit) as end:
+        main([str(part) for part in command(reports, tmp_path / "out")])
+    _assert_named(end, total=6, names={"0001", "0004"})
+    assert all(f"{reports}/pool: item {number}: field 'image" in str(end.value) for number in (1, 4))
+
+
+def test_a2_what_a_model_selects_filters_the_items_that_can_be_read(reports, tmp_path, monkeypatch):
+    agent = "<agent><name>blur_filter</name><prompt>keep blur at most 0</prompt></agent>"
+    monkeypatch.setattr(
+        filter_dataset, "select_agents", lambda *_: [f"<selection><agents>{agent}</agents></selection>"]
+    )
+    output = tmp_path / "out.jsonl"
+    filter_dataset.main([*map(str, _filter(reports, output)), "--skip-unreadable"])
+    row = json.loads(output.read_text())
+    assert (row["kept"], row["removed"]) == ([], [0, 2, 3, 5])
+    assert _left_out(output) == {f"items of {reports}/pool": {1, 4}}
+
+
+class Dark:
+    """A factor predictor that finds every picture dark."""
+
+    config = SimpleNamespace(factors=["dark"], factor_names={})
+
+    def probabilities(self, images, batch_size):
+        return np.ones((len(images), 1))
+
+    def choose(self, probabilities):
+        return [["dark"]] * len(probabilities)
+
+
+def test_a2_routing_leaves_out_items(reports, tmp_path, monkeypatch):
+    import models.factor_predictor
+
+    monkeypatch.setattr(models.factor_predictor, "load_factor_predictor", lambda *_: Dark())
+    (tmp_path / "routing.yaml").write_text("dark: exact_duplicate_filter\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    output = tmp_path / "out.jsonl"
+    more = ["--model", tmp_path / "model", "--routing", tmp_path / "routing.yaml", "--skip-unreadable"]
+    factor_routing.main([*map(str, _route(reports, output)), *map(str, more)])
+    assert [json.loads(line)["id"] for line in output.read_text().splitlines()] == [0, 2, 3, 5]
+    assert _left_out(output) == {"items": {1, 4}}
