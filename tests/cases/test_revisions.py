@@ -1,8 +1,13 @@
 """One revision of a model's repository, for everything that is read of it."""
 
+import ast
 import importlib
 import json
+import re
 import sys
+from collections.abc import Collection, Iterable, Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +80,91 @@ def test_p12_two_revisions_are_refused():
         hub_arguments(args, SimpleNamespace(model_revision="v2"))
     found = hub_arguments(args, SimpleNamespace(model_revision="main"))
     assert found == {"revision": "v1", "trust_remote_code": True}
+
+
+# -- every call -------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("data", "models", "rewards", "filter_agents", "rollouts", "trainers")
+OF_LIBRARIES = (
+    *("from_pretrained", "cached_file", "find_adapter_config_file", "create_model_from_path", "SentenceTransformer"),
+    *("hf_hub_download", "snapshot_download", "try_to_load_from_cache"),
+)
+COMMAND = "a command's folder or Hub id, beside which no revision can be said"
+TABLE = "encoders of tables are named to commands, beside which no revision can be said; told by content"
+WITHOUT_REVISION = {
+    ("data/text_encoder.py", "SentenceTransformer"): COMMAND,
+    ("models/embeddings.py", "SentenceTransformer"): TABLE,
+    ("models/embeddings.py", "from_pretrained"): TABLE,
+    ("models/embeddings.py", "is_sentence_transformers"): TABLE,
+    ("models/embeddings.py", "load_vision_tower"): TABLE,
+    ("models/selector_encoders.py", "from_pretrained"): COMMAND,
+    ("rewards/compare_factors.py", "load_factor_predictor"): COMMAND,
+    ("rewards/compare_factors.py", "load_vlm"): COMMAND,
+    ("rewards/completions.py", "load_processor"): COMMAND,
+    ("rewards/completions.py", "load_vlm"): COMMAND,
+    ("rewards/stored_scores.py", "load_reward_model"): COMMAND,
+    ("rollouts/choices.py", "load_selector"): COMMAND,
+    ("rollouts/choices.py", "load_selector_encoders"): COMMAND,
+    ("rollouts/completions.py", "load_processor"): COMMAND,
+    ("rollouts/completions.py", "load_vlm"): COMMAND,
+    ("rollouts/embeddings.py", "from_pretrained"): COMMAND,
+    ("rollouts/embeddings.py", "load_selector_encoders"): COMMAND,
+    ("rollouts/factor_reports.py", "load_factor_predictor"): COMMAND,
+    ("rollouts/factor_routing.py", "load_factor_config"): COMMAND,
+    ("rollouts/factor_routing.py", "load_factor_predictor"): COMMAND,
+    ("rollouts/filter_dataset.py", "load_processor"): COMMAND,
+    ("rollouts/filter_dataset.py", "load_vlm"): COMMAND,
+    ("rollouts/in_context_vlm.py", "load_processor"): COMMAND,
+    ("rollouts/in_context_vlm.py", "load_vlm"): COMMAND,
+    ("trainers/checkpoints.py", "from_pretrained"): "a folder of the run",
+    ("trainers/model_at_hand.py", "lora_config"): "adapters that are only compared with the model's modules",
+    ("trainers/reward.py", "reward_adapters"): "adapters that are only compared with the model's modules",
+    ("trainers/run_origin.py", "source_content"): "files and folders, which have no revisions",
+}
+"""(file, what it calls) -> why no revision is passed there."""
+
+
+def _says_revision(name: str) -> bool:
+    return name in ("revision", "hub") or name.endswith("_revision")
+
+
+def _functions(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, int | None]]:
+    """(name, place among the arguments of a call) of public functions that take a revision."""
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            names = [one.arg for one in node.args.args if one.arg not in ("self", "cls")]
+            places = [place for place, name in enumerate(names) if _says_revision(name)]
+            if places or any(_says_revision(one.arg) for one in node.args.kwonlyargs):
+                yield node.name, places[0] if places else None
+
+
+def _calls(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.Call]]:
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            yield (node.func.id if isinstance(node.func, ast.Name) else node.func.attr), node
+
+
+def _passes(call: ast.Call, places: Collection[int | None]) -> bool:
+    named = any(one.arg is None or _says_revision(one.arg) for one in call.keywords)
+    return named or any(place is not None and len(call.args) > place for place in places)
+
+
+def test_p12_every_call_says_which_revision():
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+    nodes = cache(lambda path: list(ast.walk(ast.parse(texts[path]))))
+    takers: dict[str, set[int | None]] = {name: set() for name in OF_LIBRARIES}
+    for path in texts:
+        for name, place in _functions(nodes(path)) if re.search("revision|hub", texts[path]) else ():
+            takers.setdefault(name, set()).add(place)
+    found = {
+        (path, name)
+        for path, text in texts.items()
+        if any(f"{name}(" in text for name in takers)
+        for name, call in _calls(nodes(path))
+        if name in takers and not _passes(call, takers[name])
+    }
+    assert {"load_vlm", "load_processor", "from_backbone", "base_of_adapters", "load_selector"} <= takers.keys()
+    assert sorted(found - WITHOUT_REVISION.keys()) == []  # pass a revision, or say above why there is none
+    assert sorted(WITHOUT_REVISION.keys() - found) == []
