@@ -167,7 +167,8 @@ class GRPOTrainer(
         model, train_dataset, ...: see `trl.GRPOTrainer`, whose order is the same.
         reward_funcs: any functions `reward(completions, **columns)`; `rewards.registry.build_rewards` makes guarded
             ones from a recipe, others are guarded with `on_error="raise"`.
-        args: a `GRPOConfig`; of a `trl.GRPOConfig` the additions have their defaults.
+        args: a `GRPOConfig`; of a `trl.GRPOConfig` the additions have their defaults. Its `model_init_kwargs` say at
+            which revision reference and processor are loaded, also those of a model that is loaded already.
         samples: where groups are stored for the run's report; by default nowhere.
     """
 

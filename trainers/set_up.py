@@ -11,6 +11,7 @@ from typing import Any
 from models.checkpoints import newest_complete_checkpoint
 from rewards.registry import spec_name
 from trainers.evaluation_rows import check_evaluation
+from trainers.model_at_hand import DEFAULT_REVISION, base_of_adapters, hub_arguments
 from trainers.recipe_keys import closest
 from trainers.recipes import DataArguments, RecipeError
 
@@ -91,6 +92,7 @@ def check_set_up(method: str, script: DataArguments, args: Any, model_args: Any)
     ):
         check_model_folder(key, name)
     if method == "GRPO":
+        check_vllm_revision(args, model_args)
         check_weights(script.reward_funcs, args.reward_weights)
     check_evaluation(script, method == "factors" or args.eval_strategy != "no")
     check_metric(method, script, args)
@@ -186,6 +188,20 @@ def check_model_folder(key: str, name: str | None) -> None:
         newest = newest_complete_checkpoint(path)
         hint = f"; its newest complete checkpoint is {newest}" if newest else ""
         raise RecipeError(f"{key}: '{name}' holds no model (no config.json or adapter_config.json){hint}")
+
+
+def check_vllm_revision(args: Any, model_args: Any) -> None:
+    """Raises `RecipeError` where TRL would start vLLM, which it tells no revision, on another one than the model's."""
+    if not args.use_vllm or args.vllm_mode != "colocate":
+        return
+    name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
+    base = base_of_adapters(name, hub)
+    name, revision = (name, hub["revision"]) if base is None else (base.name, base.revision)
+    if revision not in (None, DEFAULT_REVISION) and not Path(name).is_dir():
+        raise RecipeError(
+            f"vllm_mode: colocate starts vLLM on the main branch of {name}, not on revision '{revision}'; take a "
+            f"folder with it (hf download {name} --revision {revision} --local-dir FOLDER), or vllm_mode: server"
+        )
 
 
 def _similar_folders(path: Path) -> str:

@@ -118,9 +118,9 @@ def is_of_v1(model, weights) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", [MODEL, ADAPTERS])
-def test_p12_config_and_processor(hub, name):
-    known = inspect_model(name, DATA, True, V1)
+@pytest.mark.parametrize(("name", "revision"), [(MODEL, "v1"), (ADAPTERS, "main")])
+def test_p12_config_and_processor(hub, name, revision):
+    known = inspect_model(name, DATA, True, {"revision": revision})
     assert (known.config.model_type, type(known.processor).__name__) == ("qwen2_vl", "Qwen2VLProcessor")
 
 
@@ -166,7 +166,7 @@ def test_p12_adapters_say_what_they_are_for(hub, folders, tiny_model):
         base_of_adapters(folder, {"revision": "v2"})
 
 
-@pytest.mark.parametrize("method", ["grpo", "sft"])
+@pytest.mark.parametrize("method", ["grpo", "grpo of a loaded model", "sft"])
 def test_p12_trainer_by_name(hub, weights, tmp_path, method):
     """TRL takes the class of the model from the main branch, for the policy and for the reference."""
     from datasets import Dataset
@@ -187,7 +187,8 @@ def test_p12_trainer_by_name(hub, weights, tmp_path, method):
         trainer = sft.SFTTrainer(MODEL, sft.SFTConfig(**settings), train_dataset=rows)
     else:
         args = grpo.GRPOConfig(beta=0.1, per_device_train_batch_size=2, num_generations=2, **settings)
-        trainer = grpo.GRPOTrainer(MODEL, lambda completions, **columns: [0.0] * len(completions), args, rows)
+        model = MODEL if method == "grpo" else load_vlm(MODEL, "cpu", "float32", "v1")[0]
+        trainer = grpo.GRPOTrainer(model, lambda completions, **columns: [0.0] * len(completions), args, rows)
         assert is_of_v1(trainer.ref_model, weights)
     assert is_of_v1(trainer.model, weights)
     assert type(trainer.processing_class).__name__ == "Qwen2VLProcessor"

@@ -8,8 +8,10 @@ import sys
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from trl import ModelConfig
 
 from trainers.recipes import RecipeError
 
@@ -71,8 +73,6 @@ def test_p12_factor_predictors(asked, tiny_model):
 
 
 def test_p12_two_revisions_are_refused():
-    from types import SimpleNamespace
-
     from trainers.model_at_hand import hub_arguments
 
     args = SimpleNamespace(model_init_kwargs=json.dumps({"revision": "v1"}), trust_remote_code=True)
@@ -80,6 +80,23 @@ def test_p12_two_revisions_are_refused():
         hub_arguments(args, SimpleNamespace(model_revision="v2"))
     found = hub_arguments(args, SimpleNamespace(model_revision="main"))
     assert found == {"revision": "v1", "trust_remote_code": True}
+
+
+def test_p12_vllm_has_no_revision(tmp_path):
+    from trainers.set_up import check_vllm_revision
+
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "owner/base", "revision": "v3"}), encoding="utf-8"
+    )
+    args = SimpleNamespace(use_vllm=True, vllm_mode="colocate", model_init_kwargs=None)
+    check_vllm_revision(args, ModelConfig(str(tmp_path.parent), model_revision="v2"))  # a folder has no revisions
+    check_vllm_revision(args, ModelConfig("owner/model"))
+    for name, revision, shown in ((str(tmp_path), "main", "owner/base --revision v3"),
+                                  ("owner/model", "v2", "owner/model --revision v2")):  # fmt: skip
+        with pytest.raises(RecipeError, match=f"vllm_mode: colocate starts vLLM on the main branch .*{shown}"):
+            check_vllm_revision(args, ModelConfig(name, model_revision=revision))
+    args.vllm_mode = "server"
+    check_vllm_revision(args, ModelConfig("owner/model", model_revision="v2"))
 
 
 # -- every call -------------------------------------------------------------------------------------------------------
