@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+sys.path.append(str(Path(__file__).parent))  # hub_server.py, report_agents.py
+from report_agents import AGENT_NAMES
+
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
 os.environ["OMP_NUM_THREADS"] = "1"  # as in the commands that tests start: sums then agree to the last bit
@@ -21,14 +24,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["DS_ACCELERATOR"] = "cpu"
 
 ROOT = Path(__file__).parent.parent
-AGENT_NAMES = [
-    "blur_filter",
-    "exposure_filter",
-    "resolution_filter",
-    "exact_duplicate_filter",
-    "text_length_filter",
-    "answer_consistency_filter",
-]
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,11 @@
 """Models of a Hub whose branch `v1` holds what is asked for, and `main` another architecture with the same files."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hub_server import HubServer
 from transformers import AutoProcessor, Qwen2Config, Qwen2ForCausalLM, Qwen2VLForConditionalGeneration
 from trl import ModelConfig
 
@@ -32,9 +31,6 @@ from trainers.offline_grpo import OfflineGRPOConfig
 from trainers.recipes import DataArguments, RecipeError
 from trainers.reward import RewardConfig, load_reward_policy, reward_adapters
 from trainers.run_origin import run_origin
-
-sys.path.append(str(Path(__file__).parents[1]))
-from hub_server import HubServer
 
 V1 = {"revision": "v1", "trust_remote_code": False}
 DATA = DataArguments(dataset_name="rows.jsonl")

@@ -4,17 +4,10 @@ import json
 
 import pytest
 import yaml
+from report_agents import AGENT_NAMES
 
 from rewards.validate import main
 
-AGENTS = [
-    "blur_filter",
-    "exposure_filter",
-    "resolution_filter",
-    "exact_duplicate_filter",
-    "text_length_filter",
-    "answer_consistency_filter",
-]
 REWARDS = [
     "agent_selection",
     "filtering_quality",
@@ -29,7 +22,7 @@ def write_recipe(tmp_path, report_data):
     """Function: keys to change -> path of a recipe for the reports."""
 
     def write(**changes) -> str:
-        keys = {"dataset_name": str(report_data), "agents": AGENTS, "reward_funcs": REWARDS, **changes}
+        keys = {"dataset_name": str(report_data), "agents": AGENT_NAMES, "reward_funcs": REWARDS, **changes}
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump({key: value for key, value in keys.items() if value is not None}))
         return str(path)

@@ -4,18 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from report_agents import AGENT_NAMES
 
 sys.path.append(str(Path(__file__).parent))  # stored_groups.py, also for the workers that tests start
 sys.path.append(str(Path(__file__).parents[1] / "models"))  # selector_oracle.py
-
-AGENTS = [
-    "blur_filter",
-    "exposure_filter",
-    "resolution_filter",
-    "exact_duplicate_filter",
-    "text_length_filter",
-    "answer_consistency_filter",
-]
 
 
 def vowels(completions, **columns) -> list[float]:
@@ -30,7 +22,7 @@ def task_rows(report_data):
     from data.tasks import load_rows
     from filter_agents.registry import build_agents
 
-    agents = [(agent.name, agent.description) for agent in build_agents(AGENTS).values()]
+    agents = [(agent.name, agent.description) for agent in build_agents(AGENT_NAMES).values()]
     return lambda split="train": load_rows(report_data, split, agents)
 
 

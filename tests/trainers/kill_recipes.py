@@ -5,17 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from report_agents import AGENT_NAMES
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("kill_worker.py")
-AGENTS = [
-    "blur_filter",
-    "exposure_filter",
-    "resolution_filter",
-    "exact_duplicate_filter",
-    "text_length_filter",
-    "answer_consistency_filter",
-]
 COMMON = {
     "use_cpu": True,
     "bf16": False,
@@ -64,7 +57,7 @@ def recipes(data: Mapping[str, Path], model: Path) -> dict[str, tuple[str, dict[
     tables = {name: str(data["pointers"] / f"{part}.safetensors") for name, part in _TABLES.items()}
     pointers = COMMON | STORED | SELECTOR | EVALUATES | {"dataset_name": str(data["pointers"])} | tables
     vlm = COMMON | VLM | {"model_name_or_path": str(model)}
-    reports = vlm | {"dataset_name": str(data["reports"]), "agents": AGENTS, "per_device_train_batch_size": 4}
+    reports = vlm | {"dataset_name": str(data["reports"]), "agents": AGENT_NAMES, "per_device_train_batch_size": 4}
     stored = vlm | {"dataset_name": str(data["completions"]), "policy": "vlm", "per_device_train_batch_size": 3}
     adaptive = {"curriculum_top_k": 1, "curriculum_share": 0.6, "kl_target_max": 0.001, "kl_target_min": 0.0001}
     grpo = {

@@ -1,16 +1,12 @@
 """`push_to_hub: true`, against a Hub on the loopback interface: what arrives there, and what happens if it cannot."""
 
 import hashlib
-import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 from hub_server import HubServer
 
 REPO_ID = "someone/tiny-grpo"

@@ -3,18 +3,13 @@
 import pytest
 import torch
 from preference_runs import settings, write_preferences
+from report_agents import AGENT_NAMES
 
 from trainers.fixed_samples import chosen, held_out_rows, rollout_samples, undisturbed
 from trainers.recipes import DataArguments
 from trainers.report import write_report
 from trainers.run_record import RunInfo, RunRecord
 from trainers.samples import SampleLog, right_answers
-
-AGENTS = [
-    f"{name}_filter"
-    for name in ("blur", "exposure", "resolution", "exact_duplicate", "text_length", "answer_consistency")
-]
-"""Those of the prompts of `task_rows`."""
 
 
 def _weights(trainer) -> dict[str, torch.Tensor]:
@@ -72,7 +67,7 @@ def test_validation_rows_are_found_beside_the_training_rows(report_data, task_ro
 
 
 def test_a_validation_split_that_is_trained_on_is_not_held_out(report_data, task_rows):
-    rows, script = task_rows("validation"), DataArguments(str(report_data), agents=AGENTS)
+    rows, script = task_rows("validation"), DataArguments(str(report_data), agents=AGENT_NAMES)
     assert held_out_rows(script, rows, None) == (rows, "training data")
     found, source = held_out_rows(script, rows[1:], None)
     assert ([row["id"] for row in found], source) == ([rows[0]["id"]], "held out")

@@ -2,22 +2,15 @@
 
 import pytest
 from killed_runs import check_equal_weights, check_resumed, history, kill_and_resume
+from report_agents import AGENT_NAMES
 
-AGENTS = [
-    "blur_filter",
-    "exposure_filter",
-    "resolution_filter",
-    "exact_duplicate_filter",
-    "text_length_filter",
-    "answer_consistency_filter",
-]
 # 24 reports, 2 a step: 12 optimizer steps an epoch would be slow, so the recipe reads 4 reports and one epoch is 4
 # rollouts. A rollout serves two optimizer steps (steps_per_generation 2): odd steps lie in the middle of one.
 RECIPE = {
     "dtype": "float32",
     "dataset_train_split": "validation",
     "max_pixels": 1024,
-    "agents": AGENTS,
+    "agents": AGENT_NAMES,
     "reward_funcs": ["my_rewards.letters"],
     "use_cpu": True,
     "bf16": False,
