@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from data.answers import ANNOTATORS
 from data.arguments import at_least
 from data.commands import command
 from data.locks import parse_and_hold
 from data.output_folder import write_split, writing
 from data.records import RecordError
 from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
-from data.vqa import ANNOTATORS, load_records
+from data.vqa import load_records
 
 VALUES = {"color": EASY_VQA_COLORS, "shape": EASY_VQA_SHAPES}
 

@@ -27,12 +27,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from data.answers import ANNOTATORS
 from data.output_folder import read_back, writing
 from data.preferences import load_preferences
 from data.records import atomic_write, write_jsonl
 from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
 from data.tasks import load_rows
-from data.vqa import ANNOTATORS
 
 SHARES = (0.9, 0.1, 0.1)
 """Of training and validation, of the images that are not easy-VQA's own test."""

@@ -103,6 +103,8 @@ def gather_images(row: dict, known: set[str], refuse_others: bool = True) -> dic
     found = {name: _as_list(row[name]) for name in names if row[name] is not None and row[name] != []}
     for name, images in found.items():
         for number, image in enumerate(images):
+            if isinstance(image, str | Path) and _plain(name).endswith(("byte", "bytes")):
+                raise field_error(name, "expected bytes; a path stands in 'image'", image)
             check_image((name, number) if isinstance(row[name], list | tuple) else name, image)
     first = next(iter(found), None)
     for name in found:

@@ -5,7 +5,9 @@
 
 The second form reads the official VQAv2 and OK-VQA files. Record:
 
-    {"image" | "images": path(s), "question", "answers": [str], "question_type"?, "answer_type"?, "id"?}
+    {"image" | "images": path(s), "question", "answers": [str] | str, "question_type"?, "answer_type"?, "id"?}
+
+Answers are a list with one of each annotator; a text is the right answer, as if ten annotators agreed on it.
 """
 
 import argparse
@@ -23,9 +25,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from data.answers import AnswerError, read_answers
+from data.answers import ANNOTATORS, SEVERAL, AnswerError, annotators_answers
 from data.arguments import add_limit_argument
 from data.commands import command
 from data.image_files import files_by_number, image_files
@@ -40,6 +41,7 @@ from data.records import (
     RecordError,
     RecordType,
     base_folder,
+    field_error,
     parse_row,
     parse_rows,
     read_json,
@@ -51,7 +53,6 @@ from data.splits import Shares, add_share_arguments, read_share_arguments
 from data.unreadable import LeftOut, readable_rows, with_positions_as_ids
 
 MAX_IMAGES = 4
-ANNOTATORS = 10
 
 
 class VqaRecord(RecordWithImages):
@@ -70,14 +71,22 @@ class VqaRecord(RecordWithImages):
     @classmethod
     def _answers_as_texts(cls, answers: Any) -> Any:
         try:
-            return read_answers(answers)
+            return annotators_answers(answers)
         except AnswerError as error:
-            raise PydanticCustomError("answers", "{message}", {"message": str(error)}) from error
+            raise field_error((), error.expected, error.found) from error
 
     @model_validator(mode="after")
     def _images_come_first(self) -> "VqaRecord":
         self.question = without_leading_marks("question", self.question, self.images)
         return self
+
+
+def problem_of_scoring(record: VqaRecord) -> str | None:
+    """Why no answer to a question could score above 0 by the official rule, which compares each annotator with the
+    others; `None` if one could."""
+    if len(record.answers) > 1:
+        return None
+    return f"field 'answers': {SEVERAL}, found {record.answers!r:.80}"
 
 
 def common_answer(record: VqaRecord) -> str:

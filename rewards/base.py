@@ -30,6 +30,7 @@ class Reward(ABC):
         name: as in recipes and logs.
         columns: columns of the data that `score` takes after the text, in this order.
         types: what each of them holds (`rewards/columns.py`); `score` gets what the type reads.
+        data_types: stricter ones, for the rows of a data set before anything is scored.
         optional: those of them that the data may lack; `score` gets `None` then. One column at least must be there.
         minimum, maximum: range of the scores; the right answer scores `maximum`.
         text_only: depends on texts alone, so that many processes can share the work.
@@ -39,6 +40,7 @@ class Reward(ABC):
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]] = ()
     types: ClassVar[dict[str, ColumnType]] = {}
+    data_types: ClassVar[dict[str, ColumnType]] = {}
     optional: ClassVar[tuple[str, ...]] = ()
     minimum: float = 0.0
     maximum: float = 1.0

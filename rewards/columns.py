@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data.answers import AnswerError, read_answers
+from data.answers import CLOSING_TAG, OPENING_TAG, SEVERAL, AnswerError, annotators_answers, read_answers
 from data.json_text import half_character
 from data.records import RecordError
 
@@ -38,12 +38,29 @@ def text(value: Any) -> str:
     return value
 
 
-def answers(value: Any) -> list[str]:
+def answers(value: Any, read: Callable[[Any], list[str]] = read_answers) -> list[str]:
     """Right answers, in any form of `data.answers`."""
     try:
-        return [text(answer) for answer in read_answers(value)]
+        return [text(answer) for answer in read(value)]
     except AnswerError as error:
         raise TypeProblem(str(error)) from error
+
+
+def annotators(value: Any) -> list[str]:
+    """Answers of annotators; a text that is no list is the right answer, as if all of them had given it."""
+    return answers(value, annotators_answers)
+
+
+def annotators_who_compare(value: Any) -> list[str]:
+    """The same, where a right completion earns something: the official rule compares each annotator with the others,
+    of whom there must be some; and completions are read from <answer> tags."""
+    found = annotators(value)
+    if len(found) == 1:
+        raise TypeProblem(f"{SEVERAL}, found {value!r:.80}")
+    for number, answer in enumerate(found):
+        if OPENING_TAG.search(answer) or CLOSING_TAG.search(answer):
+            raise TypeProblem(f"item {number}: expected an answer without <answer> tags, found {answer!r:.80}")
+    return found
 
 
 def answers_with_gaps(value: Any) -> list[str | None]:
@@ -169,7 +186,8 @@ def _check_cell(function: Any, reward: str, column: str, row: dict, where: str) 
             having = ", ".join(sorted(row))
             raise ColumnError([f"{where}: no column '{column}', which reward '{reward}' needs; it has {having}"])
         return
+    read = getattr(function, "data_types", {}).get(column)
     try:
-        read_column(function, column, row[column])
+        read_column(function, column, row[column]) if read is None or row[column] is None else read(row[column])
     except TypeProblem as problem:
         raise ColumnError([f"{where}: column '{column}', which reward '{reward}' reads: {problem}"]) from problem

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import ClassVar
 
+from data.answers import CLOSING_TAG, OPENING_TAG
 from rewards import columns as column_types
 from rewards.base import Reward
 
@@ -120,25 +121,29 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def read_answer(text: str) -> str:
-    """The content of the last complete <answer> element, or the whole text if there is none; in linear time.
+    """The content of the last complete <answer> element (<ANSWER> too), or the whole text if there is none; in linear
+    time.
 
-    >>> read_answer("<answer>red</answer></answer>"), read_answer("<answer><answer>red</answer></answer>")
+    >>> read_answer("<answer>red</answer></answer>"), read_answer("<answer><ANSWER>red</ANSWER></answer>")
     ('red', 'red')
     """
-    opening, closing = "<answer>", "</answer>"
-    start = text.rfind(opening, 0, max(0, text.rfind(closing)))
-    if start < 0:
+    closings = [tag.start() for tag in CLOSING_TAG.finditer(text)]
+    openings = [tag.end() for tag in OPENING_TAG.finditer(text) if closings and tag.end() <= closings[-1]]
+    if not openings:
         return text
-    start += len(opening)
-    return text[start : text.find(closing, start)]
+    return text[openings[-1] : next(end for end in closings if end >= openings[-1])]
 
 
 class VqaAccuracy(Reward):
-    """The official VQAv2 accuracy of an answer, given as plain text or between <answer> tags, 0 to 1."""
+    """The official VQAv2 accuracy of an answer, given as plain text or between <answer> tags, 0 to 1.
+
+    A text in `answers` is the right answer, as if ten annotators had given it; a list has one of each annotator.
+    """
 
     name = "vqa_accuracy"
     columns = ("answers",)
-    types: ClassVar = {"answers": column_types.answers}
+    types: ClassVar = {"answers": column_types.annotators}
+    data_types: ClassVar = {"answers": column_types.annotators_who_compare}
 
     def score(self, text: str, answers: Sequence[str] | None) -> float | None:
         if not answers:

@@ -29,7 +29,7 @@ from data.locks import parse_and_hold
 from data.pools import ItemId
 from data.records import RecordError
 from data.unreadable import Skipping
-from data.vqa import VqaRecord, common_answer, load_records, record_ids
+from data.vqa import VqaRecord, common_answer, load_records, problem_of_scoring, record_ids
 from rollouts.vlm_arguments import add_vlm_arguments
 
 SCORERS = ("info_gain", "accuracy")
@@ -229,6 +229,9 @@ def read_queries(arguments: argparse.Namespace, skipping: Skipping) -> list[Quer
             problems.append(f"{where}: field 'pool': expected other examples than the query, found the query itself")
         if not common_answer(record).strip():
             problems.append(f"{where}: field 'answers': expected a most common answer to score, found an empty one")
+        problem = problem_of_scoring(record)
+        if problem is not None:
+            problems.append(f"{where}: {problem}")
         found.append(Query(query_id, record, pool, [by_id[item] for item in pool]))
     if problems:
         raise RecordError(problems)

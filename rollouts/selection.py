@@ -14,7 +14,7 @@ from data.embedding_table import EmbeddingTable
 from data.pools import ItemId
 from data.records import RecordError
 from data.unreadable import Skipping
-from data.vqa import VqaRecord, load_records, record_ids
+from data.vqa import VqaRecord, load_records, problem_of_scoring, record_ids
 
 MAX_NAMED = 5
 """Ids that a message names; the others are counted."""
@@ -124,7 +124,7 @@ def load_selection_data(
 
     Raises:
         RecordError: malformed records, a pool that names an unknown example, a query without a pool or with too small
-            a one.
+            a one, or with answers that nothing can match.
     """
     same_data = queries == examples
     skipping = skipping or Skipping(False)
@@ -152,6 +152,10 @@ def load_selection_data(
         drawn = {query_id: loaded[query_id] for query_id in chosen}
         drawn = without_queries(drawn) if same_data else drawn
     check_shots(drawn, shots, pools or examples[0])
+    scored = {query_id: problem_of_scoring(query_records[query_id]) for query_id in chosen}
+    problems = [f"{queries[0]}: query {query_id!r}: {problem}" for query_id, problem in scored.items() if problem]
+    if problems:
+        raise RecordError(problems)
     return SelectionData([query_records[query_id] for query_id in chosen], example_records, drawn)
 
 

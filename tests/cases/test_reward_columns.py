@@ -55,13 +55,36 @@ def test_f08_what_are_no_answers(value):
         read_answers(value)
 
 
+ONE = "(with one annotator, nothing earns more than 0 by the official rule), found "
+
+
+@pytest.mark.parametrize("value", [["red"], ("red",), [{"answer": "red"}], {"text": ["red"], "answer_start": [3]}])
+def test_f08_one_annotator_whom_no_others_can_agree_with_is_an_error(value):
+    rewards = build_rewards(["vqa_accuracy"])
+    rows = [{"answers": TEN}, {"id": "b", "answers": value}]
+    with pytest.raises(ColumnError) as caught:
+        check_columns(rewards, rows, "my.jsonl")
+    where = "my.jsonl: row 'b': column 'answers', which reward 'vqa_accuracy' reads: expected the answers of several "
+    assert str(caught.value).startswith(where)
+    assert str(caught.value).endswith(f"{ONE}{value!r}")
+    check_columns(build_rewards(["relevance"]), rows, "my.jsonl")
+
+
+@pytest.mark.parametrize("value", ["red", {"answer": "red"}, ["red", "dark red"], [], None, TEN])
+def test_f08_answers_that_something_can_match(value):
+    check_columns(build_rewards(["vqa_accuracy"]), [{"answers": TEN}, {"answers": value}], "my.jsonl")
+
+
+@pytest.mark.parametrize("value", ["<answer>red</answer>", ["red"] * 9 + ["<ANSWER>red"], ["a", "b</answer>"]])
+def test_f08_answers_with_tags_that_no_completion_can_say(value):
+    with pytest.raises(ColumnError, match="item [019]: expected an answer without <answer> tags, found '"):
+        check_columns(build_rewards(["vqa_accuracy"]), [{"answers": value}], "my.jsonl")
+
+
 def test_f08_a_text_is_one_answer_and_no_letters():
     reward = VqaAccuracy()
-    assert reward(["red", "r", "answer"], answers=["red", "red", {"answer": TEN}]) == [
-        reward(["x"], answers=["x"])[0],
-        0,
-        0,
-    ]
+    assert reward(["red", "r", "answer"], answers=["red", "red", {"answer": TEN}]) == [1.0, 0.0, 0.0]
+    assert reward(["red", "blue"], answers=[{"answer": "red"}, {"text": "red"}]) == [1.0, 0.0]
     assert reward(["red", "red"], answers=[{"answer": TEN}, {"text": TEN}]) == [1.0, 1.0]
 
 
@@ -101,7 +124,7 @@ def test_f08_every_column_of_every_reward_has_a_type():
 def test_f08_a_column_of_nulls_is_as_good_as_missing(rows):
     with pytest.raises(ColumnError, match="column 'answers', which reward 'vqa_accuracy' needs: null in every row"):
         check_columns(build_rewards(["vqa_accuracy"]), rows, "my.jsonl")
-    check_columns(build_rewards(["vqa_accuracy"]), [*rows, {"answers": ["red"]}], "my.jsonl")
+    check_columns(build_rewards(["vqa_accuracy"]), [*rows, {"answers": TEN}], "my.jsonl")
 
 
 def test_f08_the_command_ends_before_anything_is_scored(tmp_path):
@@ -135,6 +158,9 @@ def test_f08_a_column_error_is_an_error_of_records():
         ("</answer>red<answer>", "</answer>red<answer>"),
         ("<answer></answer>", ""),
         ("red", "red"),
+        ("<ANSWER>red</ANSWER>", "red"),
+        ("<Answer>red</aNSWER>", "red"),
+        ("\u0130\u0130 <ANSWER>red</answer>", "red"),  # a letter that has two in lower case
     ],
 )
 def test_f11_the_last_complete_element_is_the_answer(text, answer):

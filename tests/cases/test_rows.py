@@ -159,6 +159,15 @@ def test_f02_images_under_their_usual_names_are_read(folder, kind, name):
         assert images_of(record) == [str(folder / "img" / "0.png")]
 
 
+@pytest.mark.parametrize("name", ["image_bytes", "image_byte", "img_bytes", "pictureBytes"])
+@pytest.mark.parametrize("kind", LOADERS)
+def test_f02_a_text_where_bytes_should_be_is_no_path(folder, kind, name):
+    row, load = LOADERS[kind]
+    for value in ("img/0.png", ["img/0.png"], "iVBORw0KGgo="):
+        problem = problem_of(write(folder / "a.jsonl", {**row, name: value}), load)
+        assert f"a.jsonl:1: field '{name}': expected bytes; a path stands in 'image' (found '" in problem
+
+
 MEDIA = [("video", "a.mp4"), ("videos", ["a.mp4"]), ("audio", {"bytes": None, "path": "a.wav"}),
          ("file_name", "img/0.png"), ("image_url", "https://example.com/x"), ("pixel_values", [[0.5]]),
          ("main_picture", "abc"), ("screenshot", "s.webp"), ("frames", ["f0.jpg"])]  # fmt: skip

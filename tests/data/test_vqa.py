@@ -53,7 +53,7 @@ def test_further_fields_are_passed_over(write_lines):
         ({"answers": []}, "field 'answers': List should have at least 1 item after validation, not 0 (found [])"),
         (
             {"answers": 7},
-            "field 'answers': expected a text, a list of texts, or objects with 'answer' or 'text', found 7",
+            "field 'answers': expected a text, a list of texts, or objects with 'answer' or 'text' (found 7)",
         ),
         ({"answers": ["red", 1]}, "field 'answers': item 1: expected a text, a list of texts"),
         ({"answers": [{"id": "red"}]}, "field 'answers': item 0: expected a text, a list of texts"),

@@ -61,13 +61,22 @@ def test_an_unknown_example_and_a_query_without_a_pool(selection_files, tmp_path
 
 
 def test_records_without_ids_go_by_their_place_and_ids_are_unique(selection_files, tmp_path):
-    rows = [{"image": str(selection_files / "train-0.png"), "question": f"{n}?", "answers": ["a"]} for n in range(3)]
+    rows = [{"image": str(selection_files / "train-0.png"), "question": f"{n}?", "answers": "a"} for n in range(3)]
     write_jsonl(tmp_path / "train.jsonl", rows)
     data = load_selection_data((str(tmp_path), TRAIN), (str(tmp_path), TRAIN), None, 1, pool_size=2)
     assert [query.id for query in data.queries] == [0, 1, 2]
     write_jsonl(tmp_path / "train.jsonl", [{**row, "id": 7} for row in rows])
     with pytest.raises(RecordError, match="field 'id': 7 is record 1's id too"):
         load_selection_data((str(tmp_path), TRAIN), (str(tmp_path), TRAIN), None, 1, pool_size=2)
+
+
+def test_a_query_that_no_answer_could_score_at_is_named(selection_files, tmp_path):
+    rows = [{"image": str(selection_files / "train-0.png"), "question": f"{n}?", "answers": ["a"]} for n in range(3)]
+    write_jsonl(tmp_path / "train.jsonl", [{**row, "id": f"q{n}"} for n, row in enumerate(rows)])
+    with pytest.raises(RecordError) as caught:
+        load_selection_data((str(tmp_path), TRAIN), (str(tmp_path), TRAIN), None, 1, pool_size=2)
+    assert len(caught.value.problems) == 3
+    assert caught.value.problems[1].startswith(f"{tmp_path}: query 'q1': field 'answers': expected the answers of sev")
 
 
 def test_tables_must_hold_every_id_and_come_from_the_same_encoders(selection_files, tmp_path):
