@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -226,6 +226,29 @@ def _fingerprint(pool: Pool) -> str:
     return digest.hexdigest()
 
 
+def _stored(pool: Pool) -> list[Measurement] | None:
+    """What was measured of the pool, if neither an item nor an image file has changed since."""
+    path = pool.folder / MEASUREMENTS_FILE
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("fingerprint") != _fingerprint(pool):
+        return None
+    return [Measurement(**row) for row in content["items"]]
+
+
+def check_pools(folders: Iterable[str]) -> None:
+    """Decodes every image of pools; one whose measurements are still right has been decoded.
+
+    Raises:
+        RecordError: a folder that is no pool; or names the images of all pools that cannot be read.
+    """
+    pools = [load_pool(folder) for folder in dict.fromkeys(folders)]
+    missing = [not all(pool.image_path(item).is_file() for item in pool.items) for pool in pools]
+    unknown = [pool for pool, lacks in zip(pools, missing, strict=True) if lacks or _stored(pool) is None]
+    refuse_unreadable(images_of_pools(unknown), name="image")
+
+
 def measure_pool(pool: Pool, workers: int = 1) -> list[Measurement]:
     """Figures of every item of a pool, in its order; stored in the pool's folder and read from there while it is
     unchanged.
@@ -237,14 +260,10 @@ def measure_pool(pool: Pool, workers: int = 1) -> list[Measurement]:
         RecordError: images of the pool are missing or broken; names all of them.
     """
     paths = [str(pool.image_path(item)) for item in pool.items]
-    stored = pool.folder / MEASUREMENTS_FILE
     if any(not Path(path).is_file() for path in paths):
         check_pool_images(pool)
-    fingerprint = _fingerprint(pool)
-    if stored.is_file():
-        content = json.loads(stored.read_text(encoding="utf-8"))
-        if content.get("fingerprint") == fingerprint:
-            return [Measurement(**row) for row in content["items"]]
+    if (stored := _stored(pool)) is not None:
+        return stored
     try:
         figures = _measure_files(paths, workers)
     except ImageError:

@@ -4,16 +4,15 @@ A predictor looks at the images that a report is about: those of its pool, or th
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord
 from data.images import ImageSource
-from data.pools import images_of_pools, load_pool
+from data.pools import load_pool
 from data.prompts import format_selection
 from data.report_wording import factor_sentence
 from data.tasks import DEFAULT_PROMPT
-from data.unreadable import refuse_unreadable
 from filter_agents.factor_routing import Routes
 
 ROUTED_REASONING = "The predicted factors lead to these agents."
@@ -25,12 +24,6 @@ def images_of(record: AgentSelectionRecord) -> list[ImageSource]:
         return list(record.images)
     pool = load_pool(record.pool)
     return [str(pool.image_path(item)) for item in pool.items]
-
-
-def check_pools(records: Iterable[AgentSelectionRecord]) -> None:
-    """Decodes every image of the records' pools, and raises a `RecordError` that names those that cannot be read."""
-    folders = dict.fromkeys(record.pool for record in records if record.pool is not None)
-    refuse_unreadable(images_of_pools(load_pool(folder) for folder in folders), name="image")
 
 
 def predict_records(records: Sequence[AgentSelectionRecord], model: Any, batch_size: int = 64) -> list[Counter]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
+from data.measurements import check_pools
 from data.pools import ItemId
 from data.prompts import read_text
 from filter_agents.base import FilterAgent
@@ -123,6 +124,11 @@ class FilteringQuality(Reward):
         self._unread_prompts += outcome.unread_prompts
         return outcome.kept
 
+    def check_files(self, rows: Sequence[dict]) -> None:
+        """Raises a `RecordError` that names all images of the rows' pools that agents could not read."""
+        if self._executor is not None:
+            check_pools(row["pool"] for row in rows if row.get("pool") is not None)
+
     def score(self, text: str, ground_truth_filtered_data: Sequence[ItemId], pool: str | None) -> float | None:
         if pool is None or ground_truth_filtered_data is None:
             return None
@@ -169,6 +175,10 @@ class Combined(Reward):
         self.maximum = self.agent_weight + self.filtering_weight
         self._agent_selection = AgentSelection()
         self._filtering_quality = FilteringQuality(agents, execute)
+
+    def check_files(self, rows: Sequence[dict]) -> None:
+        """Raises a `RecordError` that names all images of the rows' pools that agents could not read."""
+        self._filtering_quality.check_files(rows)
 
     def score(self, text: str, ground_truth_agents, ground_truth_filtered_data, pool: str | None) -> float | None:
         filtering = self._filtering_quality.score(text, ground_truth_filtered_data, pool)

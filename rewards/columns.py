@@ -126,6 +126,9 @@ def read_column(reward: "Reward", column: str, value: Any) -> Any:
 def check_columns(rewards: Sequence[Any], rows: Sequence[dict], source: str) -> None:
     """Raises `ColumnError` for the first row that lacks a column, or holds something else than a reward reads in it.
 
+    A `RecordError` names all files that cannot be read of those that the columns lead to, unless the reward's failures
+    are only counted.
+
     Args:
         rewards: guarded ones (`rewards.registry.build_rewards`); a user's own function reads what its arguments
             without a default name, and some row must have each of them.
@@ -152,6 +155,9 @@ def check_columns(rewards: Sequence[Any], rows: Sequence[dict], source: str) -> 
             raise ColumnError(
                 [f"{source}: column '{needed[0]}', which reward '{reward.name}' needs: null in every row"]
             )
+    for reward in rewards:
+        if reward.on_error == "raise" and hasattr(reward.function, "check_files"):
+            reward.function.check_files(rows)
 
 
 GIVEN = ("completions", "prompts", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")

@@ -26,10 +26,10 @@ from data.commands import command
 from data.errors import UserError
 from data.images import ImageError
 from data.locks import parse_and_hold
+from data.measurements import check_pools
 from data.output_folder import writing
 from data.processes import process_pool
 from data.records import RecordError, being_written, write_json, write_jsonl
-from filter_agents.factor_reports import check_pools
 from filter_agents.registry import AgentError
 from rewards.completions import generate_completions
 from rewards.eval import read_recipe
@@ -264,7 +264,7 @@ def main(argv: list[str] | None = None) -> None:
         records = load_records(arguments.reports, arguments.split)
         if any(record.pool is None for record in records):
             raise ComparisonError(f"{arguments.reports}: expected a pool for every report, to filter it")
-        check_pools(records[: arguments.limit])
+        check_pools(record.pool for record in records[: arguments.limit])
         task = Task(
             reports=arguments.reports,
             split=arguments.split,

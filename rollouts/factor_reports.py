@@ -93,15 +93,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", help="by default an accelerator if there is one")
     arguments = parse_and_hold(parser, argv)
 
+    from data.measurements import check_pools
     from data.shards import end_processes, process_state
-    from filter_agents.factor_reports import check_pools, with_factors
+    from filter_agents.factor_reports import with_factors
     from models.checkpoints import find_model, model_fingerprint
     from models.factor_predictor import load_factor_predictor
 
     try:
         refuse_own_input(arguments.reports, arguments.output_dir)
         records = {split: load_records(arguments.reports, split) for split in splits_of(arguments.reports)}
-        check_pools(record for part in records.values() for record in part)
+        check_pools(record.pool for part in records.values() for record in part if record.pool is not None)
         model = load_factor_predictor(arguments.factors, arguments.device)
         factors, names = model.config.factors, model.config.factor_names or {}
         fingerprint = model_fingerprint(find_model(arguments.factors))

@@ -20,6 +20,8 @@ from data.tasks import load_rows
 from data.unreadable import LeftOut, Skipping
 from data.vqa import load_records
 from models.embeddings import Encoder
+from rewards.columns import check_columns
+from rewards.registry import build_rewards
 from rollouts import embeddings, pools
 from rollouts.embeddings import EmbeddingTable
 
@@ -263,7 +265,8 @@ def _annotate(images: Path, folder: Path, names: list[str], split: str) -> None:
     write_jsonl(folder / f"{split}.jsonl", rows)
 
 
-def test_a2_factors(images, tmp_path):
+def test_a2_factors(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(factors, "load_text_encoder", lambda _: lambda texts: np.ones((len(texts), 1), np.float32))
     _annotate(images, tmp_path / "in", NAMES[:5], "train")
     _annotate(images, tmp_path / "in", NAMES[5:], "validation")
     write_jsonl(tmp_path / "in" / "test.jsonl", [{"image_path": str(images / "0.png"), "texts": []}])
@@ -369,3 +372,28 @@ def test_a2_measured_pools_name_every_picture(images):
     assert str(caught.value).startswith("5 of 11 images cannot be read:\n")
     places = {NAMES[position]: f"{images}: item {position}: field 'image': " for position in LEFT_OUT}
     _assert_all_named(str(caught.value), places)
+
+
+@pytest.mark.parametrize("name", ["filtering_quality", "combined"])
+def test_a2_pools_that_agents_filter_are_checked_before_anything_starts(images, tmp_path, monkeypatch, name):
+    for number, names in enumerate((GOOD, NAMES, ["0.png", "empty.png", "cut.jpg"])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        items = [Item(id=place, image=str(images / image)) for place, image in enumerate(names)]
+        Pool(folder, items).save_items()
+    measure_pool(Pool(tmp_path / "0"))
+    rows = [
+        {"id": number, "pool": str(tmp_path / str(number % 3)), "ground_truth_filtered_data": [0]}
+        | {"ground_truth_agents": []}
+        for number in range(6)
+    ]
+    rows.append({**rows[0], "pool": None})
+    with pytest.raises(RecordError) as caught:
+        check_columns(build_rewards([name]), rows, "rows.jsonl")
+    assert str(caught.value).startswith("5 of 11 images cannot be read:\n")
+    assert len(caught.value.problems) == 7
+    assert f"{tmp_path}/2: item 1: field 'image': {images}/empty.png: empty, 0 bytes" in caught.value.problems
+    check_columns(build_rewards([{"name": name, "on_error": "skip"}]), rows, "rows.jsonl")  # they are counted
+
+    monkeypatch.setattr("data.images.open_image", lambda _: pytest.fail("an image of a measured pool was decoded"))
+    check_columns(build_rewards([name]), [rows[0], rows[3]], "rows.jsonl")
