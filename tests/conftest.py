@@ -54,6 +54,44 @@ def run_command():
 
 
 @pytest.fixture(scope="session")
+def run_warm(tmp_path_factory):
+    """Function: arguments of `python` -> finished process, as of `run_command`, but forked from one that has imported
+    what takes long (warm_worker.py).
+
+    With `processes`, as many do the same, as torchrun starts them; the status is the first that is not 0. Not for
+    tests of the start itself, nor for variables that are read when a library is imported.
+    """
+    folder = tmp_path_factory.mktemp("warm")
+    command = [sys.executable, str(ROOT / "tests" / "warm_worker.py")]
+    started: list[subprocess.Popen] = []
+
+    def ask(order: dict) -> list[int]:
+        if not started:
+            with (folder / "worker.log").open("w") as log:
+                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+                started.append(subprocess.Popen(command, cwd=ROOT, text=True, **pipes))
+        print(json.dumps(order), file=started[0].stdin, flush=True)
+        answer = started[0].stdout.readline()
+        assert answer, (folder / "worker.log").read_text(encoding="utf-8")[-3000:]
+        return json.loads(answer)
+
+    def run(
+        *arguments: str | Path, processes: int = 1, timeout: int = 300, **environment: str
+    ) -> subprocess.CompletedProcess:
+        own = Path(tempfile.mkdtemp(dir=folder))
+        order = {"arguments": [*map(str, arguments)], "environment": environment, "processes": processes}
+        order |= {"timeout": timeout, "stdout": str(own / "stdout"), "stderr": str(own / "stderr")}
+        status = next(filter(None, ask(order)), 0)
+        texts = ((own / name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))
+        return subprocess.CompletedProcess(order["arguments"], status, *texts)
+
+    yield run
+    if started:
+        started[0].stdin.close()
+        started[0].wait(60)
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """Folder of a random Qwen2-VL of 0.2 M parameters with its processor."""
     from models.tiny import main

@@ -25,7 +25,7 @@ def often_ending_model(tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run_mains(run_command):
+def run_mains(run_warm):
     """Function: (folder, name -> module, argv and processes, folders to import from) -> name -> how its processes
     ended, and what they printed. The runs are made one after the other."""
 
@@ -35,7 +35,7 @@ def run_mains(run_command):
         settings, statuses = folder / "settings.json", folder / "statuses.json"
         settings.write_text(json.dumps({"runs": told, "statuses": str(statuses)}), encoding="utf-8")
         path = ":".join(map(str, (TESTS.parent, *import_from)))
-        done = run_command(WORKER, settings, PYTHONPATH=path, timeout=500)
+        done = run_warm(WORKER, settings, PYTHONPATH=path, timeout=500)
         assert done.returncode == 0, done.stderr[-3000:]
         found = json.loads(statuses.read_text(encoding="utf-8"))
         return {name: (found[name], log.read_text(encoding="utf-8")) for name, log in logs.items()}

@@ -11,8 +11,6 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "trainers"))
-
 from forked_ranks import run_forked
 
 

@@ -170,7 +170,7 @@ SOFTER = PHOTO.filter(ImageFilter.GaussianBlur(3))
 SMALL = PHOTO.resize((128, 128), Image.Resampling.LANCZOS)
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_t19_the_sharp_copy_stays_wherever_it_stands(order, tmp_path):
     pictures = [SOFT, PHOTO, SOFTER]
     pool = _pool(tmp_path, [pictures[number] for number in order])

@@ -32,9 +32,9 @@ def test_every_trainer_is_killed(runs):
     assert tuple(runs[1]) == KINDS
 
 
-def test_t01_killed_a_few_times(runs, run_command):
+def test_t01_killed_a_few_times(runs, run_warm):
     folder, known = runs
-    found = run_and_kill(folder, {kind: known[kind] for kind in QUICK}, 2, 1, run_command)
+    found = run_and_kill(folder, {kind: known[kind] for kind in QUICK}, 2, 1, run_warm)
     for kind in QUICK:
         check_kind(found[kind], late=1)
 
@@ -42,7 +42,7 @@ def test_t01_killed_a_few_times(runs, run_command):
 @pytest.mark.kills
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("kind", KINDS)
-def test_t01_killed_twenty_times(runs, kind, run_command, tmp_path):
+def test_t01_killed_twenty_times(runs, kind, run_warm, tmp_path):
     folder, known = runs
     (tmp_path / "data").symlink_to(folder / "data")
-    check_kind(run_and_kill(tmp_path, {kind: known[kind]}, KILLS, 0, run_command)[kind], late=KILLS // 2)
+    check_kind(run_and_kill(tmp_path, {kind: known[kind]}, KILLS, 0, run_warm)[kind], late=KILLS // 2)

@@ -129,10 +129,10 @@ def test_a_started_work_folder_refuses_other_work(change, folder, tiny_reward_mo
         score.main(_arguments(folder, model, tmp_path / "scored.jsonl", *more))
 
 
-def test_two_processes_make_the_same_file_as_one(undisturbed, folder, tiny_reward_model, tmp_path, run_command):
+def test_two_processes_make_the_same_file_as_one(undisturbed, folder, tiny_reward_model, tmp_path, run_warm):
     output = tmp_path / "scored.jsonl"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    finished = run_command(*launch, "-m", "rewards.score", *_arguments(folder, tiny_reward_model, output))
+    arguments = _arguments(folder, tiny_reward_model, output)
+    finished = run_warm("-m", "rewards.score", *arguments, processes=2)
     assert finished.returncode == 0, finished.stderr
     assert output.read_bytes() == undisturbed[0].read_bytes()
 

@@ -220,10 +220,9 @@ def test_killed_twenty_times_the_file_is_the_same(tiny_model, tmp_path):
     _kill(20, seconds / 6, tmp_path / "undisturbed.jsonl", arguments)  # short enough that all fall into the work
 
 
-def test_two_processes_make_the_same_file_as_one(undisturbed, beam_data, tiny_model, tmp_path, run_command):
+def test_two_processes_make_the_same_file_as_one(undisturbed, beam_data, tiny_model, tmp_path, run_warm):
     output = tmp_path / "beams.jsonl"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    finished = run_command(*launch, "-m", "rollouts.beams", *_arguments(beam_data, tiny_model, output))
+    finished = run_warm("-m", "rollouts.beams", *_arguments(beam_data, tiny_model, output), processes=2)
     assert finished.returncode == 0, finished.stderr
     assert output.read_bytes() == undisturbed[0].read_bytes()
     shards = sorted((tmp_path / "beams.jsonl.parts").glob("shard-*.jsonl"))

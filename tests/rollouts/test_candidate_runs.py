@@ -53,10 +53,10 @@ def test_killed_twenty_times_the_file_is_the_same(selection_files, tiny_model, t
     _kill(20, undisturbed, command(selection_files, tiny_model, output), output)
 
 
-def test_two_processes_make_the_same_file(selection_files, tiny_model, tmp_path, undisturbed, run_command):
+def test_two_processes_make_the_same_file(selection_files, tiny_model, tmp_path, undisturbed, run_warm):
     output = tmp_path / "out.jsonl"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "rollouts.candidates"]
-    found = run_command(*launch, *command(selection_files, tiny_model, output))
+    arguments = command(selection_files, tiny_model, output)
+    found = run_warm("-m", "rollouts.candidates", *arguments, processes=2)
     assert found.returncode == 0, found.stderr
     assert output.read_bytes() == undisturbed[0].read_bytes()
     shards = sorted((tmp_path / "out.jsonl.parts").glob("shard-*.jsonl"))

@@ -111,10 +111,10 @@ def test_the_seed_and_the_rows_decide_what_is_sampled(made, report_data, tiny_mo
     assert texts(tmp_path / "few.jsonl") == texts(made)[:4]
 
 
-def test_two_processes_make_the_same_file(made, report_data, tiny_model, recipe, tmp_path, run_command):
+def test_two_processes_make_the_same_file(made, report_data, tiny_model, recipe, tmp_path, run_warm):
     output = tmp_path / "groups.jsonl"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "rollouts.completions"]
-    found = run_command(*launch, *command(report_data, tiny_model, output, "--recipe", recipe))
+    arguments = command(report_data, tiny_model, output, "--recipe", recipe)
+    found = run_warm("-m", "rollouts.completions", *arguments, processes=2)
     assert found.returncode == 0, found.stderr
     assert output.read_bytes() == made.read_bytes()
 

@@ -303,13 +303,12 @@ def test_a_selector_for_other_embeddings(selection_files, tmp_path, capsys):
     assert "expected embeddings of 7 numbers, the tables have 12" in fails(capsys, command)
 
 
-def test_a_real_vlm_on_two_processes_as_on_one(selection_files, tiny_model, tmp_path, run_command):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, start in (("one", []), ("two", launch)):
+def test_a_real_vlm_on_two_processes_as_on_one(selection_files, tiny_model, tmp_path, run_warm):
+    for name, processes in (("one", 1), ("two", 2)):
         options = ["--shots", 1, "--limit", 5, "--device", "cpu"]
         command = arguments(selection_files, tmp_path / name, *options, methods=["zero_shot", "random"])
         command[command.index("vlm")] = str(tiny_model)
-        found = run_command(*start, "-m", "rollouts.in_context", *command)
+        found = run_warm("-m", "rollouts.in_context", *command, processes=processes)
         assert found.returncode == 0, found.stderr
         assert found.stdout.count("VQA accuracy of 5 queries") == 1
     assert stored(tmp_path / "one", "random", 1) == stored(tmp_path / "two", "random", 1)

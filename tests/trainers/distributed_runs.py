@@ -1,9 +1,6 @@
 """Runs of one worker (worker_main.py) on one process and on several, and what they gave."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,7 +30,7 @@ def run_worker(
     folder: Path,
     starts: Sequence[tuple[str, int]],
     settings: Callable[[Path, str, int], dict],
-    timeout: float = 550,
+    run_warm: Callable,
 ) -> Callable[[str, int], tuple[dict, Path]]:
     """Starts a worker once, which trains with every strategy and number of processes in turn.
 
@@ -41,6 +38,7 @@ def run_worker(
         worker: name of its file, beside this one.
         starts: strategies and numbers of processes.
         settings: gives what the worker is told, from a folder of this start's own, strategy and processes.
+        run_warm: the fixture.
 
     Returns:
         Function: strategy and processes -> what each of the worker's runs gave, and that folder.
@@ -53,14 +51,7 @@ def run_worker(
         files.append(own / "settings.json")
         files[-1].write_text(json.dumps(settings(own, strategy, processes) | told), encoding="utf-8")
     path = f"{ROOT}:{Path(__file__).parent}"
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name(worker)), *map(str, files)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    done = run_warm(Path(__file__).with_name(worker), *files, PYTHONPATH=path, timeout=550)
     assert done.returncode == 0, done.stderr[-4000:]
 
     def figures(strategy: str, processes: int) -> tuple[dict, Path]:

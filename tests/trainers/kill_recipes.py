@@ -114,7 +114,7 @@ _TABLES = {"query_table": "queries", "example_table": "examples"}
 
 
 def run_and_kill(
-    folder: Path, runs: Mapping[str, tuple[str, dict[str, Any]]], kills: int, seed: int, run_command: Callable
+    folder: Path, runs: Mapping[str, tuple[str, dict[str, Any]]], kills: int, seed: int, run_warm: Callable
 ) -> dict[str, dict[str, Any]]:
     """What `kill_worker.try_kind` found, by kind."""
     listed = {kind: {"script": script, "recipe": recipe, "kills": kills} for kind, (script, recipe) in runs.items()}
@@ -122,7 +122,7 @@ def run_and_kill(
     content = {"runs": listed, "folder": str(folder / "runs"), "seed": seed, "results": str(results)}
     settings.write_text(json.dumps(content), encoding="utf-8")
     path = ":".join(map(str, (WORKER.parents[2], WORKER.parent, folder / "data", folder.parent / "data")))
-    done = run_command(WORKER, settings, PYTHONPATH=path, timeout=4 * 3600)
+    done = run_warm(WORKER, settings, PYTHONPATH=path, timeout=4 * 3600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(results.read_text(encoding="utf-8"))
 

@@ -34,7 +34,7 @@ def kill_and_resume(
     folder: Path,
     recipes: Mapping[str, tuple[str, dict[str, Any]]],
     kills: Mapping[str, tuple[int | None, bool]],
-    run_command: Callable,
+    run_warm: Callable,
 ) -> Outcome:
     """Runs each recipe once for each kill; a run called "resumed..." goes on in the folder of "killed...".
 
@@ -54,7 +54,7 @@ def kill_and_resume(
     statuses, settings = folder / "statuses.json", folder / "settings.json"
     settings.write_text(json.dumps({"runs": list(runs.values()), "statuses": str(statuses)}), encoding="utf-8")
     path = f"{WORKER.parents[2]}:{WORKER.parent}:{folder}"
-    done = run_command(WORKER, settings, PYTHONPATH=path, timeout=500)
+    done = run_warm(WORKER, settings, PYTHONPATH=path, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     ended = dict(zip(runs, json.loads(statuses.read_text(encoding="utf-8")), strict=True))
 

@@ -11,7 +11,7 @@ from distributed_runs import ROOT, STRATEGIES, deepspeed_config, run_worker
 
 
 @pytest.fixture(scope="module")
-def learn(tiny_model, report_data, tmp_path_factory):
+def learn(tiny_model, report_data, tmp_path_factory, run_warm):
     """Function: (strategy, processes) -> figures of the three runs of that strategy, and their folder."""
     common = {
         "use_cpu": True,
@@ -53,7 +53,7 @@ def learn(tiny_model, report_data, tmp_path_factory):
         }
 
     starts = [("ddp", 1), *((strategy, 2) for strategy in STRATEGIES)]
-    return run_worker("distribution_worker.py", tmp_path_factory.mktemp("distribution"), starts, settings)
+    return run_worker("distribution_worker.py", tmp_path_factory.mktemp("distribution"), starts, settings, run_warm)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -10,7 +10,7 @@ RUNS = {"resnet": {"learning_rate": 0.1}, "qwen": {"learning_rate": 0.05}}
 
 
 @pytest.fixture(scope="module")
-def learn(tiny_model, tmp_path_factory):
+def learn(tiny_model, tmp_path_factory, run_warm):
     """Function: ("ddp", processes) -> figures of every run, and their folder."""
     data = write_labelled(tmp_path_factory.mktemp("data"))
     common = {
@@ -37,7 +37,7 @@ def learn(tiny_model, tmp_path_factory):
         return {"data": str(data), "model": str(tiny_model), "runs": runs}
 
     folder = tmp_path_factory.mktemp("factor_distribution")
-    return run_worker("factor_distribution_worker.py", folder, [("ddp", 1), ("ddp", 2)], settings)
+    return run_worker("factor_distribution_worker.py", folder, [("ddp", 1), ("ddp", 2)], settings, run_warm)
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -26,13 +26,13 @@ KILLS = {
 
 
 @pytest.fixture(scope="module")
-def outcome(tiny_model, tmp_path_factory, run_command):
+def outcome(tiny_model, tmp_path_factory, run_warm):
     """How the runs of each kind of `RUNS` ended; see killed_runs.py."""
     folder = tmp_path_factory.mktemp("factor_resume")
     common = RECIPE | {"dataset_name": str(write_labelled(folder / "data"))}
     recipes = {kind: ("factors", common | settings) for kind, settings in RUNS.items()}
     recipes["qwen"][1]["model_name_or_path"] = str(tiny_model)
-    return kill_and_resume(folder, recipes, KILLS, run_command)
+    return kill_and_resume(folder, recipes, KILLS, run_warm)
 
 
 @pytest.mark.parametrize("kind", RUNS)

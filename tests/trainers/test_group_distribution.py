@@ -14,7 +14,7 @@ RUNS = {  # 24 groups of pointers, 4 a step; 6 of completions, 2 a step
 
 
 @pytest.fixture(scope="module")
-def learn(tiny_model, pointer_groups, completion_groups, tmp_path_factory):
+def learn(tiny_model, pointer_groups, completion_groups, tmp_path_factory, run_warm):
     """Function: (strategy, processes) -> figures of every run, and their folder."""
     common = {
         "use_cpu": True,
@@ -39,7 +39,7 @@ def learn(tiny_model, pointer_groups, completion_groups, tmp_path_factory):
         return told | {"runs": runs}
 
     starts = [("ddp", 1), ("ddp", 2), ("zero2", 2)]
-    return run_worker("group_distribution_worker.py", tmp_path_factory.mktemp("groups"), starts, settings)
+    return run_worker("group_distribution_worker.py", tmp_path_factory.mktemp("groups"), starts, settings, run_warm)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])

@@ -28,7 +28,7 @@ TABLES = {"query_table": "queries.safetensors", "example_table": "examples.safet
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory, run_command):
+def outcome(tmp_path_factory, run_warm):
     """How the runs of each method ended; see killed_runs.py."""
     from stored_groups import write_pointer_groups
 
@@ -36,7 +36,7 @@ def outcome(tmp_path_factory, run_command):
     data = write_pointer_groups(folder / "data", queries=18)
     common = COMMON | {"dataset_name": str(data)} | {key: str(data / file) for key, file in TABLES.items()}
     recipes = {method: (method, common | settings) for method, settings in METHODS.items()}
-    return kill_and_resume(folder, recipes, KILLS, run_command)
+    return kill_and_resume(folder, recipes, KILLS, run_warm)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -56,12 +56,12 @@ def test_there_was_something_to_resume(outcome):
     assert len(set(temperatures)) == 8
 
 
-def test_a_checkpoint_of_another_trainer_is_refused(outcome, run_command):
+def test_a_checkpoint_of_another_trainer_is_refused(outcome, run_warm):
     """Its policy is not the one that this stage started from."""
     _, folder, _ = outcome("rce", "uninterrupted")
     recipe = folder.parent.parent / "offline_grpo_uninterrupted.yaml"
     checkpoint = sorted(folder.glob("checkpoint-*"))[0]
-    done = run_command(
+    done = run_warm(
         "trainers/offline_grpo.py",
         *("--config", recipe, "--resume_from_checkpoint", checkpoint, "--output_dir", folder.parent / "mixed"),
     )

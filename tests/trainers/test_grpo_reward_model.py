@@ -69,7 +69,7 @@ def test_mixed_rows_with_and_without_images(make_grpo, entry, task_rows):
 
 
 @pytest.fixture(scope="module")
-def learn(tiny_model, tiny_reward_model, report_data, tmp_path_factory):
+def learn(tiny_model, tiny_reward_model, report_data, tmp_path_factory, run_warm):
     """Function: (strategy, processes) -> figures of the runs of that strategy, and their folder."""
     common = {
         "use_cpu": True,
@@ -100,7 +100,7 @@ def learn(tiny_model, tiny_reward_model, report_data, tmp_path_factory):
         }
 
     folder = tmp_path_factory.mktemp("reward_model_distribution")
-    return run_worker("reward_model_worker.py", folder, [("ddp", 1), ("ddp", 2), ("zero3", 2)], settings)
+    return run_worker("reward_model_worker.py", folder, [("ddp", 1), ("ddp", 2), ("zero3", 2)], settings, run_warm)
 
 
 @pytest.mark.parametrize(("strategy", "run"), [("ddp", "whole"), ("zero3", "whole"), ("zero3", "sharded")])

@@ -55,12 +55,12 @@ KILLS = {
 
 
 @pytest.fixture(scope="module")
-def outcome(tiny_model, report_data, tmp_path_factory, run_command):
+def outcome(tiny_model, report_data, tmp_path_factory, run_warm):
     """How the runs ended; see killed_runs.py."""
     folder = tmp_path_factory.mktemp("resume")
     (folder / "my_rewards.py").write_text(REWARD, encoding="utf-8")
     recipe = RECIPE | {"model_name_or_path": str(tiny_model), "dataset_name": str(report_data)}
-    return kill_and_resume(folder, {"grpo": ("grpo", recipe)}, KILLS, run_command)
+    return kill_and_resume(folder, {"grpo": ("grpo", recipe)}, KILLS, run_warm)
 
 
 @pytest.fixture(scope="module")

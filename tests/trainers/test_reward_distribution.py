@@ -22,7 +22,7 @@ def reward_model(tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def learn(reward_model, tmp_path_factory):
+def learn(reward_model, tmp_path_factory, run_warm):
     """Function: (strategy, processes) -> figures of that strategy's runs, and their folder."""
     data = tmp_path_factory.mktemp("preferences")
     everywhere = write_preferences(data / "pictures")
@@ -46,7 +46,7 @@ def learn(reward_model, tmp_path_factory):
         return {"model": str(reward_model), "runs": runs}
 
     starts = [("ddp", 1), *((strategy, 2) for strategy in STRATEGIES)]
-    return run_worker("preference_worker.py", tmp_path_factory.mktemp("reward_distribution"), starts, told)
+    return run_worker("preference_worker.py", tmp_path_factory.mktemp("reward_distribution"), starts, told, run_warm)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

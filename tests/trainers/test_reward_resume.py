@@ -32,11 +32,11 @@ KILLS = {
 
 
 @pytest.fixture(scope="module")
-def outcome(tiny_model, tmp_path_factory, run_command):
+def outcome(tiny_model, tmp_path_factory, run_warm):
     """How the runs ended; see killed_runs.py."""
     folder = tmp_path_factory.mktemp("reward_resume")
     data = {"model_name_or_path": str(tiny_model), "dataset_name": str(write_preferences(folder / "data"))}
-    return kill_and_resume(folder, {"reward": ("reward", RECIPE | data)}, KILLS, run_command)
+    return kill_and_resume(folder, {"reward": ("reward", RECIPE | data)}, KILLS, run_warm)
 
 
 def history(output: Path) -> list[dict]:

@@ -29,11 +29,11 @@ disable_tqdm: true
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_model, report_data, tmp_path_factory, run_command):
+def trained(tiny_model, report_data, tmp_path_factory, run_warm):
     folder = tmp_path_factory.mktemp("sft")
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE.format(model=tiny_model, data=report_data, output=folder / "run"), encoding="utf-8")
-    done = run_command("trainers/sft.py", "--config", recipe)
+    done = run_warm("trainers/sft.py", "--config", recipe)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "run"
 

@@ -11,7 +11,7 @@ from models.loading import load_vlm
 
 
 @pytest.mark.slow
-def test_zero_3_learns_the_same_weights(tiny_model, task_rows, tmp_path):
+def test_zero_3_learns_the_same_weights(tiny_model, task_rows, tmp_path, run_warm):
     rows = [dict(row) for row in task_rows()[:8]]
     rows[3]["images"] = rows[2]["images"]  # two prompts of a batch about one image
     groups = write_completion_groups(tmp_path / "groups", rows, without_image=[1])
@@ -30,7 +30,7 @@ def test_zero_3_learns_the_same_weights(tiny_model, task_rows, tmp_path):
     }
     settings = {"model": str(tiny_model), "completions": str(groups), "args": args, "folder": str(tmp_path)}
     settings |= {"runs": {"shared": True, "plain": False}}
-    run_worker("sharing_worker.py", tmp_path / "starts", [("zero3", 2)], lambda *_: settings)("zero3", 2)
+    run_worker("sharing_worker.py", tmp_path / "starts", [("zero3", 2)], lambda *_: settings, run_warm)("zero3", 2)
     shared, plain = (load_file(tmp_path / f"{name}.safetensors") for name in ("shared", "plain"))
     assert max((shared[name] - plain[name]).abs().max() for name in plain) <= 1e-6
     start = dict(load_vlm(str(tiny_model), device="cpu", dtype="float32")[0].named_parameters())
