@@ -5,6 +5,7 @@
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
 
@@ -15,7 +16,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W), of as many channels as the layer has; B, H and W may differ between processes."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
-            return super().forward(inputs)
+            return self._of_this_process(inputs)
         values = inputs.float()
         count = values.new_full((1,), values.numel() / values.shape[1])
         sums = torch.cat([values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3)), count])  # (2C + 1,)
@@ -30,6 +31,16 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
                 self.running_var.lerp_(unbiased, self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (values * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]).to(inputs.dtype)
+
+    def _of_this_process(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The parent's; DeepSpeed casts weights to bfloat16 and leaves statistics in float32, which it cannot mix."""
+        if self.running_mean is None or self.weight.dtype == self.running_mean.dtype:
+            return super().forward(inputs)
+        if self.training:
+            self.num_batches_tracked += 1
+        statistics = (self.running_mean, self.running_var)
+        layer = (self.weight.float(), self.bias.float(), self.training, self.momentum, self.eps)
+        return F.batch_norm(inputs.float(), *statistics, *layer).to(inputs.dtype)
 
 
 def sync_batch_norms(module: nn.Module) -> None:

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 def whole_models() -> Iterator[None]:
     """Models made inside are whole on the process that makes them, also while the policy is divided.
 
-    A model that one process makes alone needs it, because to divide it takes all of them; and one that writes its
-    first weights when it is built, because they are out of its reach as soon as they are divided. The trainer divides
-    it later.
+    A model that one process makes alone needs it: to divide it takes all of them.
     """
     from transformers.integrations import deepspeed
 

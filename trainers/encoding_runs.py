@@ -15,7 +15,6 @@ from models.encoder_inputs import InputReader
 from models.pointer_selector import PointerSelectorConfig
 from models.selector_encoders import load_selector_encoders
 from models.trained_encoders import EncodingSelector, EncodingSelectorConfig, load_encoding_selector
-from models.zero3 import whole_models
 from trainers.console import say
 from trainers.encoding_policy import EncodingPolicy, RecordTable
 from trainers.group_data import GroupArguments
@@ -149,7 +148,6 @@ def encoding_selector_at_hand(
         args.label_smoothing_factor,
     )
 
-    @whole_models()
     def load() -> nn.Module:
         try:
             return model.load()

@@ -36,7 +36,6 @@ from models.factor_predictor import (
     new_predictor,
 )
 from models.synced_batch_norm import sync_batch_norms
-from models.zero3 import whole_models
 from rewards.factor_metrics import choice_metrics, factor_metrics, fit_thresholds, majority_choice
 from trainers.checkpoints import CompleteCheckpoints
 from trainers.console import say
@@ -54,6 +53,7 @@ from trainers.run_record import RunInfo
 from trainers.runs import readable_errors, train_and_record
 from trainers.set_up import check_set_up
 from trainers.setting_rules import CheckedSettings
+from trainers.zero_stage import leave_weights_whole
 
 RESULTS_FILE = "factor_results.json"
 NEW_BACKBONE = "a new backbone"
@@ -201,7 +201,7 @@ class FactorTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
                 raise RecipeError(str(error)) from error
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
-        if args.world_size > 1:
+        if args.world_size > 1 or args.deepspeed_plugin is not None:
             sync_batch_norms(model)
         callbacks = [*(kwargs.pop("callbacks", None) or ()), *args.early_stopping()]
         super().__init__(
@@ -272,7 +272,6 @@ def described_results(results: dict[str, Any]) -> dict[str, str]:
 # -- the script -------------------------------------------------------------------------------------------------------
 
 
-@whole_models()
 def load_predictor(
     script: FactorArguments, args: FactorTrainingConfig, model_args: Any, factors: FactorSet
 ) -> FactorPredictor:
@@ -368,6 +367,7 @@ def main(argv: list[str] | None = None) -> None:
         check_enough_rows(len(train_data), args, script.dataset_name)
 
         # Model
+        leave_weights_whole(args, "a factor predictor")
         torch.manual_seed(args.seed)  # the first weights
         try:
             model = load_predictor(script, args, model_args, factors)

@@ -11,7 +11,6 @@ from data.embedding_table import EmbeddingTable
 from data.records import RecordError
 from models.hub import hub_options
 from models.memory import Load
-from models.zero3 import whole_models
 from trainers.console import say
 from trainers.enough_rows import check_enough_rows
 from trainers.evaluation_rows import Content, evaluation_rows, prompt_content
@@ -37,6 +36,7 @@ from trainers.run_record import RunInfo
 from trainers.runs import describe_rewards, train_and_record
 from trainers.samples import SampleLog
 from trainers.task_data import check_lengths, count_tokens
+from trainers.zero_stage import leave_weights_whole
 
 NEW_SELECTOR = "a new selector"
 
@@ -146,7 +146,6 @@ def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> Poli
             f"{width}"
         )
 
-    @whole_models()
     def load() -> nn.Module:
         if name is None:
             return AutoModel.from_config(config)
@@ -327,6 +326,8 @@ def train_on_groups(
         return
 
     # Trainer
+    if script.policy == "selector":
+        leave_weights_whole(args, "a selector")
     trainer = trainer_class(
         hand.load(),
         args,
