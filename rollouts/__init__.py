@@ -2,3 +2,5 @@
 
 Uses `rewards`, `filter_agents`, `data` and `models`.
 """
+
+import data.interrupts  # noqa: F401  Ctrl-C during the imports that follow is no traceback

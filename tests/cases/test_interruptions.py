@@ -135,3 +135,53 @@ def test_t15_the_earlier_handler_is_back():
     before = signal.getsignal(signal.SIGTERM)
     command(lambda: None)()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+SLOW_IMPORT = """
+import os, signal, time
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        ("-m data.vqa", "pydantic"),
+        ("-m models.tiny", "pydantic"),
+        ("-m rewards.score", "pydantic"),
+        ("-m rollouts.beams", "numpy"),
+        ("-m trainers.report", "pydantic"),
+        ("-m trainers.in_context_vlm", "torch"),
+        ("trainers/in_context_vlm.py", "torch"),
+        ("trainers/sft.py", "yaml"),
+        ("trainers/sft.py", "torch"),
+        ("trainers/grpo.py", "torch"),
+    ],
+)
+def test_t15_ctrl_c_during_imports_is_one_message(tmp_path, program, module):
+    (tmp_path / f"{module}.py").write_text(SLOW_IMPORT, encoding="utf-8")
+    options = ["--output_dir", "x", "--use_cpu", "true", "--bf16", "false", "--dataset_name", "x"]
+    options += ["--model_name_or_path", "x", "--reward_funcs", "xml_format"] if "grpo" in program else []
+    options = ["--output-dir", "x"] if "in_context" in program else options
+    done = subprocess.run(
+        [sys.executable, *program.split(), *options],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == "interrupted (Ctrl-C): nothing was begun; run the same command again\n"
+    assert done.returncode == 130
+
+
+def test_t15_programs_of_others_keep_their_own_way():
+    for program in ("import rollouts, trainers", "import sys; sys.argv = []; import data"):
+        done = _run(f"{program}\nraise KeyboardInterrupt")
+        assert "Traceback" in done.stderr
+    assert (
+        _run("import data.interrupts as i; i.end_quietly(KeyError, KeyError('x'), None)").stderr == "KeyError: 'x'\n"
+    )
