@@ -5,14 +5,18 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
+from typing import Any
 
 from data.errors import UserError
 from data.locks import releasing_locks
 
 GO_ON = "nothing half-written is left behind; run the same command again to go on"
+GRACE_SECONDS = 3
+"""How long the other processes of a launcher leave the main one to say what is wrong before they end."""
 _MACHINE_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -87,13 +91,44 @@ def _leave_quietly() -> None:
     sys.exit(128 + signal.SIGPIPE)
 
 
-def command(main: Callable[..., None]) -> Callable[..., None]:
-    """Decorator of the `main` of a command."""
+def check_alone() -> None:
+    """Raises a UserError if a launcher has started several processes."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if "RANK" in os.environ and processes > 1:
+        raise UserError(
+            f"this command does all its work in one process, and a launcher has started {processes} of them "
+            "(WORLD_SIZE); start it with python"
+        )
+
+
+def with_rank(message: str) -> str:
+    """What to say on this process of a launcher, after leaving the main one the time to say the same.
+
+    The launcher ends the others when the main one has ended; one that is left was alone in failing, and speaks.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0:
+        return message
+    time.sleep(GRACE_SECONDS)
+    return f"on rank {rank}: {message}"
+
+
+def command(main: Callable[..., None] | None = None, *, shares_work: bool = False) -> Callable[..., Any]:
+    """Decorator of the `main` of a command.
+
+    Args:
+        shares_work: several processes of a launcher divide the work; other commands refuse to be started so, because
+            all of them would write the same output.
+    """
+    if main is None:
+        return partial(command, shares_work=shares_work)
 
     @wraps(main)
     def run(*args, **kwargs) -> None:
         try:
             with handling_terminate(), releasing_locks():
+                if not shares_work:
+                    check_alone()
                 main(*args, **kwargs)
                 sys.stdout.flush()
         except BrokenPipeError:
@@ -104,6 +139,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
                 raise
             status, message = found
             sys.stdout.flush()
+            message = with_rank(message)
             if status == 1:
                 sys.exit(message)
             sys.stderr.write(f"{message}\n")

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from data.arguments import add_restart_argument, at_least
-from data.commands import command
+from data.commands import check_alone, command
 from data.locks import parse_and_hold
 from data.preferences import PreferenceRecord, load_preferences
 from data.records import RecordError, write_json, write_jsonl
@@ -139,6 +139,7 @@ def _report(preferences: Sequence[ScoredPreference], left_out: dict[str, int], n
 
 def evaluate_scores(arguments: argparse.Namespace) -> None:
     """Counts, writes and prints."""
+    check_alone()
     preferences = load_scored_preferences(arguments.scores, arguments.split)
     _report(preferences, {}, arguments.name or Path(arguments.scores).stem, arguments)
 
@@ -185,7 +186,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-@command
+@command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 

@@ -160,7 +160,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parse_and_hold(parser, argv)
 
 
-@command
+@command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 

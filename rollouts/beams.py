@@ -356,7 +356,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parse_and_hold(parser, argv)
 
 
-@command
+@command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
     from data.shards import end_processes

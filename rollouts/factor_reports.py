@@ -76,7 +76,7 @@ def write_reports(output_dir: Path, records: dict[str, list[AgentSelectionRecord
             write_split(folder, split, [as_row(record, base) for record in part], read=load_records)
 
 
-@command
+@command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rollouts.factor_reports",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.arguments import add_restart_argument, add_skip_argument, at_least
-from data.commands import command
+from data.commands import check_alone, command
 from data.images import ImageError
 from data.locks import parse_and_hold
 from data.pools import images_of_pools, load_pool, readable_pool
@@ -176,7 +176,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parse_and_hold(parser, argv)
 
 
-@command
+@command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
 
@@ -185,6 +185,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         if arguments.command == "suggest":
+            check_alone()
             suggest(arguments)
         else:
             run(arguments)

@@ -95,7 +95,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-@command
+@command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
     from data.shards import end_processes
 

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 import torch.distributed
 from accelerate import PartialState
 
-from data.commands import ending, handling_terminate
+from data.commands import ending, handling_terminate, with_rank
 from data.locks import releasing_locks
 from data.secrets import hide_in_arguments, recipe_without_secrets, without_secrets
 from trainers.console import say, shorten_output
@@ -27,22 +26,13 @@ from trainers.run_record import RunInfo
 from trainers.task_data import TokenCounts, check_lengths, count_tokens, load_task_rows
 
 GO_ON = "run the same command again; it resumes from the newest complete checkpoint, if there is one"
-GRACE_SECONDS = 3
-"""How long the other processes leave the main one to say what is wrong before they end."""
 
 
 def _end(status: int, message: str) -> None:
-    """Ends the process with a message, printed once where all processes end for the same reason.
-
-    The launcher ends the others when the main process has ended; one that is left was alone in failing, and speaks.
-    """
-    state = PartialState()
-    if not state.is_main_process:
-        time.sleep(GRACE_SECONDS)
-        message = f"on rank {state.process_index}: {message}"
-    sys.stderr.write(f"{message}\n")
+    """Ends the process with a message, printed once where all processes end for the same reason."""
+    sys.stderr.write(f"{with_rank(message)}\n")
     sys.stderr.flush()
-    os._exit(status) if state.num_processes > 1 else sys.exit(status)
+    os._exit(status) if PartialState().num_processes > 1 else sys.exit(status)
 
 
 def _take_leave() -> None:

@@ -1,15 +1,14 @@
 """What a training script does before its heavy imports: answer `--help`, and find most mistakes of a set-up."""
 
 import ast
-import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from data.commands import with_rank
 from data.errors import UserError
 from trainers.recipe_keys import Key, keys_of_source
 from trainers.recipes import parse_entries, read_recipe, recipe_value
@@ -18,8 +17,6 @@ from trainers.set_up import check_set_up
 _HELP = ("-h", "--help")
 REFUSED = (("sft", "max_length"),)
 """Keys that a script has only to refuse them, which `--help` leaves out."""
-GRACE_SECONDS = 3
-"""How long the other processes leave the first one to say what is wrong."""
 
 
 def before_imports(script: str, method: str, *classes: str) -> None:
@@ -44,10 +41,7 @@ def before_imports(script: str, method: str, *classes: str) -> None:
     try:
         check_early(method, keys, argv)
     except UserError as error:
-        rank = int(os.environ.get("RANK", "0"))
-        if rank:
-            time.sleep(GRACE_SECONDS)
-        sys.stderr.write(f"error: {f'on rank {rank}: ' if rank else ''}{error}\n")
+        sys.stderr.write(with_rank(f"error: {error}") + "\n")
         sys.exit(1)
 
 

@@ -1,5 +1,6 @@
 """T20: every `main()` that may run on several processes runs on two of them to its end, with exit status 0."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 from factor_runs import BACKBONE, write_labelled
 from preference_runs import write_preferences
 from stored_groups import write_completion_groups, write_pointer_groups
+
+from data import commands
 
 TRAINING = {
     "use_cpu": True,
@@ -102,3 +105,35 @@ def test_t20_every_main_ends_well_on_two_processes(ended, name):
     assert statuses == [0, 0], log[-3000:]
     assert "Traceback" not in log
     assert name in COMMANDS or log.count("model saved to") == 1
+
+
+ALONE = {
+    "rollouts.embeddings": ["records.jsonl", "--output"],
+    "rollouts.pools": ["records.jsonl", "--sampler", "random", "--output"],
+    "rewards.eval": ["--input", "answers.jsonl", "--rewards", "xml_format", "--output-dir"],
+    "data.vqa": ["source.json", "--output-dir"],
+    "models.tiny": ["--output-dir"],
+}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("module", ALONE)
+def test_t20_commands_that_cannot_share_their_work_refuse_a_launcher(module, rank, tmp_path, monkeypatch):
+    """Else all processes would write one output."""
+    monkeypatch.setattr(commands, "GRACE_SECONDS", 0)
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(module).main([*ALONE[module], str(tmp_path / "output")])
+    message = (
+        "error: this command does all its work in one process, and a launcher has started 2 of them (WORLD_SIZE); "
+        "start it with python"
+    )
+    assert ended.value.code == (f"on rank 1: {message}" if rank else message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_t20_a_launcher_of_one_process_is_no_problem(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    commands.check_alone()
