@@ -1,5 +1,7 @@
 """Models of a Hub whose branch `v1` holds what is asked for, and `main` another architecture with the same files."""
 
+import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -286,3 +288,22 @@ def test_p12_a_run_knows_the_commit_it_started_from(hub, tmp_path):
     sources = run_origin("offline GRPO", (DATA, args, ModelConfig(MODEL)), {})["sources"]
     assert sources["model_name_or_path"]["content"] == f"{MODEL} at {hub.repos[MODEL]['branches']['v1'][0]}"
     assert sources["reference_model"]["content"] == f"{ADAPTERS} at {hub.repos[ADAPTERS]['commits'][-1]['oid']}"
+
+
+def test_p12_a_run_from_the_command_line(hub, weights, tmp_path, monkeypatch):
+    """Whatever loads the adapters of a run from its folder finds the base that they were trained on."""
+    from trainers import sft
+
+    monkeypatch.setattr(sys, "argv", ["sft"])
+    row = {"prompt": [{"role": "user", "content": "say 1"}], "completion": "1"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    recipe = {"model_name_or_path": MODEL, "model_revision": "v1", "dtype": "float32", "use_peft": True, "lora_r": 2}
+    recipe |= {"dataset_name": str(tmp_path / "rows.jsonl"), "output_dir": str(tmp_path / "run"), "max_steps": 1}
+    recipe |= {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "max_pixels": 1024}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    sft.main(["--config", str(tmp_path / "recipe.yaml")])
+    stored = json.loads((tmp_path / "run" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (stored["base_model_name_or_path"], stored["revision"]) == (MODEL, "v1")
+    origin = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["sources"]["model_name_or_path"]
+    assert origin == {"name": MODEL, "content": f"{MODEL} at {hub.repos[MODEL]['branches']['v1'][0]}"}
+    assert has_base_of_v1(load_vlm(str(tmp_path / "run"), "cpu", "float32")[0], weights)
