@@ -198,7 +198,7 @@ class EmbeddingTable:
             first = error.errors(include_url=False)[0]
             raise RecordError([f"{path}: metadata: expected the ids and parts as JSON: {first['msg']}"]) from error
         except RecordError as error:
-            raise RecordError([f"{path}: {problem}" for problem in error.problems]) from error
+            raise error.at(str(path)) from error
 
 
 def table_path(path: str | Path) -> Path:

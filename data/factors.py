@@ -322,10 +322,12 @@ def _load_splits(
             splits[split] = parse_annotations(rows, base_folder(source), arguments.allow_empty, left_out=left_out)
         except RecordError as error:
             errors.append(error)
-    problems = _pictures_on_two_sides(source, splits)
+    try:
+        problems = _pictures_on_two_sides(source, splits)
+    except RecordError as error:  # pictures that could be read a moment ago
+        raise RecordError.joined([*errors, error]) from error
     if errors or problems:
-        headings = "; ".join(error.heading for error in errors if error.heading)
-        raise RecordError([*(one for error in errors for one in error.problems), *problems], headings)
+        raise RecordError.joined(errors, problems)
     return splits
 
 

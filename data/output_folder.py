@@ -80,9 +80,7 @@ def read_back(folder: Path, split: str, count: int, read: Callable[[Path, str], 
     try:
         found = len(read(folder, split))
     except RecordError as error:
-        raise RecordError(
-            [f"{folder}: was written, and cannot be read back: {one}" for one in error.problems]
-        ) from error
+        raise error.at(f"{folder}: was written, and cannot be read back") from error
     if found != count:
         raise RecordError([f"{folder}: the {split} split was written with {count} records, and {found} are read back"])
 

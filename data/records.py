@@ -50,28 +50,74 @@ def shown_problems(problems: list[str]) -> list[str]:
     return shown
 
 
+@dataclass(frozen=True)
+class ImageCount:
+    """Images that were decoded.
+
+    Attributes:
+        images: how many different ones.
+        unreadable: how many of them cannot be read.
+        sentences: how many problems of an error say so.
+
+    >>> str(ImageCount(1000, 3))
+    '3 of 1,000 images cannot be read'
+    """
+
+    images: int = 0
+    unreadable: int = 0
+    sentences: int = 0
+
+    def __add__(self, other: "ImageCount") -> "ImageCount":
+        return ImageCount(
+            self.images + other.images, self.unreadable + other.unreadable, self.sentences + other.sentences
+        )
+
+    def __str__(self) -> str:
+        return f"{self.unreadable:,} of {self.images:,} image{'' if self.images == 1 else 's'} cannot be read"
+
+
 class RecordError(UserError, ValueError):
     """One or more malformed rows. `problems` holds a sentence for each.
 
     Args:
-        heading: what the message begins with, such as how many of how many are wrong.
+        images: that were decoded; the message says how many of them cannot be read, if any.
     """
 
-    def __init__(self, problems: list[str], heading: str = ""):
+    def __init__(self, problems: list[str], images: ImageCount = ImageCount()):
         self.problems = problems
-        self.heading = heading
+        self.images = images
         shown = shown_problems(problems)
         hidden = len(problems) - len(shown)
         more = f"... and {hidden:,} more problems" if hidden > 0 else ""
-        super().__init__("\n".join(filter(None, [heading and f"{heading}:", *shown, more])))
+        super().__init__("\n".join(filter(None, [self.heading and f"{self.heading}:", *shown, more])))
+
+    @classmethod
+    def joined(cls, errors: Iterable["RecordError"], problems: Iterable[str] = ()) -> "RecordError":
+        """One error for several, and for further problems."""
+        errors = list(errors)
+        own = [problem for error in errors for problem in error.problems]
+        return cls([*own, *problems], sum((error.images for error in errors), ImageCount()))
+
+    def at(self, place: str) -> "RecordError":
+        """The same error with a place before each problem."""
+        return RecordError([f"{place}: {problem}" for problem in self.problems], self.images)
+
+    @property
+    def heading(self) -> str:
+        """How many images cannot be read, and how many problems there are beside; empty where all can be read."""
+        if not self.images.unreadable:
+            return ""
+        others = len(self.problems) - self.images.sentences
+        return f"{self.images}; {others:,} problem{'' if others == 1 else 's'} beside" if others else str(self.images)
 
     @property
     def count(self) -> str:
         """How many problems there are, for commands that list all of them."""
-        return f"{self.heading}; {len(self.problems)} problems" if self.heading else f"{len(self.problems)} problems"
+        problems = f"{len(self.problems)} problems"
+        return f"{self.images}; {problems}" if self.images.unreadable else problems
 
     def __reduce__(self):
-        return type(self), (self.problems, self.heading)  # by default it would be made again from its message
+        return type(self), (self.problems, self.images)  # by default it would be made again from its message
 
 
 class Record(BaseModel):

@@ -13,12 +13,12 @@ rows go by their positions.
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from data.images import ImageSource, image_problems
-from data.records import RecordError, write_json
+from data.records import ImageCount, RecordError, write_json
 
 LEFT_OUT_FILE = "left_out.json"
 """In a folder, or behind the name of a file, that was written without the rows that it names."""
@@ -38,24 +38,15 @@ def _id_of(row: Any) -> int | str | None:
     return row.get("id") if isinstance(row, dict) else getattr(row, "id", None)
 
 
-def heading(unreadable: int, images: int) -> str:
-    """How many images cannot be read.
-
-    >>> heading(3, 1000)
-    '3 of 1,000 images cannot be read'
-    """
-    return f"{unreadable:,} of {images:,} image{'' if images == 1 else 's'} cannot be read"
-
-
-def count_unreadable(images: Sequence[ImageSource], problems: Sequence[str | None]) -> tuple[int, int]:
-    """(images that cannot be read, all images); a path that occurs several times is one image.
+def count_images(images: Sequence[ImageSource], problems: Sequence[str | None]) -> ImageCount:
+    """How many images there are, and how many cannot be read; a path that occurs several times is one image.
 
     Args:
         problems: of each image, or `None`.
     """
     keys = [image if isinstance(image, str) else number for number, image in enumerate(images)]
     unreadable = {key for key, problem in zip(keys, problems, strict=True) if problem is not None}
-    return len(unreadable), len(set(keys))
+    return ImageCount(len(set(keys)), len(unreadable))
 
 
 def unreadable_error(
@@ -70,10 +61,7 @@ def unreadable_error(
     """
     named = [f"{place}{problem}" for place, problem in zip(places, problems, strict=True) if problem is not None]
     named = list(dict.fromkeys(named))
-    if not named:
-        return RecordError(list(others))
-    beside = f"; {len(others):,} problem{'' if len(others) == 1 else 's'} beside" if others else ""
-    return RecordError([*others, *named], f"{heading(*count_unreadable(images, problems))}{beside}")
+    return RecordError([*others, *named], replace(count_images(images, problems), sentences=len(named)))
 
 
 def refuse_unreadable(
@@ -105,16 +93,14 @@ class LeftOut:
         may_be_all: whether it is no error that no row is left.
 
     Attributes:
-        images: how many different images there are.
-        unreadable: how many of them cannot be read.
+        images: how many different images there are, and how many of them cannot be read.
         rows: how many rows there are.
         entries: of each row left out: its `position` (from 0), its `row` (file and line), its `id` where it has one,
             and its `problems`.
     """
 
     may_be_all: bool = False
-    images: int = 0
-    unreadable: int = 0
+    images: ImageCount = ImageCount()
     rows: int = 0
     entries: list[dict[str, Any]] = field(default_factory=list)
 
@@ -185,7 +171,7 @@ def readable_rows(
         return list(rows)
     flat = [image for part in images for image in part]
     found = problems_of(flat)
-    left_out.unreadable, left_out.images = count_unreadable(flat, found)
+    left_out.images = count_images(flat, found)
     rest = iter(found)
     kept = left_out.take(rows, places, [[next(rest) for _ in part] for part in images], name)
     if rows and not kept and not left_out.may_be_all:
@@ -235,7 +221,7 @@ class Skipping:
                 lines = list(dict.fromkeys(found.sentences))
                 more = f"and {len(lines) - MAX_SHOWN:,} more" if len(lines) > MAX_SHOWN else None
                 count = f"{len(found.entries):,} of {found.rows:,} {name}"
-                first = f"warning: {heading(found.unreadable, found.images)}; {count} are left out:"
+                first = f"warning: {found.images}; {count} are left out:"
                 sys.stderr.write("\n  ".join(filter(None, [first, *lines[:MAX_SHOWN], more])) + "\n")
 
     def write(self, output: str | Path) -> None:
@@ -248,8 +234,8 @@ class Skipping:
             return
         content = {
             name: {
-                "images": one.images,
-                "unreadable_images": one.unreadable,
+                "images": one.images.images,
+                "unreadable_images": one.images.unreadable,
                 "rows": one.rows,
                 "left_out": one.entries,
             }

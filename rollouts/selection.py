@@ -56,7 +56,7 @@ def records_by_id(records: Sequence[VqaRecord], source: str | Path) -> dict[Item
     try:
         ids = record_ids(records)
     except RecordError as error:
-        raise RecordError([f"{source}: {problem}" for problem in error.problems]) from error
+        raise error.at(str(source)) from error
     return {
         item: record if record.id is not None else record.model_copy(update={"id": item})
         for item, record in zip(ids, records, strict=True)

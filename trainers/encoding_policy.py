@@ -6,10 +6,9 @@ import numpy as np
 from accelerate import PartialState
 
 from data.examples import SINGLE_IMAGE, record_text
-from data.images import open_image
+from data.images import image_problems, open_image
 from data.pools import ItemId
 from data.records import RecordError
-from data.unreadable import refuse_unreadable
 from data.vqa import VqaRecord
 from models.encoder_inputs import InputReader, Inputs
 from trainers.group_policies import SelectorPolicy
@@ -58,7 +57,11 @@ class RecordTable:
             for where, images in found
             if len(images) != 1
         ]
-        refuse_unreadable(((where, images[0]) for where, images in found if len(images) == 1), problems)
+        single = [(where, images[0]) for where, images in found if len(images) == 1]
+        unread = image_problems([image for _, image in single])
+        problems += [f"{where}: field 'images': {one}" for (where, _), one in zip(single, unread, strict=True) if one]
+        if problems:  # without a count: these are the images of one group
+            raise RecordError(problems)
 
     def inputs(self, rows: Sequence[int], reader: InputReader) -> Inputs:
         """What the encoders read of these rows."""

@@ -191,7 +191,7 @@ def selector_of_tables(
         try:
             table.check_encoders(trained.fingerprints)
         except RecordError as error:
-            raise RecordError([f"{key}: {problem}" for problem in error.problems]) from error
+            raise error.at(key) from error
     return trained.selector.config
 
 
@@ -213,7 +213,7 @@ def load_selection_records(script: GroupArguments) -> tuple[list[VqaRecord], lis
             try:
                 read[place] = load_examples(source, split)
             except RecordError as error:
-                raise RecordError([f"{key}: {problem}" for problem in error.problems]) from error
+                raise error.at(key) from error
         return read[place]
 
     splits = script.query_splits or ["train"]

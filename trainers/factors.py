@@ -335,14 +335,14 @@ def load_splits(script: FactorArguments, factors: FactorSet, seed: int = 0) -> l
         places.append((script.eval_dataset_name or script.dataset_name, script.dataset_test_split))
     if script.dataset_final_split is not None:
         places.append((script.dataset_name, script.dataset_final_split))
-    found, problems = {}, []
+    found, errors = {}, []
     for source, split in places:
         try:
             found[source, split] = load_labelled(source, split, factors.ids, check_files=main)
         except RecordError as error:
-            problems += error.problems
-    if problems:
-        raise RecordError(problems)
+            errors.append(error)
+    if errors:
+        raise RecordError.joined(errors)
     train, held_out = evaluation_rows(script, seed, found[places[0]], lambda *place: found[place], _image_content)
     splits = [(script.dataset_train_split, train), (script.dataset_test_split, held_out)]
     if script.dataset_final_split is not None:

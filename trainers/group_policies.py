@@ -97,19 +97,18 @@ class SelectorPolicy:
 
     def prepare(self, group: StoredGroup) -> dict[str, Any]:
         """Row numbers of query and pool, and each pointer as positions in the pool."""
-        problems: list[str] = []
-        found = {}
+        errors, found = [], {}
         parts = (("query", self.queries, [group.id]), ("pool", self.examples, group.pool))
         for source, (name, table, ids) in zip(self.sources, parts, strict=True):
             try:
                 found[name] = table.rows(ids)
             except RecordError as error:
-                problems += [f"{group.where}: {source}: {problem}" for problem in error.problems]
+                errors.append(error.at(f"{group.where}: {source}"))
         positions = {item: position for position, item in enumerate(group.pool)}
         outside = [item for one in group.candidates for item in one.pointer if item not in positions]
-        problems += [f"{group.where}: field 'pointer': {item!r} is not in the group's pool" for item in outside]
-        if problems:
-            raise RecordError(problems)
+        problems = [f"{group.where}: field 'pointer': {item!r} is not in the group's pool" for item in outside]
+        if errors or problems:
+            raise RecordError.joined(errors, problems)
         pointers = [[positions[item] for item in candidate.pointer] for candidate in group.candidates]
         return {"query": int(found["query"][0]), "pool": found["pool"], "pointers": pointers}
 

@@ -74,7 +74,7 @@ def load_table(script: GroupArguments, name: str) -> EmbeddingTable:
     try:
         return EmbeddingTable.load(path)
     except RecordError as error:
-        raise RecordError([f"{name}: {problem}" for problem in error.problems]) from error
+        raise error.at(name) from error
 
 
 def load_query_table(script: GroupArguments) -> EmbeddingTable:
@@ -86,7 +86,7 @@ def load_query_table(script: GroupArguments) -> EmbeddingTable:
     try:
         held_out.check_same_encoders(queries)
     except RecordError as error:
-        raise RecordError([f"eval_query_table: {problem}" for problem in error.problems]) from error
+        raise error.at("eval_query_table") from error
     ids = [*queries.ids, *map(HeldOutId, held_out.ids)]
     return EmbeddingTable(ids, np.concatenate([queries.values, held_out.values]), queries.parts)
 

@@ -99,14 +99,14 @@ def prepare_groups(policy: GroupPolicy, groups: Sequence[StoredGroup]) -> list[d
     Raises:
         RecordError: lists the problems of all groups.
     """
-    items, problems = [], []
+    items, errors = [], []
     for index, group in enumerate(groups):
         try:
             items.append({"index": index, **policy.prepare(group)})
         except RecordError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise RecordError(problems)
+            errors.append(error)
+    if errors:
+        raise RecordError.joined(errors)
     return items
 
 

@@ -14,7 +14,7 @@ from data import easy_factors, factors, quality_reports
 from data.factors import load_factor_set, load_labelled
 from data.measurements import measure_pool
 from data.pools import Item, Pool, load_pool
-from data.records import RecordError, read_rows, write_jsonl
+from data.records import ImageCount, RecordError, read_rows, write_jsonl
 from data.sources import SourceItem, load_splits, picture_keys
 from data.tasks import load_rows
 from data.unreadable import LeftOut, Skipping
@@ -154,7 +154,7 @@ def test_a2_rows_that_go_by_their_position_keep_it(images, tmp_path, read):
     assert ids == [0, 2, 5, 6, 8, 10]
     assert left_out.positions == LEFT_OUT
     assert left_out.ids == set(LEFT_OUT)
-    assert (left_out.images, left_out.unreadable, left_out.rows) == (11, 5, 11)
+    assert (left_out.images, left_out.rows) == (ImageCount(11, 5), 11)
 
 
 @pytest.mark.parametrize("row", [{"prompt": "what is it?"}, {"report": "r", "ground_truth_agents": []}])
@@ -273,7 +273,7 @@ def test_a2_factors(images, tmp_path, monkeypatch):
     message = _ending(factors.main, [tmp_path / "in", "--output-dir", tmp_path / "out"])
     _assert_all_named(message)
     assert "test.jsonl:1: field 'filter_factor_texts': Field required (found missing)" in message
-    heading = "3 of 5 images cannot be read; 2 of 6 images cannot be read; 7 problems"
+    heading = "5 of 11 images cannot be read; 7 problems"
     assert message.endswith(f"\nerror: {heading} in {tmp_path / 'in'}")
 
     (tmp_path / "in" / "test.jsonl").unlink()

@@ -197,6 +197,7 @@ def test_every_broken_record_is_named_before_training(tmp_path):
     with pytest.raises(RecordError) as caught:
         load_splits(FactorArguments(dataset_name=str(folder)), load_factor_set(folder))
     text = str(caught.value)
+    assert text.startswith("1 of 12 images cannot be read; 2 problems beside:\n")
     assert "train_0.png: no such image file" in text
     assert "validation.jsonl:1: not UTF-8 text" in text
     assert "test.jsonl:2: field 'factors': unknown factor 'zoom'; expected some of bright, red, wide" in text
