@@ -41,7 +41,7 @@ MODEL, ADAPTERS, REWARD, ENCODER = (f"someone/{name}" for name in ("model", "ada
 
 @pytest.fixture(scope="module")
 def folders(tiny_model, tiny_reward_model, tmp_path_factory):
-    """Function: repository, branch -> folder with what it holds; adapters on `v1` are of 1, on `main` of 2."""
+    """(repository, branch) -> folder with what it holds; the weights of adapters are 1 on `v1`, 2 on `main`."""
     from peft import LoraConfig, get_peft_model
     from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessor, CLIPModel
 
