@@ -19,6 +19,8 @@ sft_steps=${SFT_STEPS:-300}
 grpo_steps=${GRPO_STEPS:-40}
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
+source "$(dirname "$0")/begin.sh"
+begin "$seed" "$out"
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 

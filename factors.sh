@@ -11,6 +11,8 @@ out=${2:-outputs/factors}
 launch="accelerate launch --config_file accelerate_configs/cpu.yaml"
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+source "$(dirname "$0")/begin.sh"
+begin "$seed" "$out"
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 

@@ -14,6 +14,8 @@ sft=recipes/agent_selection_sft_tiny.yaml
 grpo=recipes/agent_selection_tiny.yaml
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
+source "$(dirname "$0")/begin.sh"
+begin "$seed" "$out"
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 

@@ -16,6 +16,8 @@ shapes_first=8960 # 280 steps of 32
 attributes_first=6400 # 200 steps of 32
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
+source "$(dirname "$0")/begin.sh"
+begin "$seed" "$out"
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 

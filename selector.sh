@@ -15,6 +15,8 @@ labelled=100   # of them with beams to learn from
 best_of=${BEST_OF:-64}
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
+source "$(dirname "$0")/begin.sh"
+begin "$seed" "$out"
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 

@@ -1,0 +1,57 @@
+"""T10, T12: scripts of several commands, begun again in the same folder: with the same seed they go on, with another
+one or while the first still runs they end before anything is written."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ["factor_agents.sh", "factors.sh", "quickstart.sh", "reward.sh", "selector.sh"]
+GO_ON = f"source {ROOT}/begin.sh; begin $1 $2"
+
+
+def _begin(folder: Path, seed: int, then: str = "true") -> subprocess.CompletedProcess:
+    command = ["bash", "-euc", f"{GO_ON}; {then}", "quickstart.sh", str(seed), str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_no_script_is_forgotten():
+    assert sorted(path.name for path in ROOT.glob("*.sh")) == sorted([*SCRIPTS, "begin.sh"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_t10_another_seed_in_the_same_folder_is_refused_before_anything_is_written(tmp_path, script):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".script").write_text(f"{script} with seed 0\n", encoding="utf-8")
+    done = subprocess.run(
+        ["bash", script, "1", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == (
+        f"error: {tmp_path}/out holds what {script} with seed 0 made, and this is {script} with seed 1; "
+        "choose another OUTPUT_DIR (OUT of make), or remove it\n"
+    )
+    assert done.returncode == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".script", ".script.lock"]
+
+
+def test_t10_the_same_seed_goes_on(tmp_path):
+    for _ in range(2):
+        assert _begin(tmp_path / "out", 0, "echo begun").stdout == "begun\n"
+    assert _begin(tmp_path / "out", 1).returncode == 1
+    assert _begin(tmp_path / "out", 0).returncode == 0
+
+
+def test_t12_two_scripts_at_once(tmp_path):
+    command = ["bash", "-euc", f"{GO_ON}; echo begun; read", "quickstart.sh", "0", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "begun\n"
+        second = _begin(tmp_path / "out", 0)
+        first.stdin.write("\n")
+    assert second.returncode == 1
+    assert (
+        f"error: {tmp_path}/out: process {first.pid} on {os.uname().nodename} has been writing to it" in second.stderr
+    )
+    assert second.stderr.count("\n") == 1
+    assert _begin(tmp_path / "out", 0).returncode == 0
