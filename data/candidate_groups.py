@@ -10,7 +10,8 @@ last, without --output, only checks. Group:
     {"id", "pool"?: [example ids], "candidates": [{"pointer": [ids] | "completion": text, "reward"?, ...}], ...}
 
 A candidate is a pointer (which examples to show, in the order in which they were selected) or a completion of a
-model. What may stand beside it is in `Candidate`; further columns of groups and candidates are kept.
+model. What may stand beside it is in `Candidate`; further columns of groups and candidates are kept. A group of
+completions may bring its own `prompt`, with `images`, which are read as those of any such row (`data/chat.py`).
 """
 
 import argparse
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from data.arguments import at_least
 from data.candidate_pools import load_pools
+from data.chat import NAME_TAKEN, RESERVED, ChatRecord, check_reserved
 from data.commands import command
 from data.earlier_groups import (
     CONSTRUCT_ORDERS,
@@ -41,7 +43,8 @@ from data.images import resolve_images
 from data.locks import parse_and_hold
 from data.pools import ItemId
 from data.records import Location, RecordError, atomic_write, base_folder, parse_row, read_rows
-from data.unreadable import refuse_unreadable
+from data.row_images import gather_images, is_image_name
+from data.unreadable import readable_rows
 
 
 class Candidate(BaseModel):
@@ -102,6 +105,9 @@ class CandidateGroup(BaseModel):
         shots: number of examples of its pointers, where a query has a group for each of several numbers; a query has
             one group a number, or one without.
         pool: ids of the examples that could be chosen for it, if known; every pointer is among them.
+
+    Further columns are those of the query. `prompt` (of completions) is chat messages with a place for each of
+    `images`, a list, under whichever of their usual names they stood.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -132,6 +138,28 @@ class CandidateGroup(BaseModel):
             raise ValidationError.from_exception_data("CandidateGroup", details)
         return self
 
+    @model_validator(mode="after")
+    def _read_query(self) -> "CandidateGroup":
+        columns = _query_columns(self.model_extra or {}, self.kind)
+        if self.model_extra is not None:
+            self.model_extra.clear()
+            self.model_extra.update(columns)
+        return self
+
+
+def _query_columns(given: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A group's further columns as they are used: with a prompt of its own, those of a row that has one.
+
+    Raises:
+        ValidationError: what such rows may not have, or what cannot be an image.
+    """
+    if kind == "completion" and given.get("prompt") is not None:
+        record = ChatRecord.model_validate(given)
+        return {name: value for name, value in record.row(record.images).items() if name != "id"}
+    check_reserved(given)
+    has_images = any(is_image_name(name) for name in given)
+    return gather_images(given, set(), refuse_others=False) if has_images else dict(given)
+
 
 Wrong = tuple[tuple[str | int, ...], str, Any]
 """Place in the row, what is wrong, what was found there."""
@@ -155,6 +183,9 @@ def _wrong_candidates(group: CandidateGroup) -> Iterator[Wrong]:
             if steps is not None and len(steps) != len(candidate.pointer):
                 message = f"expected {len(candidate.pointer)} scores, one for each id of the pointer"
                 yield (*place, "step_scores"), message, steps
+        for name, value in (candidate.model_extra or {}).items():
+            if name in RESERVED and value is not None:
+                yield (*place, name), NAME_TAKEN, value
 
 
 def _given(record: BaseModel) -> dict:
@@ -243,17 +274,21 @@ def load_groups(
 
     Raises:
         RecordError: lists every problem: malformed lines, fields of a wrong type or range, numbers that are not
-            finite, no candidates, pointers that leave the pool or the data set, an id twice.
+            finite, no candidates, pointers that leave the pool or the data set, an id twice, a prompt that cannot be
+            used, images that cannot be read.
     """
     reader = _Reader(example_ids)
     for location, row in tqdm(_located_rows(source, split, earlier), desc="reading groups", unit="group", delay=2):
         reader.add(location, row)
     if not reader.groups and not reader.problems:
         reader.problems.append(f"{source}: expected at least one group, found none")
-    used = _resolve_images(reader, base_folder(source))
+    base = base_folder(source)
+    for group in reader.groups:
+        if _images_of(group):
+            group.images = resolve_images(_images_of(group), base)
     if check_files:
-        refuse_unreadable(((place, image) for image, place in used.items()), reader.problems)
-    elif reader.problems:
+        return readable_rows(reader.groups, list(map(str, reader.places)), reader.problems, images_of=_images_of)
+    if reader.problems:
         raise RecordError(reader.problems)
     return reader.groups
 
@@ -265,19 +300,8 @@ def _located_rows(source: str | Path, split: str, earlier: EarlierFormat | None)
     return read_rows(source, split)
 
 
-def _resolve_images(reader: _Reader, base: Path) -> dict[str, str]:
-    """Makes the paths of images absolute; returns where each is first used."""
-    used: dict[str, str] = {}
-    for group, location in zip(reader.groups, reader.places, strict=True):
-        images = (group.model_extra or {}).get("images")
-        if images is None:
-            continue
-        if not isinstance(images, list):
-            reader.problems.append(f"{location}: field 'images': expected a list, found {images!r:.80}")
-            continue
-        group.images = resolve_images(images, base)
-        used |= {image: str(location) for image in group.images if isinstance(image, str) and image not in used}
-    return used
+def _images_of(group: CandidateGroup) -> list[Any]:
+    return (group.model_extra or {}).get("images") or []
 
 
 def group_row(group: CandidateGroup) -> dict:

@@ -22,12 +22,14 @@ RESERVED = (
 )  # fmt: skip
 """What TRL's trainers hand to rewards under these names; a column of the data would take its place, or be lost."""
 
+NAME_TAKEN = "expected another name: rewards get something else under this one"
+
 
 def check_reserved(row: dict, reserved: Iterable[str] = RESERVED) -> None:
     """Raises a pydantic `ValidationError` for a column whose name is taken."""
     for name in reserved:
         if row.get(name) is not None:
-            raise field_error(name, "expected another name: rewards get something else under this one", row[name])
+            raise field_error(name, NAME_TAKEN, row[name])
 
 
 class ChatRecord(RecordWithImages):

@@ -258,23 +258,37 @@ def _columns(arguments: GroupArguments, split: str, groups: Sequence[CandidateGr
             dataset_name=arguments.task_data, agents=arguments.agents, answer_tags=arguments.answer_tags
         )
         tasks = {row["id"]: row for row in load_task_rows(task_arguments, split, check_files=True)}
-    joined = [{"images": [], **tasks.get(group.id, {}), **given} for group, given in zip(groups, own, strict=True)]
     source = arguments.task_data or "task_data is not set, and the group has none"
-    problems = [
-        f"{arguments.dataset_name}: group {group.name}: field 'prompt': expected chat messages, found "
-        f"{columns.get('prompt')!r:.80} ({source})"
-        for group, columns in zip(groups, joined, strict=True)
-        if not _is_prompt(columns.get("prompt"))
-    ]
+    joined, problems = [], []
+    for group, given in zip(groups, own, strict=True):
+        columns, problem = _joined(tasks.get(group.id, {}), given, source)
+        joined.append(columns)
+        if problem is not None:
+            problems.append(f"{arguments.dataset_name}: group {group.name}: {problem}")
     if problems:
         raise RecordError(problems)
     return joined
 
 
-def _is_prompt(prompt: Any) -> bool:
-    return (
-        isinstance(prompt, list) and bool(prompt) and all(isinstance(turn, dict) and "role" in turn for turn in prompt)
+def _joined(task: dict[str, Any], given: dict[str, Any], source: str) -> tuple[dict[str, Any], str | None]:
+    """(columns of a query, what is wrong with them): those of the task's row, and those of the group over them.
+
+    Args:
+        source: of the task's row, for messages.
+    """
+    if given.get("prompt") is not None:  # its images are placed in it already
+        return {**task, **given}, None
+    images, others = (
+        given.get("images"),
+        {name: one for name, one in given.items() if name not in ("prompt", "images")},
     )
+    columns = {"images": [], **task, **others}
+    if columns.get("prompt") is None:
+        return columns, f"field 'prompt': expected a text or chat messages, found None ({source})"
+    if images and images != columns["images"]:
+        problem = f"field 'images': expected none, or those of the prompt of {source}, found {images!r:.80}"
+        return columns, problem
+    return columns, None
 
 
 def _pools(arguments: GroupArguments, groups: Sequence[CandidateGroup]) -> list[Sequence[ItemId] | None]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data import agent_selection, sources
 from data.agent_selection import AgentSelectionRecord
+from data.candidate_groups import load_groups
 from data.chat import RESERVED, ChatRecord
 from data.json_text import NotJson, parse_json
 from data.preferences import PreferenceRecord, load_preferences
@@ -20,6 +21,7 @@ from rewards.completions import read_completions
 from rewards.score import ResponseRow, load_responses
 from rewards.scored_preferences import ScoredPreference, load_scored_preferences
 from rollouts.filter_dataset import Report, load_reports
+from trainers.group_data import GroupArguments, load_stored_groups
 
 TEN = ["red"] * 10
 HALF = "what \ud83d?"
@@ -30,6 +32,7 @@ SCORE = {"id": "a", "query": "what?", "response": ["x", "y"]}
 REPORT = {"id": "a", "report": "dark", "ground_truth_agents": ["blur_filter"], "ground_truth_filtered_data": [1]}
 SCORED = {**PREFERENCE, "scores": [0.5, 1.5]}
 EVAL = {"id": "a", "completion": "red", "answers": TEN}
+GROUP = {**CHAT, "candidates": [{"completion": "red", "reward": 1.0}, {"completion": "blue", "reward": 0.0}]}
 
 
 @pytest.fixture
@@ -53,6 +56,7 @@ LOADERS = {
     "score": (SCORE, lambda path: load_responses(path, "test")[1]),
     "report": (REPORT, agent_selection.load_records),
     "eval": (EVAL, lambda path: read_completions(str(path), "test", with_images=True)),
+    "groups": (GROUP, load_groups),
 }
 """Kinds of rows with images: a row without them, and how a file is read."""
 
@@ -329,27 +333,39 @@ def chat(folder, **fields):
     return load_rows(write(folder / "a.jsonl", {**CHAT, **fields}), "train")[0]
 
 
-def test_f22_images_inside_parts_come_out_in_order(folder):
+def group(folder, **fields):
+    return load_groups(write(folder / "a.jsonl", {**GROUP, **fields}))[0].model_extra
+
+
+ROWS_WITH_PROMPTS = (chat, group)
+"""Readers of rows that bring their own prompt, which are as strict as each other, and as liberal."""
+
+
+@pytest.mark.parametrize("read", ROWS_WITH_PROMPTS)
+def test_f22_images_inside_parts_come_out_in_order(folder, read):
     second = {"type": "image", "image": "img/1.png"}
-    row = chat(folder, prompt=user(second, TEXT, FIRST))
+    row = read(folder, prompt=user(second, TEXT, FIRST))
     assert row["images"] == [str(folder / "img" / f"{number}.png") for number in (1, 0)]
     assert row["prompt"] == user(PLACE, TEXT, PLACE)
 
 
-def test_f22_images_in_parts_and_beside_them_must_be_the_same(folder):
-    assert len(chat(folder, prompt=user(FIRST, TEXT), images=["img/0.png"])["images"]) == 1
+@pytest.mark.parametrize("read", ROWS_WITH_PROMPTS)
+def test_f22_images_in_parts_and_beside_them_must_be_the_same(folder, read):
+    assert len(read(folder, prompt=user(FIRST, TEXT), images=["img/0.png"])["images"]) == 1
     with pytest.raises(RecordError, match="a.jsonl:1: field 'images': expected none beside the images that the parts"):
-        chat(folder, prompt=user(FIRST, TEXT), images=["img/1.png"])
+        read(folder, prompt=user(FIRST, TEXT), images=["img/1.png"])
 
 
-def test_f22_a_prompt_may_be_a_text(folder):
-    assert chat(folder, prompt="what?")["prompt"] == [{"role": "user", "content": "what?"}]
+@pytest.mark.parametrize("read", ROWS_WITH_PROMPTS)
+def test_f22_a_prompt_may_be_a_text(folder, read):
+    assert read(folder, prompt="what?")["prompt"] == [{"role": "user", "content": "what?"}]
 
 
-def test_f22_places_and_plain_texts_together(folder):
+@pytest.mark.parametrize("read", ROWS_WITH_PROMPTS)
+def test_f22_places_and_plain_texts_together(folder, read):
     """TRL would put every image once more before a plain text."""
     turns = [*user(PLACE, TEXT), {"role": "assistant", "content": "a"}, {"role": "user", "content": "and?"}]
-    row = chat(folder, prompt=turns, images=["img/0.png"])
+    row = read(folder, prompt=turns, images=["img/0.png"])
     assert [part["type"] for turn in row["prompt"] for part in turn["content"]] == ["image", "text", "text", "text"]
 
 
@@ -380,11 +396,44 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("read", ROWS_WITH_PROMPTS)
 @pytest.mark.parametrize("case", REFUSED)
-def test_f22_a_prompt_that_cannot_be_used_is_named(folder, case):
+def test_f22_a_prompt_that_cannot_be_used_is_named(folder, case, read):
     fields, problem = REFUSED[case]
     with pytest.raises(RecordError, match=rf"a\.jsonl:1: .*{problem}"):
-        chat(folder, **fields)
+        read(folder, **fields)
+
+
+def test_f22_groups_without_a_prompt_keep_their_columns(folder):
+    """Their prompts come from the task's data; pointers need none, whatever a column is called."""
+    row = {name: value for name, value in GROUP.items() if name != "prompt"}
+    pointers = {**row, "prompt": 5, "candidates": [{"pointer": [1]}], "image": "img/0.png"}
+    [found] = load_groups(write(folder / "a.jsonl", row))
+    assert found.model_extra == {"answers": TEN}
+    [found] = load_groups(write(folder / "a.jsonl", pointers))
+    assert found.model_extra == {"answers": TEN, "prompt": 5, "images": [str(folder / "img" / "0.png")]}
+    [found] = load_groups(write(folder / "a.jsonl", {**pointers, "image": None, "images": None}))
+    assert found.images == []
+    problem = problem_of(write(folder / "a.jsonl", {**pointers, "completions": ["x"]}), load_groups)
+    assert "a.jsonl:1: field 'completions': expected another name" in problem
+    taken = {**row, "candidates": [{"completion": "x"}, {"completion": "x", "trainer_state": 5}]}
+    problem = problem_of(write(folder / "a.jsonl", taken), load_groups)
+    assert "a.jsonl:1: field 'candidates.1.trainer_state': expected another name" in problem
+
+
+@pytest.mark.parametrize("images", [["img/1.png"], []])
+def test_f22_images_of_groups_are_those_of_the_tasks_prompt(folder, images):
+    row = {**{name: value for name, value in GROUP.items() if name != "prompt"}, "images": images}
+    write(folder / "train.jsonl", row)
+    write(folder / "tasks.jsonl", {**VQA, "image": "img/0.png"})
+    source = str(folder / "tasks.jsonl")
+    arguments = GroupArguments(dataset_name=str(folder), policy="vlm", task_data=source)
+    if not images:
+        [found] = load_stored_groups(arguments, "train")
+        assert found.columns["images"] == [str(folder / "img" / "0.png")]
+        return
+    with pytest.raises(RecordError, match="group 'a': field 'images': expected none, or those of the prompt of"):
+        load_stored_groups(arguments, "train")
 
 
 def test_f22_rows_of_two_tasks_in_one_file(folder):
@@ -403,10 +452,10 @@ def test_f22_duplicate_ids_are_refused(folder, kind):
 # -- <image> in a text ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["preferences", "score", "chat"])
+@pytest.mark.parametrize("kind", ["preferences", "score", "chat", "groups"])
 def test_t27_a_mark_in_a_prompt_is_the_place_of_an_image(folder, kind):
     row, load = LOADERS[kind]
-    name = "prompt" if kind == "chat" else "query"
+    name = "prompt" if kind in ("chat", "groups") else "query"
     for prompt in ("before <image>\nafter", [{"role": "user", "content": "before <image>\nafter"}]):
         [record] = load(write(folder / "a.jsonl", {**row, name: prompt, "image": "img/0.png"}))
         asked = (

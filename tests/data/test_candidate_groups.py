@@ -107,8 +107,8 @@ def test_images_are_found_from_the_file(path):
     row = {"id": 1, "images": ["a.png"], "candidates": [{"completion": "x"}]}
     write(path, [row])
     assert load_groups(path)[0].images == [str(path.with_name("a.png").resolve())]
-    assert problems_of(path, [row, {**row, "id": 2, "images": ["b.png"]}, {**row, "id": 3, "images": "a.png"}]) == [
-        ":3: field 'images': expected a list, found 'a.png'",
+    assert problems_of(path, [row, {**row, "id": 2, "images": ["b.png"]}, {**row, "id": 3, "images": [7]}]) == [
+        ":3: field 'images.0': expected a path, bytes or an image (found 7)",
         f":2: field 'images': {path.with_name('b.png').resolve()}: no such image file",
     ]
     write(path, [{**row, "images": ["b.png"]}])

@@ -380,7 +380,7 @@ def test_what_groups_lack_is_named(run_main, tmp_path):
     assert "example_table: embeddings: id 'a' is not in the table" in error
     prompt = {"id": 3, "candidates": [{"completion": "x", "reward": 1.0}]}
     status, error = run_main(main, "vlm", dataset_name=write_groups(tmp_path, prompt))
-    assert (status, "group 3: field 'prompt': expected chat messages" in error) == (1, True)
+    assert (status, "group 3: field 'prompt': expected a text or chat messages" in error) == (1, True)
     nothing = {**POINTERS, "candidates": [{"pointer": ["a"]}]}
     status, error = run_main(main, dataset_name=write_groups(tmp_path, nothing))
     assert (status, "no candidate has a 'reward' to learn from" in error) == (1, True)
