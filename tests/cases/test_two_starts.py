@@ -84,7 +84,7 @@ def test_t12_no_program_is_forgotten():
 def test_t15_every_program_ends_with_one_message():
     """`@command`, or what training scripts have in its place: no user's error and no Ctrl-C is a traceback."""
     for module, main in programs().items():
-        decorators = {ast.unparse(decorator) for decorator in main.decorator_list}
+        decorators = {ast.unparse(getattr(decorator, "func", decorator)) for decorator in main.decorator_list}
         blocks = {ast.unparse(item) for node in main.body if isinstance(node, ast.With) for item in node.items}
         assert "command" in decorators or "readable_errors()" in blocks, module
 
