@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 ALL = -1
 """The value of `--limit` that means every row, as the option is written when it is not wanted."""
@@ -28,6 +29,13 @@ def at_least(least: int) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def jsonl_file(text: str) -> Path:
+    """A `type` of argparse: a file of rows to write, whose name tells those who read it what it is."""
+    if not text.endswith(".jsonl"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .jsonl, found {text!r}")
+    return Path(text)
 
 
 def _limit(text: str) -> int | None:

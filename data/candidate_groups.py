@@ -390,7 +390,10 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--construct-order", choices=CONSTRUCT_ORDERS, default="left", help=order_help)
     form_help = "of RL data to write: ids, or positions in the pool; by default local if every group has a pool"
     parser.add_argument("--form", choices=RL_FORMS, help=form_help)
-    return parse_and_hold(parser, argv)
+    arguments = parse_and_hold(parser, argv)
+    if arguments.to == "groups" and arguments.output is not None and arguments.output.suffix != ".jsonl":
+        parser.error(f"--output: expected a name that ends in .jsonl, found '{arguments.output}'; groups are JSONL")
+    return arguments
 
 
 def _write(arguments: argparse.Namespace, groups: list[CandidateGroup]) -> None:

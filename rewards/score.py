@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ConfigDict, StrictStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from data.arguments import add_restart_argument, at_least
+from data.arguments import add_restart_argument, at_least, jsonl_file
 from data.commands import command
 from data.images import resolve_images
 from data.locks import parse_and_hold
@@ -150,7 +150,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, help="reward model: folder or Hub id")
     parser.add_argument("--input", required=True, help="JSONL, JSON or parquet file, folder with splits, Hub data set")
-    parser.add_argument("--output", type=Path, required=True, help="JSONL file")
+    parser.add_argument("--output", type=jsonl_file, required=True, help="JSONL file")
     parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
     parser.add_argument("--batch-size", type=at_least(1), default=16, help="responses a forward pass")
     parser.add_argument("--work-dir", type=Path, help="for scores until all are there; by default OUTPUT.parts")

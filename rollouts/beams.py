@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least
+from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
 from data.candidate_pools import load_pools, pools_without
 from data.commands import command
 from data.digests import rows_digest
@@ -349,7 +349,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=DEFAULT_CHUNK,
         help=f"queries at once; default: {DEFAULT_CHUNK}",
     )
-    parser.add_argument("--output", type=Path, required=True, help="JSONL file of candidate groups")
+    parser.add_argument("--output", type=jsonl_file, required=True, help="JSONL file of candidate groups")
     parser.add_argument("--work-dir", type=Path, help="unfinished work; default: OUTPUT.parts")
     add_restart_argument(parser)
     add_skip_argument(parser)

@@ -13,7 +13,7 @@ after it was stopped, it goes on; `accelerate launch` divides the queries among 
 import argparse
 from pathlib import Path
 
-from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least
+from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
 from data.commands import command
 from data.digests import file_digest, rows_digest
 from data.embedding_table import table_path
@@ -221,7 +221,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_restart_argument(parser)
     add_skip_argument(parser)
     parser.add_argument("--answer-cache", type=Path, help="folder of answers to share between runs")
-    parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
+    parser.add_argument("--output", type=jsonl_file, required=True, help="JSONL of candidate groups")
     add_vlm_arguments(parser)
     arguments = parse_and_hold(parser, argv)
     if min(arguments.temperatures) <= 0:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least
+from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
 from data.commands import command
 from data.locks import parse_and_hold
 from data.records import RecordError
@@ -325,7 +325,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work-dir", type=Path, help="where unfinished work is kept; by default OUTPUT.parts")
     add_restart_argument(parser)
     add_skip_argument(parser)
-    parser.add_argument("--output", type=Path, required=True, help="JSONL of candidate groups")
+    parser.add_argument("--output", type=jsonl_file, required=True, help="JSONL of candidate groups")
     arguments = parse_and_hold(parser, argv)
     if arguments.temperature <= 0:
         parser.error(

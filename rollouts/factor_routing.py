@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from data.arguments import add_restart_argument, add_skip_argument, at_least
+from data.arguments import add_restart_argument, add_skip_argument, at_least, jsonl_file
 from data.commands import check_alone, command
 from data.images import ImageError
 from data.locks import parse_and_hold
@@ -170,9 +170,9 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_restart_argument(routed)
     add_skip_argument(routed)
     routed.add_argument("--device", help="by default an accelerator if there is one")
-    for subparser in (table, routed):
+    for subparser, file in ((table, Path), (routed, jsonl_file)):
         subparser.add_argument("--agents", nargs="+", metavar="AGENT", help="by default all that need no model")
-        subparser.add_argument("--output", type=Path, required=True)
+        subparser.add_argument("--output", type=file, required=True)
     return parse_and_hold(parser, argv)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr, model_validator
 
-from data.arguments import add_skip_argument, at_least
+from data.arguments import add_skip_argument, at_least, jsonl_file
 from data.commands import command
 from data.images import resolve_images, resolve_path
 from data.locks import parse_and_hold
@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, help="that the model was trained with: agents, image sizes, length")
     parser.add_argument("--batch-size", type=at_least(1), default=8, help="reports read at once")
     add_skip_argument(parser)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=jsonl_file, required=True)
     arguments = parse_and_hold(parser, argv)
 
     from filter_agents.registry import build_agents

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.arguments import add_skip_argument, at_least
+from data.arguments import add_skip_argument, at_least, jsonl_file
 from data.candidate_pools import write_pools
 from data.commands import command
 from data.images import ImageError
@@ -304,7 +304,7 @@ def _parser() -> argparse.ArgumentParser:
     add_encoder_arguments(parser)
     add_skip_argument(parser)
     parser.add_argument("--seed", type=at_least(0), default=DEFAULT_SEED, help=f"default: {DEFAULT_SEED}")
-    parser.add_argument("--output", type=Path, required=True, help="JSONL file")
+    parser.add_argument("--output", type=jsonl_file, required=True, help="JSONL file")
     return parser
 
 

@@ -103,15 +103,15 @@ COUNTS = [
     ("data.factors", ["in.jsonl", "--output-dir", "out"], ["min-count"]),
     ("data.candidate_groups", ["in.jsonl"], ["shots"]),
     ("rewards.eval", COMMANDS["rewards.eval"], ["workers", "num-generations", "max-new-tokens", "batch-size"]),
-    ("rewards.score", ["--model", "m", "--input", "in", "--output", "out"], ["batch-size"]),
+    ("rewards.score", ["--model", "m", "--input", "in", "--output", "out.jsonl"], ["batch-size"]),
     ("rewards.reward_bench", ["--model", "m", "--data", "in", "--output-dir", "out"], ["batch-size"]),
     ("rewards.compare_factors", COMMANDS["rewards.compare_factors"], ["least-images", "batch-size"]),
     ("rollouts.completions", COMMANDS["rollouts.completions"], ["num-completions", "max-new-tokens", "batch-size"]),
     ("rollouts.candidates", COMMANDS["rollouts.candidates"], ["shots", "batch-size", "max-new-tokens", "max-pixels"]),
     ("rollouts.in_context", COMMANDS["rollouts.in_context"], ["pool-size", "shots", "generation-beams"]),
     ("rollouts.beams", COMMANDS["rollouts.beams"], ["beam-size", "shots", "chunk-size", "max-batch-tokens"]),
-    ("rollouts.pools", ["in", "--sampler", "random", "--output", "out"], ["pool-size", "num-queries"]),
-    ("rollouts.filter_dataset", ["in", "--model", "m", "--output", "out"], ["batch-size"]),
+    ("rollouts.pools", ["in", "--sampler", "random", "--output", "out.jsonl"], ["pool-size", "num-queries"]),
+    ("rollouts.filter_dataset", ["in", "--model", "m", "--output", "out.jsonl"], ["batch-size"]),
     ("rollouts.factor_reports", ["in", "--factors", "m", "--output-dir", "out"], ["batch-size"]),
     ("models.tiny", ["--output-dir", "out"], ["vocab-size", "hidden-size", "layers"]),
 ]
@@ -140,3 +140,24 @@ def test_f10_numbers_are_read_as_they_are():
     read = parser.parse_args(["--shots", "1", "2", "--limit", "3"])
     assert (read.shots, read.limit) == ([1, 2], 3)
     assert parser.parse_args([]).limit is parser.parse_args(["--limit=-1"]).limit is None
+
+
+ROWS_WRITTEN = {
+    "data.candidate_groups": "in",
+    "rewards.score": "--model m --input in",
+    "rollouts.beams": "--dataset in --pools p.jsonl --model m",
+    "rollouts.candidates": "--dataset in --pools p.jsonl --model m",
+    "rollouts.completions": "--dataset in --model m",
+    "rollouts.factor_routing": "run in --model m --routing r.yaml",
+    "rollouts.filter_dataset": "in --model m",
+    "rollouts.pools": "in --sampler random",
+}
+
+
+@pytest.mark.parametrize("module", ROWS_WRITTEN)
+@pytest.mark.parametrize("name", ["out", "out.json", "out.jsonl.parts"])
+def test_f05_a_file_of_rows_that_nobody_could_read_is_refused_first(capsys, module, name):
+    with pytest.raises(SystemExit) as found:
+        importlib.import_module(module).main([*ROWS_WRITTEN[module].split(), "--output", name])
+    assert found.value.code == 2
+    assert f"--output: expected a name that ends in .jsonl, found '{name}'" in capsys.readouterr().err
