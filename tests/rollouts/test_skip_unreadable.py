@@ -214,7 +214,7 @@ def _route(reports: Path, output: Path) -> list:
 )
 def test_a2_pools_of_reports_are_checked_before_a_model_is_loaded(reports, tmp_path, main, command):
     with pytest.raises(SystemExit) as end:
-        main([str(part) for part in command(reports, tmp_path / "out")])
+        main([str(part) for part in command(reports, tmp_path / "out.jsonl")])
     _assert_named(end, total=6, names={"0001", "0004"})
     assert all(f"{reports}/pool: item {number}: field 'image" in str(end.value) for number in (1, 4))
 
