@@ -53,6 +53,7 @@ VALUES = {
     "policy": {"policy": "vlm"},
     "agents": {"agents": ["blur_filter"]},
     "score_min": {"score_min": -1.0},
+    "reference_revision": {"reference_revision": "v2", "reference_model": "somewhere"},
     "kl_target_min": {"kl_target_min": 0.01},
     "early_stopping_patience": {"early_stopping_patience": 2, "eval_strategy": "steps", "save_strategy": "steps"},
     "query_splits": {"query_splits": ["train"], "query_data": "records"},
