@@ -8,6 +8,7 @@ from typing import Any
 
 from data.digests import file_digest
 from data.records import write_json
+from models.errors import ModelError
 
 COMPLETE_FILE = "complete.json"
 """Written last: the files of a checkpoint, with their sizes and hashes. A folder without it was cut short."""
@@ -118,7 +119,7 @@ def find_model(name: str | Path) -> str:
     """Where a model is: the folder itself if it holds one, else its newest complete checkpoint; or a Hub id as it is.
 
     Raises:
-        FileNotFoundError: a folder that holds neither.
+        ModelError: a folder that holds neither.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -128,7 +129,7 @@ def find_model(name: str | Path) -> str:
         return str(name)
     if newest is None:
         incomplete = ", ".join(found.name for found in checkpoint_folders(folder)) or "none"
-        raise FileNotFoundError(
+        raise ModelError(
             f"{folder}: expected a model ({MODEL_FILE}) or a complete checkpoint ({COMPLETE_FILE} in "
             f"{CHECKPOINT_PREFIX}-<step>), found neither; incomplete checkpoints: {incomplete}"
         )

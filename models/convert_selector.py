@@ -10,7 +10,6 @@ error that lists all of them: nothing is left out in silence. Nothing but tensor
 import argparse
 import pickle
 import re
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from data.arguments import at_least
 from data.commands import command
 from data.locks import parse_and_hold
+from models.errors import ModelError
 
 STATE_KEYS = ("model_state_dict", "state_dict")
 """Where `.pt` files (RCE, GRPO) and `.ckpt` files (Lightning) keep their weights."""
@@ -35,18 +35,18 @@ def read_state(path: Path) -> tuple[dict, dict]:
     import torch
 
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: not a file that torch.save wrote")
+        raise ModelError(f"{path}: not a file that torch.save wrote")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: not a checkpoint of tensors and plain values alone: {reason}") from error
+        raise ModelError(f"{path}: not a checkpoint of tensors and plain values alone: {reason}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a dictionary, found {type(content).__name__}")
+        raise ModelError(f"{path}: expected a dictionary, found {type(content).__name__}")
     key = next((key for key in STATE_KEYS if key in content), None)
     state = content if key is None else content[key]
     if not isinstance(state, dict):
-        raise ValueError(f"{path}: {key}: expected a dictionary, found {type(state).__name__}")
+        raise ModelError(f"{path}: {key}: expected a dictionary, found {type(state).__name__}")
     notes = {} if key is None else {name: value for name, value in content.items() if _is_note(value)}
     return _without_prefix(path, state), notes
 
@@ -61,19 +61,19 @@ def _without_prefix(path: Path, state: dict) -> dict:
     anchors = [key for key in state if key == ANCHOR or key.endswith(f".{ANCHOR}")]
     if len(anchors) != 1:
         found = ", ".join(map(str, list(state)[:10])) or "nothing"
-        raise ValueError(f"{path}: expected one weight named {ANCHOR}, found {len(anchors)} of them; it has {found}")
+        raise ModelError(f"{path}: expected one weight named {ANCHOR}, found {len(anchors)} of them; it has {found}")
     prefix = anchors[0].removesuffix(ANCHOR)
     others = [key for key in state if not key.startswith(prefix)]
     if others:
-        raise ValueError(f"{path}: weights outside of {prefix!r}, where the selector is: {', '.join(others)}")
+        raise ModelError(f"{path}: weights outside of {prefix!r}, where the selector is: {', '.join(others)}")
     weights = {key.removeprefix(prefix): value for key, value in state.items()}
     for name, value in weights.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            raise ValueError(
+            raise ModelError(
                 f"{path}: {prefix}{name}: expected a tensor of floating-point numbers, found {value!r:.80}"
             )
         if not value.isfinite().all():
-            raise ValueError(f"{path}: {prefix}{name}: expected finite numbers, found NaN or infinite ones")
+            raise ModelError(f"{path}: {prefix}{name}: expected finite numbers, found NaN or infinite ones")
     return weights
 
 
@@ -116,7 +116,7 @@ def convert(path: Path, num_heads: int = 1, temperature: float = 0.1):
         if found != shapes[name]:
             problems.append(f"{name}: expected shape {shapes[name]}, found {found}")
     if problems:
-        raise ValueError(f"{path}: not a selector that can be imported: {'; '.join(sorted(problems))}")
+        raise ModelError(f"{path}: not a selector that can be imported: {'; '.join(sorted(problems))}")
     config = PointerSelectorConfig(
         embedding_size=width,
         hidden_size=hidden,
@@ -146,13 +146,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_and_hold(parser, argv)
     folder = arguments.output_dir
     if not arguments.checkpoint.is_file():
-        sys.exit(f"error: {arguments.checkpoint}: no such file")
+        raise ModelError(f"{arguments.checkpoint}: no such file")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        sys.exit(f"error: --output-dir {folder}: exists and is not an empty folder")
-    try:
-        selector, notes = convert(arguments.checkpoint, arguments.num_heads, arguments.temperature)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+        raise ModelError(f"--output-dir {folder}: exists and is not an empty folder")
+    selector, notes = convert(arguments.checkpoint, arguments.num_heads, arguments.temperature)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as made:
         selector.save_pretrained(Path(made) / "selector")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.text_encoder import BUNDLED_MINILM, bundled_minilm
+from models.errors import ModelError, loading
 from models.hub import file_at_hand
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Encoder:
 def _unit_rows(vectors: np.ndarray, name: str) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():
-        raise ValueError(f"{name}: made a vector of zeros or of numbers that are not finite")
+        raise ModelError(f"{name}: made a vector of zeros or of numbers that are not finite")
     return (vectors / lengths).astype(np.float32)
 
 
@@ -169,7 +170,7 @@ def load_vision_tower(name: str, config, device: str, revision: str | None = Non
         revision=revision,
     )
     if report["missing_keys"]:
-        raise ValueError(f"{name}: weights of the vision tower are missing: {sorted(report['missing_keys'])[:5]}")
+        raise ModelError(f"{name}: weights of the vision tower are missing: {sorted(report['missing_keys'])[:5]}")
     return tower.to(device).eval()
 
 
@@ -241,17 +242,18 @@ def load_encoder(name: str, device: str | None = None) -> Encoder:
 
     if device is None:
         device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
-    if name == BUNDLED_MINILM:
-        return SentenceEncoder(name, bundled_minilm(), device)
-    if is_sentence_transformers(name):
-        return SentenceEncoder(name, name, device)
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except OSError as error:
-        raise OSError(f"{name}: not a folder with a model, and not to be had from the Hub: {error}") from error
-    if config.model_type in VISION_TOWERS:
-        return VisionTowerEncoder(name, config, device)
-    model_class = MODEL_MAPPING.get(type(config), None)
-    if hasattr(model_class, "get_text_features") and hasattr(model_class, "get_image_features"):
-        return DualEncoder(name, device)
-    raise ValueError(f"{name}: expected a model of these kinds: {_KINDS}; found '{config.model_type}'")
+    with loading(name):
+        if name == BUNDLED_MINILM:
+            return SentenceEncoder(name, bundled_minilm(), device)
+        if is_sentence_transformers(name):
+            return SentenceEncoder(name, name, device)
+        try:
+            config = AutoConfig.from_pretrained(name)
+        except OSError as error:
+            raise ModelError(f"{name}: not a folder with a model, and not to be had from the Hub: {error}") from error
+        if config.model_type in VISION_TOWERS:
+            return VisionTowerEncoder(name, config, device)
+        model_class = MODEL_MAPPING.get(type(config), None)
+        if hasattr(model_class, "get_text_features") and hasattr(model_class, "get_image_features"):
+            return DualEncoder(name, device)
+        raise ModelError(f"{name}: expected a model of these kinds: {_KINDS}; found '{config.model_type}'")

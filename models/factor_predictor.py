@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from data.images import ImageSource, open_image
 from models.checkpoints import find_model
 from models.embeddings import VISION_TOWERS, load_vision_tower
+from models.errors import ModelError, loading
 from models.factor_inputs import IMAGENET_MEAN, IMAGENET_STD, on_canvas
 
 BATCH = 32
@@ -58,11 +59,11 @@ class FactorConfig(PreTrainedConfig):
         for name in ("pos_weight", "thresholds"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.factors):
-                raise ValueError(f"{name}: expected {len(self.factors)} numbers, one a factor, found {len(values)}")
+                raise ModelError(f"{name}: expected {len(self.factors)} numbers, one a factor, found {len(values)}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected at least 0 and less than 1, found {self.dropout}")
+            raise ModelError(f"dropout: expected at least 0 and less than 1, found {self.dropout}")
         if self.head_size < 1:
-            raise ValueError(f"head_size: expected at least 1, found {self.head_size}")
+            raise ModelError(f"head_size: expected at least 1, found {self.head_size}")
 
     def threshold_array(self) -> np.ndarray:
         """(factors,): the thresholds, or the default ones."""
@@ -200,7 +201,7 @@ class FactorPredictor(PreTrainedModel, ABC):
         """
         blocks = blocks_of(self.backbone)
         if not 0 <= trained_blocks <= len(blocks):
-            raise ValueError(f"trained_blocks: expected 0 to {len(blocks)}, found {trained_blocks}")
+            raise ModelError(f"trained_blocks: expected 0 to {len(blocks)}, found {trained_blocks}")
         self.backbone.requires_grad_(False)
         for block in blocks[len(blocks) - trained_blocks :]:
             block.requires_grad_(True)
@@ -261,7 +262,7 @@ def blocks_of(backbone: nn.Module) -> list[nn.Module]:
     for module in backbone.modules():
         if isinstance(module, nn.ModuleList):
             return list(module)
-    raise ValueError(f"{type(backbone).__name__} has no list of stages or layers; it can only be frozen as a whole")
+    raise ModelError(f"{type(backbone).__name__} has no list of stages or layers; it can only be frozen as a whole")
 
 
 def vision_config(config: FactorConfig) -> PreTrainedConfig:
@@ -275,7 +276,7 @@ def vision_config(config: FactorConfig) -> PreTrainedConfig:
         return AutoConfig.for_model(config.backbone_type, vision_config=values).vision_config
     model_type = values.pop("model_type", None)
     if model_type is None:
-        raise ValueError(
+        raise ModelError(
             "the backbone's configuration names no 'model_type' (resnet, vit, convnext, timm_wrapper ...)"
         )
     return AutoConfig.for_model(model_type, **values)
@@ -305,9 +306,9 @@ def new_predictor(vision: dict[str, Any], factors: Sequence[str], **settings: An
         with torch.random.fork_rng(devices=[]):
             backbone = AutoModel.from_config(vision_config(config))
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"backbone {vision}: cannot be built: {error}") from error
+        raise ModelError(f"backbone {vision}: cannot be built: {error}") from error
     if backbone.main_input_name != "pixel_values":
-        raise ValueError(f"backbone {vision}: expected an image model, found {type(backbone).__name__}")
+        raise ModelError(f"backbone {vision}: expected an image model, found {type(backbone).__name__}")
     config.feature_size = _feature_size(backbone, config.image_size)
     return ImageFactorPredictor(config)
 
@@ -337,7 +338,7 @@ def from_backbone(
         return _from_vision_tower(name, config, factors, min_pixels, max_pixels, revision, settings)
     backbone = AutoModel.from_pretrained(name, dtype=torch.float32, revision=revision)
     if backbone.main_input_name != "pixel_values":
-        raise ValueError(f"{name}: expected an image model or a Qwen2-VL, found '{config.model_type}'")
+        raise ModelError(f"{name}: expected an image model or a Qwen2-VL, found '{config.model_type}'")
     processor = AutoImageProcessor.from_pretrained(name, revision=revision)
     settings = {"image_mean": list(processor.image_mean), "image_std": list(processor.image_std)} | settings
     vision = config.to_dict()
@@ -385,15 +386,14 @@ def load_factor_config(name: str, revision: str | None = None) -> FactorConfig:
     """The configuration of a predictor.
 
     Raises:
-        ValueError: of a model of another kind.
-        OSError: no such folder or Hub id.
+        ModelError: no such folder or Hub id, or a model of another kind.
     """
     try:
         config = AutoConfig.from_pretrained(find_model(name), revision=revision)
-    except OSError as error:
-        raise OSError(f"{name}: no factor predictor there, and none to be had from the Hub: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name}: no factor predictor there, and none to be had from the Hub: {error}") from error
     if not isinstance(config, FactorConfig):
-        raise ValueError(f"{name}: expected a factor predictor (trainers/factors.py), found '{config.model_type}'")
+        raise ModelError(f"{name}: expected a factor predictor (trainers/factors.py), found '{config.model_type}'")
     return config
 
 
@@ -405,13 +405,13 @@ def load_factor_predictor(name: str, device: str | None = None, revision: str | 
         revision: branch, tag or commit of a Hub repository.
 
     Raises:
-        ValueError: a model of another kind.
-        OSError: no such folder or Hub id.
+        ModelError: no such folder or Hub id, a model of another kind, or one that is not whole.
     """
     if device is None:
         device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
     load_factor_config(name, revision)
-    return AutoModel.from_pretrained(find_model(name), dtype=torch.float32, revision=revision).to(device).eval()
+    with loading(name):
+        return AutoModel.from_pretrained(find_model(name), dtype=torch.float32, revision=revision).to(device).eval()
 
 
 for _config, _model in ((ImageFactorConfig, ImageFactorPredictor), (QwenFactorConfig, QwenFactorPredictor)):

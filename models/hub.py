@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.errors import ModelError
+
 HUB_KEYS = ("revision", "trust_remote_code")
 
 
@@ -49,7 +51,7 @@ def adapter_base(name: str | Path, revision: str | None = None) -> AdapterBase |
         return None
     config = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(config.get("base_model_name_or_path"), str):
-        raise ValueError(f"{path}: field 'base_model_name_or_path': expected the name of a model, found none")
+        raise ModelError(f"{path}: field 'base_model_name_or_path': expected the name of a model, found none")
     return AdapterBase(config["base_model_name_or_path"], config.get("revision"))
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from models.errors import loading
 from models.hub import adapter_base
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -29,6 +30,9 @@ def load_vlm(name_or_path: str, device=None, dtype: str = "auto", revision: str 
     Args:
         device: where to put the model; by default an accelerator if there is one.
         revision: branch, tag or commit of a Hub repository.
+
+    Raises:
+        ModelError: there is no such model, or it is of another kind.
     """
     import torch
     from transformers import AutoModelForImageTextToText
@@ -36,14 +40,15 @@ def load_vlm(name_or_path: str, device=None, dtype: str = "auto", revision: str 
     if device is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = accelerator or "cpu"
-    base = adapter_base(name_or_path, revision)
-    model = AutoModelForImageTextToText.from_pretrained(
-        name_or_path,
-        dtype=dtype,
-        revision=revision if base is None else base.revision,
-        adapter_kwargs={"revision": revision},
-    )
-    return model.to(device).eval(), load_processor(name_or_path, revision=revision)
+    with loading(name_or_path):
+        base = adapter_base(name_or_path, revision)
+        model = AutoModelForImageTextToText.from_pretrained(
+            name_or_path,
+            dtype=dtype,
+            revision=revision if base is None else base.revision,
+            adapter_kwargs={"revision": revision},
+        )
+        return model.to(device).eval(), load_processor(name_or_path, revision=revision)
 
 
 def load_processor(

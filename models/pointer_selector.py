@@ -22,6 +22,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from models.candidate_table import PoolTable
+from models.errors import ModelError
 from models.selection import Encoded, EncodedExamples, Selector, State, fresh_weights, project
 from models.selector_config import SelectorConfig
 
@@ -59,7 +60,7 @@ class PointerSelectorConfig(SelectorConfig):
         self.expect_least("num_layers", 0)
         for name, allowed in (("history", HISTORIES), ("scorer", SCORERS)):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, found {getattr(self, name)!r}")
+                raise ModelError(f"{name}: expected one of {', '.join(allowed)}, found {getattr(self, name)!r}")
 
 
 @dataclass
@@ -288,13 +289,13 @@ def load_exactly(path: str | Path, model_types: Sequence[str], revision: str | N
     config = AutoConfig.from_pretrained(path, revision=revision)
     if config.model_type not in model_types:
         expected = " or ".join(model_types)
-        raise ValueError(f"{path}: config.json: model_type: expected {expected}, found {config.model_type}")
+        raise ModelError(f"{path}: config.json: model_type: expected {expected}, found {config.model_type}")
     model, found = AutoModel.from_pretrained(
         path, output_loading_info=True, ignore_mismatched_sizes=True, revision=revision
     )
     wrong = [f"{what.removesuffix('_keys')}: {sorted(map(str, found[what]))}" for what in found if found[what]]
     if wrong:
-        raise ValueError(f"{path}: weights do not fit config.json: {'; '.join(wrong)}")
+        raise ModelError(f"{path}: weights do not fit config.json: {'; '.join(wrong)}")
     return model.eval()
 
 

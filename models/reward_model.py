@@ -32,6 +32,7 @@ from transformers.utils import ModelOutput
 
 from data.images import ImageSource
 from models.checkpoints import find_model
+from models.errors import ModelError
 from models.generation import evaluating
 from models.hub import AdapterBase, adapter_base, hub_options
 from models.loading import load_processor
@@ -218,7 +219,7 @@ class _RewardModel:
         wrong = [f"missing: {missing}"] if missing else []
         wrong += [f"{kind}: {sorted(info[kind])}" for kind in ("unexpected_keys", "mismatched_keys") if info[kind]]
         if wrong:
-            raise ValueError(f"{name}: weights do not fit a {cls.__name__}: {'; '.join(wrong)}")
+            raise ModelError(f"{name}: weights do not fit a {cls.__name__}: {'; '.join(wrong)}")
         return model
 
     def forward(
@@ -433,7 +434,7 @@ def _class_of(config: Any, name: str | Path) -> type:
         if config.model_type in (model.config_class.model_type, model.config_class.backbone_type):
             return model
     known = ", ".join(model.config_class.backbone_type for model in REWARD_MODELS)
-    raise ValueError(f"{name}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
+    raise ModelError(f"{name}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
 
 
 def reward_model_of(config: Any, settings: dict[str, Any] | None = None) -> Any:
@@ -464,7 +465,7 @@ def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto",
     config = AutoConfig.from_pretrained(path, revision=revision)
     if config.model_type not in [model.config_class.model_type for model in REWARD_MODELS]:
         known = ", ".join(model.config_class.model_type for model in REWARD_MODELS)
-        raise ValueError(f"{path}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
+        raise ModelError(f"{path}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
     if device is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = accelerator or "cpu"

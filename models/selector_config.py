@@ -4,6 +4,8 @@ import inspect
 
 from transformers import PreTrainedConfig
 
+from models.errors import ModelError
+
 FOREIGN_FIELDS = ("model_type", "name_or_path", "auto_map", "attn_implementation", "use_cache")
 """What transformers stores in or hands to a configuration, beside the fields of `PreTrainedConfig`; its Trainer stores
 `use_cache`."""
@@ -34,7 +36,7 @@ class SelectorConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         unknown = [name for name in kwargs if name not in FOREIGN_FIELDS and not name.startswith("_")]
         if unknown:
-            raise ValueError(f"{unknown[0]}: unknown; {type(self).__name__} has {', '.join(self.own_fields())}")
+            raise ModelError(f"{unknown[0]}: unknown; {type(self).__name__} has {', '.join(self.own_fields())}")
         for name, kind in self.own_fields().items():
             self._check_type(name, kind)
         self.check()
@@ -53,23 +55,23 @@ class SelectorConfig(PreTrainedConfig):
         if kind is float and type(value) is int:
             setattr(self, name, float(value))
         elif type(value) is not kind:
-            raise ValueError(f"{name}: expected {kind.__name__}, found {value!r}")
+            raise ModelError(f"{name}: expected {kind.__name__}, found {value!r}")
 
     def check(self) -> None:
         """Raises `ValueError` for a value that is out of range."""
         for name in ("embedding_size", "hidden_size", "num_heads", "max_shots"):
             self.expect_least(name, 1)
         if self.hidden_size % self.num_heads:
-            raise ValueError(
+            raise ModelError(
                 f"num_heads: expected a divisor of hidden_size {self.hidden_size}, found {self.num_heads}"
             )
         if not self.temperature > 0:
-            raise ValueError(f"temperature: expected more than 0, found {self.temperature}")
+            raise ModelError(f"temperature: expected more than 0, found {self.temperature}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected at least 0 and less than 1, found {self.dropout}")
+            raise ModelError(f"dropout: expected at least 0 and less than 1, found {self.dropout}")
         if self.stop and self.max_shots < 2:
-            raise ValueError(f"max_shots: expected at least 2 in a model that can stop, found {self.max_shots}")
+            raise ModelError(f"max_shots: expected at least 2 in a model that can stop, found {self.max_shots}")
 
     def expect_least(self, name: str, least: int) -> None:
         if getattr(self, name) < least:
-            raise ValueError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+            raise ModelError(f"{name}: expected at least {least}, found {getattr(self, name)}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from models.embeddings import Encoder, described, fingerprint_of
 from models.encoder_inputs import InputReader
+from models.errors import loading
 from models.pointer_selector import PointerSelector
 from models.trained_encoders import EncodingSelector, load_encoding_selector
 
@@ -81,14 +82,15 @@ def load_selector_encoders(
         revision: branch, tag or commit of a Hub repository.
 
     Raises:
-        ValueError, OSError: it is no such model, or tokenizer or image processor are missing.
+        ModelError: it is no such model, or tokenizer or image processor are missing.
     """
     import torch
 
     if device is None:
         device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
-    model = load_encoding_selector(path, revision).to(device)
-    reader = InputReader.of_selector(path, model.config, revision)
+    with loading(path):
+        model = load_encoding_selector(path, revision).to(device)
+        reader = InputReader.of_selector(path, model.config, revision)
     made = {part: SelectorEncoder(str(path), model, reader, part) for part in model.widths}
     return SelectorEncoders(model.selector, made.get("text"), made.get("image"), model.config.example_text)
 
@@ -99,4 +101,5 @@ def has_encoders(path: str | Path) -> bool:
 
     from models import gpt2_selector  # noqa: F401  registers its configuration
 
-    return AutoConfig.from_pretrained(path).model_type == EncodingSelector.config_class.model_type
+    with loading(path):
+        return AutoConfig.from_pretrained(path).model_type == EncodingSelector.config_class.model_type

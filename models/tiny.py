@@ -8,13 +8,13 @@ byte-level BPE with Qwen2's pre-tokenisation, trained on the corpus (any text fi
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from data.arguments import at_least
 from data.commands import command
 from data.locks import parse_and_hold
+from data.records import RecordError
 
 PATCH_SIZE = 8
 MERGE_SIZE = 2
@@ -178,8 +178,18 @@ def build_model(
 
 
 def _read_corpus(path: Path) -> list[str]:
-    """Lines of a text file; of a JSONL file, the strings in its rows."""
-    lines = path.read_text(encoding="utf-8").split("\n")  # strings in JSON may hold what splitlines() splits at
+    """Lines of a text file; of a JSONL file, the strings in its rows.
+
+    Raises:
+        RecordError: no such file, not UTF-8, or a line that is not JSON.
+    """
+    if not path.is_file():
+        raise RecordError([f"--corpus {path}: no such file"])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError([f"--corpus {path}: {error}"]) from error
+    lines = text.split("\n")  # strings in JSON may hold what splitlines() splits at
     if path.suffix != ".jsonl":
         return lines
     texts = []
@@ -187,7 +197,7 @@ def _read_corpus(path: Path) -> list[str]:
         try:
             texts.extend(_strings(json.loads(line)) if line.strip() else ())
         except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
+            raise RecordError([f"--corpus {path}: line {number}: {error}"]) from error
     return texts
 
 
@@ -224,12 +234,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     corpus = list(DEFAULT_CORPUS)
     if arguments.corpus is not None:
-        if not arguments.corpus.is_file():
-            sys.exit(f"error: --corpus {arguments.corpus}: no such file")
-        try:
-            corpus += _read_corpus(arguments.corpus)
-        except ValueError as error:
-            sys.exit(f"error: --corpus {arguments.corpus}: {error}")
+        corpus += _read_corpus(arguments.corpus)
     tokenizer = build_tokenizer(corpus, arguments.vocab_size)
     model = build_model(tokenizer, arguments.hidden_size, arguments.layers, seed=arguments.seed)
     model.save_pretrained(arguments.output_dir)

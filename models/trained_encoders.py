@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from models.encoder_inputs import Inputs, text_encoder_folder
+from models.errors import ModelError
 from models.pointer_selector import PointerSelector, PointerSelectorConfig, load_exactly
 from models.selection import PointerOutput, Selections, fresh_weights
 from models.selector_config import FOREIGN_FIELDS
@@ -46,18 +47,18 @@ class EncodingSelectorConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         unknown = [name for name in kwargs if name not in FOREIGN_FIELDS and not name.startswith("_")]
         if unknown:
-            raise ValueError(f"{unknown[0]}: unknown field of {type(self).__name__}")
+            raise ModelError(f"{unknown[0]}: unknown field of {type(self).__name__}")
         if self.text_encoder is None and self.image_encoder is None:
-            raise ValueError("text_encoder, image_encoder: expected at least one of them, found neither")
+            raise ModelError("text_encoder, image_encoder: expected at least one of them, found neither")
         if isinstance(self.text_encoder, str) and (self.text_encoder != "image_encoder" or self.image_encoder is None):
             found = f"{self.text_encoder!r}" + ("" if self.image_encoder else " without an image encoder")
-            raise ValueError(f"text_encoder: expected a configuration or 'image_encoder', found {found}")
+            raise ModelError(f"text_encoder: expected a configuration or 'image_encoder', found {found}")
         if self.lora_rank < 1:
-            raise ValueError(f"lora_rank: expected at least 1, found {self.lora_rank}")
+            raise ModelError(f"lora_rank: expected at least 1, found {self.lora_rank}")
         if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout: expected at least 0 and less than 1, found {self.lora_dropout}")
+            raise ModelError(f"lora_dropout: expected at least 0 and less than 1, found {self.lora_dropout}")
         if self.example_text not in EXAMPLE_TEXTS:
-            raise ValueError(f"example_text: expected one of {', '.join(EXAMPLE_TEXTS)}, found {self.example_text!r}")
+            raise ModelError(f"example_text: expected one of {', '.join(EXAMPLE_TEXTS)}, found {self.example_text!r}")
         super().__post_init__(**kwargs)
 
 
@@ -75,7 +76,7 @@ class EncodingSelector(PreTrainedModel):
         if config.image_encoder is not None:
             self.image_encoder = _empty_encoder(config.image_encoder)
             if not hasattr(self.image_encoder, "get_image_features"):
-                raise ValueError(
+                raise ModelError(
                     f"image_encoder: expected a CLIP or SigLIP, found {type(self.image_encoder).__name__}"
                 )
         if isinstance(config.text_encoder, dict):

@@ -24,13 +24,11 @@ from data.agent_selection import AgentSelectionRecord, as_row, load_records
 from data.arguments import add_limit_argument, at_least
 from data.commands import command
 from data.errors import UserError
-from data.images import ImageError
 from data.locks import parse_and_hold
 from data.measurements import check_pools
 from data.output_folder import writing
 from data.processes import process_pool
-from data.records import RecordError, being_written, write_json, write_jsonl
-from filter_agents.registry import AgentError
+from data.records import being_written, write_json, write_jsonl
 from rewards.completions import generate_completions
 from rewards.eval import read_recipe
 from rewards.scoring import score_rows
@@ -251,35 +249,32 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
-    try:
-        ways = _named(arguments.predictors)
-        first = ways[0].model
-        if arguments.vlm:
-            ways.append(Way(WITHOUT, arguments.vlm, is_vlm=True))
-        if arguments.vlm_with_factors:
-            ways.append(Way(WITH, arguments.vlm_with_factors, predictor=first, is_vlm=True))
-        recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
-        if arguments.agents:
-            recipe["agents"] = arguments.agents
-        records = load_records(arguments.reports, arguments.split)
-        if any(record.pool is None for record in records):
-            raise ComparisonError(f"{arguments.reports}: expected a pool for every report, to filter it")
-        check_pools(record.pool for record in records[: arguments.limit])
-        task = Task(
-            reports=arguments.reports,
-            split=arguments.split,
-            recipe=recipe,
-            routing=arguments.routing,
-            least_images=arguments.least_images,
-            batch_size=arguments.batch_size,
-            limit=arguments.limit,
-            output_dir=str(arguments.output_dir),
-        )
-        with writing(arguments.output_dir) as folder:
-            table = compare_ways(ways, task)
-            write_json(folder / "comparison.json", table)
-    except (RecordError, AgentError, ImageError, ComparisonError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    ways = _named(arguments.predictors)
+    first = ways[0].model
+    if arguments.vlm:
+        ways.append(Way(WITHOUT, arguments.vlm, is_vlm=True))
+    if arguments.vlm_with_factors:
+        ways.append(Way(WITH, arguments.vlm_with_factors, predictor=first, is_vlm=True))
+    recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
+    if arguments.agents:
+        recipe["agents"] = arguments.agents
+    records = load_records(arguments.reports, arguments.split)
+    if any(record.pool is None for record in records):
+        raise ComparisonError(f"{arguments.reports}: expected a pool for every report, to filter it")
+    check_pools(record.pool for record in records[: arguments.limit])
+    task = Task(
+        reports=arguments.reports,
+        split=arguments.split,
+        recipe=recipe,
+        routing=arguments.routing,
+        least_images=arguments.least_images,
+        batch_size=arguments.batch_size,
+        limit=arguments.limit,
+        output_dir=str(arguments.output_dir),
+    )
+    with writing(arguments.output_dir) as folder:
+        table = compare_ways(ways, task)
+        write_json(folder / "comparison.json", table)
     print(format_comparison(table))
     print(f"written to {arguments.output_dir / 'comparison.json'}")
 

@@ -49,7 +49,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordError([f"{path}: cannot be read as a recipe: {error.strerror}"]) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecordError([f"{path}: not valid YAML: {error}"]) from error
     if not isinstance(recipe, dict):
         raise RecordError([f"{path}: expected a YAML mapping, found {type(recipe).__name__}"])

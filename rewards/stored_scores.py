@@ -19,6 +19,7 @@ from data.images import ImageSource, image_size, qwen_size
 from data.records import RecordError, read_rows
 from data.shards import ShardStore, process_state
 from models.checkpoints import find_model, model_fingerprint
+from models.errors import ModelError
 
 VERSION = 1
 """Of the stored rows; raised when what they hold changes."""
@@ -102,7 +103,7 @@ class StoredScores:
     def _settings(self, requests: Sequence[ScoreRequest]) -> dict[str, Any]:
         try:
             fingerprint = model_fingerprint(find_model(self.model))
-        except FileNotFoundError as error:
+        except ModelError as error:
             raise RecordError([f"--model {error}"]) from error
         digest = hashlib.sha256("\n".join(request.digest() for request in requests).encode()).hexdigest()
         settings = {"version": VERSION, "model": fingerprint, "data": digest, "dtype": self.dtype}

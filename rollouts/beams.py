@@ -13,7 +13,6 @@ Writes candidate groups (`data/candidate_groups.py`). Killed, it goes on where i
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from data.arguments import add_limit_argument, add_restart_argument, add_skip_ar
 from data.candidate_pools import load_pools, pools_without
 from data.commands import command
 from data.digests import rows_digest
-from data.images import ImageError, ImageSource
+from data.images import ImageSource
 from data.locks import parse_and_hold
 from data.pools import ItemId
 from data.records import RecordError
@@ -361,11 +360,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
     from data.shards import end_processes
 
-    try:
-        make_beams(arguments)
-        end_processes()
-    except (RecordError, ImageError, OSError) as error:
-        sys.exit(f"error: {error}")
+    make_beams(arguments)
+    end_processes()
 
 
 if __name__ == "__main__":

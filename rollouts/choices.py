@@ -11,6 +11,7 @@ from data.embedding_table import EmbeddingTable
 from data.pools import ItemId
 from data.records import RecordError
 from models.checkpoints import find_model
+from models.errors import ModelError
 from rollouts.proposals import random_tuples
 from rollouts.selection import SelectionData, cosines, pool_batch
 
@@ -64,7 +65,7 @@ def parse_methods(texts: Sequence[str]) -> list[Method]:
         else:
             try:
                 methods.append(Method(text) if named is None else Method(named[1], find_model(named[2])))
-            except FileNotFoundError as error:
+            except ModelError as error:
                 problems.append(f"--methods {named[1]}: {error}")
     names = [method.name for method in methods]
     problems += [f"--methods: '{name}' stands twice" for name in dict.fromkeys(names) if names.count(name) > 1]

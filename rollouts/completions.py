@@ -20,6 +20,7 @@ from data.commands import command
 from data.locks import parse_and_hold
 from data.records import RecordError
 from data.unreadable import Skipping
+from models.errors import ModelError
 from rewards.eval import choose_specs, read_recipe
 from rewards.guard import ON_ERROR, Failure, GuardedReward, RewardError
 from rewards.registry import RewardSpec, RewardSpecError, build_rewards, spec_name
@@ -225,7 +226,7 @@ def make_completions(arguments: argparse.Namespace) -> None:
 
     try:
         model_name = find_model(arguments.model)
-    except FileNotFoundError as error:
+    except ModelError as error:
         raise RecordError([f"--model {error}"]) from error
     max_new_tokens = arguments.max_new_tokens or recipe.get("max_completion_length") or 256
     settings = {

@@ -155,5 +155,5 @@ def _means(values: np.ndarray, rows: np.ndarray, counts: list[int]) -> np.ndarra
     sums = np.add.reduceat(values[rows].astype(np.float64), starts, axis=0)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     if not lengths.all():
-        raise ValueError(f"images of record {int(np.argmin(lengths))}: their embeddings cancel out")
+        raise RecordError([f"images of record {int(np.argmin(lengths))}: their embeddings cancel out"])
     return (sums / lengths).astype(np.float32)

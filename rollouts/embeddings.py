@@ -9,7 +9,6 @@ SigLIP model, for images also a Qwen2-VL; as a folder, a Hub id, or `gt-all-mini
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from data.arguments import add_skip_argument
 from data.commands import command
 from data.embedding_table import EmbeddingTable, Part
 from data.examples import TEXTS, check_single_images, load_examples, readable_examples, record_text
-from data.images import ImageError
 from data.locks import parse_and_hold
 from data.records import RecordError
 from data.unreadable import Skipping
@@ -46,9 +44,9 @@ def load_encoders(
             loaded[name] = load_encoder(name, device)
     texts, images = (loaded.get(name) for name in (text_encoder, image_encoder))
     if texts is not None and not texts.can_text:
-        raise ValueError(f"--text-encoder {text_encoder}: this model does not encode texts")
+        raise RecordError([f"--text-encoder {text_encoder}: this model does not encode texts"])
     if images is not None and not images.can_images:
-        raise ValueError(f"--image-encoder {image_encoder}: this model does not encode images")
+        raise RecordError([f"--image-encoder {image_encoder}: this model does not encode images"])
     return texts, images
 
 
@@ -65,13 +63,13 @@ def selector_config(arguments: argparse.Namespace) -> Any:
 
     name = find_model(arguments.selector)
     if not has_encoders(name):
-        raise ValueError(f"--selector {name}: this selector has no encoders: give --text-encoder, --image-encoder")
+        raise RecordError([f"--selector {name}: this selector has no encoders: give --text-encoder, --image-encoder"])
     config = AutoConfig.from_pretrained(name)
     text, learned = arguments.text, config.example_text
     if config.text_encoder is not None and learned != "question" and text is None:
-        raise ValueError(f"--text: this selector reads the question of a query, {learned} of an example: say which")
+        raise RecordError([f"--text: this selector reads the question of a query, {learned} of an example: say which"])
     if text not in (None, "question", learned):
-        raise ValueError(f"--text {text}: this selector reads the question, of examples too")
+        raise RecordError([f"--text {text}: this selector reads the question, of examples too"])
     return config
 
 
@@ -81,7 +79,6 @@ def read_records(arguments: argparse.Namespace, skipping: Skipping) -> list[VqaR
     Raises:
         RecordError: malformed records, images that cannot be read, or several images of a record for a selector,
             which reads one.
-        ValueError: see `selector_config`.
     """
     records = load_examples(arguments.data, arguments.split)
     of_selector = arguments.selector is not None and selector_config(arguments).image_encoder is not None
@@ -147,15 +144,12 @@ def main(argv: list[str] | None = None) -> None:
     named = arguments.text_encoder is not None or arguments.image_encoder is not None
     if named == (arguments.selector is not None):
         parser.error("give --text-encoder, --image-encoder, or both; or --selector")
-    try:
-        skipping = Skipping(arguments.skip_unreadable)
-        records = read_records(arguments, skipping)
-        cache = arguments.cache_dir or None
-        table = embed_records(records, *chosen_encoders(arguments), arguments.text or "question", cache)
-        path = table.save(arguments.output)
-        skipping.write(path)
-    except (RecordError, ImageError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    skipping = Skipping(arguments.skip_unreadable)
+    records = read_records(arguments, skipping)
+    cache = arguments.cache_dir or None
+    table = embed_records(records, *chosen_encoders(arguments), arguments.text or "question", cache)
+    path = table.save(arguments.output)
+    skipping.write(path)
     made_of = " + ".join(f"{part.name} {part.width}" for part in table.parts)
     print(f"{len(table)} embeddings of {table.width} numbers ({made_of}) written to {path}")
 

@@ -10,7 +10,6 @@ that has no pool. Killed and started again, the same command goes on; the splits
 
 import argparse
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from data.agent_selection import AgentSelectionRecord, as_row, load_records
 from data.arguments import add_restart_argument, at_least
 from data.commands import command
 from data.digests import rows_digest
-from data.images import ImageError
 from data.locks import parse_and_hold
 from data.output_folder import refuse_own_input, write_split, writing
 from data.records import RecordError, available_splits
@@ -99,29 +97,26 @@ def main(argv: list[str] | None = None) -> None:
     from models.checkpoints import find_model, model_fingerprint
     from models.factor_predictor import load_factor_predictor
 
-    try:
-        refuse_own_input(arguments.reports, arguments.output_dir)
-        records = {split: load_records(arguments.reports, split) for split in splits_of(arguments.reports)}
-        check_pools(record.pool for part in records.values() for record in part if record.pool is not None)
-        model = load_factor_predictor(arguments.factors, arguments.device)
-        factors, names = model.config.factors, model.config.factor_names or {}
-        fingerprint = model_fingerprint(find_model(arguments.factors))
-        counts = {}
-        for split, part in records.items():
-            work = arguments.output_dir / f"{split}.parts"
-            counts[split] = predict_split(part, model, fingerprint, work, arguments.batch_size, arguments.restart)
-        if process_state().is_main_process:
-            changed = {
-                split: [with_factors(*pair, factors, names) for pair in zip(part, counts[split], strict=True)]
-                for split, part in records.items()
-            }
-            write_reports(arguments.output_dir, changed)
-            for split, found in counts.items():
-                empty = sum(not one for one in found)
-                print(f"{split}: {len(found)} reports written, {empty} of them without a predicted factor")
-        end_processes()
-    except (RecordError, ImageError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    refuse_own_input(arguments.reports, arguments.output_dir)
+    records = {split: load_records(arguments.reports, split) for split in splits_of(arguments.reports)}
+    check_pools(record.pool for part in records.values() for record in part if record.pool is not None)
+    model = load_factor_predictor(arguments.factors, arguments.device)
+    factors, names = model.config.factors, model.config.factor_names or {}
+    fingerprint = model_fingerprint(find_model(arguments.factors))
+    counts = {}
+    for split, part in records.items():
+        work = arguments.output_dir / f"{split}.parts"
+        counts[split] = predict_split(part, model, fingerprint, work, arguments.batch_size, arguments.restart)
+    if process_state().is_main_process:
+        changed = {
+            split: [with_factors(*pair, factors, names) for pair in zip(part, counts[split], strict=True)]
+            for split, part in records.items()
+        }
+        write_reports(arguments.output_dir, changed)
+        for split, found in counts.items():
+            empty = sum(not one for one in found)
+            print(f"{split}: {len(found)} reports written, {empty} of them without a predicted factor")
+    end_processes()
 
 
 if __name__ == "__main__":

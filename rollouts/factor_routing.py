@@ -17,11 +17,10 @@ from typing import Any
 
 from data.arguments import add_restart_argument, add_skip_argument, at_least, jsonl_file
 from data.commands import check_alone, command
-from data.images import ImageError
 from data.locks import parse_and_hold
 from data.pools import images_of_pools, load_pool, readable_pool
-from data.records import RecordError, read_rows, write_jsonl
-from data.text_encoder import BUNDLED_MINILM, EncoderError, load_text_encoder
+from data.records import read_rows, write_jsonl
+from data.text_encoder import BUNDLED_MINILM, load_text_encoder
 from data.unreadable import Skipping, refuse_unreadable
 from filter_agents.factor_routing import (
     LEAST_SIMILARITY,
@@ -181,17 +180,13 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
 
     from data.shards import end_processes
-    from filter_agents.registry import AgentError
 
-    try:
-        if arguments.command == "suggest":
-            check_alone()
-            suggest(arguments)
-        else:
-            run(arguments)
-            end_processes()
-    except (RecordError, ImageError, AgentError, EncoderError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    if arguments.command == "suggest":
+        check_alone()
+        suggest(arguments)
+    else:
+        run(arguments)
+        end_processes()
 
 
 if __name__ == "__main__":

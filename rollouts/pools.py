@@ -11,7 +11,6 @@ the example with the query's id, has no example twice, and has exactly `--pool-s
 import argparse
 import itertools
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,6 @@ import numpy as np
 from data.arguments import add_skip_argument, at_least, jsonl_file
 from data.candidate_pools import write_pools
 from data.commands import command
-from data.images import ImageError
 from data.locks import parse_and_hold
 from data.pools import ItemId
 from data.records import RecordError
@@ -61,10 +59,10 @@ def sample_anchors(total: int, count: int, seed: int = DEFAULT_SEED) -> list[int
     """Rows of `count` different records out of `total`, in the order drawn.
 
     Raises:
-        ValueError: more are asked for than there are.
+        RecordError: more are asked for than there are.
     """
     if not 1 <= count <= total:
-        raise ValueError(f"number of queries: expected 1 to {total}, found {count}")
+        raise RecordError([f"number of queries: expected 1 to {total}, found {count}"])
     return random.Random(seed).sample(range(total), count)
 
 
@@ -376,13 +374,10 @@ def make_pools(
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments, shares = _parse_arguments(argv)
-    try:
-        skipping = Skipping(arguments.skip_unreadable)
-        pools = make_pools(arguments, shares, skipping)
-        skipping.write(arguments.output)
-        write_pools(arguments.output, pools, describe_sampler(arguments.sampler, shares))
-    except (RecordError, ImageError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    skipping = Skipping(arguments.skip_unreadable)
+    pools = make_pools(arguments, shares, skipping)
+    skipping.write(arguments.output)
+    write_pools(arguments.output, pools, describe_sampler(arguments.sampler, shares))
     print(f"{len(pools)} pools of {arguments.pool_size} candidates written to {arguments.output}")
 
 
