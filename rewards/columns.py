@@ -15,6 +15,9 @@ from data.records import RecordError
 if TYPE_CHECKING:
     from rewards.base import Reward
 
+QUESTIONS = ("prompt", "question", "query")
+"""Columns that a row's prompt is taken from where the trainer gives none, the first that it has."""
+
 
 class ColumnError(RecordError):
     """A row lacks a column that a reward needs, or holds something else in it; the message names both."""

@@ -128,7 +128,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         write_jsonl(arguments.output_dir / "completions.jsonl", (_storable(row) for row in rows))
     else:
         with_images = any(getattr(reward.function, "needs_model", False) for reward in rewards)
-        rows = read_completions(arguments.input, arguments.split, with_images)[: arguments.limit]
+        rows = read_completions(arguments.input, arguments.split, with_images, arguments.limit)
     check_columns(rewards, rows, arguments.input)
     scores, failures = score_rows(specs, agents, rows, arguments.workers)
     keys = [score_row_key(row, number) for number, row in enumerate(rows)]

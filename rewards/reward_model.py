@@ -13,11 +13,9 @@ from models.checkpoints import MODEL_FILE, find_model
 from models.zero3 import whole_models
 from rewards import columns as column_types
 from rewards.base import Completion, Reward, completion_text
-from rewards.columns import ColumnError
+from rewards.columns import QUESTIONS, ColumnError
 
 MODEL_TYPES = ("qwen2_vl_reward", "qwen2_5_vl_reward")
-QUESTIONS = ("prompt", "question", "query")
-"""Columns that a row's prompt is taken from where the trainer gives none, the first that it has."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SPECIAL_TOKEN = re.compile(r"<\|[^<|>]*\|>")
 

@@ -5,8 +5,8 @@
 
 Rows hold `query` (a question) or `prompt` (a question or chat messages), `image` or `images` (paths, or bytes in a
 parquet file; may be missing), and `response`: a text or a list of texts. Rows come out in input order with `score`, or
-`scores` for a list; images that are not paths are left out. With `id` and `human_ranking` beside, what comes out can
-be evaluated by `rewards.reward_bench --scores`.
+`scores` for a list; images that are not paths are left out, also those of messages. With `id` and `human_ranking`
+beside, what comes out can be evaluated by `rewards.reward_bench --scores`.
 
 Uses every process that `accelerate launch` starts, and goes on where it was killed.
 """
@@ -86,7 +86,21 @@ def _storable(row: dict) -> dict:
             stored.pop(name)
         else:
             stored[name] = kept
+    for name in ("query", "prompt"):
+        if isinstance(row.get(name), list):
+            stored[name] = [_without_pictures(turn) for turn in row[name]]
     return stored
+
+
+def _without_pictures(turn: dict) -> dict:
+    """A message whose image parts hold paths, or nothing."""
+    if not isinstance(turn.get("content"), list):
+        return turn
+    parts = [
+        {name: value for name, value in part.items() if name != "image" or isinstance(value, str)}
+        for part in turn["content"]
+    ]
+    return {**turn, "content": parts}
 
 
 def _check_storable(row: dict) -> None:

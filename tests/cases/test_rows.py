@@ -18,7 +18,7 @@ from data.tasks import load_rows
 from data.vqa import VqaRecord, load_records
 from rewards import eval as rewards_eval
 from rewards.completions import read_completions
-from rewards.score import ResponseRow, load_responses
+from rewards.score import ResponseRow, load_responses, scored_rows
 from rewards.scored_preferences import ScoredPreference, load_scored_preferences
 from rollouts.filter_dataset import Report, load_reports
 from trainers.group_data import GroupArguments, load_stored_groups
@@ -447,6 +447,93 @@ def test_f22_duplicate_ids_are_refused(folder, kind):
     row = {**LOADERS[kind][0], "image": "img/0.png"}
     with pytest.raises(RecordError, match="row 2: field 'id': duplicate id 'a', of row 1"):
         load_rows(write(folder / "a.jsonl", row, row), "train")
+
+
+# -- images in every form, beside the file ----------------------------------------------------------------------------
+
+PROMPTS = {"preferences": "query", "score": "query", "chat": "prompt", "groups": "prompt", "eval": "prompt"}
+"""Kinds of rows whose prompts may be messages, and the field of the prompt."""
+
+
+def with_part(kind, image) -> dict:
+    return {**LOADERS[kind][0], PROMPTS[kind]: user({"type": "image", "image": image}, TEXT)}
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_f22_images_inside_parts_are_found_beside_the_file(folder, kind):
+    for image in ("img/0.png", {"path": "img/0.png"}, {"bytes": None, "path": "img/0.png"}):
+        [record] = LOADERS[kind][1](write(folder / "a.jsonl", with_part(kind, image)))
+        prompt = record[PROMPTS[kind]] if isinstance(record, dict) else record.prompt
+        assert images_of(record) == [str(folder / "img" / "0.png")]
+        assert (prompt() if kind == "preferences" else prompt) == user(PLACE, TEXT)
+
+
+BROKEN = {
+    "img/no.png": "no such image file",
+    "img/broken.png": "not an image, or of an unknown format",
+    "http://x.org/a.png": "addresses are not fetched",
+}
+
+
+@pytest.mark.parametrize("image", BROKEN)
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_f19_a_broken_image_inside_messages_is_named_with_its_row(folder, kind, image):
+    (folder / "img" / "broken.png").write_bytes(b"no image")
+    path = write(folder / "a.jsonl", {**with_part(kind, "img/0.png"), "id": "good"}, with_part(kind, image))
+    problem = problem_of(path, LOADERS[kind][1])
+    assert f"{path}:2: field '" in problem
+    assert BROKEN[image] in problem
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_f19_broken_bytes_inside_messages_are_named_with_their_row(folder, kind):
+    good = (folder / "img" / "0.png").read_bytes()
+    images = [{"bytes": content, "path": None} for content in (good, good[:60])]
+    rows = [{**with_part(kind, image), "id": str(number)} for number, image in enumerate(images)]
+    Dataset.from_list(rows).to_parquet(folder / "a.parquet")
+    assert f"{folder / 'a.parquet'}, row 2: field 'images': " in problem_of(folder / "a.parquet", LOADERS[kind][1])
+
+
+def test_f19_pictures_inside_messages_are_left_out_of_scored_rows(folder):
+    content = (folder / "img" / "0.png").read_bytes()
+    Dataset.from_list([with_part("score", {"bytes": content, "path": None})]).to_parquet(folder / "a.parquet")
+    rows, requests = load_responses(folder / "a.parquet", "test")
+    [written] = scored_rows(rows, [[0.5, 1.5]])
+    assert json.loads(json.dumps(written))["query"][0]["content"][0] == {"type": "image", "text": None}
+    assert requests[0].images == ({"bytes": content, "path": None},)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_f14_paths_of_objects_are_beside_the_file(folder, kind):
+    row, load = LOADERS[kind]
+    for value in ({"path": "img/0.png"}, [{"bytes": None, "path": "img/0.png"}]):
+        [record] = load(write(folder / "a.jsonl", {**row, "image": value}))
+        assert images_of(record) == [str(folder / "img" / "0.png")]
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_f15_a_column_of_bytes_is_read(folder, kind):
+    row, load = LOADERS[kind]
+    content = (folder / "img" / "0.png").read_bytes()
+    Dataset.from_list([{**row, "image": content}]).to_parquet(folder / "a.parquet")
+    [record] = load(folder / "a.parquet")
+    assert images_of(record) == [{"bytes": content, "path": None}]
+    Dataset.from_list([{**row, "image": content[:60]}]).to_parquet(folder / "a.parquet")
+    assert f"{folder / 'a.parquet'}, row 1: field 'images': " in problem_of(folder / "a.parquet", load)
+
+
+def test_f22_the_first_prompt_of_a_completion_has_its_places(folder):
+    """`rewards.eval`, where a reward looks at images; its other columns are not prompts."""
+    read = LOADERS["eval"][1]
+    row = {**EVAL, "question": "what <image>?", "image": "img/0.png"}
+    [found] = read(write(folder / "a.jsonl", row))
+    assert found["question"] == user({"type": "text", "text": "what "}, PLACE, {"type": "text", "text": "?"})
+    problem = problem_of(write(folder / "a.jsonl", {**row, "question": user(PLACE, PLACE)}), read)
+    assert "a.jsonl:1: field 'images': expected as many as the messages have places (2), found 1" in problem
+    problem = problem_of(write(folder / "a.jsonl", {**EVAL, "prompt": [{"role": "human", "content": "x"}]}), read)
+    assert "a.jsonl:1: field 'prompt.0.role': expected system, user, assistant, tool" in problem
+    path = write(folder / "a.jsonl", {**EVAL, "prompt": user(PLACE)})
+    assert read_completions(str(path), "test")[0]["prompt"] == user(PLACE)
 
 
 # -- <image> in a text ------------------------------------------------------------------------------------------------
