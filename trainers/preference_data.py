@@ -95,6 +95,27 @@ def _lengths(records: Sequence[PreferenceRecord], counter: _Counter) -> list[tup
     return found
 
 
+def _longest(
+    records: Sequence[PreferenceRecord], lengths: Sequence[tuple[int, int, int]], parts: int, exact: bool = True
+) -> TokenCounts:
+    """Of the prompts alone (`parts` 1), or with their longest responses (2)."""
+    row = max(range(len(lengths)), key=lambda row: sum(lengths[row][:parts]))
+    return TokenCounts(sum(lengths[row][:parts]), records[row].id, max(length[2] for length in lengths), exact)
+
+
+def check_record_lengths(
+    records: Sequence[PreferenceRecord], name: str, model: ModelAtHand, system_prompt: str | None, max_length: int
+) -> None:
+    """Raises `RecordError` if a prompt with its longest response has more tokens than `max_length`.
+
+    Args:
+        name: of the data, for the message.
+        model: with its processor.
+    """
+    lengths = _lengths(records, _Counter(model, system_prompt))
+    check_lengths(_longest(records, lengths, 2), name, max_length, "max_length, response included")
+
+
 def load_checked_preferences(
     arguments: PreferenceArguments,
     split: str,
@@ -139,20 +160,15 @@ def load_checked_preferences(
     if not main:
         return records, None
     exact = model.processor is not None
-    visual = max(length[2] for length in lengths)
-    prompt, whole = (
-        max(range(len(lengths)), key=lambda row, parts=parts: sum(lengths[row][:parts])) for parts in (1, 2)
-    )
-    prompts = TokenCounts(lengths[prompt][0], records[prompt].id, visual, exact)
+    prompts, wholes = (_longest(records, lengths, parts, exact) for parts in (1, 2))
     check_lengths(prompts, source, arguments.max_prompt_length, "max_prompt_length")
-    wholes = TokenCounts(sum(lengths[whole][:2]), records[whole].id, visual, exact)
     for limit, name in limits:
         name = "max_length, response included" if name == "max_length" else "positions of the model"
         check_lengths(wholes, source, limit, name)
     kind = "exact" if exact else "upper bound"
     say(
         f"{split}: {counts}{f'; too long and skipped: {too_long}' if too_long else ''}; longest prompt with response "
-        f"{wholes.longest} tokens ({kind}), {visual} visual at most"
+        f"{wholes.longest} tokens ({kind}), {wholes.images} visual at most"
     )
     for problem in counts.problems[:5]:
         say(f"  skipped: {problem}")

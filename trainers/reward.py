@@ -11,7 +11,7 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
     before_imports(__file__, "reward", "PreferenceArguments", "RewardConfig", "ModelConfig")
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -21,13 +21,13 @@ import trl
 from accelerate import PartialState
 from datasets import Dataset
 from torch import nn
-from transformers import ProcessorMixin
+from transformers import ProcessorMixin, TrainerCallback
 from trl import ModelConfig
 
 from data.preferences import PreferenceRecord
 from models.adapters import adapter_values, keep_adapters_in_float32
 from models.hub import hub_options
-from models.loading import load_processor
+from models.loading import load_processor, pixel_bounds
 from models.reward_inputs import reward_messages
 from models.reward_model import HEAD, RewardOutput, from_backbone, reward_model_of
 from models.shared_prefix import SharedPrefix
@@ -44,6 +44,7 @@ from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss
 from trainers.machine import command_line
 from trainers.memory_estimate import base_load, say_estimate
 from trainers.model_at_hand import (
+    ModelAtHand,
     base_of_adapters,
     hub_arguments,
     init_kwargs,
@@ -52,6 +53,7 @@ from trainers.model_at_hand import (
     model_init_kwargs,
     put_adapters,
 )
+from trainers.own_config import config_or_default
 from trainers.own_folder import own_folder
 from trainers.preference_data import (
     GROUP_KEYS,
@@ -59,6 +61,7 @@ from trainers.preference_data import (
     PreferenceArguments,
     PreferenceCollator,
     as_records,
+    check_record_lengths,
     examples,
     load_checked_preferences,
     preference_content,
@@ -172,17 +175,44 @@ class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, tr
                 )
 
 
+Preferences = Sequence[PreferenceRecord] | Dataset
+
+
+def _evaluation_records(dataset: Preferences | Mapping[str, Preferences] | None) -> Any:
+    """The records to evaluate on: a list, lists by their names, or none."""
+    if isinstance(dataset, Mapping):
+        return {key: as_records(rows, f"eval_dataset {key}") for key, rows in dataset.items()}
+    return None if dataset is None else as_records(dataset, "eval_dataset")
+
+
+def _evaluation_examples(records: Any, grouped: bool) -> Dataset | dict[str, Dataset] | None:
+    """The same as examples."""
+    if isinstance(records, dict):
+        return {key: preference_dataset(examples(few, grouped)) for key, few in records.items()}
+    return None if records is None else preference_dataset(examples(records, grouped))
+
+
 class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
     """`trl.RewardTrainer` on prompts with images and any number of ranked responses, with the losses of
     `trainers.losses.preference_loss`.
 
+    The arguments stand in the order of `trl.RewardTrainer`; the others of its arguments may follow.
+
     Args:
         model: a reward model of `models.reward_model`, maybe with adapters; or a folder or Hub id, of which one is
             made as `args` say.
+        args: by default those of `RewardConfig`; a `trl.RewardConfig` gets the defaults of the additions.
+        data_collator: makes a batch of `index` and `record`; by default a `PreferenceCollator`.
         train_dataset, eval_dataset: records of `data.preferences`, or a data set with their columns or TRL's
-            (`prompt`, `chosen`, `rejected`, `images`).
+            (`prompt`, `chosen`, `rejected`, `images`). Evaluation may be on several, by their names.
         processing_class: the model's processor, by default that of its folder or Hub id.
         samples: where groups are stored for the run's report; by default nowhere.
+        checked: no record is longer than `args.max_length`, which then is not looked for.
+
+    Raises:
+        TypeError: another configuration, or a tokenizer in place of a processor.
+        ValueError: no data, or settings that contradict the model.
+        RecordError: rows that cannot be used, or are longer than `args.max_length`.
     """
 
     _name = "Reward"
@@ -190,18 +220,32 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
     def __init__(
         self,
         model: nn.Module | str,
-        args: RewardConfig,
-        train_dataset: Sequence[PreferenceRecord] | Dataset,
-        eval_dataset: Sequence[PreferenceRecord] | Dataset | None = None,
-        *,
+        args: trl.RewardConfig | None = None,
+        data_collator: Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]] | None = None,
+        train_dataset: Preferences | None = None,
+        eval_dataset: Preferences | Mapping[str, Preferences] | None = None,
         processing_class: ProcessorMixin | None = None,
+        compute_metrics: Callable | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        *others: Any,
         samples: SampleLog | None = None,
+        checked: bool = False,
         **kwargs: Any,
     ):
+        args = config_or_default(args, RewardConfig, model, "Reward")
         if args.load_weights_only and args.resume_from_checkpoint is not None:
             raise ValueError("load_weights_only: give RewardTrainer the checkpoint as its model, and set neither")
+        if data_collator is not None and not callable(data_collator):
+            found = type(data_collator).__name__
+            raise TypeError(f"data_collator: expected a function, found {found}; data sets come after it, as in TRL")
+        if train_dataset is None:
+            raise ValueError("train_dataset: expected records or a data set, found none")
+        train, evaluation = as_records(train_dataset, "train_dataset"), _evaluation_records(eval_dataset)
         name = model if isinstance(model, str) else model.config._name_or_path
         hub = {"trust_remote_code": args.trust_remote_code} | hub_options(init_kwargs(args))
+        if not isinstance(processing_class, ProcessorMixin | None):
+            found = type(processing_class).__name__
+            raise TypeError(f"processing_class: expected the model's processor, which reads images too, found {found}")
         if isinstance(model, str):
             options, args.model_init_kwargs = hub | init_kwargs(args), None  # they may hold what cannot be saved
             model = from_backbone(model, args.model_settings(), **options)
@@ -210,25 +254,28 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
         processing_class = load_processor(name, **hub) if processing_class is None else processing_class
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the model uses its vision tower on every process
-        callbacks = [*(kwargs.pop("callbacks", None) or ()), *args.early_stopping()]
-        self.train_records = examples(as_records(train_dataset, "train_dataset"), args.group_responses)
-        eval_records = None
-        if eval_dataset is not None:
-            eval_records = examples(as_records(eval_dataset, "eval_dataset"), args.group_responses)
+        self.train_records = examples(train, args.group_responses)
         self.samples = samples
         self._sums: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}
         trained_before = adapter_values(model)
+        collator = PreferenceCollator(processing_class, model.config.system_prompt, bool(args.lm_loss_weight))
         super().__init__(
             model,
-            args=args,
-            data_collator=PreferenceCollator(processing_class, model.config.system_prompt, bool(args.lm_loss_weight)),
-            train_dataset=preference_dataset(self.train_records),
-            eval_dataset=None if eval_records is None else preference_dataset(eval_records),
-            processing_class=processing_class.tokenizer,  # the parent asks it for a padding token
-            callbacks=callbacks,
+            args,
+            collator if data_collator is None else data_collator,
+            preference_dataset(self.train_records),
+            _evaluation_examples(evaluation, args.group_responses),
+            processing_class.tokenizer,  # the parent asks it for a padding token
+            compute_metrics,
+            [*(callbacks or ()), *args.early_stopping()],
+            *others,
             **kwargs,
         )
         self.processing_class = self.callback_handler.processing_class = processing_class
+        if args.chat_template_path is not None:  # the parent gave it to the tokenizer
+            processing_class.chat_template = processing_class.tokenizer.chat_template
+        if args.max_length is not None and not checked:
+            self._check_lengths(train, evaluation)
         keep_adapters_in_float32(self.model, trained_before)
         plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         plain.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
@@ -240,6 +287,18 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
             head = self.model.get_output_embeddings()
             if head.weight is not self.model.get_input_embeddings().weight:
                 head.requires_grad_(False)
+
+    def _check_lengths(self, train: list[PreferenceRecord], evaluation: Any) -> None:
+        """Raises `RecordError` for a record that is longer than allowed; the main process looks for all."""
+        sets = {"train_dataset": train}
+        if isinstance(evaluation, dict):
+            sets |= {f"eval_dataset {key}": records for key, records in evaluation.items()}
+        elif evaluation is not None:
+            sets["eval_dataset"] = evaluation
+        model = ModelAtHand(self.model.config, self.processing_class, pixel_bounds(self.processing_class))
+        for name, records in sets.items():
+            if records and self.is_world_process_zero():
+                check_record_lengths(records, name, model, model.config.system_prompt, self.args.max_length)
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """As it is: the parent would tokenise texts."""
@@ -518,10 +577,11 @@ def main(argv: list[str] | None = None) -> None:
         trainer = RewardTrainer(
             policy,
             args,
-            train_records,
-            eval_records,
+            train_dataset=train_records,
+            eval_dataset=eval_records,
             processing_class=model.processor,
             samples=SampleLog(args.output_dir),
+            checked=True,
             peft_config=adapters,
         )
         trainer.add_callback(preference_samples(trainer, eval_records, train_records))

@@ -22,6 +22,7 @@ from trainers.offline_grpo import OfflineGRPOTrainer
 from trainers.own_config import config_or_default
 from trainers.rce import RCETrainer
 from trainers.recipes import RecipeError
+from trainers.reward import RewardTrainer
 from trainers.sft import SelectorSFTTrainer, SFTTrainer
 
 A = as_reward("a")
@@ -169,6 +170,7 @@ def test_p15_no_configuration(model):
         (OfflineGRPOTrainer, "trainers.offline_grpo.OfflineGRPOConfig"),
         (SelectorSFTTrainer, "trainers.sft.SelectorSFTConfig"),
         (FactorTrainer, "trainers.factors.FactorTrainingConfig"),
+        (RewardTrainer, "trainers.reward.RewardConfig"),
     ],
 )
 def test_p15_another_configuration_is_an_error_that_names_the_right_one(tiny_model, tmp_path, cls, expected):

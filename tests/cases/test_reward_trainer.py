@@ -3,19 +3,23 @@
 from pathlib import Path
 
 import pytest
+import trl
 from datasets import Dataset, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from transformers import PreTrainedTokenizerBase
 
 from data.preferences import PreferenceRecord
 from data.records import RecordError
+from models.loading import load_processor
 from trainers.reward import RewardConfig, RewardTrainer
+
+QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "max_steps": 1}
+QUIET |= {"per_device_train_batch_size": 2, "gradient_checkpointing": False, "disable_tqdm": True}
 
 
 def config(folder: Path, **settings) -> RewardConfig:
-    common = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "max_steps": 1}
-    common |= {"per_device_train_batch_size": 2, "gradient_checkpointing": False, "disable_tqdm": True}
-    return RewardConfig(output_dir=str(folder / "run"), **common, **settings)
+    return RewardConfig(output_dir=str(folder / "run"), **QUIET, **settings)
 
 
 RECORDS = [
@@ -35,7 +39,7 @@ def test_p01_settings_of_the_model_are_honoured_or_refused(tiny_model, tiny_rewa
     from models.reward_model import load_reward_model
 
     args = config(tmp_path, **settings)
-    trainer = RewardTrainer(str(tiny_model), args, RECORDS)
+    trainer = RewardTrainer(str(tiny_model), args, train_dataset=RECORDS)
     for name, value in args.model_settings().items():
         assert getattr(trainer.model.config, name) == value
         assert getattr(trainer.reward_config, name) == value
@@ -43,7 +47,7 @@ def test_p01_settings_of_the_model_are_honoured_or_refused(tiny_model, tiny_rewa
         assert type(trainer.model.score_head.activation).__name__ == "Tanh"
     model, processor = load_reward_model(tiny_reward_model, "cpu")
     with pytest.raises(ValueError, match=f"{next(iter(args.model_settings()))}: RewardConfig says .*, the model has"):
-        RewardTrainer(model, config(tmp_path, **settings), RECORDS, processing_class=processor)
+        RewardTrainer(model, config(tmp_path, **settings), None, RECORDS, processing_class=processor)
 
 
 def test_p01_equal_settings_are_no_contradiction(tiny_reward_model, tmp_path):
@@ -51,13 +55,13 @@ def test_p01_equal_settings_are_no_contradiction(tiny_reward_model, tmp_path):
 
     model, processor = load_reward_model(tiny_reward_model, "cpu")
     settings = {"score_min": -5.0, "system_prompt": "Judge the answer."}
-    RewardTrainer(model, config(tmp_path, **settings), RECORDS, processing_class=processor)
+    RewardTrainer(model, config(tmp_path, **settings), None, RECORDS, processing_class=processor)
 
 
 def test_p01_weights_only_is_refused(tiny_model, tmp_path):
     args = config(tmp_path, load_weights_only=True, resume_from_checkpoint=str(tiny_model))
     with pytest.raises(ValueError, match="load_weights_only"):
-        RewardTrainer(str(tiny_model), args, RECORDS)
+        RewardTrainer(str(tiny_model), args, train_dataset=RECORDS)
 
 
 def turn(role: str, *content) -> list[dict]:
@@ -103,7 +107,55 @@ def test_p03_a_data_set_is_trained_on(tiny_model, tmp_path, dataset, responses):
     assert not before.equal(trainer.model.score_head.out.weight)
 
 
+def test_p03_a_data_set_and_trls_settings_in_trls_order(tiny_model, tmp_path):
+    args = trl.RewardConfig(str(tmp_path / "run"), max_length=None, **QUIET)
+    processor = load_processor(str(tiny_model))
+    trainer = RewardTrainer(str(tiny_model), args, None, IMPLICIT, {"a": OWN, "b": IMPLICIT}, processor)
+    assert isinstance(trainer.args, RewardConfig)
+    assert trainer.processing_class is processor
+    figures = trainer.evaluate()
+    assert {"eval_a_loss", "eval_b_loss"} <= set(figures)
+
+
+def test_p15_no_configuration(tiny_model, monkeypatch):
+    monkeypatch.setattr("trainers.reward.RewardConfig", lambda output_dir: config(Path(output_dir)))
+    trainer = RewardTrainer(model=str(tiny_model), train_dataset=IMPLICIT)
+    assert trainer.args.output_dir == f"{tiny_model.name}-Reward/run"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"data_collator": IMPLICIT}, TypeError, "data_collator: expected a function, found Dataset; data sets come"),
+        ({"train_dataset": None}, ValueError, "train_dataset: expected records or a data set, found none"),
+        ({"processing_class": PreTrainedTokenizerBase()}, TypeError, "processing_class: expected the .* processor"),
+    ],
+)
+def test_p15_an_argument_that_cannot_be_used(tmp_path, arguments, error, message):
+    with pytest.raises(error, match=message):
+        RewardTrainer("nowhere", config(tmp_path), **{"train_dataset": IMPLICIT} | arguments)
+
+
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset", "eval_dataset a"])
+def test_p01_longer_records_are_an_error(tiny_model, tmp_path, name):
+    long = Dataset.from_list([{"prompt": "what? " * 40, "chosen": "a", "rejected": "b"}])
+    given = {"train_dataset": IMPLICIT} | {name: long}
+    if name == "eval_dataset a":
+        given = {"train_dataset": IMPLICIT, "eval_dataset": {"a": long}}
+    found = r" tokens .*; expected at most 60 \(max_length, response included\)"
+    with pytest.raises(RecordError, match=rf"^{name}: row 0: the prompt has \d+{found}"):
+        RewardTrainer(str(tiny_model), config(tmp_path, max_length=60), **given)
+
+
+def test_p01_a_chat_template_is_of_processor_and_tokenizer(tiny_model, tmp_path):
+    template = tmp_path / "short.jinja"
+    template.write_text("{% for turn in messages %}{{ turn.content }}{% endfor %}")
+    trainer = RewardTrainer(str(tiny_model), config(tmp_path, chat_template_path=str(template)), None, IMPLICIT)
+    assert trainer.processing_class.apply_chat_template([{"role": "user", "content": "a"}]) == "a"
+    assert trainer.processing_class.tokenizer.chat_template == template.read_text()
+
+
 def test_p03_a_wrong_row_is_named(tiny_model, tmp_path):
     wrong = Dataset.from_list([{"query": "what?", "response": ["a", "b"], "human_ranking": [0, 1, 2]}])
     with pytest.raises(RecordError, match="train_dataset, row 1: .*expected a rank for each of 2 responses, found 3"):
-        RewardTrainer(str(tiny_model), config(tmp_path), wrong)
+        RewardTrainer(str(tiny_model), config(tmp_path), train_dataset=wrong)

@@ -40,9 +40,10 @@ def run(settings: dict, name: str) -> dict:
     trainer = RewardTrainer(
         from_backbone(model, args.model_settings(), dtype=torch.float32),
         args,
+        None,
         records,
         records[:5],
-        processing_class=load_processor(model, max_pixels=1024),
+        load_processor(model, max_pixels=1024),
     )
     trainer.train()
     figures = {"weights": fingerprint(trainer), "eval": trainer.evaluate()}

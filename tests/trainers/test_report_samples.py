@@ -175,7 +175,7 @@ def test_a_reward_model_shows_who_is_chosen_and_whether_it_agrees(tiny_reward_mo
     def run(log: SampleLog) -> RewardTrainer:
         model, processor = load_reward_model(str(tiny_reward_model), device="cpu")
         args = RewardConfig(output_dir=str(log.path.parent), own_folder=False, **settings())
-        trainer = RewardTrainer(model.train(), args, records, held_out, processing_class=processor, samples=log)
+        trainer = RewardTrainer(model.train(), args, None, records, held_out, processor, samples=log)
         if log.path.parent.name == "shown":
             trainer.add_callback(preference_samples(trainer, held_out, records))
         trainer.train()

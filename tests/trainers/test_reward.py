@@ -44,7 +44,7 @@ def make(tiny_model, preferences, tmp_path):
         records = load_preferences(preferences)[0] if records is None else records
         processor = load_processor(str(tiny_model), max_pixels=1024)
         extra = init or {}
-        return RewardTrainer(model, args, records, eval_records, processing_class=processor, samples=samples, **extra)
+        return RewardTrainer(model, args, None, records, eval_records, processor, samples=samples, **extra)
 
     return build
 

@@ -83,7 +83,8 @@ def make_reward(tiny_model, tmp_path):
         args = RewardConfig(**settings(output_dir=str(tmp_path / "run"), **changes))
         torch.manual_seed(0)
         model = from_backbone(tiny_model, args.model_settings(), dtype=torch.float32)
-        return RewardTrainer(model, args, records, processing_class=load_processor(str(tiny_model), max_pixels=1024))
+        processor = load_processor(str(tiny_model), max_pixels=1024)
+        return RewardTrainer(model, args, train_dataset=records, processing_class=processor)
 
     return build
 
