@@ -188,6 +188,12 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
             self._old = self._score_all(self.model_wrapped, self.train_dataset.items, "old policy")
         self._old_round = number
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The parent's; before any training, the policy is the one that training starts from."""
+        if self._reference is None:
+            self._reference = self._start_of_stage()
+        return super().evaluate(*args, **kwargs)
+
     def _start_of_stage(self) -> StoredLogProbs:
         """Scores everything under the policy that training starts from, and under the reference if it is another."""
         items = [*self.train_dataset.items, *(self.eval_dataset.items if self.eval_dataset is not None else ())]

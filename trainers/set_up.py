@@ -238,7 +238,7 @@ METRICS = {
     "selector SFT": _OF_GROUPS,
     "RCE": _OF_GROUPS,
     "offline GRPO": _OF_GROUPS,
-    "factors": ("f1_micro", "f1_macro", "map", "subset_accuracy"),
+    "factors": ("bce", "f1_micro", "f1_macro", "map", "precision_micro", "recall_micro", "subset_accuracy"),
 }  # fmt: skip
 """What an evaluation of each method logs, without the prefix `eval_`."""
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from evaluated import check_listed
 from peft import PeftModel
 from preference_runs import settings, write_preferences, write_ranked
 from safetensors.torch import load_file
@@ -152,6 +153,7 @@ def test_figures_of_an_evaluation_are_those_of_all_its_pairs(make, preferences):
     records = load_preferences(preferences)[0][:7]  # batches of 4 and 3: a mean of means would be wrong
     trainer = make(eval_records=records, per_device_eval_batch_size=4, score_min=-0.05, score_max=0.05)
     found = trainer.evaluate()
+    check_listed("reward", found)
     wrong, right = scores_of(trainer.model, records, trainer.processing_class).unbind(1)
     scores = torch.cat([wrong, right])
     assert found["eval_accuracy"] == pytest.approx((right > wrong).float().mean().item())

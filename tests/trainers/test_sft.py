@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from evaluated import check_listed
 
 RECIPE = """\
 model_name_or_path: {model}
@@ -43,7 +44,9 @@ def test_learns(trained):
     losses = [entry["loss"] for entry in logged if "loss" in entry]
     assert len(losses) == 6
     assert losses[-1] < losses[0] - 0.5
-    assert sum("eval_loss" in entry for entry in logged) == 2
+    evaluations = [entry for entry in logged if "eval_loss" in entry]
+    assert len(evaluations) == 2
+    check_listed("SFT", evaluations[-1])
 
 
 def test_leaves_model_recipe_report_and_card(trained, tiny_model):
