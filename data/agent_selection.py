@@ -47,6 +47,7 @@ from data.records import (
 from data.row_images import RecordWithImages
 from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
 from data.unreadable import LeftOut, readable_rows, with_positions_as_ids
+from data.wording import counted
 
 MAX_IMAGES = 4
 FORMATS = ("hf", "json", "jsonl")
@@ -306,7 +307,7 @@ def main(argv: list[str] | None = None) -> None:
             raise RecordError([f"{arguments.input}: expected at least one record, found none"])
     except RecordError as error:
         sys.exit("\n".join([*error.problems, f"error: {error.count} in {arguments.input}"]))
-    print(f"{arguments.input}: {len(records)} valid records")
+    print(f"{arguments.input}: {counted(len(records), 'valid record')}")
     if arguments.validate_only:
         return
     splits = divide(records, shares, arguments.seed, keys=kept_together)

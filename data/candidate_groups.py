@@ -45,6 +45,7 @@ from data.pools import ItemId
 from data.records import Location, RecordError, atomic_write, base_folder, parse_row, read_rows
 from data.row_images import gather_images, is_image_name
 from data.unreadable import readable_rows
+from data.wording import counted
 
 
 class Candidate(BaseModel):
@@ -421,7 +422,8 @@ def main(argv: list[str] | None = None) -> None:
         groups = [group for group in groups if group.shots == arguments.shots]
         if not groups:
             raise RecordError([f"{arguments.input}: field 'shots': no group has {arguments.shots}"])
-    count = f"{len(groups)} groups with {sum(len(group.candidates) for group in groups)} candidates"
+    candidates = sum(len(group.candidates) for group in groups)
+    count = f"{counted(len(groups), 'group')} with {counted(candidates, 'candidate')}"
     if arguments.output is None:
         print(f"{count}: no problems found")
         return

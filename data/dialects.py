@@ -28,6 +28,7 @@ from data.output_folder import write_split, writing
 from data.records import RecordError
 from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
 from data.vqa import load_records
+from data.wording import counted
 
 VALUES = {"color": EASY_VQA_COLORS, "shape": EASY_VQA_SHAPES}
 
@@ -209,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
         for split, scenes in splits.items():
             rows = [_row(number, split, scene, nouns) for number, scene in enumerate(scenes)]
             write_split(folder, split, rows, partial(load_records, check_files=False))
-            print(f"{len(scenes)} records written to {folder / f'{split}.jsonl'}")
+            print(f"{counted(len(scenes), 'record')} written to {folder / f'{split}.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ from data.sources import picture_keys
 from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
 from data.text_encoder import BUNDLED_MINILM, Encode, EncoderError, load_text_encoder
 from data.unreadable import LeftOut, Skipping, readable_rows
+from data.wording import counted
 
 FACTORS_FILE = "factors.json"
 DROPPED_SHOWN = 10
@@ -380,7 +381,7 @@ def main(argv: list[str] | None = None) -> None:
         splits = _load_splits(arguments, shares, skipping)
         skipping.report()
         listed = load_factor_list(arguments.factor_list) if arguments.factor_list else None
-        print(f"{arguments.annotations}: {sum(map(len, splits.values()))} valid annotations")
+        print(f"{arguments.annotations}: {counted(sum(map(len, splits.values())), 'valid annotation')}")
         if arguments.validate_only:
             return
         texts = listed or [text for record in splits["train"] for text in record.filter_factor_texts]

@@ -28,6 +28,7 @@ from data.messages import Message, Prompt, Text, parse_prompt, place_images
 from data.records import RecordError, base_folder, field_error, parse_row, read_rows
 from data.row_images import RecordWithImages
 from data.unreadable import LeftOut, readable_rows
+from data.wording import counted
 
 
 class PreferenceRecord(RecordWithImages):
@@ -272,7 +273,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.seed,
     )
     for path, count in written.items():
-        print(f"{count} records written to {path}")
+        print(f"{counted(count, 'record')} written to {path}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from data.errors import UserError
 from data.json_text import NotJson, decode_json, parse_json, unstorable
+from data.wording import counted
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_ERRORS_SHOWN = 20
@@ -73,7 +74,7 @@ class ImageCount:
         )
 
     def __str__(self) -> str:
-        return f"{self.unreadable:,} of {self.images:,} image{'' if self.images == 1 else 's'} cannot be read"
+        return f"{self.unreadable:,} of {counted(self.images, 'image')} cannot be read"
 
 
 class RecordError(UserError, ValueError):
@@ -88,7 +89,7 @@ class RecordError(UserError, ValueError):
         self.images = images
         shown = shown_problems(problems)
         hidden = len(problems) - len(shown)
-        more = f"... and {hidden:,} more problems" if hidden > 0 else ""
+        more = f"... and {counted(hidden, 'more problem')}" if hidden > 0 else ""
         super().__init__("\n".join(filter(None, [self.heading and f"{self.heading}:", *shown, more])))
 
     @classmethod
@@ -108,12 +109,12 @@ class RecordError(UserError, ValueError):
         if not self.images.unreadable:
             return ""
         others = len(self.problems) - self.images.sentences
-        return f"{self.images}; {others:,} problem{'' if others == 1 else 's'} beside" if others else str(self.images)
+        return f"{self.images}; {counted(others, 'problem')} beside" if others else str(self.images)
 
     @property
     def count(self) -> str:
         """How many problems there are, for commands that list all of them."""
-        problems = f"{len(self.problems)} problems"
+        problems = counted(len(self.problems), "problem")
         return f"{self.images}; {problems}" if self.images.unreadable else problems
 
     def __reduce__(self):

@@ -51,6 +51,7 @@ from data.row_images import RecordWithImages
 from data.sources import EASY_VQA, load_splits
 from data.splits import Shares, add_share_arguments, read_share_arguments
 from data.unreadable import LeftOut, readable_rows, with_positions_as_ids
+from data.wording import counted
 
 MAX_IMAGES = 4
 
@@ -305,7 +306,8 @@ def main(argv: list[str] | None = None) -> None:
         for split, rows in splits.items():
             rows = rows[: arguments.limit]
             write_split(folder, split, rows, partial(load_records, check_files=False))
-            print(f"{len(rows)} records written to {folder / f'{split}.jsonl'}" if rows else f"no {split} records")
+            path = folder / f"{split}.jsonl"
+            print(f"{counted(len(rows), 'record')} written to {path}" if rows else f"no {split} records")
 
 
 if __name__ == "__main__":

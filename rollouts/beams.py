@@ -29,6 +29,7 @@ from data.pools import ItemId
 from data.records import RecordError
 from data.unreadable import Skipping
 from data.vqa import VqaRecord, common_answer, load_records, problem_of_scoring, record_ids
+from data.wording import counted
 from rollouts.vlm_arguments import add_vlm_arguments
 
 SCORERS = ("info_gain", "accuracy")
@@ -324,7 +325,7 @@ def make_beams(arguments: argparse.Namespace) -> int:
         store.merge(arguments.output, list(queries))
         if store.is_main:
             skipping.write(arguments.output)
-            print(f"{len(queries)} groups written to {arguments.output}")
+            print(f"{counted(len(queries), 'group')} written to {arguments.output}")
     return len(queries)
 
 

@@ -23,6 +23,7 @@ from data.locks import parse_and_hold
 from data.records import RecordError
 from data.unreadable import Skipping
 from data.vqa import VqaRecord
+from data.wording import counted
 from models.checkpoints import find_model
 from models.embeddings import Encoder, load_encoder
 from rollouts.embedding_cache import embed_images, embed_texts
@@ -151,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     path = table.save(arguments.output)
     skipping.write(path)
     made_of = " + ".join(f"{part.name} {part.width}" for part in table.parts)
-    print(f"{len(table)} embeddings of {table.width} numbers ({made_of}) written to {path}")
+    print(f"{counted(len(table), 'embedding')} of {table.width} numbers ({made_of}) written to {path}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from data.records import RecordError
 from data.sources import picture_keys
 from data.unreadable import Skipping
 from data.vqa import VqaRecord
+from data.wording import counted
 from models.embeddings import Encoder
 from rollouts.embedding_cache import embed_images, embed_texts
 from rollouts.embeddings import (
@@ -378,7 +379,7 @@ def main(argv: list[str] | None = None) -> None:
     pools = make_pools(arguments, shares, skipping)
     skipping.write(arguments.output)
     write_pools(arguments.output, pools, describe_sampler(arguments.sampler, shares))
-    print(f"{len(pools)} pools of {arguments.pool_size} candidates written to {arguments.output}")
+    print(f"{counted(len(pools), 'pool')} of {arguments.pool_size} candidates written to {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -258,6 +258,13 @@ def test_validate_only_lists_every_problem_and_fails(run_command, write_lines):
     assert lines[-1] == f"error: 30 problems in {path}"
 
 
+def test_one_problem_is_no_problems(write_lines):
+    path = write_lines("in.jsonl", _record(report=""), RAW)
+    with pytest.raises(SystemExit) as caught:
+        main([str(path), "--validate-only"])
+    assert str(caught.value).endswith(f"\nerror: 1 problem in {path}")
+
+
 def test_malformed_records_stop_the_command_before_it_writes(write_lines, tmp_path):
     path = write_lines("in.jsonl", RAW, {**RAW, "agent_list": None})
     with pytest.raises(SystemExit, match="in.jsonl:2: field 'agent_list': missing"):

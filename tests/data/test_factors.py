@@ -18,6 +18,7 @@ from data.factors import (
 )
 from data.records import RecordError
 from data.splits import SPLITS
+from data.wording import counted
 
 TEXTS = {
     "dark": ("too dark", "the image is too dark", "very dark picture"),
@@ -171,7 +172,9 @@ def test_broken_annotations_are_named(pictures, line, message):
     import re
 
     assert re.search(message, str(caught.value))
-    assert str(caught.value).endswith(f"problems in {pictures / 'a.jsonl'}")
+    *problems, last = str(caught.value).split("\n")
+    assert last.startswith("error: ")
+    assert last.endswith(f"{counted(len(problems), 'problem')} in {pictures / 'a.jsonl'}")
 
 
 def test_all_problems_are_listed(pictures, capsys):
