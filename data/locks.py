@@ -7,7 +7,6 @@ import errno
 import fcntl
 import json
 import os
-import shlex
 import socket
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from data.records import RecordError
-from data.secrets import without_secrets
+from data.secrets import command_without_secrets
 
 _OUTPUTS = ("output", "output_dir")
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -93,7 +92,7 @@ def write_holder(file: IO) -> None:
         "process": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": without_secrets(shlex.join(["python", *sys.argv])),
+        "command": command_without_secrets(["python", *sys.argv]),
     }
     file.truncate(0)
     file.write(json.dumps(holder).encode() + b"\n")

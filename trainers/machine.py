@@ -4,10 +4,11 @@ import importlib.metadata
 import os
 import platform
 import resource
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
+
+from data.secrets import command_without_secrets
 
 PACKAGES = ("vlm-posttrain", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed")
 CPU_INFO = Path("/proc/cpuinfo")
@@ -41,7 +42,8 @@ def command_line() -> str:
 
 
 def launched_command(ancestors: list[list[str]]) -> str:
-    """The command furthest up that is a Python program started with the same script or module.
+    """The command furthest up that is a Python program started with the same script or module,
+    without secrets.
 
     Args:
         ancestors: arguments of the process itself, of its parent, and so on.
@@ -58,7 +60,7 @@ def launched_command(ancestors: list[list[str]]) -> str:
         if not (arguments and _is_python(arguments[0])) or arguments[-len(tail) :] != tail:
             break
         command = arguments
-    return shlex.join(_as_typed(command))
+    return command_without_secrets(_as_typed(command))
 
 
 def _is_python(program: str) -> bool:

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from data.errors import UserError
-from data.secrets import remember_secrets
+from data.secrets import command_without_secrets, remember_secrets
 from trainers.recipe_keys import Key, closest, keys_of_classes
 from trainers.setting_rules import check_settings, problem
 
@@ -341,8 +341,13 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
     for values in (found.values, *map(vars, parsed)):
         remember_secrets(values)
     overrides = [argument for argument in argv if argument not in ("--config", str(path))]
-    comment = f"\n# and on the command line: {' '.join(overrides)}\n" if overrides else ""
-    return (*parsed, Recipe(None if path is None else str(path), found.text + comment))
+    return (*parsed, Recipe(None if path is None else str(path), found.text + _as_comment(overrides)))
+
+
+def _as_comment(overrides: Sequence[str]) -> str:
+    """The command line below a recipe; each line of an argument that has several begins with `#` too."""
+    lines = command_without_secrets(overrides).splitlines()
+    return "\n# and on the command line: " + "\n# ".join(lines) + "\n" if lines else ""
 
 
 def _without_accelerator(argv: Sequence[str], text: str) -> list[str]:
