@@ -33,6 +33,11 @@ class AnswerError(UserError, ValueError):
         self.expected, self.found = expected, found
 
 
+def plain(value: Any) -> Any:
+    """The value, an array of numpy as a list: some readers of parquet give arrays."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def read_answers(value: Any) -> list[str]:
     """A list of texts: one text is one answer, objects hold theirs under `answer` or `text`.
 
@@ -46,6 +51,7 @@ def read_answers(value: Any) -> list[str]:
     >>> read_answers([{"answer": "red", "answer_id": 1}, {"answer": "blue", "answer_id": 2}])
     ['red', 'blue']
     """
+    value = plain(value)
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):

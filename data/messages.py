@@ -1,7 +1,8 @@
 """Chat messages of a row, and the places of its images in them.
 
 A prompt is a text, or messages whose `content` is a text or parts: `{"type": "text", "text"}`, and `{"type": "image"}`
-for the place of an image, which may hold its image itself (`image`). In a user's text `<image>` marks a place too.
+for the place of an image, which may hold its image itself (`image`). In a user's text `<image>` marks a place too, in
+any of its spellings: `<Image>`, `<image/>`, `<img>`, `<|image|>`, or with the image's number, `<image 1>`.
 """
 
 import re
@@ -16,7 +17,11 @@ from data.records import Record, field_error
 from data.row_images import check_image
 
 ROLES = ("system", "user", "assistant", "tool")
-IMAGE_MARK = "<image>"
+_MARK = re.compile(
+    r"<(?P<bar>\|?)(?P<kind>image|img|video)[ _-]?(?P<number>[0-9]{1,3})?(?:[ _-]?(?:placeholder|here))?"
+    r"\s*/?(?P=bar)>",
+    re.IGNORECASE,
+)
 MAX_CHARACTERS = 200_000
 """Of a text. More is a file that went astray: no Qwen2-VL reads as many tokens."""
 _FOR_IMAGES = re.compile(r"<\|(?:vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
@@ -155,16 +160,45 @@ def _parts(content: Any) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content or [])
 
 
+def _is_tag(mark: re.Match) -> bool:
+    """Whether a mark could be a tag of HTML that a text is about, such as `<img>`."""
+    return mark["kind"].lower() != "image" and mark["number"] is None and not mark["bar"]
+
+
+def _marks(text: str, may_be_tags: bool) -> list[re.Match]:
+    """The marks of a text; without those that could be tags of HTML, where the text may be about them."""
+    return [mark for mark in _MARK.finditer(text) if not (may_be_tags and _is_tag(mark))]
+
+
+def _order_of(marks: Sequence[re.Match], count: int) -> list[int] | None:
+    """Which image each mark is the place of; `None` where that cannot be told, or some image has no place.
+
+    Marks with numbers count from 0 or from 1. No mark of a video is the place of an image.
+    """
+    numbers = [None if mark["number"] is None else int(mark["number"]) for mark in marks]
+    if len(marks) != count or any(mark["kind"].lower() == "video" for mark in marks):
+        return None
+    if all(number is None for number in numbers):
+        return list(range(count))
+    if None in numbers or sorted(numbers) not in (list(range(count)), list(range(1, count + 1))):
+        return None
+    return [number - min(numbers) for number in numbers]
+
+
 def _split_at_marks(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A text part with an image part for each of its `<image>`, and without the line breaks around them."""
-    if part["type"] != "text" or IMAGE_MARK not in part["text"]:
+    """A text part with an image part for each of its marks, and without the line breaks around them."""
+    marks = list(_MARK.finditer(part["text"])) if part["type"] == "text" else []
+    if not marks:
         yield part
         return
-    for number, piece in enumerate(part["text"].split(IMAGE_MARK)):
-        if number:
+    end = 0
+    for mark in [*marks, None]:
+        piece = part["text"][end : None if mark is None else mark.start()].strip("\n")
+        if piece.strip():
+            yield {"type": "text", "text": piece}
+        if mark is not None:
             yield {"type": "image"}
-        if piece.strip("\n").strip():
-            yield {"type": "text", "text": piece.strip("\n")}
+            end = mark.end()
 
 
 def _take_images(name: str, turns: list[Message], images: list[Any]) -> list[Any]:
@@ -186,30 +220,30 @@ def _take_images(name: str, turns: list[Message], images: list[Any]) -> list[Any
 def place_images(name: str, prompt: str | list[Message], images: list[Any]) -> tuple[Prompt, list[Any]]:
     """The prompt as a model takes it, and its images in the order of their places.
 
-    Images without places come before the first text of a user that is not given as parts.
+    Images without places come before the first text of a user that is not given as parts. Marks with numbers say which
+    image each is the place of. `<img>` and `<video>` are words of a text where the images have their places in parts,
+    or where there are none.
 
     Args:
         name: of the prompt's field.
 
     Raises:
-        ValidationError: another number of places than images.
+        ValidationError: another number of places than images, or the mark of a video.
     """
     turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
     images = _take_images(name, turns, images)
-    marks = sum(text.count(IMAGE_MARK) for turn in turns for text in texts_of(turn.content))
-    of_users = sum(text.count(IMAGE_MARK) for turn in turns if turn.role == "user" for text in texts_of(turn.content))
     plain = [turn.plain() for turn in turns]
     places = sum(part["type"] == "image" for turn in plain for part in _parts(turn["content"]))
-    if marks:
-        if places or marks != of_users or marks != len(images):
-            message = (
-                f"{IMAGE_MARK} in a text marks the place of an image: expected {len(images)} in texts of the user, as "
-                f"many as there are images, and no image parts beside; found {marks} in texts and {places} parts"
-            )
-            raise field_error(name, message, prompt if isinstance(prompt, str) else "messages")
+    may_be_tags = bool(places) or not images
+    texts = [(turn.role, text) for turn in turns for text in texts_of(turn.content) if _marks(text, may_be_tags)]
+    if texts:
+        marks = [mark for _, text in texts for mark in _marks(text, may_be_tags)]
+        order = _order_of(marks, len(images))
+        if places or order is None or any(role != "user" for role, _ in texts):
+            raise _misplaced(name, marks, places, len(images), texts[0][1])
         for turn in plain:
             turn["content"] = [found for part in _parts(turn["content"]) for found in _split_at_marks(part)]
-        return plain, images
+        return plain, [images[number] for number in order]
     waiting = len(images) - places
     open_turn = next((turn for turn in plain if turn["role"] == "user" and isinstance(turn["content"], str)), None)
     if waiting < 0 or (waiting and open_turn is None):
@@ -224,8 +258,21 @@ def place_images(name: str, prompt: str | list[Message], images: list[Any]) -> t
     return prompt if isinstance(prompt, str) else plain, images
 
 
+def _misplaced(name: str, marks: Sequence[re.Match], places: int, images: int, text: str) -> Exception:
+    """The error for marks that are not the places of the images."""
+    if any(mark["kind"].lower() == "video" for mark in marks):
+        message = "a mark of a video in a text, and no videos are read"
+    else:
+        spellings = ", ".join(dict.fromkeys(mark[0] for mark in marks))
+        message = (
+            f"{spellings} in a text marks the place of an image: expected {images} in texts of the user, as many as "
+            f"there are images, each once, and no image parts beside; found {len(marks)} in texts and {places} parts"
+        )
+    return field_error(name, message, text)
+
+
 def without_leading_marks(name: str, text: str, images: Sequence[Any]) -> str:
-    """A text whose images come before it anyway, without the `<image>` of each of them at its start.
+    """A text whose images come before it anyway, without the `<image>` of each of them at its start, in any spelling.
 
     Raises:
         ValidationError: `<image>` elsewhere, or another number of them.
@@ -233,14 +280,17 @@ def without_leading_marks(name: str, text: str, images: Sequence[Any]) -> str:
     >>> without_leading_marks("question", "<image>\\nwhat is it?", ["0.jpg"])
     'what is it?'
     """
-    marks = text.count(IMAGE_MARK)
+    marks = _marks(text, may_be_tags=not images)
     if not marks:
         return text
     rest = text
-    for _ in range(marks):
-        rest = rest.lstrip().removeprefix(IMAGE_MARK)
+    for mark in marks:
+        rest = rest.lstrip().removeprefix(mark[0])
     rest = rest.lstrip()
-    if marks != len(images) or IMAGE_MARK in rest or not rest:
-        message = f"the images come before the text: expected no {IMAGE_MARK}, or {len(images)} at its start"
+    if _order_of(marks, len(images)) != list(range(len(images))) or _marks(rest, may_be_tags=False) or not rest:
+        found = ", ".join(dict.fromkeys(mark[0] for mark in marks))
+        message = (
+            f"the images come before the text: expected no {found}, or {len(images)} at its start, in their order"
+        )
         raise field_error(name, message, text)
     return rest

@@ -73,19 +73,30 @@ def _is_media_name(name: Any) -> bool:
     return bool(words) and words[-1] in _MEDIA_WORDS
 
 
-def _is_media(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\n" not in value and value.lower().split("?")[0].endswith(MEDIA_ENDINGS)
+def _is_file_name(name: Any) -> bool:
+    """Whether a name says that a file's name is its value, and of what kind of file does not: `file_name`, `path`."""
+    words = _words(name)
+    return not {"file", "path"}.isdisjoint(words) and set(words) <= _FORM_WORDS
+
+
+def _is_picture(value: Any) -> bool:
     if isinstance(value, dict):
         return bool(value) and set(value) <= {"bytes", "path"}
     if isinstance(value, list | tuple):
-        return bool(value) and all(map(_is_media, value))
+        return bool(value) and all(map(_is_picture, value))
     return isinstance(value, bytes) or hasattr(value, "convert")
 
 
+def _names_media(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_names_media, value))
+    return isinstance(value, str) and value.lower().split("?")[0].endswith(MEDIA_ENDINGS)
+
+
 def _holds_media(name: Any, value: Any) -> bool:
+    """Texts are media by the name of their field: an answer, a choice or an address may be called like a file."""
     named = _is_media_name(name) and isinstance(value, str | bytes | dict | list | tuple) and len(value) > 0
-    return named or _is_media(value)
+    return named or _is_picture(value) or (_is_file_name(name) and _names_media(value))
 
 
 def gather_images(row: dict, known: set[str], refuse_others: bool = True) -> dict:

@@ -53,25 +53,39 @@ def vqa_row(record: vqa.VqaRecord, answer_tags: bool = False) -> dict:
 TASK_FIELDS = ("prompt", "question", "report")
 
 
-def _task_field(rows: Iterable[tuple[Location, Any]]) -> str:
+EXPECTED_FIELDS = (
+    "expected 'prompt' (a text or chat messages), 'question' with 'answers', or 'report' with 'ground_truth_agents'"
+)
+
+
+def _fields_of(row: Any) -> list[str]:
+    """Those of `TASK_FIELDS` that a row has, in their order."""
+    return [name for name in TASK_FIELDS if isinstance(row, dict) and row.get(name) is not None]
+
+
+def _task_field(rows: Iterable[tuple[Location, Any]]) -> str | None:
     """The field that tells the task, of the first row that has one."""
-    for _, row in rows:
-        for name in TASK_FIELDS if isinstance(row, dict) else ():
-            if row.get(name) is not None:
-                return name
-    return TASK_FIELDS[-1]
+    return next((found[0] for _, row in rows if (found := _fields_of(row))), None)
 
 
-def _one_task(rows: Iterable[tuple[Location, Any]], field: str) -> list[tuple[Location, Any]]:
-    """The rows; those that are of another task than the first become `Malformed`."""
-    earlier = TASK_FIELDS[: TASK_FIELDS.index(field)]
+def _one_task(rows: Iterable[tuple[Location, Any]], field: str | None) -> list[tuple[Location, Any]]:
+    """The rows; those that are of another task than the first, or of none, become `Malformed`."""
     checked = []
     for location, row in rows:
-        other = next((name for name in earlier if isinstance(row, dict) and row.get(name) is not None), None)
-        if other is not None:
-            row = Malformed(f"field '{other}': a row of another task among rows with '{field}': one task a file")
+        found = _fields_of(row)
+        if field is None and isinstance(row, dict):
+            row = Malformed(_of_no_task(row))
+        elif found and TASK_FIELDS.index(found[0]) < TASK_FIELDS.index(field):
+            problem = f"field '{found[0]}': a row of another task among rows with '{field}': one task a file"
+            row = Malformed(problem)
         checked.append((location, row))
     return checked
+
+
+def _of_no_task(row: dict) -> str:
+    having = ", ".join(map(str, row)) or "none"
+    turns = "; of 'messages', the turns before the answer are 'prompt', and the answer is 'completion'"
+    return f"{EXPECTED_FIELDS}; found the fields {having:.200}{turns if 'messages' in row else ''}"
 
 
 def _number_rows(rows: list[dict], source: str | Path) -> None:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data.answers import CLOSING_TAG, OPENING_TAG, SEVERAL, AnswerError, annotators_answers, read_answers
+from data.answers import CLOSING_TAG, OPENING_TAG, SEVERAL, AnswerError, annotators_answers, plain, read_answers
 from data.json_text import half_character
 from data.records import RecordError
 
@@ -57,7 +57,7 @@ def annotators(value: Any) -> list[str]:
 def annotators_who_compare(value: Any) -> list[str]:
     """The same, where a right completion earns something: the official rule compares each annotator with the others,
     of whom there must be some; and completions are read from <answer> tags."""
-    found = annotators(value)
+    found = _some(annotators(value), value)
     if len(found) == 1:
         raise TypeProblem(f"{SEVERAL}, found {value!r:.80}")
     for number, answer in enumerate(found):
@@ -72,6 +72,17 @@ def answers_with_gaps(value: Any) -> list[str | None]:
         return answers(value)
     known = iter(answers([item for item in value if item is not None]))
     return [None if item is None else next(known) for item in value]
+
+
+def some_answers(value: Any) -> list[str | None]:
+    """The same, of which there must be one at least."""
+    return _some(answers_with_gaps(value), value)
+
+
+def _some(found: list, value: Any) -> list:
+    if all(answer is None for answer in found):
+        raise TypeProblem(f"expected at least one answer, or null where there is none, found {value!r:.80}")
+    return found
 
 
 def names(value: Any) -> list[str]:
@@ -123,7 +134,7 @@ def read_column(reward: "Reward", column: str, value: Any) -> Any:
         TypeProblem: it is of another type.
     """
     read = reward.types.get(column)
-    return value if value is None or read is None else read(value)
+    return value if value is None or read is None else read(plain(value))
 
 
 def check_columns(rewards: Sequence[Any], rows: Sequence[dict], source: str) -> None:
@@ -197,6 +208,6 @@ def _check_cell(function: Any, reward: str, column: str, row: dict, where: str) 
         return
     read = getattr(function, "data_types", {}).get(column)
     try:
-        read_column(function, column, row[column]) if read is None or row[column] is None else read(row[column])
+        read_column(function, column, row[column]) if read is None or row[column] is None else read(plain(row[column]))
     except TypeProblem as problem:
         raise ColumnError([f"{where}: column '{column}', which reward '{reward}' reads: {problem}"]) from problem

@@ -84,6 +84,7 @@ class RelevanceReward(Reward):
     name = "relevance"
     columns = ("answers",)
     types: ClassVar = {"answers": column_types.answers_with_gaps}
+    data_types: ClassVar = {"answers": column_types.some_answers}
 
     def score(self, text: str, answers: Sequence[str] | None) -> float | None:
         if not answers:

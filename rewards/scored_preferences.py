@@ -12,13 +12,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from data.answers import plain
 from data.field_types import Finite, OneId
 from data.records import Record, parse_rows, read_some_rows
 from rewards.preference_accuracy import ScoredPair, ranked_pairs
-
-
-def _as_list(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value  # of numpy, as some parquet readers give them
 
 
 def check_encodable(text: Any) -> Any:
@@ -32,7 +29,7 @@ def check_encodable(text: Any) -> Any:
     return text
 
 
-Numbers = Annotated[list[Finite], BeforeValidator(_as_list)]
+Numbers = Annotated[list[Finite], BeforeValidator(plain)]
 
 
 class ScoredPreference(Record):
@@ -42,7 +39,7 @@ class ScoredPreference(Record):
 
     id: OneId
     query: StrictStr
-    response: Annotated[list[StrictStr], BeforeValidator(_as_list), Field(min_length=2)]
+    response: Annotated[list[StrictStr], BeforeValidator(plain), Field(min_length=2)]
     human_ranking: Numbers
     scores: Numbers
 

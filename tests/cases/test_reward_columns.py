@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from data.answers import AnswerError, read_answers
 from data.records import RecordError
+from data.vqa import VqaRecord
 from rewards.columns import ColumnError, check_columns
 from rewards.eval import main
 from rewards.registry import REWARDS, build_rewards, import_reward
@@ -70,9 +72,28 @@ def test_f08_one_annotator_whom_no_others_can_agree_with_is_an_error(value):
     check_columns(build_rewards(["relevance"]), rows, "my.jsonl")
 
 
-@pytest.mark.parametrize("value", ["red", {"answer": "red"}, ["red", "dark red"], [], None, TEN])
+@pytest.mark.parametrize("value", ["red", {"answer": "red"}, ["red", "dark red"], None, TEN])
 def test_f08_answers_that_something_can_match(value):
     check_columns(build_rewards(["vqa_accuracy"]), [{"answers": TEN}, {"answers": value}], "my.jsonl")
+
+
+@pytest.mark.parametrize("reward", ["vqa_accuracy", "relevance"])
+@pytest.mark.parametrize("value", [[], (), {"text": []}, np.array([])])
+def test_f08_no_answers_are_an_error(reward, value):
+    with pytest.raises(ColumnError) as caught:
+        check_columns(build_rewards([reward]), [{"answers": TEN}, {"id": "b", "answers": value}], "my.jsonl")
+    where = f"my.jsonl: row 'b': column 'answers', which reward '{reward}' reads: expected at least one answer"
+    assert str(caught.value).startswith(where)
+
+
+def test_f08_arrays_are_lists():
+    answers = np.array(["red", "blue"])
+    assert read_answers(answers) == read_answers({"answer": answers.astype(object)}) == ["red", "blue"]
+    assert VqaAccuracy()(["red"], answers=[np.array(TEN)]) == [1.0]
+    assert VqaRecord(question="?", answers=np.array(TEN), images=["a.png"]).answers == TEN
+    check_columns(build_rewards(["vqa_accuracy", "relevance"]), [{"answers": answers}], "my.jsonl")
+    rows = [{"ground_truth_agents": np.array(["blur_filter"])}]
+    check_columns(build_rewards(["agent_selection"]), rows, "my.jsonl")
 
 
 @pytest.mark.parametrize("value", ["<answer>red</answer>", ["red"] * 9 + ["<ANSWER>red"], ["a", "b</answer>"]])

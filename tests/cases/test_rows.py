@@ -174,7 +174,9 @@ def test_f02_a_text_where_bytes_should_be_is_no_path(folder, kind, name):
 
 MEDIA = [("video", "a.mp4"), ("videos", ["a.mp4"]), ("audio", {"bytes": None, "path": "a.wav"}),
          ("file_name", "img/0.png"), ("image_url", "https://example.com/x"), ("pixel_values", [[0.5]]),
-         ("main_picture", "abc"), ("screenshot", "s.webp"), ("frames", ["f0.jpg"])]  # fmt: skip
+         ("main_picture", "abc"), ("screenshot", "s.webp"), ("frames", ["f0.jpg"]),
+         ("path", "a.png"), ("file_path", ["a.png"]), ("image_uri", "a"), ("clip_path", "a"),
+         ("choices", [{"bytes": None, "path": "a.png"}])]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "value"), MEDIA)
@@ -199,7 +201,9 @@ def test_f02_two_names_with_different_images_are_refused(folder, kind):
     "fields",
     [
         {"image_id": 7}, {"num_images": 2}, {"image_caption": "a dog"}, {"has_image": True}, {"url": "https://x.org/a"},
-        {"video": None}, {"frames": []}, {"audio": ""},
+        {"video": None}, {"frames": []}, {"audio": ""}, {"answer": "logo.png"}, {"answers": ["logo.png"]},
+        {"choices": ["a.png", "b.png"]}, {"url": "https://x.org/y.jpg"}, {"question": "which is a.png"},
+        {"file_type": "a.png"}, {"note": "see x.mp4"}, {"profile": "a.png"},
     ],
 )  # fmt: skip
 def test_f02_fields_about_media_are_no_media(folder, fields):
@@ -549,6 +553,57 @@ def test_t27_a_mark_in_a_prompt_is_the_place_of_an_image(folder, kind):
             record["prompt"] if isinstance(record, dict) else record.query if kind == "preferences" else record.prompt
         )
         assert asked == user({"type": "text", "text": "before "}, PLACE, {"type": "text", "text": "after"})
+
+
+SPELLINGS = ("<image>", "<Image>", "<IMAGE>", "<image/>", "<image />", "<img>", "<|image|>", "<image 1>", "<image1>",
+             "<image_1>", "<|image_1|>", "<image 0>", "<ImageHere>", "<image_placeholder>")  # fmt: skip
+
+
+@pytest.mark.parametrize("mark", SPELLINGS)
+def test_t27_every_spelling_of_a_mark_is_the_place_of_an_image(folder, mark):
+    row = chat(folder, prompt=f"before {mark}\nafter", image="img/0.png")
+    assert row["prompt"] == user({"type": "text", "text": "before "}, PLACE, {"type": "text", "text": "after"})
+    [record] = load_records(write(folder / "a.jsonl", {**VQA, "question": f"{mark}\nwhat?", "image": "img/0.png"}))
+    assert record.question == "what?"
+    problem = problem_of(
+        write(folder / "a.jsonl", {**CHAT, "prompt": f"{mark}{mark}", "image": "img/0.png"}), LOADERS["chat"][1]
+    )
+    assert f"a.jsonl:1: field 'prompt': {mark} in a text marks the place of an image: expected 1 in texts" in problem
+    assert f"(found '{mark}{mark}')" in problem
+
+
+def test_t27_marks_with_numbers_say_which_image(folder):
+    both = ["img/0.png", "img/1.png"]
+    row = chat(folder, prompt="<image 2> or <image 1>?", images=both)
+    assert row["images"] == [str(folder / path) for path in reversed(both)]
+    for prompt in ("<image 1> or <image 1>?", "<image 1> or <image>?", "<image 2> or <image 3>?"):
+        with pytest.raises(RecordError, match="a.jsonl:1: field 'prompt': <image [12]>.* each once"):
+            chat(folder, prompt=prompt, images=both)
+    with pytest.raises(RecordError, match="a.jsonl:1: field 'prompt': <image 1> in a text .* expected 0"):
+        chat(folder, prompt="what is on <image 1>?")
+    question = {**VQA, "question": "<image 2><image 1> same?", "images": both}
+    assert "in their order" in problem_of(write(folder / "a.jsonl", question), load_records)
+
+
+def test_t27_tags_of_html_may_be_words(folder):
+    """Where nothing could be lost: the images have their places, or there are none."""
+    text = {"type": "text", "text": "what do <img> and <video> do?"}
+    assert chat(folder, prompt=text["text"])["prompt"] == [{"role": "user", "content": text["text"]}]
+    assert chat(folder, prompt=user(PLACE, text), image="img/0.png")["prompt"] == user(PLACE, text)
+    with pytest.raises(RecordError, match="a.jsonl:1: field 'prompt': a mark of a video in a text"):
+        chat(folder, prompt="<video>\nwhat?", image="img/0.png")
+
+
+@pytest.mark.parametrize("rows", [[{"messages": user(TEXT)}], [{"messages": user(TEXT)}, {"id": 5, "text": "x"}]])
+def test_f22_rows_of_no_task_say_what_is_expected(folder, rows):
+    with pytest.raises(RecordError) as caught:
+        load_rows(write(folder / "a.jsonl", *rows), "train")
+    assert len(caught.value.problems) == len(rows)
+    assert caught.value.problems[0] == (
+        f"{folder / 'a.jsonl'}:1: expected 'prompt' (a text or chat messages), 'question' with 'answers', or 'report' "
+        "with 'ground_truth_agents'; found the fields messages; of 'messages', the turns before the answer are "
+        "'prompt', and the answer is 'completion'"
+    )
 
 
 @pytest.mark.parametrize(("kind", "name"), [("vqa", "question"), ("report", "report")])
