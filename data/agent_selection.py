@@ -26,18 +26,23 @@ from typing import Any
 from pydantic import ConfigDict, Field, StrictStr, field_validator, model_validator
 
 from data.commands import command
-from data.digests import picture_digest
-from data.images import ImageSource, open_image, resolve_images, resolve_path
+from data.images import resolve_images, resolve_path
 from data.locks import parse_and_hold
 from data.messages import without_leading_marks
-from data.output_folder import describe_sizes, read_back, refuse_own_input, remove_split, writing
+from data.output_folder import (
+    describe_sizes,
+    read_back,
+    refuse_own_input,
+    relative_image_path,
+    remove_split,
+    writing,
+)
 from data.pools import ITEMS_FILE, ItemId, load_pool
 from data.prompts import unwritable_character
 from data.records import (
     Location,
     Record,
     RecordError,
-    atomic_write,
     base_folder,
     parse_row,
     read_rows,
@@ -198,23 +203,11 @@ def load_records(source: str | Path, split: str = "train", check_files: bool = T
     return parse_records(read_rows(source, split), base_folder(source), check_files=check_files)
 
 
-def _image_path(image: ImageSource, base: Path) -> str:
-    """The path of an image relative to `base`, writing it to a file there first if it came as bytes."""
-    if not isinstance(image, str):
-        opened = open_image(image)
-        path = base / "images" / f"{picture_digest(opened)[:24]}.png"
-        if not path.exists():
-            with atomic_write(path, "wb") as file:
-                opened.save(file, "PNG")
-        image = str(path)
-    return os.path.relpath(image, base)
-
-
 def as_row(record: AgentSelectionRecord, base: Path) -> dict:
     """A record as plain data with paths relative to `base`; absent fields are left out."""
     row = record.model_dump(exclude_none=True, exclude={"images"})
     if record.images:
-        row["images"] = [_image_path(image, base) for image in record.images]
+        row["images"] = [relative_image_path(image, base) for image in record.images]
     if record.pool is not None:
         row["pool"] = os.path.relpath(record.pool, base)
     return row

@@ -11,11 +11,10 @@ labelled     {"image_path", "image_id"?, "filter_factor_texts": [text], "factors
 and `factors.json`, the set of factors with the texts that mean each (`data/factor_clusters.py`). A folder with
 `train`, `validation` and `test` keeps its splits. Factors are made from the training split alone, or from
 `--factor-list`, a file of `{"filter_factors": [text]}`; texts that mean none of them are dropped, and counted.
-Paths are relative to the file they stand in.
+Paths are relative to the file they stand in. Images may also come as bytes, and are then written as files.
 """
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,14 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, field_validator, model_validator
 
 from data.arguments import add_skip_argument, at_least
 from data.commands import command
+from data.digests import image_bytes_digest
 from data.factor_clusters import DEFAULT_THRESHOLD, FactorSet, abstract_factors
-from data.images import resolve_path
+from data.images import describe_source, resolve_image
 from data.locks import parse_and_hold
-from data.output_folder import describe_sizes, refuse_own_input, write_split, writing
+from data.output_folder import describe_sizes, refuse_own_input, relative_image_path, write_split, writing
 from data.pools import ItemId
 from data.records import (
     Location,
@@ -42,11 +42,13 @@ from data.records import (
     base_folder,
     check_finished,
     describe_problems,
+    field_error,
     parse_row,
     read_json,
     read_rows,
     write_json,
 )
+from data.row_images import gather_images
 from data.sources import picture_keys
 from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
 from data.text_encoder import BUNDLED_MINILM, Encode, EncoderError, load_text_encoder
@@ -58,13 +60,29 @@ DROPPED_SHOWN = 10
 
 
 class FactorAnnotation(Record):
-    """An image and what an annotator wrote about it."""
+    """An image and what an annotator wrote about it.
+
+    Attributes:
+        image_path: the image, also given under another of the usual names (`data/row_images.py`): a path, bytes, or
+            `{"bytes", "path"}`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    image_path: StrictStr = Field(min_length=1)
+    image_path: Any
     image_id: ItemId | None = None
     filter_factor_texts: list[StrictStr]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_image(cls, row: Any) -> Any:
+        if not isinstance(row, dict):
+            return row
+        columns = gather_images(row, set(cls.model_fields) - {"image_path"}, refuse_others=False)
+        images = columns.pop("images")
+        if len(images) > 1:
+            raise field_error("image_path", "expected one image", images)
+        return {**columns, **({"image_path": images[0]} if images else {})}
 
     @field_validator("filter_factor_texts")
     @classmethod
@@ -136,7 +154,7 @@ def _load(
         except RecordError as error:
             problems.extend(error.problems)
             continue
-        record = record.model_copy(update={"image_path": resolve_path(record.image_path, base)})
+        record = record.model_copy(update={"image_path": resolve_image(record.image_path, base)})
         if not record.filter_factor_texts and not allow_empty:
             expected = "expected at least one text; images that nothing applies to need --allow-empty"
             problems.append(f"{location}: field 'filter_factor_texts': {expected}, found []")
@@ -145,9 +163,10 @@ def _load(
                 problems.append(
                     f"{location}: field 'factors': unknown factor {factor!r}; expected some of {', '.join(known)}"
                 )
-        first = where.setdefault(record.image_path, location)
+        first = where.setdefault(_key_of(record.image_path), location)
         if first is not location:
-            problems.append(f"{location}: field 'image_path': {record.image_path} is also that of {first}")
+            name = describe_source(record.image_path)
+            problems.append(f"{location}: field 'image_path': {name} is also that of {first}")
         places.append(str(location))
         records.append(record)
     if check_files:
@@ -155,6 +174,11 @@ def _load(
     if problems:
         raise RecordError(problems)
     return records
+
+
+def _key_of(image: Any) -> Any:
+    """What no two images of a data set share: the path, or the bytes of the file."""
+    return image if not isinstance(image, dict) else image.get("bytes")
 
 
 def parse_annotations(
@@ -267,7 +291,7 @@ def write_labelled(output_dir: Path, labelled: Labelled, factors: FactorSet, ski
         known = load_factor_set(output_dir).ids
         for split, records in labelled.splits.items():
             rows = [
-                record.model_dump(exclude_none=True) | {"image_path": os.path.relpath(record.image_path, base)}
+                record.model_dump(exclude_none=True) | {"image_path": relative_image_path(record.image_path, base)}
                 for record in records
             ]
             write_split(output_dir, split, rows, partial(load_labelled, factors=known, check_files=False))
@@ -311,10 +335,9 @@ def _load_splits(
         rows = parse_annotations(read_rows(source), base_folder(source), arguments.allow_empty, left_out=left_out)
         if not rows:
             raise RecordError([f"{source}: expected at least one annotation, found none"])
-        rows.sort(key=lambda record: record.image_path)  # the file's order must not decide what is trained on
-        paths = [row.image_path for row in rows]
-        picture_of = dict(zip(paths, picture_keys(paths), strict=True))
-        return divide(rows, shares, arguments.seed, keys=lambda record: [picture_of[record.image_path]])
+        rows.sort(key=_name_of)  # the file's order must not decide what is trained on
+        picture_of = dict(zip(map(id, rows), picture_keys(row.image_path for row in rows), strict=True))
+        return divide(rows, shares, arguments.seed, keys=lambda record: [picture_of[id(record)]])
     splits, errors = {}, []
     for split in dict.fromkeys(("train", *available_splits(source, SPLITS))):
         left_out = skipping.of(f"{split} annotations")
@@ -332,12 +355,19 @@ def _load_splits(
     return splits
 
 
+def _name_of(record: FactorAnnotation) -> str:
+    """The path of a record's image, or the digest of its bytes."""
+    image = record.image_path
+    return image if isinstance(image, str) else image_bytes_digest(image)
+
+
 def _pictures_on_two_sides(source: Path, splits: dict[str, list[FactorAnnotation]]) -> list[str]:
     """A sentence for every picture that is in two splits, under whatever names."""
-    paths = [(split, record.image_path) for split, records in splits.items() for record in records]
+    images = [(split, record.image_path) for split, records in splits.items() for record in records]
     first: dict[str, tuple[str, str]] = {}
     problems = []
-    for (split, path), picture in zip(paths, picture_keys(path for _, path in paths), strict=True):
+    for (split, image), picture in zip(images, picture_keys(image for _, image in images), strict=True):
+        path = describe_source(image)
         other_split, other_path = first.setdefault(picture, (split, path))
         if other_split != split:
             name = "" if other_path == path else f" as {other_path}"

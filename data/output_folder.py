@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data.digests import picture_digest
+from data.images import ImageSource, open_image
 from data.locks import open_locked, write_holder
-from data.records import SPLIT_FILE_ENDINGS, UNFINISHED_FILE, RecordError, being_written, write_jsonl
+from data.records import SPLIT_FILE_ENDINGS, UNFINISHED_FILE, RecordError, atomic_write, being_written, write_jsonl
 from data.splits import SPLITS
 
 HF_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
@@ -105,3 +107,15 @@ def describe_sizes(sizes: dict[str, int]) -> str:
     shown = ", ".join(f"{size} {split}" for split, size in sizes.items() if size)
     missing = ", ".join(split for split, size in sizes.items() if not size)
     return f"{shown} (no {missing}: nothing is left for it)" if missing else shown
+
+
+def relative_image_path(image: ImageSource, base: Path) -> str:
+    """The path of an image relative to `base`, writing it to a file there first if it came as bytes."""
+    if not isinstance(image, str):
+        opened = open_image(image)
+        path = base / "images" / f"{picture_digest(opened)[:24]}.png"
+        if not path.exists():
+            with atomic_write(path, "wb") as file:
+                opened.save(file, "PNG")
+        image = str(path)
+    return os.path.relpath(image, base)

@@ -1,6 +1,7 @@
 """Rows of every kind: null is missing, images under any usual name, places of images, and what is refused by name."""
 
 import json
+from collections import Counter
 
 import pytest
 from datasets import Dataset, Features, List, Value
@@ -11,10 +12,14 @@ from data import agent_selection, sources
 from data.agent_selection import AgentSelectionRecord
 from data.candidate_groups import load_groups
 from data.chat import RESERVED, ChatRecord
+from data.factor_clusters import FactorSet
+from data.factors import Labelled, LabelledImage, load_labelled, parse_annotations, write_labelled
+from data.images import open_image
 from data.json_text import NotJson, parse_json
 from data.preferences import PreferenceRecord, load_preferences
 from data.records import Location, Record, RecordError, parse_row, parse_rows, read_rows
 from data.tasks import load_rows
+from data.unreadable import Skipping
 from data.vqa import VqaRecord, load_records
 from rewards import eval as rewards_eval
 from rewards.completions import read_completions
@@ -524,6 +529,48 @@ def test_f15_a_column_of_bytes_is_read(folder, kind):
     assert images_of(record) == [{"bytes": content, "path": None}]
     Dataset.from_list([{**row, "image": content[:60]}]).to_parquet(folder / "a.parquet")
     assert f"{folder / 'a.parquet'}, row 1: field 'images': " in problem_of(folder / "a.parquet", load)
+
+
+FACTORS = {"filter_factor_texts": ["too dark"]}
+
+
+def factors_of(path):
+    return parse_annotations(read_rows(path), path.parent)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"image_path": {"path": "img/0.png"}}, {"image": "img/0.png"}, {"imgs": ["img/0.png"]}]
+)
+def test_f14_images_of_factors_are_read_as_all_others(folder, fields):
+    [record] = factors_of(write(folder / "a.jsonl", {**FACTORS, **fields}))
+    assert record.image_path == str(folder / "img" / "0.png")
+    for other, problem in (("img/no.png", "no such image file"), (["img/0.png", "img/1.png"], "expected one image")):
+        path = write(folder / "a.jsonl", {**FACTORS, next(iter(fields)): other})
+        assert f"a.jsonl:1: field 'image_path': {problem}" in problem_of(path, factors_of).replace(
+            str(folder / "img/no.png: "), ""
+        )
+
+
+def test_f15_bytes_of_factors_are_read_and_written_as_files(folder):
+    contents = [(folder / "img" / f"{number}.png").read_bytes() for number in range(2)]
+    rows = [{**FACTORS, "image": {"bytes": content, "path": None}} for content in contents]
+    Dataset.from_list(rows).to_parquet(folder / "a.parquet")
+    records = factors_of(folder / "a.parquet")
+    assert [record.image_path["bytes"] for record in records] == contents
+    factors = FactorSet(
+        encoder="none", threshold=0.5, factors=[{"id": "dark", "name": "too dark", "texts": ["too dark"]}]
+    )
+    labelled = [LabelledImage(**record.model_dump(), factors=["dark"]) for record in records]
+    write_labelled(folder / "out", Labelled({"train": labelled}, Counter()), factors, Skipping(False))
+    again = load_labelled(folder / "out", "train", ["dark"])
+    assert [open_image(record.image_path).tobytes() for record in again] == [
+        open_image(one).tobytes() for one in contents
+    ]
+    Dataset.from_list([*rows, rows[0]]).to_parquet(folder / "a.parquet")
+    problem = problem_of(folder / "a.parquet", factors_of)
+    assert "row 3: field 'image_path': an image given as dict is also that of" in problem
+    Dataset.from_list([{**FACTORS, "image": contents[0][:60]}]).to_parquet(folder / "a.parquet")
+    assert "row 1: field 'image_path': an image given as" in problem_of(folder / "a.parquet", factors_of)
 
 
 def test_f22_the_first_prompt_of_a_completion_has_its_places(folder):

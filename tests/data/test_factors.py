@@ -152,7 +152,7 @@ GOOD = {"image_path": "images/00.png", "filter_factor_texts": ["too dark"]}
         (GOOD | {"image_path": "images/none.png"}, r"a\.jsonl:2: field 'image_path': .*none\.png: no such image file"),
         (GOOD | {"image_path": "broken.png"}, r"a\.jsonl:2: field 'image_path': .*broken\.png: not an image"),
         (GOOD | {"image_path": ""}, r"a\.jsonl:2: field 'image_path'"),
-        (GOOD | {"image_path": 3}, r"a\.jsonl:2: field 'image_path': Input should be a valid string \(found 3\)"),
+        (GOOD | {"image_path": 3}, r"a\.jsonl:2: field 'image_path': expected a path, bytes or an image \(found 3\)"),
         (GOOD, r"a\.jsonl:2: field 'image_path': .*00\.png is also that of .*a\.jsonl:1"),
         ({"image_path": "images/01.png"}, r"a\.jsonl:2: field 'filter_factor_texts': Field required"),
         (GOOD | {"filter_factor_texts": []}, r"a\.jsonl:2: field 'filter_factor_texts': expected at least one text"),
