@@ -8,8 +8,9 @@ Both kinds have one interface: their configuration prepares pictures (`prepare`)
 The thresholds above which a factor applies are fitted on validation data and stored with the model.
 """
 
+import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -290,6 +291,15 @@ def _feature_size(backbone: nn.Module, side: int) -> int:
         return pooled(backbone.eval()(torch.zeros(1, 3, side, side, dtype=backbone.dtype))).shape[1]
 
 
+def _check_keys(vision: Mapping[str, Any]) -> None:
+    """Raises `ModelError` for a key that the configuration of the model type does not have, and would only store."""
+    default = vision_config(ImageFactorConfig(vision={"model_type": vision.get("model_type")}))
+    for key in vision:
+        if key != "model_type" and not hasattr(default, key):
+            close = " or ".join(map(repr, difflib.get_close_matches(key, vars(default))))
+            raise ModelError(f"unknown key '{key}'{f'; did you mean {close}?' if close else ''}")
+
+
 def new_predictor(vision: dict[str, Any], factors: Sequence[str], **settings: Any) -> ImageFactorPredictor:
     """A predictor with random weights.
 
@@ -299,9 +309,10 @@ def new_predictor(vision: dict[str, Any], factors: Sequence[str], **settings: An
         settings: further fields of `ImageFactorConfig`.
 
     Raises:
-        ValueError: an unknown model type, or one that does not look at images.
+        ValueError: an unknown model type, or one that does not look at images; a key that it does not have.
     """
     config = ImageFactorConfig(vision=dict(vision), factors=list(factors), **settings)
+    _check_keys(vision)
     try:
         with torch.random.fork_rng(devices=[]):
             backbone = AutoModel.from_config(vision_config(config))

@@ -27,6 +27,7 @@ from data.factor_clusters import FactorSet
 from data.factors import LabelledImage, load_factor_set, load_labelled, multi_hot
 from data.images import open_image
 from data.records import RecordError, write_json
+from models.errors import ModelError
 from models.factor_predictor import (
     DEFAULT_THRESHOLD,
     FactorConfig,
@@ -77,6 +78,11 @@ class FactorArguments(DataArguments):
     def __post_init__(self):
         super().__post_init__()
         self.backbone = parse_mapping("backbone", self.backbone)
+        if isinstance(self.backbone, str):
+            raise ValueError(
+                f"backbone: expected a mapping with its model_type, found {self.backbone!r}; a stored model is given "
+                "by model_name_or_path"
+            )
 
 
 @dataclass
@@ -354,6 +360,12 @@ def load_splits(script: FactorArguments, factors: FactorSet, seed: int = 0) -> l
     return [LabelledImages(records, factors.ids) for _, records in splits]
 
 
+def _is_out_of_reach(error: BaseException | None) -> bool:
+    """Whether a model was not found, rather than found to be wrong."""
+    cause = error.__cause__ if isinstance(error, ModelError) else error
+    return isinstance(cause, OSError)
+
+
 def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((FactorArguments, FactorTrainingConfig, ModelConfig), argv)
@@ -373,7 +385,7 @@ def main(argv: list[str] | None = None) -> None:
             model = load_predictor(script, args, model_args, factors)
             say(memory_estimate(model))
         except RecipeError as error:
-            if not script.validate_only or not isinstance(error.__cause__, OSError):
+            if not script.validate_only or not _is_out_of_reach(error.__cause__):
                 raise
             say(f"memory estimate: not possible, {model_args.model_name_or_path} cannot be reached from here")
         if script.validate_only:

@@ -30,6 +30,7 @@ from trainers.model_at_hand import (
     model_init_kwargs,
     reference_hub,
 )
+from trainers.model_settings import check_model_settings
 from trainers.recipes import Recipe, RecipeError
 from trainers.resuming import begin_run
 from trainers.run_record import RunInfo
@@ -166,6 +167,7 @@ def vlm_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtH
     if name is None:
         raise RecipeError("model_name_or_path: policy: vlm needs a model")
     known = inspect_model(name, script, not script.validate_only, hub_arguments(args, model_args))
+    check_model_settings(args, known)
     check_adapters(known.config, args, model_args)
     policy = None if known.processor is None else VLMPolicy(known.processor, known.bounds)
     args.model_init_kwargs = model_init_kwargs(args, model_args)

@@ -336,7 +336,7 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
     parser = Parser(dataclass_types=list(dataclass_types))
     try:
         parsed = parser.parse_args_and_config(argv + _without_accelerator(argv, found.text))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise RecipeError(f"{path or 'command line'}: {error}") from error
     for values in (found.values, *map(vars, parsed)):
         remember_secrets(values)

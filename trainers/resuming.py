@@ -7,7 +7,6 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers.trainer import TRAINER_STATE_NAME
 
 from data.locks import hold
 from data.records import RecordError
@@ -15,6 +14,7 @@ from models.checkpoints import COMPLETE_FILE, RUN_FILE, checkpoint_folders, dama
 from trainers.console import say
 from trainers.recipes import RecipeError
 from trainers.run_origin import changes, read_run, run_origin
+from trainers.set_up import check_checkpoint
 
 OF_THE_OPTIMIZER = (
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
@@ -170,8 +170,7 @@ def _named(folder: Path) -> Path:
     Raises:
         RecipeError: it does not exist, is not whole, or holds weights alone.
     """
-    if not (folder / TRAINER_STATE_NAME).is_file():
-        raise RecipeError(f"resume_from_checkpoint: no checkpoint in '{folder}' (expected {TRAINER_STATE_NAME})")
+    check_checkpoint(folder)
     if not (folder / COMPLETE_FILE).is_file():
         raise RecipeError(
             f"resume_from_checkpoint: {folder} has no {COMPLETE_FILE}: it was cut short, or another program wrote it"

@@ -22,6 +22,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch import nn
 from transformers import ProcessorMixin, TrainerCallback
+from transformers.activations import ACT2FN
 from trl import ModelConfig
 
 from data.preferences import PreferenceRecord
@@ -53,6 +54,7 @@ from trainers.model_at_hand import (
     model_init_kwargs,
     put_adapters,
 )
+from trainers.model_settings import check_model_settings
 from trainers.own_config import config_or_default
 from trainers.own_folder import own_folder
 from trainers.preference_data import (
@@ -68,6 +70,7 @@ from trainers.preference_data import (
     preference_dataset,
 )
 from trainers.publishing import PublishedRun
+from trainers.recipe_keys import closest
 from trainers.recipes import RecipeError, parse_recipe
 from trainers.resuming import begin_run, hold_output, origin_of
 from trainers.run_record import RunInfo
@@ -138,6 +141,11 @@ class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, tr
     def _check(self) -> None:
         if self.loss_type not in PREFERENCE_LOSSES:
             raise ValueError(f"loss_type: expected one of {', '.join(PREFERENCE_LOSSES)}, found {self.loss_type!r}")
+        if self.head_activation is not None and self.head_activation not in ACT2FN:
+            hint = closest(self.head_activation, ACT2FN)
+            raise ValueError(
+                f"head_activation: {hint}expected one of {', '.join(sorted(ACT2FN))}, found {self.head_activation!r}"
+            )
         if self.unbounded and (self.score_min is not None or self.score_max is not None):
             raise ValueError("unbounded: score_min and score_max are bounds: set one or the other")
         if self.loss_type == "plackett_luce" and self.use_margin:
@@ -535,6 +543,7 @@ def main(argv: list[str] | None = None) -> None:
             model_args.model_name_or_path, args.resume_from_checkpoint = args.resume_from_checkpoint, None
         hub = hub_arguments(args, model_args)
         model = inspect_model(model_args.model_name_or_path, script, not script.validate_only, hub)
+        check_model_settings(args, model)
         check_reward_adapters(model.config, args, model_args)
         system_prompt = args.system_prompt or getattr(model.config, "system_prompt", None)
 

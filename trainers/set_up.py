@@ -69,6 +69,11 @@ DISTRIBUTIONS = {
 }
 """Packages whose name differs from their module's."""
 
+TEMPLATE_FILES = (".jinja", ".j2")
+"""What the name of a chat template ends with; TRL takes other names for those of tokenizers with one."""
+TRAINER_STATE = "trainer_state.json"
+"""What every checkpoint of a trainer holds (`transformers.trainer.TRAINER_STATE_NAME`)."""
+
 
 def is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
@@ -91,6 +96,11 @@ def check_set_up(method: str, script: DataArguments, args: Any, model_args: Any)
         ("reference_model", getattr(args, "reference_model", None)),
     ):
         check_model_folder(key, name)
+    check_trained_weights(method, script, args, model_args)
+    if args.resume_from_checkpoint is not None and not getattr(args, "load_weights_only", False):
+        check_checkpoint(Path(args.resume_from_checkpoint))
+    if method == "SFT":
+        check_prompts_with_completions(args)
     if method == "GRPO":
         check_vllm_revision(args, model_args)
         check_weights(script.reward_funcs, args.reward_weights)
@@ -190,6 +200,12 @@ def check_model_folder(key: str, name: str | None) -> None:
         raise RecipeError(f"{key}: '{name}' holds no model (no config.json or adapter_config.json){hint}")
 
 
+def check_checkpoint(folder: Path) -> None:
+    """Raises `RecipeError` unless the folder is a trainer's checkpoint, whole or not."""
+    if not (folder / TRAINER_STATE).is_file():
+        raise RecipeError(f"resume_from_checkpoint: no checkpoint in '{folder}' (expected {TRAINER_STATE})")
+
+
 def check_vllm_revision(args: Any, model_args: Any) -> None:
     """Raises `RecipeError` where TRL would start vLLM, which it tells no revision, on another one than the model's."""
     if not args.use_vllm or args.vllm_mode != "colocate":
@@ -211,6 +227,46 @@ def _similar_folders(path: Path) -> str:
     names = difflib.get_close_matches(path.name, found.values(), n=3)
     close = [folder for folder, name in found.items() if name in names][:3]
     return f"; there is {' and '.join(close)}" if close else ""
+
+
+# -- keys that need, or exclude, each other ---------------------------------------------------------------------------
+
+OF_PEFT = ("use_peft", "load_in_4bit", "load_in_8bit")
+
+
+def check_trained_weights(method: str, script: Any, args: Any, model_args: Any) -> None:
+    """Raises `RecipeError` for quantised weights, which cannot be trained, without adapters on them; and for either
+    where the whole model is trained."""
+    asked = [name for name in OF_PEFT if getattr(model_args, name)]
+    if asked and (method == "factors" or getattr(script, "policy", None) == "selector"):
+        what = "a factor predictor" if method == "factors" else "a selector"
+        raise RecipeError(f"{asked[0]}: {what} is trained as it is; leave it out")
+    quantised = [key for key in asked if key != "use_peft"]
+    if not quantised or model_args.use_peft:
+        return
+    weights_only = getattr(args, "load_weights_only", False)
+    name = args.resume_from_checkpoint if weights_only else model_args.model_name_or_path
+    if name is not None and base_of_adapters(name, hub_arguments(args, model_args)) is None:
+        raise RecipeError(
+            f"{quantised[0]}: quantised weights are not trained themselves, but adapters on them: set use_peft: true"
+        )
+
+
+def check_prompts_with_completions(args: Any) -> None:
+    """Raises `RecipeError` for settings of TRL's SFT that rows of prompt, completion and images do not go with."""
+    reasons = {
+        "packing": "sequences would be cut, and half an image cannot be read",
+        "padding_free": "TRL has it for texts only, and rows may have images",
+        "assistant_only_loss": "rows are prompt and completion, of which the completion alone is learned",
+    }
+    for name, reason in reasons.items():
+        if getattr(args, name, False):
+            raise RecipeError(f"{name}: expected false: {reason}")
+    path = args.chat_template_path
+    if path is not None and not path.endswith(TEMPLATE_FILES):
+        raise RecipeError(
+            f"chat_template_path: expected a file *.jinja or *.j2, which suits a processor, found '{path}'"
+        )
 
 
 # -- rewards ----------------------------------------------------------------------------------------------------------

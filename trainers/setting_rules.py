@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
@@ -35,6 +36,9 @@ CHOICES: dict[str, tuple] = {
 
 NEVER_NULL = ("max_completion_length", "num_generations", "lora_r")
 """Settings that could be null by their type, but for which nothing works without a value."""
+
+MAPPINGS_OR_FILES = ("accelerator_config", "fsdp_config")
+"""Settings that are a mapping, or the name of a file with one."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,11 @@ def problem(key: str, value: Any, choices: Sequence | None) -> str | None:
     """
     if value is None:
         return "expected a value, found null" if key in NEVER_NULL else None
+    if isinstance(value, str) and not value.startswith("{"):  # JSON, of a command line
+        if key.endswith("_kwargs"):
+            return f"expected a mapping, found {value!r}"
+        if key in MAPPINGS_OR_FILES and not Path(value).is_file():
+            return f"expected a mapping or a JSON file, found {value!r}, which is no file"
     if isinstance(value, float) and math.isnan(value):  # which passes every comparison of the form `value <= 0`
         allowed = RANGES.get(key, "a number")
         return f"expected {allowed}, found nan"
@@ -228,8 +237,11 @@ class CheckedSettings:
     """
 
     def __post_init__(self):
+        from trainers.keyword_settings import check_keyword_settings  # imports transformers; this module needs not
+
         check_settings(self)
         super().__post_init__()
+        check_keyword_settings(self)
 
 
 def check_settings(settings: Any) -> None:

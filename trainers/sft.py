@@ -42,6 +42,7 @@ from trainers.model_at_hand import (
     model_init_kwargs,
     policy_arguments,
 )
+from trainers.model_settings import check_model_settings
 from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
 from trainers.rce import GroupConfig, RCETrainer
@@ -165,6 +166,7 @@ def main(argv: list[str] | None = None) -> None:
         model = inspect_model(
             model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
         )
+        check_model_settings(args, model)
         check_adapters(model.config, args, model_args)
         rows, held_out, counts = load_rows_and_held_out(script, args, model)
         check_enough_rows(len(rows), args, script.dataset_name)

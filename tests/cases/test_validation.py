@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -645,6 +646,87 @@ def test_t25_trackers_are_those_of_transformers():
     from trainers.setting_rules import TRACKERS
 
     assert set(TRACKERS) == set(NEEDED) == set(INTEGRATION_TO_CALLBACK)
+
+
+# -- T8: what libraries find out late, or never -----------------------------------------------------------------------
+
+RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8], "depths": [1]}
+GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": 8}
+REFUSED = [
+    ("sft", {"packing": True}, "error: packing: expected false: sequences would be cut"),
+    ("sft", {"padding_free": True}, "error: padding_free: expected false: TRL has it for texts only"),
+    ("sft", {"assistant_only_loss": True}, "error: assistant_only_loss: expected false: rows are prompt and"),
+    ("sft", {"chat_template_path": "some/model"}, "chat_template_path: expected a file *.jinja or *.j2, which suits"),
+    ("sft", {"chat_template_path": "./no.jinja"}, "error: chat_template_path: './no.jinja': no such file"),
+    ("reward", {"chat_template_path": "./none"}, "error: chat_template_path: './none': no such folder"),
+    ("sft", {"eos_token": "<nope>"}, "error: eos_token: the model's tokenizer has no token '<nope>'"),
+    ("sft", {"pad_token": "<nope>"}, "error: pad_token: the model's tokenizer has no token '<nope>'"),
+    ("reward", {"eos_token": "<nope>"}, "error: eos_token: the model's tokenizer has no token '<nope>'"),
+    ("grpo", {"load_in_4bit": True}, "error: load_in_4bit: quantised weights are not trained themselves"),
+    ("reward", {"load_in_8bit": True}, "error: load_in_8bit: quantised weights are not trained themselves"),
+    ("offline_grpo", {"use_peft": True}, "error: use_peft: a selector is trained as it is; leave it out"),
+    ("factors", {"use_peft": True}, "error: use_peft: a factor predictor is trained as it is; leave it out"),
+    ("grpo", {"model_init_kwargs": {"dtipe": 1}}, "model_init_kwargs: unknown key 'dtipe'; did you mean 'dtype'"),
+    ("reward", {"model_init_kwargs": {"foo": 1}}, "error: model_init_kwargs: unknown key 'foo'; "),
+    ("grpo", {"model_init_kwargs": {"dtype": "float99"}}, "dtype: expected one of auto, bfloat16, float16, float32, "),
+    ("grpo", {"generation_kwargs": {"top_q": 1}}, "generation_kwargs: unknown key 'top_q'; did you mean 'top_"),
+    ("sft", {"lr_scheduler_kwargs": {"foo": 1}}, "lr_scheduler_kwargs: unknown key 'foo'; it takes none"),
+    ("rce", {"lr_scheduler_type": "warmup_stable_decay"}, "warmup_stable_decay: get_wsd_schedule() missing"),
+    ("rce", {"lr_scheduler_type": "cosine_with_min_lr"}, "cosine_with_min_lr: One of min_lr or min_lr_rate should be"),
+    ("grpo", {"gradient_checkpointing_kwargs": "x"}, "'gradient_checkpointing_kwargs': expected a mapping, found 'x'"),
+    ("sft", {"gradient_checkpointing_kwargs": {"x": 1}}, "gradient_checkpointing_kwargs: unknown key 'x'; expected"),
+    ("sft", {"torch_compile_backend": "foo"}, "torch_compile_backend: expected one of no, eager, "),
+    ("factors", {"optim": "sgd", "optim_args": "a"}, "optim_args: expected KEY=VALUE, KEY=VALUE, ..., found 'a'"),
+    (
+        "grpo",
+        {"accelerator_config": "no.json"},
+        "expected a mapping or a JSON file, found 'no.json', which is no file",
+    ),
+    ("rce", {"resume_from_checkpoint": "./none"}, "resume_from_checkpoint: no checkpoint in 'none' (expected trainer"),
+    ("reward", {"head_activation": "relux"}, "head_activation: did you mean 'relu' or "),
+    (
+        "factors",
+        {"backbone": RESNET | {"hidden_sise": 1}},
+        "backbone: unknown key 'hidden_sise'; did you mean 'hidden",
+    ),
+    ("factors", {"backbone": GPT2}, "expected an image model, found GPT2Model"),
+    ("factors", {"backbone": "./none"}, "backbone: expected a mapping with its model_type, found './none'"),
+]
+"""Method, keys, and what the message says."""
+WSD = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 50}}
+ALLOWED = {
+    "grpo": {"generation_kwargs": {"top_k": 5}, "model_init_kwargs": {"dtype": "float32", "output_attentions": False}}
+    | WSD,
+    "sft": {"eos_token": "<|im_end|>", "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    "reward": {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-6}},
+    "rce": {"optim": "adamw_torch", "optim_args": "betas=0.9, eps=1e-8", "lr_scheduler_type": "reduce_lr_on_plateau"}
+    | EVALUATES,
+    "offline_grpo": {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 1e-9}},
+}
+
+
+@pytest.mark.parametrize(("method", "keys", "message"), REFUSED)
+def test_t08_what_the_run_would_find_out_late(run, method, keys, message):
+    assert message in refusal(run(method, **keys))
+
+
+@pytest.mark.parametrize("method", ALLOWED)
+def test_t08_right_keywords(run, method):
+    status, printed = run(method, **ALLOWED[method])
+    assert status == 0, printed
+
+
+def test_t08_adapters_are_trained_further_on_quantised_weights(monkeypatch):
+    from trainers import set_up
+
+    monkeypatch.setattr(set_up, "base_of_adapters", lambda name, hub: "base" if name == "adapters" else None)
+    named = {"model_revision": "main", "use_peft": False, "load_in_4bit": True, "load_in_8bit": False}
+    adapters, model = (SimpleNamespace(model_name_or_path=name, **named) for name in ("adapters", "model"))
+    weights = SimpleNamespace(load_weights_only=True, resume_from_checkpoint="adapters")
+    set_up.check_trained_weights("GRPO", SimpleNamespace(), SimpleNamespace(), adapters)
+    set_up.check_trained_weights("reward", SimpleNamespace(), weights, model)
+    with pytest.raises(set_up.RecipeError, match="load_in_4bit: quantised weights are not trained"):
+        set_up.check_trained_weights("reward", SimpleNamespace(), SimpleNamespace(), model)
 
 
 # -- P7: folders that are not there -----------------------------------------------------------------------------------
