@@ -11,7 +11,6 @@ from typing import Any
 from models.hub import AdapterBase, adapter_base, file_at_hand, hub_options, model_class
 from models.known import PUBLISHED_MAX_PIXELS, PUBLISHED_MIN_PIXELS, PUBLISHED_PATCH_SIZE, known_config
 from models.loading import PixelBounds, load_processor, pixel_bounds
-from trainers.console import say
 from trainers.recipes import DataArguments, RecipeError
 
 ALL_LINEAR = "all-linear"
@@ -120,6 +119,8 @@ def inspect_model(
         problem = error
     if required:
         raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {problem}") from problem
+    from trainers.console import say  # imports transformers, which most errors need not wait for
+
     say(f"note: {name} cannot be reached from here; token counts are upper bounds")
     low = arguments.min_pixels or PUBLISHED_MIN_PIXELS
     high = max(low, arguments.max_pixels or PUBLISHED_MAX_PIXELS)

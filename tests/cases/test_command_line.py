@@ -62,6 +62,7 @@ VALUES = {
     "task_data": {"task_data": "rows", "policy": "vlm"},
     "adaptive_kl": {"adaptive_kl": True, "beta": 0.1},
     "load_weights_only": {"load_weights_only": True, "resume_from_checkpoint": "somewhere"},
+    "head_activation": {"head_activation": "tanh"},
 }
 BY_TYPE = {"int": 2, "float": 0.25, "bool": True, "str": "text", "list[str]": ["one"], "list[int]": [1],
            "list[float]": [1.0], "dict": {"hidden_size": 8}}  # fmt: skip
