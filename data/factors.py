@@ -54,6 +54,7 @@ from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_
 from data.text_encoder import BUNDLED_MINILM, Encode, EncoderError, load_text_encoder
 from data.unreadable import LeftOut, Skipping, readable_rows
 from data.wording import counted
+from models.places import model_place
 
 FACTORS_FILE = "factors.json"
 DROPPED_SHOWN = 10
@@ -383,7 +384,10 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     parser.add_argument("--output-dir", type=Path, help="where to write (not needed with --validate-only)")
     parser.add_argument("--factor-list", type=Path, help="texts to make factors of, instead of the training split's")
     parser.add_argument(
-        "--encoder", default=BUNDLED_MINILM, help=f"sentence-transformers: folder, Hub id, or {BUNDLED_MINILM}"
+        "--encoder",
+        type=model_place("--encoder"),
+        default=BUNDLED_MINILM,
+        help=f"sentence-transformers: folder, Hub id, or {BUNDLED_MINILM}",
     )
     parser.add_argument("--threshold", type=float, default=DEFAULT_THRESHOLD,
                         help=f"smallest cosine of texts of one factor, {DEFAULT_THRESHOLD} by default")  # fmt: skip

@@ -99,9 +99,9 @@ class ShardStore:
         try:
             self._open_own()
             if self.is_main:
-                self._check_settings()
                 for path in self._paths():
                     cut_incomplete_line(path)
+                self._check_settings()
         except RecordError as error:
             problem = str(error)
         self._share_problem(problem)
@@ -143,11 +143,11 @@ class ShardStore:
     def _check_settings(self) -> None:
         path = self.folder / SETTINGS_FILE
         wanted = without_secrets(json.loads(json.dumps(self.settings)))
-        if not path.is_file():
-            if any(shard.stat().st_size for shard in self._paths()):
-                raise RecordError([f"{self.folder}: has rows but no {SETTINGS_FILE}; choose another folder"])
+        if not any(shard.stat().st_size for shard in self._paths()):  # a start that made no row binds nobody
             write_json(path, wanted)
             return
+        if not path.is_file():
+            raise RecordError([f"{self.folder}: has rows but no {SETTINGS_FILE}; choose another folder"])
         try:
             stored = json.loads(path.read_bytes())
         except ValueError as error:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.text_encoder import BUNDLED_MINILM, bundled_minilm
-from models.errors import ModelError, loading
+from models.errors import ModelError
 from models.hub import file_at_hand
+from models.places import loading
 
 if TYPE_CHECKING:
     import torch
@@ -247,10 +248,7 @@ def load_encoder(name: str, device: str | None = None) -> Encoder:
             return SentenceEncoder(name, bundled_minilm(), device)
         if is_sentence_transformers(name):
             return SentenceEncoder(name, name, device)
-        try:
-            config = AutoConfig.from_pretrained(name)
-        except OSError as error:
-            raise ModelError(f"{name}: not a folder with a model, and not to be had from the Hub: {error}") from error
+        config = AutoConfig.from_pretrained(name)
         if config.model_type in VISION_TOWERS:
             return VisionTowerEncoder(name, config, device)
         model_class = MODEL_MAPPING.get(type(config), None)

@@ -24,8 +24,9 @@ from transformers.utils import ModelOutput
 from data.images import ImageSource, open_image
 from models.checkpoints import find_model
 from models.embeddings import VISION_TOWERS, load_vision_tower
-from models.errors import ModelError, loading
+from models.errors import ModelError
 from models.factor_inputs import IMAGENET_MEAN, IMAGENET_STD, on_canvas
+from models.places import loading
 
 BATCH = 32
 DEFAULT_THRESHOLD = 0.5
@@ -399,10 +400,8 @@ def load_factor_config(name: str, revision: str | None = None) -> FactorConfig:
     Raises:
         ModelError: no such folder or Hub id, or a model of another kind.
     """
-    try:
+    with loading(name):
         config = AutoConfig.from_pretrained(find_model(name), revision=revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: no factor predictor there, and none to be had from the Hub: {error}") from error
     if not isinstance(config, FactorConfig):
         raise ModelError(f"{name}: expected a factor predictor (trainers/factors.py), found '{config.model_type}'")
     return config

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from models.errors import loading
 from models.hub import adapter_base
+from models.places import loading
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 """Qwen2-VL's tokens that stand for pictures. In generated text, one would promise an image that is not there."""
@@ -67,13 +67,15 @@ def load_processor(
         trust_remote_code: run the code that the repository holds.
 
     Raises:
+        ModelError: there is no such model.
         ValueError: a lower bound above the upper one.
     """
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(
-        name_or_path, padding_side="left", revision=revision, trust_remote_code=trust_remote_code
-    )
+    with loading(name_or_path):
+        processor = AutoProcessor.from_pretrained(
+            name_or_path, padding_side="left", revision=revision, trust_remote_code=trust_remote_code
+        )
     if min_pixels is None and max_pixels is None:
         return processor
     size = dict(processor.image_processor.size)

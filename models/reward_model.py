@@ -36,6 +36,7 @@ from models.errors import ModelError
 from models.generation import evaluating
 from models.hub import AdapterBase, adapter_base, hub_options
 from models.loading import load_processor
+from models.places import loading
 from models.reward_inputs import Prompt, ResponseGroup, encode_groups, read_requests
 from models.shared_prefix import SharedPrefix, computing_dtype, pack_conversations
 from models.vision_hooks import blank_image
@@ -459,10 +460,12 @@ def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto",
         The model in eval mode with its processor attached, and the processor.
 
     Raises:
+        ModelError: there is no such model.
         ValueError: it is no reward model, or its weights are not exactly those of its configuration; lists them.
     """
-    path = find_model(path)
-    config = AutoConfig.from_pretrained(path, revision=revision)
+    with loading(path):
+        path = find_model(path)
+        config = AutoConfig.from_pretrained(path, revision=revision)
     if config.model_type not in [model.config_class.model_type for model in REWARD_MODELS]:
         known = ", ".join(model.config_class.model_type for model in REWARD_MODELS)
         raise ModelError(f"{path}: config.json: model_type: expected one of {known}, found {config.model_type!r}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from models.embeddings import Encoder, described, fingerprint_of
 from models.encoder_inputs import InputReader
-from models.errors import loading
+from models.places import loading
 from models.pointer_selector import PointerSelector
 from models.trained_encoders import EncodingSelector, load_encoding_selector
 

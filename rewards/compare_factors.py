@@ -29,6 +29,7 @@ from data.measurements import check_pools
 from data.output_folder import writing
 from data.processes import process_pool
 from data.records import being_written, write_json, write_jsonl
+from models.places import model_place
 from rewards.completions import generate_completions
 from rewards.eval import read_recipe
 from rewards.scoring import score_rows
@@ -213,7 +214,7 @@ def _named(entries: Sequence[str]) -> list[Way]:
         name, equals, model = entry.partition("=")
         if not (name and equals and model) or "/" in name:
             raise ComparisonError(f"--predictors: expected NAME=MODEL, found {entry!r}")
-        ways.append(Way(name, model))
+        ways.append(Way(name, model_place(f"--predictors {name}")(model)))
     names = [way.name for way in ways] + [WITHOUT, WITH]
     if len(set(names)) < len(names):
         raise ComparisonError(f"--predictors: expected different names, none of them {WITHOUT} or {WITH}")
@@ -230,9 +231,12 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
     parser.add_argument("--predictors", nargs="+", required=True, metavar="NAME=MODEL", help="factor predictors")
     parser.add_argument("--routing", required=True, help="table of factors and agents (rollouts.factor_routing)")
-    parser.add_argument("--vlm", metavar="MODEL", help="trained on reports without factors")
+    parser.add_argument("--vlm", type=model_place("--vlm"), metavar="MODEL", help="trained on reports without factors")
     parser.add_argument(
-        "--vlm-with-factors", metavar="MODEL", help="trained on reports with those of the first predictor"
+        "--vlm-with-factors",
+        type=model_place("--vlm-with-factors"),
+        metavar="MODEL",
+        help="trained on reports with those of the first predictor",
     )
     parser.add_argument("--recipe", type=Path, help="of the VLMs: agents, image sizes, length")
     parser.add_argument("--agents", nargs="+", metavar="AGENT", help="in place of the recipe's")

@@ -19,6 +19,7 @@ from data.arguments import add_limit_argument, at_least
 from data.commands import command
 from data.locks import parse_and_hold
 from data.records import RecordError, write_json, write_jsonl
+from models.places import model_place
 from rewards.base import Reward
 from rewards.columns import check_columns
 from rewards.comparison import compare
@@ -170,7 +171,9 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--on-error", choices=ON_ERROR, default="skip", help="stop at a failing row, or count it")
     add_limit_argument(parser)
     parser.add_argument("--workers", type=at_least(1), help="processes for rewards that read texts only; one a core")
-    parser.add_argument("--model", help="folder or Hub id: generate the completions first")
+    parser.add_argument(
+        "--model", type=model_place("--model"), help="folder or Hub id: generate the completions first"
+    )
     parser.add_argument("--num-generations", type=at_least(1), default=1)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
     parser.add_argument(

@@ -20,6 +20,7 @@ from data.commands import check_alone, command
 from data.locks import parse_and_hold
 from data.preferences import PreferenceRecord, load_preferences
 from data.records import RecordError, write_json, write_jsonl
+from models.places import model_place
 from rewards.calibration import calibration, draw_calibration, draw_scores, score_summary
 from rewards.preference_accuracy import GROUPS, distinct_items, preference_accuracy
 from rewards.published_scores import published_table
@@ -166,7 +167,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", help="reward model: folder or Hub id")
+    parser.add_argument("--model", type=model_place("--model"), help="reward model: folder or Hub id")
     parser.add_argument("--data", help="preferences: JSONL, JSON or parquet file, folder with splits, or Hub data set")
     parser.add_argument("--scores", help="instead of both: rows that have scores already")
     parser.add_argument("--split", default="test", help="split of a folder or Hub data set")

@@ -29,6 +29,7 @@ from data.records import RecordError, base_folder, parse_row, read_some_rows, wr
 from data.row_images import RecordWithImages, is_image_name
 from data.unreadable import refuse_unreadable
 from models.loading import VISION_TOKENS
+from models.places import model_place
 from rewards.stored_scores import ScoreRequest, StoredScores
 
 
@@ -162,7 +163,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m rewards.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="reward model: folder or Hub id")
+    parser.add_argument("--model", type=model_place("--model"), required=True, help="reward model: folder or Hub id")
     parser.add_argument("--input", required=True, help="JSONL, JSON or parquet file, folder with splits, Hub data set")
     parser.add_argument("--output", type=jsonl_file, required=True, help="JSONL file")
     parser.add_argument("--split", default="test", help="split of a folder or Hub data set")

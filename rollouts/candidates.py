@@ -20,6 +20,7 @@ from data.embedding_table import table_path
 from data.locks import parse_and_hold
 from data.records import RecordError
 from data.unreadable import Skipping
+from models.places import model_place
 from rollouts.vlm_arguments import add_vlm_arguments
 
 VERSION = 1
@@ -190,7 +191,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     made.add_argument(
         "--shots", nargs="+", type=at_least(1), default=[2], help="numbers of examples, a group for each"
     )
-    made.add_argument("--selector", help="a model, the folder of a run, or a Hub id")
+    made.add_argument("--selector", type=model_place("--selector"), help="a model, the folder of a run, or a Hub id")
     made.add_argument(
         "--beams", type=Path, help="candidate groups (or earlier beam JSON) whose pointers are taken too"
     )

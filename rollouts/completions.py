@@ -21,6 +21,7 @@ from data.locks import parse_and_hold
 from data.records import RecordError
 from data.unreadable import Skipping
 from models.errors import ModelError
+from models.places import model_place
 from rewards.eval import choose_specs, read_recipe
 from rewards.guard import ON_ERROR, Failure, GuardedReward, RewardError
 from rewards.registry import RewardSpec, RewardSpecError, build_rewards, spec_name
@@ -310,7 +311,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", required=True, help="file, folder or Hub data set of any task (data/tasks.py)")
     parser.add_argument("--split", default="train", help="of a folder or Hub data set")
     add_limit_argument(parser)
-    parser.add_argument("--model", required=True, help="folder (also of a run) or Hub id")
+    parser.add_argument("--model", type=model_place("--model"), required=True, help="folder (also of a run) or Hub id")
     parser.add_argument("--recipe", type=Path, help="takes rewards, weights, agents and image sizes from a recipe")
     parser.add_argument("--rewards", nargs="+", metavar="NAME", help="names, or dotted paths of your own")
     parser.add_argument("--weights", nargs="+", type=float, help="of the rewards, in their order")

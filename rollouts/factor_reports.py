@@ -22,6 +22,7 @@ from data.locks import parse_and_hold
 from data.output_folder import refuse_own_input, write_split, writing
 from data.records import RecordError, available_splits
 from data.splits import SPLITS
+from models.places import model_place
 
 
 def predict_split(
@@ -82,7 +83,13 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("reports", type=Path, help="file, or folder with splits")
-    parser.add_argument("--factors", required=True, metavar="MODEL", help="factor predictor: folder or Hub id")
+    parser.add_argument(
+        "--factors",
+        type=model_place("--factors"),
+        required=True,
+        metavar="MODEL",
+        help="factor predictor: folder or Hub id",
+    )
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument(
         "--batch-size", type=at_least(1), default=32, help="reports whose images are looked at together"

@@ -30,6 +30,7 @@ from filter_agents.factor_routing import (
     suggest_routes,
     write_routes,
 )
+from models.places import model_place
 
 ITEMS_SHOWN = 10
 
@@ -156,14 +157,19 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     table = commands.add_parser("suggest", help="write a table of factors and agents")
     table.add_argument("model", help="factor predictor: folder or Hub id")
     table.add_argument(
-        "--encoder", default=BUNDLED_MINILM, help=f"sentence-transformers: folder, Hub id, or {BUNDLED_MINILM}"
+        "--encoder",
+        type=model_place("--encoder"),
+        default=BUNDLED_MINILM,
+        help=f"sentence-transformers: folder, Hub id, or {BUNDLED_MINILM}",
     )
     table.add_argument(
         "--least-similarity", type=float, default=LEAST_SIMILARITY, help="below it no agent is suggested"
     )
     routed = commands.add_parser("run", help="predict the factors of a pool's images, and run their agents")
     routed.add_argument("pool", help="folder with items.jsonl (data/pools.py)")
-    routed.add_argument("--model", required=True, help="factor predictor: folder or Hub id")
+    routed.add_argument(
+        "--model", type=model_place("--model"), required=True, help="factor predictor: folder or Hub id"
+    )
     routed.add_argument("--routing", type=Path, required=True, help="table that `suggest` wrote")
     routed.add_argument("--batch-size", type=at_least(1), default=32, help="images looked at together")
     add_restart_argument(routed)

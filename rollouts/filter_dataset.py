@@ -25,6 +25,7 @@ from data.pools import ItemId, images_of_pools, load_pool, readable_pool
 from data.records import base_folder, parse_rows, read_some_rows, write_jsonl
 from data.row_images import RecordWithImages
 from data.unreadable import Skipping, readable_rows, refuse_unreadable, with_positions_as_ids
+from models.places import model_place
 
 
 class Report(RecordWithImages):
@@ -160,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("reports", help="JSONL, JSON or parquet file, or folder with splits")
     parser.add_argument("--split", default="test", help="split of a folder")
-    parser.add_argument("--model", required=True, help="folder or Hub id")
+    parser.add_argument("--model", type=model_place("--model"), required=True, help="folder or Hub id")
     parser.add_argument("--recipe", type=Path, help="that the model was trained with: agents, image sizes, length")
     parser.add_argument("--batch-size", type=at_least(1), default=8, help="reports read at once")
     add_skip_argument(parser)

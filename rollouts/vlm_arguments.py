@@ -5,12 +5,15 @@ import argparse
 from data.arguments import at_least
 from data.earlier_groups import CONSTRUCT_ORDERS
 from data.prompts import IN_CONTEXT_STYLES, IN_CONTEXT_SYSTEM_PROMPT
+from models.places import model_place
 
 
 def add_vlm_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds them, as a group of their own."""
     group = parser.add_argument_group("the VLM that answers")
-    group.add_argument("--model", required=True, help="Qwen2-VL or Qwen2.5-VL: folder or Hub id")
+    group.add_argument(
+        "--model", type=model_place("--model"), required=True, help="Qwen2-VL or Qwen2.5-VL: folder or Hub id"
+    )
     group.add_argument("--prompt-style", choices=IN_CONTEXT_STYLES, default="chat", help="how examples are shown")
     group.add_argument("--system-prompt", default=IN_CONTEXT_SYSTEM_PROMPT, metavar="TEXT")
     group.add_argument(

@@ -1,6 +1,5 @@
 """What can be found wrong with a set-up before anything is loaded: packages, places, and keys that need each other."""
 
-import difflib
 import importlib.util
 import os
 import tempfile
@@ -8,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.checkpoints import newest_complete_checkpoint
+from models.errors import ModelError
+from models.places import check_model_place
 from rewards.registry import spec_name
 from trainers.evaluation_rows import check_evaluation
 from trainers.model_at_hand import DEFAULT_REVISION, base_of_adapters, hub_arguments
@@ -177,27 +177,14 @@ def check_output_dir(output_dir: str | None) -> None:
         raise RecipeError(f"output_dir: {output_dir}: {problem}")
 
 
-def looks_local(name: str) -> bool:
-    """Whether the name of a model can only be meant as a folder: an id of the Hub is `name` or `owner/name`."""
-    path = Path(name)
-    starts = name.startswith(("/", ".", "~")) or "\\" in name or name.endswith("/")
-    return starts or name.count("/") > 1 or ("/" in name and (path.parent.is_dir() or path.parts[0] == "outputs"))
-
-
 def check_model_folder(key: str, name: str | None) -> None:
     """Raises `RecipeError` for a model that is meant as a folder, which does not exist or holds no model."""
     if name is None:
         return
-    path = Path(name)
-    if not path.exists():
-        if looks_local(name):
-            raise RecipeError(f"{key}: '{name}': no such folder{_similar_folders(path)}")
-    elif not path.is_dir():
-        raise RecipeError(f"{key}: '{name}' is a file; expected the folder of a model")
-    elif not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
-        newest = newest_complete_checkpoint(path)
-        hint = f"; its newest complete checkpoint is {newest}" if newest else ""
-        raise RecipeError(f"{key}: '{name}' holds no model (no config.json or adapter_config.json){hint}")
+    try:
+        check_model_place(name)
+    except ModelError as error:
+        raise RecipeError(f"{key}: {error}") from error
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -218,15 +205,6 @@ def check_vllm_revision(args: Any, model_args: Any) -> None:
             f"vllm_mode: colocate starts vLLM on the main branch of {name}, not on revision '{revision}'; take a "
             f"folder with it (hf download {name} --revision {revision} --local-dir FOLDER), or vllm_mode: server"
         )
-
-
-def _similar_folders(path: Path) -> str:
-    """A hint at folders with a similar name, beside it or beside its parent."""
-    places = [place for place in (path.parent, path.parent.parent) if place.is_dir()]
-    found = {str(folder): folder.name for place in places for folder in place.iterdir() if folder.is_dir()}
-    names = difflib.get_close_matches(path.name, found.values(), n=3)
-    close = [folder for folder, name in found.items() if name in names][:3]
-    return f"; there is {' and '.join(close)}" if close else ""
 
 
 # -- keys that need, or exclude, each other ---------------------------------------------------------------------------

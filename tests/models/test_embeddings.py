@@ -220,7 +220,7 @@ def test_models_of_other_kinds_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ValueError, match="expected a model of these kinds: .* found 'gpt2'"):
         load_encoder(str(tmp_path))
-    with pytest.raises(OSError, match="nothing/here: not a folder"):
+    with pytest.raises(OSError, match="nothing/here: cannot be loaded"):
         load_encoder("nothing/here")
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from data.commands import ending
 from models.embeddings import load_encoder
-from models.errors import ModelError, loading
+from models.errors import ModelError
 from models.factor_predictor import load_factor_predictor
 from models.loading import load_vlm
+from models.places import loading
 from models.selector_encoders import has_encoders
 
 ROOT = Path(__file__).parents[2]
