@@ -7,10 +7,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from models.places import looks_local
 from trainers.keyword_settings import check_keywords
 from trainers.model_at_hand import ModelAtHand, init_kwargs
 from trainers.recipes import RecipeError
-from trainers.set_up import TEMPLATE_FILES, looks_local
+from trainers.set_up import TEMPLATE_FILES
 
 
 def check_model_settings(args: Any, model: ModelAtHand) -> None:
