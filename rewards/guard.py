@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import math
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ _COPIED_BY = {"PIL": "copy", "numpy": "copy", "torch": "clone"}
 
 
 def _own_copy(value: Any, made: dict[int, Any]) -> Any:
-    """A copy of lists, tuples, dictionaries, sets, pictures and arrays, all the way down; all else is shared.
+    """A copy of containers, bytearrays, pictures and arrays, all the way down; all else is shared.
 
     Args:
         made: copies of pictures and arrays so far, by the `id` of the original: rows of a group show the same picture.
@@ -84,8 +85,15 @@ def _own_copy(value: Any, made: dict[int, Any]) -> Any:
         for key, item in value.items():
             own[key] = _own_copy(item, made)
         return own
-    if type(value) in (list, tuple, set):
-        return type(value)(_own_copy(item, made) for item in value)
+    if isinstance(value, list | deque):  # of any class that is made from them
+        own, items = copy(value), [_own_copy(item, made) for item in value]
+        own.clear()
+        own.extend(items)
+        return own
+    if isinstance(value, set | bytearray):  # what they hold cannot be changed
+        return copy(value)
+    if type(value) is tuple:
+        return tuple(_own_copy(item, made) for item in value)
     method = _COPIED_BY.get(type(value).__module__.partition(".")[0])
     if method is None or not hasattr(value, method):
         return value

@@ -3,12 +3,13 @@
 import asyncio
 import math
 import re
+from collections import deque
 
 import numpy as np
 import pytest
 import torch
 
-from rewards.guard import Failure, GuardedAsyncReward, GuardedReward, guard
+from rewards.guard import Failure, GuardedAsyncReward, GuardedReward, _own_copy, guard
 
 
 def returning(values):
@@ -303,3 +304,18 @@ def test_wrong_policies_are_errors(policy, message):
 def test_policies_have_defaults():
     reward = guard(length, "own")
     assert (reward.on_error, reward.max_error_rate) == ("raise", 0.1)
+
+
+class OwnList(list):
+    pass
+
+
+@pytest.mark.parametrize("value", [deque([[1]], maxlen=3), bytearray(b"ab"), OwnList([[1]]), {1, 2}, ([1],)], ids=str)
+def test_t14_containers_of_any_class_are_copied(value):
+    own = _own_copy(value, {})
+    assert type(own) is type(value)
+    assert own == value
+    assert own is not value
+    if isinstance(value, deque | list | tuple):
+        own[0].append(2)
+        assert value[0] == [1]
