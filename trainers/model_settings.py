@@ -32,6 +32,13 @@ def check_model_settings(args: Any, model: ModelAtHand) -> None:
     _check_template(getattr(args, "chat_template_path", None))
 
 
+def use_chat_template(args: Any, model: ModelAtHand) -> None:
+    """Gives the processor the template of the recipe's file, as the trainer will, so that tokens are counted by it."""
+    path = args.chat_template_path
+    if path is not None and path.endswith(TEMPLATE_FILES) and model.processor is not None:
+        model.processor.chat_template = Path(path).read_text(encoding="utf-8")
+
+
 def _loading_options() -> list[str]:
     """What `from_pretrained` reads: its arguments, and what its body takes out of the others."""
     function = PreTrainedModel.from_pretrained

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from data.errors import UserError
+from data.json_text import half_character
 from data.secrets import command_without_secrets, remember_secrets
 from trainers.recipe_keys import Key, closest, keys_of_classes
 from trainers.setting_rules import check_settings, problem
@@ -169,6 +170,9 @@ def check_recipe(path: Path, text: str, keys: Mapping[str, Key]) -> dict[str, An
     """
     values = {}
     for key, (line, value) in _key_nodes(path, text).items():
+        texts = json.dumps([key, value], ensure_ascii=False, default=str, skipkeys=True)
+        if half_character(texts) is not None:
+            raise RecipeError(f"{path}:{line}: key {key!a}: half of a surrogate pair, which no text can hold")
         if key == "env":
             continue
         if key not in keys:

@@ -54,7 +54,7 @@ from trainers.model_at_hand import (
     model_init_kwargs,
     put_adapters,
 )
-from trainers.model_settings import check_model_settings
+from trainers.model_settings import check_model_settings, use_chat_template
 from trainers.own_config import config_or_default
 from trainers.own_folder import own_folder
 from trainers.preference_data import (
@@ -200,6 +200,11 @@ def _evaluation_examples(records: Any, grouped: bool) -> Dataset | dict[str, Dat
     return None if records is None else preference_dataset(examples(records, grouped))
 
 
+def _quantised(config: Any) -> dict[str, Any]:
+    """Options with which a model is loaded quantised, on the device that trains it; none without a configuration."""
+    return {} if config is None else {"quantization_config": config, "device_map": {"": PartialState().device}}
+
+
 class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
     """`trl.RewardTrainer` on prompts with images and any number of ranked responses, with the losses of
     `trainers.losses.preference_loss`.
@@ -256,6 +261,7 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
             raise TypeError(f"processing_class: expected the model's processor, which reads images too, found {found}")
         if isinstance(model, str):
             options, args.model_init_kwargs = hub | init_kwargs(args), None  # they may hold what cannot be saved
+            options |= _quantised(kwargs.pop("quantization_config", None))  # the parent would leave it unread
             model = from_backbone(model, args.model_settings(), **options)
         else:
             args.check_model(model.config)
@@ -476,10 +482,7 @@ def load_reward_policy(args: RewardConfig, model_args: Any) -> nn.Module:
 
     name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
     options, args.model_init_kwargs = model_init_kwargs(args, model_args), None  # they hold what cannot be saved
-    quantization = get_quantization_config(model_args)
-    if quantization is not None:
-        device = PartialState().device
-        options |= {"quantization_config": quantization, "device_map": {"": device}}
+    options |= _quantised(get_quantization_config(model_args))
     base = base_of_adapters(name, hub)
     settings = args.model_settings()
     try:
@@ -544,6 +547,7 @@ def main(argv: list[str] | None = None) -> None:
         hub = hub_arguments(args, model_args)
         model = inspect_model(model_args.model_name_or_path, script, not script.validate_only, hub)
         check_model_settings(args, model)
+        use_chat_template(args, model)
         check_reward_adapters(model.config, args, model_args)
         system_prompt = args.system_prompt or getattr(model.config, "system_prompt", None)
 

@@ -42,7 +42,7 @@ from trainers.model_at_hand import (
     model_init_kwargs,
     policy_arguments,
 )
-from trainers.model_settings import check_model_settings
+from trainers.model_settings import check_model_settings, use_chat_template
 from trainers.own_config import config_or_default
 from trainers.publishing import PublishedRun
 from trainers.rce import GroupConfig, RCETrainer
@@ -167,6 +167,7 @@ def main(argv: list[str] | None = None) -> None:
             model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
         )
         check_model_settings(args, model)
+        use_chat_template(args, model)
         check_adapters(model.config, args, model_args)
         rows, held_out, counts = load_rows_and_held_out(script, args, model)
         check_enough_rows(len(rows), args, script.dataset_name)

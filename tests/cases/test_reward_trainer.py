@@ -155,6 +155,15 @@ def test_p01_a_chat_template_is_of_processor_and_tokenizer(tiny_model, tmp_path)
     assert trainer.processing_class.tokenizer.chat_template == template.read_text()
 
 
+def test_p01_quantisation_is_what_the_model_is_loaded_with(tmp_path, monkeypatch):
+    def load(name, settings, quantization_config, device_map, **options):
+        raise LookupError(quantization_config)
+
+    monkeypatch.setattr("trainers.reward.from_backbone", load)
+    with pytest.raises(LookupError, match="four bits"):
+        RewardTrainer("a/model", config(tmp_path), train_dataset=IMPLICIT, quantization_config="four bits")
+
+
 def test_p03_a_wrong_row_is_named(tiny_model, tmp_path):
     wrong = Dataset.from_list([{"query": "what?", "response": ["a", "b"], "human_ranking": [0, 1, 2]}])
     with pytest.raises(RecordError, match="train_dataset, row 1: .*expected a rank for each of 2 responses, found 3"):

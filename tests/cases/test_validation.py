@@ -690,6 +690,8 @@ REFUSED = [
         "backbone: unknown key 'hidden_sise'; did you mean 'hidden",
     ),
     ("factors", {"backbone": GPT2}, "expected an image model, found GPT2Model"),
+    ("reward", {"system_prompt": "a\ud83d"}, "recipe.yaml:1: key 'system_prompt': half of a surrogate pair"),
+    ("grpo", {"env": {"A": "\ud83d"}}, "recipe.yaml:1: key 'env': half of a surrogate pair"),
     ("factors", {"backbone": "./none"}, "backbone: expected a mapping with its model_type, found './none'"),
 ]
 """Method, keys, and what the message says."""
@@ -714,6 +716,14 @@ def test_t08_what_the_run_would_find_out_late(run, method, keys, message):
 def test_t08_right_keywords(run, method):
     status, printed = run(method, **ALLOWED[method])
     assert status == 0, printed
+
+
+@pytest.mark.parametrize("method", ["sft", "reward"])
+def test_t08_tokens_are_counted_by_the_template_of_the_recipe(run, tmp_path, method):
+    template = tmp_path / "long.jinja"
+    template.write_text("word " * 3000 + "{% for turn in messages %}{{ turn.content }}{% endfor %}")
+    keys = {"chat_template_path": str(template), "max_prompt_length": 2000}
+    assert "expected at most 2000 (max_prompt_length)" in refusal(run(method, **keys))
 
 
 def test_t08_adapters_are_trained_further_on_quantised_weights(monkeypatch):
