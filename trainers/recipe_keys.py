@@ -58,9 +58,33 @@ class Key:
         return self.annotation.__name__ if plain else str(self.annotation).replace("typing.", "")
 
 
+SHORT_FORMS = {
+    "lr": "learning_rate",
+    "bs": "per_device_train_batch_size",
+    "batch_size": "per_device_train_batch_size",
+    "epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "model": "model_name_or_path",
+    "dataset": "dataset_name",
+    "data": "dataset_name",
+    "output": "output_dir",
+    "kl_coef": "beta",
+    "group_size": "num_generations",
+}
+"""What people call keys in conversation, and in other toolkits."""
+
+
 def closest(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that does not exist: the closest three, or nothing if none is close."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    """A hint for a name that does not exist: the closest three, or nothing if none is close.
+
+    >>> closest("lr", ["learning_rate", "lora_r"])
+    "did you mean 'learning_rate' or 'lora_r'? "
+    """
+    listed = list(known)
+    meant = [key for key in (SHORT_FORMS.get(name.lower().replace("-", "_")),) if key in listed]
+    close = [*meant, *(key for key in difflib.get_close_matches(name, listed, n=3, cutoff=0.5) if key not in meant)][
+        :3
+    ]
     return f"did you mean {' or '.join(repr(one) for one in close)}? " if close else ""
 
 

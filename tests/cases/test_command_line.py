@@ -112,6 +112,8 @@ WRONG = [
     (["--max_stepz", "5"], "unknown key 'max_stepz'; did you mean 'max_steps'"),
     (["--learning-rat", "5"], "unknown key 'learning-rat'; did you mean 'learning_rate'"),
     (["--numgenerations", "5"], "unknown key 'numgenerations'; did you mean 'num_generations'"),
+    (["--lr", "1e-5"], "unknown key 'lr'; did you mean 'learning_rate'"),
+    (["--batch-size", "5"], "unknown key 'batch-size'; did you mean 'per_device_train_batch_size'"),
     (["--xyzzy", "5"], "unknown key 'xyzzy'; `--help` lists"),
     (["--max_steps", "many"], "--max_steps: expected int, found 'many'"),
     (["--max_steps", "1.5"], "--max_steps: expected int, found '1.5'"),

@@ -280,11 +280,13 @@ def picky(completions, **columns) -> list[None]:
     return [None] * len(completions)
 
 
-@pytest.mark.parametrize("others", [[], ["vowels"]], ids=["alone", "beside another"])
-def test_t03_a_reward_that_applies_to_no_row_of_the_run(make_grpo, tmp_path, capsys, others):
-    from conftest import vowels
+def by_length(completions, **columns) -> list[float]:
+    return [float(len(completion[0]["content"])) for completion in completions]
 
-    trainer = make_grpo(rewards=[picky, *[vowels for _ in others]], init={"samples": SampleLog(tmp_path / "run")})
+
+@pytest.mark.parametrize("others", [[], [by_length]], ids=["alone", "beside another"])
+def test_t03_a_reward_that_applies_to_no_row_of_the_run(make_grpo, tmp_path, capsys, others):
+    trainer = make_grpo(rewards=[picky, *others], init={"samples": SampleLog(tmp_path / "run")})
     page, card = _reported(trainer)
     printed = capsys.readouterr()
     assert "picky n" in printed.out
