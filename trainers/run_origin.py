@@ -78,10 +78,18 @@ def run_origin(method: str, arguments: Sequence[Any], rows: Mapping[str, Sequenc
         "sources": {key: value for part in arguments for key, value in _sources(part, _revisions(*arguments))},
         "data": {name: {"rows": len(part), "sha256": rows_digest(part)} for name, part in rows.items()},
         "processes": state.num_processes,
-        "distribution": str(getattr(state.distributed_type, "value", state.distributed_type)),
+        "distribution": _distribution(arguments),
         "versions": {package: found for package, found in versions().items() if package in PACKAGES},
     }
     return without_secrets(json.loads(json.dumps(record)))
+
+
+def _distribution(arguments: Sequence[Any]) -> str:
+    """How processes work together; on CPUs the state of a process does not know of DeepSpeed."""
+    if any(getattr(part, "deepspeed_plugin", None) is not None for part in arguments):
+        return "DEEPSPEED"
+    found = PartialState().distributed_type
+    return str(getattr(found, "value", found))
 
 
 def _plain(value: Any) -> Any:

@@ -90,6 +90,7 @@ def check_set_up(method: str, script: DataArguments, args: Any, model_args: Any)
             what is trained on, a metric that is not logged.
     """
     check_packages(args, model_args)
+    check_precision(args)
     check_output_dir(args.output_dir)
     for key, name in (
         ("model_name_or_path", model_args.model_name_or_path),
@@ -154,6 +155,23 @@ def _needed_by_optimizer(name: str) -> Iterator[tuple[str, str, str]]:
         yield "optim", name, own[0]
     elif any(part in name for part in BITSANDBYTES_OPTIMIZERS):
         yield "optim", name, "bitsandbytes"
+
+
+# -- precision --------------------------------------------------------------------------------------------------------
+
+
+def check_precision(args: Any) -> None:
+    """Raises `RecipeError` where the recipe turns off the precision that DeepSpeed was launched with: it keeps weights
+    in it, and would refuse when the model is at hand."""
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    by_flags = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") == "none"  # else that file says
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") != "true" or not by_flags:
+        return
+    if launched in ("bf16", "fp16") and getattr(args, launched) is False:
+        raise RecipeError(
+            f"{launched}: the recipe says false, and DeepSpeed was launched with mixed_precision: {launched}; set "
+            f"{launched}: true, or launch with --mixed_precision no"
+        )
 
 
 # -- places -----------------------------------------------------------------------------------------------------------

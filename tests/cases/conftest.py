@@ -10,6 +10,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 WORKER = TESTS / "cases" / "mains_worker.py"
+sys.path.append(str(TESTS / "cases"))  # short_runs.py
 sys.path.append(str(TESTS / "trainers"))  # stored_groups.py, preference_runs.py, factor_runs.py
 
 
