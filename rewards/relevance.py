@@ -4,12 +4,14 @@ Finer than VQA accuracy, and easier to please: "two cats" is like "two dogs".
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import ClassVar
 
+from data.words import find_words
 from rewards import columns as column_types
 from rewards.base import Reward
 from rewards.vqa_accuracy import read_answer
@@ -18,6 +20,8 @@ COMPARED = 400
 """Characters of an answer whose letters are compared; difflib's cost grows with the square of the length."""
 
 _WORD = re.compile("[a-z0-9]+")
+_LATIN = re.compile("[a-z]")
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Relevance:
     """The best over the right answers, each 0 to 1.
 
     Attributes:
-        token_f1: F1 of the words (runs of a-z and 0-9; one that stands twice counts twice).
+        token_f1: F1 of the words, of which one that stands twice counts twice. They are runs of a-z and 0-9 or, where
+            both texts have letters and none of them is one of a-z, the words of any script (`data.words.find_words`).
         edit_sim: difflib's ratio: twice the letters in matching blocks, over all letters.
         score: the larger of the two.
     """
@@ -38,7 +43,19 @@ class Relevance:
         return max(self.token_f1, self.edit_sim)
 
 
-def _token_f1(found: Counter[str], expected: Counter[str]) -> float:
+def _comparable(text: str) -> str:
+    """Lower-cased and stripped, with é as one letter, whether it was written as one or as two."""
+    return unicodedata.normalize("NFC", text.lower().strip())
+
+
+def _token_f1(text: str, answer: str) -> float:
+    """F1 of the words of two comparable texts: in other scripts than Latin, those that `data.words` finds.
+
+    The published figures know runs of a-z and 0-9 alone, also of texts that have others beside them.
+    """
+    of_any_script = all(_LETTER.search(one) and not _LATIN.search(one) for one in (text, answer))
+    words = find_words if of_any_script else _WORD.findall
+    found, expected = Counter(words(text)), Counter(words(answer))
     common = (found & expected).total()
     return 2 * common / (found.total() + expected.total()) if common else 0.0
 
@@ -66,14 +83,13 @@ def relevance(prediction: str | None, answers: Sequence[str | None]) -> Relevanc
     >>> relevance("two cats", ["two dogs", "2"])
     Relevance(token_f1=0.5, edit_sim=0.625)
     """
-    text = (prediction or "").lower().strip()
-    expected = dict.fromkeys(answer.lower().strip() for answer in answers if answer is not None)
+    text = _comparable(prediction or "")
+    expected = dict.fromkeys(_comparable(answer) for answer in answers if answer is not None)
     expected.pop("", None)
     if not text or not expected:
         return Relevance(0.0, 0.0)
-    words = Counter(_WORD.findall(text))
     return Relevance(
-        max(_token_f1(words, Counter(_WORD.findall(answer))) for answer in expected),
+        max(_token_f1(text, answer) for answer in expected),
         max(_edit_similarity(text, answer) for answer in expected),
     )
 

@@ -1,7 +1,8 @@
-"""Filtering agents: lengths in any script, items that they have nothing to judge of, the best of several copies."""
+"""Filtering agents: words in any script, items that they have nothing to judge of, the best of several copies."""
 
 import itertools
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -14,10 +15,12 @@ from data.damage import DAMAGES, Draft
 from data.measurements import measure_pool
 from data.pools import Item, Pool
 from data.quality_reports import write_report
-from data.words import count_words
+from data.words import count_words, find_words
 from filter_agents.executor import Executor
 from filter_agents.factor_routing import run_routes
 from filter_agents.registry import DEFAULT_AGENTS, build_agents
+from rewards.relevance import relevance
+from rewards.sentence_format import SentenceFormat
 from rollouts import filter_dataset
 
 PHOTO = Image.fromarray(photographs.astronaut()).crop((130, 20, 386, 276))
@@ -61,6 +64,9 @@ QUESTIONS = {
     "Hebrew": "מה צבע המכונית?",
     "Russian": "Какого цвета машина?",
     "Amharic": "መኪናው ምን ዓይነት ቀለም ነው?",
+    "Tibetan": "རླངས་འཁོར་འདི་ཚོན་མདོག་ག་རེ་རེད།",
+    "Javanese": "ꦩꦺꦴꦧꦶꦭ꧀ꦲꦶꦏꦶꦮꦂꦤꦤꦺꦲꦥ",
+    "Amharic with dividers": "መኪናው፡ምን፡ዓይነት፡ቀለም፡ነው።",
     "Chinese with Latin": "这是iPhone吗？",
     "long Thai": "ผู้ชายที่ยืนอยู่ทางด้านซ้ายของภาพกำลังถืออะไรอยู่ในมือข้างขวาของเขา",
     "long Chinese": "站在图片左边的那个穿着红色衣服的男人右手里拿着的是什么东西？",
@@ -91,12 +97,66 @@ def test_n3_what_is_cut_or_bloated_is_removed_in_any_script(question, tmp_path):
         ("这是iPhone15吗？", 4),
         ("don't blue-green , 3.5", 4),
         ("🙂🙂 🙂", 2),
+        ("བོད་ཡིག་གི་ཡི་གེ།", 5),  # a word between each two marks
+        ("ꦧꦱꦗꦮ", 2),  # 4 letters
+        ("ᬩᬲᬩᬮᬶ", 2),  # 4 letters, one of them with a sign
+        ("መኪናው፡ምን፡ዓይነት", 3),
+        ("་།", 0),
         ("这是🙂吗", 3),
         (" \u3000\n", 0),
     ],
 )
 def test_n3_words_are_counted(text, words):
     assert count_words(text) == words
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("这是一只猫。", 1.0),
+        ("यह कार लाल है।", 1.0),
+        ("هل هذه قطة؟", 1.0),
+        ("نہیں ہے۔", 1.0),
+        ("መኪናው ቀይ ነው።", 1.0),
+        ("རླངས་འཁོར་འདི་དམར་པོ་རེད།", 1.0),
+        ("ეს კატაა.", 1.0),
+        ("Τι χρώμα έχει το αυτοκίνητο;", 1.0),
+        ("¿De qué color es?", 1.0),
+        ("รถคันนี้สีแดง", 1.0),  # Thai has no full stop
+        ("Это кот.", 1.0),
+        ("это кот.", 0.0),
+        ("这是猫。那是狗。", 0.0),
+        ("这是一只猫", 0.0),
+        ("红。", 0.0),
+        ("。", 0.0),
+        ("3 cats are red.", 0.0),
+        ("字" * 41 + "。", 0.0),
+    ],
+)
+def test_n03_a_sentence_is_one_in_any_script(sentence, expected):
+    assert SentenceFormat()([sentence]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "expected"),
+    [
+        ("красный мяч", "красный шар", 1 / 2),
+        ("Красный мяч!", "мяч, красный", 1.0),
+        ("3 красных мяча", "3 синих куба", 1 / 3),
+        ("红球", "红色的球", 2 * 2 / (2 + 4)),
+        ("སྤྱང་ཀི", "སྤྱང་ཁུ", 1 / 2),
+        ("й", "и\u0306", 1.0),  # one letter, written in two ways
+        ("café noir", "caf noir", 1.0),  # as the published figures have it
+        ("красный", "red", 0.0),
+    ],
+)
+def test_n03_answers_in_any_script_have_words_in_common(prediction, answer, expected):
+    assert relevance(prediction, [answer]).token_f1 == pytest.approx(expected)
+
+
+@given(st.text(st.characters(max_codepoint=0x7F)))
+def test_n03_the_words_of_plain_texts_are_runs_of_letters_and_digits(text):
+    assert find_words(text) == re.findall("[A-Za-z0-9]+", text)
 
 
 @given(st.text(st.characters(max_codepoint=0x24F)))
