@@ -50,6 +50,7 @@ from data.records import (
     write_jsonl,
 )
 from data.row_images import RecordWithImages
+from data.same_text import normalise_text
 from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
 from data.unreadable import LeftOut, readable_rows, with_positions_as_ids
 from data.wording import counted
@@ -267,8 +268,8 @@ def _write_splits(splits: dict[str, list[AgentSelectionRecord]], output_dir: Pat
 
 
 def kept_together(record: AgentSelectionRecord) -> list[tuple[str, str]]:
-    """What must not stand on two sides of a division: the report, whatever its white space, and the pool."""
-    report = ("report", " ".join(record.report.split()))
+    """What must not stand on two sides of a division: the report, however it is written, and the pool."""
+    report = ("report", normalise_text(record.report))
     return [report] if record.pool is None else [report, ("pool", os.path.realpath(record.pool))]
 
 

@@ -24,6 +24,7 @@ from data.images import ImageError, open_image
 from data.pools import Item, ItemId, Pool, images_of_pools, load_pool
 from data.processes import process_pool
 from data.records import write_json
+from data.same_text import normalise_text
 from data.unreadable import refuse_unreadable
 from data.words import count_words
 
@@ -172,11 +173,6 @@ def _measure_files(paths: list[str], workers: int) -> list[dict]:
 def check_pool_images(pool: Pool) -> None:
     """Decodes every image of a pool, and raises a `RecordError` that names those that cannot be read."""
     refuse_unreadable(images_of_pools([pool]), name="image")
-
-
-def normalise_text(text: str) -> str:
-    """Lower case, single spaces: enough to see that two annotators wrote the same."""
-    return " ".join(text.lower().split())
 
 
 def _most_common(answers: list[str]) -> str:

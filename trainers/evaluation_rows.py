@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.digests import image_digest
+from data.same_text import normalise_text
 from trainers.recipes import DataArguments, RecipeError
 
 Row = TypeVar("Row")
@@ -22,8 +23,22 @@ MOST_SHARED = 0.5
 
 
 def prompt_content(row: dict) -> tuple[str, Sequence[Any]]:
-    """`Content` of rows that have a prompt and images."""
-    return json.dumps(row["prompt"], default=repr, sort_keys=True), row["images"]
+    """`Content` of rows that have a prompt and images.
+
+    Prompts are one however they are written: as a text or as chat messages, with texts or parts as their content, in
+    another white space, case or form of Unicode, with images at other places among the same words.
+    """
+    prompt = row["prompt"]
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return json.dumps([_without_its_writing(turn) for turn in turns], default=repr, sort_keys=True), row["images"]
+
+
+def _without_its_writing(turn: dict) -> dict:
+    content = turn.get("content") or ""
+    parts = [content] if isinstance(content, str) else [part.get("text") or " " for part in content]  # " ": an image
+    return {name: value for name, value in turn.items() if value is not None} | {
+        "content": normalise_text("".join(parts))
+    }
 
 
 def check_evaluation(arguments: DataArguments, evaluates: bool) -> None:

@@ -136,6 +136,15 @@ def test_n1_reports_that_differ_in_white_space_are_one(tmp_path):
     assert set(_sides(tmp_path / "out", lambda record: " ".join(record.report.split())).values()) == {1}
 
 
+def test_n01_reports_that_differ_in_their_writing_are_one(tmp_path):
+    writings = ("café {}", "cafe\u0301 {}", "CAFÉ\n{} ", "\tCafé  {}")
+    rows = [_report("") | {"report": writing.format(number)} for number in range(30) for writing in writings]
+    write_json(tmp_path / "in.json", rows)
+    agent_selection.main([str(tmp_path / "in.json"), "--output-dir", str(tmp_path / "out"), "--format", "jsonl"])
+    sides = _sides(tmp_path / "out", lambda record: record.report.split()[-1])
+    assert sides == dict.fromkeys(map(str, range(30)), 1)
+
+
 def test_n1_no_pool_stands_on_two_sides_also_where_reports_link_pools(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
     for number in range(20):

@@ -199,6 +199,28 @@ def test_n02_pictures_are_compared_by_what_they_show(tmp_path):
     assert count_shared([_row("what", red)], held_out, prompt_content) == 2
 
 
+@pytest.mark.parametrize(
+    ("prompt", "shared"),
+    [
+        ("un café rouge", 1),
+        ([{"role": "user", "content": " Un\tcafe\u0301 \n rouge"}], 1),
+        ([{"role": "user", "content": [{"type": "text", "text": "un café rouge"}]}], 1),
+        ([{"role": "user", "content": [{"type": "text", "text": "un café "}, {"type": "text", "text": "rouge"}]}], 1),
+        ([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "un café rouge"}]}], 1),
+        ([{"role": "user", "content": "un café rouge", "name": None}], 1),
+        ([{"role": "user", "content": "un café rouge?"}], 0),
+        ([{"role": "user", "content": "un cafe rouge"}], 0),
+        ([{"role": "user", "content": "uncafé rouge"}], 0),
+        ([{"role": "system", "content": "un"}, {"role": "user", "content": "café rouge"}], 0),
+        ([{"role": "system", "content": ""}, {"role": "user", "content": "un café rouge"}], 0),
+    ],
+)
+def test_n02_a_prompt_is_the_same_however_it_is_written(prompt, shared):
+    picture = Image.new("RGB", (16, 16), "red")
+    held_out = [{"prompt": prompt, "images": [picture]}]
+    assert count_shared([_row("un café rouge", picture)], held_out, prompt_content) == shared
+
+
 def test_n02_a_few_shared_rows_are_told_and_allowed(run, tmp_path):
     folder = Path(_grpo(tmp_path)["dataset_name"])
     rows = chat_rows(1) + chat_rows(3, "tell")
