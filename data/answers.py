@@ -1,6 +1,7 @@
 """The right answers of a row, in each of the forms that data sets have them."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from data.errors import UserError
@@ -18,6 +19,18 @@ OPENING_TAG, CLOSING_TAG = (re.compile(tag, re.IGNORECASE | re.ASCII) for tag in
 """What a completion encloses its answer in."""
 ANNOTATORS = 10
 """How many people answered each question of VQAv2; the official accuracy compares each of them with the others."""
+
+
+def problem_of_tags(answers: Iterable[str]) -> str | None:
+    """Why answers could not stand between <answer> tags, and be read from there; `None` if all of them could.
+
+    >>> problem_of_tags(["red", "a </ANSWER> tag"])
+    "item 1: expected an answer without <answer> tags, found 'a </ANSWER> tag'"
+    """
+    for number, answer in enumerate(answers):
+        if OPENING_TAG.search(answer) or CLOSING_TAG.search(answer):
+            return f"item {number}: expected an answer without <answer> tags, found {answer!r:.80}"
+    return None
 
 
 class AnswerError(UserError, ValueError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data import agent_selection, vqa
+from data.answers import problem_of_tags
 from data.chat import parse_rows_with_prompts
 from data.prompts import format_selection, selection_messages, vqa_messages
 from data.records import Location, Malformed, RecordError, base_folder, read_rows
@@ -39,7 +40,14 @@ def selection_row(record: agent_selection.AgentSelectionRecord, agents: AgentDes
 
 
 def vqa_row(record: vqa.VqaRecord, answer_tags: bool = False) -> dict:
-    """A row of visual question answering; the gold answer is the annotators' most common one."""
+    """A row of visual question answering; the gold answer is the annotators' most common one.
+
+    Raises:
+        RecordError: an answer that is to stand between <answer> tags holds such tags, and could not be read back.
+    """
+    problem = problem_of_tags(record.answers) if answer_tags else None
+    if problem is not None:
+        raise RecordError([f"record {record.id!r}: field 'answers': {problem}"])
     common = vqa.common_answer(record)
     return {
         "id": record.id,
@@ -118,7 +126,8 @@ def load_rows(
     Args:
         source: see `data.records.read_rows`.
         agents: for the system text of agent selection.
-        answer_tags: visual question answering asks for reasoning and an <answer> element.
+        answer_tags: visual question answering asks for reasoning and an <answer> element, which no right answer may
+            hold.
         check_files: decode every image and look for every pool.
         limit: read at most this many records.
         left_out: notes the rows with an image that cannot be read, which are left out in place of an error; the
@@ -136,7 +145,7 @@ def load_rows(
     if field == "prompt":
         rows = parse_rows_with_prompts(located, base, check_files, left_out)
     elif field == "question":
-        records = vqa.parse_records(located, base, check_files, left_out)
+        records = vqa.parse_records(located, base, check_files, left_out, answer_tags)
         rows = [vqa_row(record, answer_tags) for record in records]
     else:
         agents = list(agents)

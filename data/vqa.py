@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from data.answers import ANNOTATORS, SEVERAL, AnswerError, annotators_answers
+from data.answers import ANNOTATORS, SEVERAL, AnswerError, annotators_answers, problem_of_tags
 from data.arguments import add_limit_argument
 from data.commands import command
 from data.image_files import files_by_number, image_files
@@ -114,7 +114,11 @@ def record_ids(records: Sequence[VqaRecord]) -> list[ItemId]:
 
 
 def parse_records(
-    rows: Iterable[tuple[Location, Any]], base: Path, check_files: bool = True, left_out: LeftOut | None = None
+    rows: Iterable[tuple[Location, Any]],
+    base: Path,
+    check_files: bool = True,
+    left_out: LeftOut | None = None,
+    answer_tags: bool = False,
 ) -> list[VqaRecord]:
     """Records with absolute image paths.
 
@@ -122,6 +126,7 @@ def parse_records(
         check_files: decode every image.
         left_out: notes the records with an image that cannot be read, which are left out in place of an error; those
             without an id get their position.
+        answer_tags: the answers are to stand between <answer> tags, and hold none.
 
     Raises:
         RecordError: lists every problem of every row.
@@ -132,6 +137,10 @@ def parse_records(
             record = parse_row(location, row, VqaRecord)
         except RecordError as error:
             problems.extend(error.problems)
+            continue
+        problem = problem_of_tags(record.answers) if answer_tags else None
+        if problem is not None:
+            problems.append(f"{location}: field 'answers': {problem}")
             continue
         records.append(record.model_copy(update={"images": resolve_images(record.images, base)}))
         places.append(str(location))

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data.answers import CLOSING_TAG, OPENING_TAG, SEVERAL, AnswerError, annotators_answers, plain, read_answers
+from data.answers import SEVERAL, AnswerError, annotators_answers, plain, problem_of_tags, read_answers
 from data.json_text import half_character
 from data.records import RecordError
 
@@ -60,9 +60,9 @@ def annotators_who_compare(value: Any) -> list[str]:
     found = _some(annotators(value), value)
     if len(found) == 1:
         raise TypeProblem(f"{SEVERAL}, found {value!r:.80}")
-    for number, answer in enumerate(found):
-        if OPENING_TAG.search(answer) or CLOSING_TAG.search(answer):
-            raise TypeProblem(f"item {number}: expected an answer without <answer> tags, found {answer!r:.80}")
+    problem = problem_of_tags(found)
+    if problem is not None:
+        raise TypeProblem(problem)
     return found
 
 

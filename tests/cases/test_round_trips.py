@@ -12,15 +12,16 @@ from data.agent_selection import AgentSelectionRecord, load_records, write_split
 from data.aspects import ASPECTS, EXACT_COPIES, NEAR_COPIES, healthy_bounds
 from data.measurements import HEALTHY
 from data.pools import Item, Pool
-from data.prompts import escape_text, format_selection, read_text, vqa_messages
+from data.prompts import escape_text, format_selection, read_text
 from data.quality_reports import agent_prompt
 from data.records import RecordError, write_jsonl
-from data.tasks import load_rows, selection_row
+from data.tasks import load_rows, selection_row, vqa_row
+from data.vqa import VqaRecord
 from filter_agents.base import FilterAgent, Instruction
 from filter_agents.factor_routing import Suggestion, load_routes, write_routes
 from filter_agents.registry import build_agents
 from rewards.agent_selection import AgentSelection, Combined, FilteringQuality, parse_selection
-from rewards.vqa_accuracy import read_answer
+from rewards.vqa_accuracy import VqaAccuracy, read_answer
 from rewards.xml_format import StrictXmlFormat, XmlFormat, read_strict_selection
 
 XML_TEXT = st.text(
@@ -177,10 +178,38 @@ def test_f13_a_routing_table_is_read_as_it_was_written(tmp_path_factory, chosen)
     assert load_routes(path, list(routes), agents) == routes
 
 
-@given(st.text().filter(lambda text: "answer>" not in text))
-def test_f13_an_answer_between_tags_is_read_as_it_was_written(text):
-    assert "<answer>" in vqa_messages("what?", answer_tags=True)[0]["content"]
-    assert read_answer(f"<answer>{text}</answer>") == text
+NEAR_TAGS = st.lists(st.sampled_from(["<", "/", "answer", "ANSWER", ">", "<answer>", "</answer>", "ſ", " ", "red"]))
+
+
+@settings(max_examples=200)
+@given(st.text() | NEAR_TAGS.map("".join))
+def test_f13_a_right_answer_between_tags_is_read_as_it_was_written_or_refused(text):
+    record = VqaRecord(question="what?", answers=text, images=["a.png"], id=7)
+    assert vqa_row(record)["gold"] == text
+    if "<answer>" in text.lower() or "</answer>" in text.lower():
+        with pytest.raises(
+            RecordError, match="record 7: field 'answers': item 0: expected an answer without <answer>"
+        ):
+            vqa_row(record, answer_tags=True)
+        return
+    row = vqa_row(record, answer_tags=True)
+    assert "<answer>" in row["prompt"][0]["content"]
+    assert read_answer(row["gold"]) == text
+    assert VqaAccuracy()([row["gold"]], answers=[row["answers"]]) == [1.0]
+
+
+def test_f13_rows_whose_answers_hold_tags_are_all_named(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    given = ["red", ["red", "the <answer> tag"], "</ANSWER>"]
+    write_jsonl(tmp_path / "my.jsonl", [{"image": "a.png", "question": "what?", "answers": one} for one in given])
+    assert len(load_rows(tmp_path / "my.jsonl", "train")) == 3
+    with pytest.raises(RecordError) as error:
+        load_rows(tmp_path / "my.jsonl", "train", answer_tags=True)
+    expected = "expected an answer without <answer> tags, found"
+    assert error.value.problems == [
+        f"{tmp_path}/my.jsonl:2: field 'answers': item 1: {expected} 'the <answer> tag'",
+        f"{tmp_path}/my.jsonl:3: field 'answers': item 0: {expected} '</ANSWER>'",
+    ]
 
 
 RECORDS = st.lists(
