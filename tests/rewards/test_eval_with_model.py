@@ -106,6 +106,6 @@ def test_the_longest_completion_can_be_given(evaluate, read_jsonl, tiny_model):
 
 
 def test_wrong_rewards_stop_before_the_model_is_loaded(report_data, tmp_path):
-    arguments = ["--input", str(report_data), "--model", "no/such/model", "--output-dir", str(tmp_path)]
+    arguments = ["--input", str(report_data), "--model", "someone/no-such-model", "--output-dir", str(tmp_path)]
     with pytest.raises(SystemExit, match="unknown reward 'nonsense'"):
         main([*arguments, "--rewards", "nonsense"])
