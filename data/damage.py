@@ -21,6 +21,7 @@ from data.aspects import (
 )
 from data.images import open_image
 from data.measurements import BLUR_WORKING_SIDE
+from data.words import count_words, first_words
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,11 @@ def _recompress(draft: Draft, rng: random.Random, _: list[str]) -> Draft:
 
 def _cut_question(draft: Draft, rng: random.Random, _: list[str]) -> Draft:
     """One or two words are left. (None would be no question, which is not judged.)"""
-    return replace(draft, question=" ".join(draft.question.split()[: max(1, rng.randint(0, 2))]))
+    return replace(draft, question=first_words(draft.question, max(1, rng.randint(0, 2))))
 
 
 def _repeat_question(draft: Draft, rng: random.Random, _: list[str]) -> Draft:
-    times = 40 // max(1, len(draft.question.split())) + rng.randint(2, 4)
+    times = 40 // max(1, count_words(draft.question)) + rng.randint(2, 4)
     return replace(draft, question=" ".join([draft.question] * times))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictStr, model_validator
 
+from data.same_text import normalise_text
 from data.text_encoder import Encode
 
 DEFAULT_THRESHOLD = 0.625
@@ -101,12 +102,12 @@ class FactorSet(BaseModel):
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces, no full stop at the end: what two annotators would call the same text.
+    """The same text (`data.same_text`) without a full stop at the end: what two annotators would call the same.
 
     >>> normalise("  Too  Dark. ")
     'too dark'
     """
-    return " ".join(text.lower().split()).rstrip(".")
+    return normalise_text(text).rstrip(".。")
 
 
 def factor_id(name: str) -> str:

@@ -71,3 +71,30 @@ def _words_of_run(run: regex.Match) -> int:
 def count_words(text: str) -> int:
     """Words of a text; see the module. 0 for an empty or blank one."""
     return sum(map(_words_of, text.split()))
+
+
+def first_words(text: str, number: int) -> str:
+    """The beginning of a text, with single spaces: as many words as asked for, or all of them.
+
+    >>> first_words("What color is it?", 2), first_words("什么颜色？", 2), first_words("iPhone 什么颜色？", 2)
+    ('What color', '什么', 'iPhone 什')
+    """
+    kept: list[str] = []
+    for token in text.split():
+        if number <= 0:
+            break
+        if _words_of(token) > number:
+            token = _beginning(token, number)
+        kept.append(token)
+        number -= _words_of(token)
+    return " ".join(kept)
+
+
+def _beginning(token: str, number: int) -> str:
+    """The longest beginning of a text without spaces that has no more words than a number; signs stay whole."""
+    end = 0
+    for sign in regex.finditer(r"\X", token):
+        if _words_of(token[: sign.end()]) > number:
+            break
+        end = sign.end()
+    return token[:end]

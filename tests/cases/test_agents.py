@@ -15,7 +15,7 @@ from data.damage import DAMAGES, Draft
 from data.measurements import measure_pool
 from data.pools import Item, Pool
 from data.quality_reports import write_report
-from data.words import count_words, find_words
+from data.words import count_words, find_words, first_words
 from filter_agents.executor import Executor
 from filter_agents.factor_routing import run_routes
 from filter_agents.registry import DEFAULT_AGENTS, build_agents
@@ -152,6 +152,31 @@ def test_n03_a_sentence_is_one_in_any_script(sentence, expected):
 )
 def test_n03_answers_in_any_script_have_words_in_common(prediction, answer, expected):
     assert relevance(prediction, [answer]).token_f1 == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+@pytest.mark.parametrize("seed", range(3))
+def test_n03_damaged_questions_are_too_short_or_too_long_in_any_script(question, seed):
+    draft = Draft(PHOTO, question=question, answers=("red",))
+    cut, repeated = (
+        DAMAGES[name].apply(draft, random.Random(seed), []).question
+        for name in ("cut_questions", "repeated_questions")
+    )
+    assert 1 <= count_words(cut) <= 2
+    assert question.startswith(cut)
+    assert 40 < count_words(repeated) <= 40 + 4 * count_words(question)
+
+
+@given(st.text(max_size=60), st.integers(0, 5))
+def test_n03_the_first_words_of_a_text_are_its_beginning(text, number):
+    beginning = first_words(text, number)
+    assert " ".join(text.split()).startswith(beginning)
+    assert count_words(beginning) <= number
+
+
+@given(st.text(st.characters(max_codepoint=0x24F)), st.integers(0, 5))
+def test_n03_the_first_words_of_scripts_with_spaces_stand_between_them(text, number):
+    assert first_words(text, number) == " ".join(text.split()[:number])
 
 
 @given(st.text(st.characters(max_codepoint=0x7F)))
