@@ -4,7 +4,7 @@ begin() {
     local made="$(basename "$0") with seed $1" out=$2
     mkdir -p "$out"
     exec 9>>"$out/.script.lock" # held until this script and all that it started have ended
-    if ! python -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
+    if ! flock --nonblock 9; then
         echo "error: $out: $(cat "$out/.script.lock"); wait for it, end it, or choose another OUTPUT_DIR (OUT of make)" >&2
         exit 1
     fi

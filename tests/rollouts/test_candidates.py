@@ -191,7 +191,7 @@ def test_a_group_for_each_number_of_shots_is_a_format_of_its_own(made, tmp_path)
         (["--num-beams", "-1"], "--num-beams: expected at least 0"),
         (["--shots", "0"], "--shots: expected at least 1"),
         (["--shots", "11"], "11 shots need pools of at least 11 examples"),
-        (["--selector", "nowhere/at/all"], "selector nowhere/at/all"),
+        (["--selector", "nowhere/at/all"], "--selector: 'nowhere/at/all': no such folder"),
     ],
 )
 def test_errors_come_before_the_vlm_is_loaded(selection_files, tmp_path, capsys, more, message):

@@ -165,7 +165,7 @@ def test_weights():
 )
 def test_errors_come_before_the_model_is_loaded(report_data, tmp_path, capsys, more, message):
     with pytest.raises(SystemExit) as error:
-        completions.main(command(report_data, "no/model/here", tmp_path / "out.jsonl", *more))
+        completions.main(command(report_data, "someone/no-such-model", tmp_path / "out.jsonl", *more))
     assert message in f"{error.value} {capsys.readouterr().err}"
 
 
