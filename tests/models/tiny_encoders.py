@@ -60,7 +60,7 @@ def write_coloured_records(folder: Path, queries: int = 12, examples: int = 20) 
         colour = COLOURS[number % len(COLOURS)]
         Image.new("RGB", (20, 16 + number % 3), colour).save(folder / f"{name}.png")
         question = f"what color is the shape {'abcdefgh'[number % 8]} ?"
-        rows.append({"id": name, "image": f"{name}.png", "question": question, "answers": [colour]})
+        rows.append({"id": name, "image": f"{name}.png", "question": question, "answers": [colour] * 10})
     cut = examples + queries * 2 // 3
     write_jsonl(folder / "train.jsonl", rows[:cut])
     write_jsonl(folder / "validation.jsonl", rows[cut:])

@@ -151,7 +151,7 @@ def test_a2_nothing_left_is_an_error(files, tmp_path):
 def test_a2_completions(files, tiny_model, tmp_path):
     output = tmp_path / "out.jsonl"
     with pytest.raises(SystemExit) as end:
-        completions.main(_completions(files, "no/such/model", output))
+        completions.main(_completions(files, "someone/no-such-model", output))
     _assert_named(end, total=4, names={"train-1"})
     rows = [json.loads(line) for line in (files / "train.jsonl").read_text().splitlines()]
     (files / "train.jsonl").write_text("".join(json.dumps({**row, "id": None}) + "\n" for row in rows))
