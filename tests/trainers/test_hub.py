@@ -245,7 +245,7 @@ def test_every_save_pushes_and_the_token_stays_at_home(push, tmp_path):
     assert [path for path, content in files.items() if hub.token.encode() in content] == []
     recipe = files["recipe.yaml"].decode()
     assert 'hub_token: "***"' in recipe
-    assert "on the command line: --hub_token ***" in recipe
+    assert "on the command line: --hub_token '***'" in recipe
     assert hub.repos[REPO_ID]["private"] is False
 
 
