@@ -117,7 +117,8 @@ def test_p03_a_data_set_and_trls_settings_in_trls_order(tiny_model, tmp_path):
     assert {"eval_a_loss", "eval_b_loss"} <= set(figures)
 
 
-def test_p15_no_configuration(tiny_model, monkeypatch):
+def test_p15_no_configuration(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("trainers.reward.RewardConfig", lambda output_dir: config(Path(output_dir)))
     trainer = RewardTrainer(model=str(tiny_model), train_dataset=IMPLICIT)
     assert trainer.args.output_dir == f"{tiny_model.name}-Reward/run"
