@@ -21,23 +21,23 @@ $(STAMP): setup.cfg
 
 run: $(STAMP)   ## Quick start: from images to a trained, evaluated and reported model (SEED=0 OUT=outputs)
 	@echo "== Quick start, about 5 minutes on 2 cores; everything goes to $(OUT)/"
-	@$(ACTIVATE) && ./quickstart.sh $(SEED) $(OUT)
+	@$(ACTIVATE) && ./pipelines/quickstart.sh $(SEED) $(OUT)
 
 selector: $(STAMP) ## Example selection, from a tiny VLM to an evaluated selector (SEED=0 OUT=outputs)
 	@echo "== Example selection, about 10 minutes on 2 cores; everything goes to $(OUT)/selector/"
-	@$(ACTIVATE) && ./selector.sh $(SEED) $(OUT)/selector
+	@$(ACTIVATE) && ./pipelines/selector.sh $(SEED) $(OUT)/selector
 
 reward: $(STAMP) ## A tiny reward model, its evaluation, and GRPO on it (SEED=0 OUT=outputs)
 	@echo "== Reward model, about 7 minutes on 2 cores; everything goes to $(OUT)/reward/"
-	@$(ACTIVATE) && ./reward.sh $(SEED) $(OUT)/reward
+	@$(ACTIVATE) && ./pipelines/reward.sh $(SEED) $(OUT)/reward
 
 factors: $(STAMP) ## Factor predictors of damages and attributes, measured (SEED=0 OUT=outputs)
 	@echo "== Factor predictors, about 4 minutes on 2 cores; everything goes to $(OUT)/factors/"
-	@$(ACTIVATE) && ./factors.sh $(SEED) $(OUT)/factors
+	@$(ACTIVATE) && ./pipelines/factors.sh $(SEED) $(OUT)/factors
 
 factor-agents: factors ## What predicted factors are worth to a VLM that selects agents (SEED=0 OUT=outputs)
 	@echo "== Factors in reports, about 8 minutes on 2 cores; everything goes to $(OUT)/factor_agents/"
-	@$(ACTIVATE) && ./factor_agents.sh $(SEED) $(OUT)/factor_agents $(OUT)/factors
+	@$(ACTIVATE) && ./pipelines/factor_agents.sh $(SEED) $(OUT)/factor_agents $(OUT)/factors
 
 lint: $(STAMP)  ## Check style
 	@echo "== Linting (ruff)"

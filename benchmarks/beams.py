@@ -32,13 +32,13 @@ sys.path[0] = str(Path(__file__).parents[1])  # this folder has a rewards.py and
 import torch
 
 from data import vqa
-from data.images import open_image
+from data.io.images import open_image
 from data.prompts import in_context_messages
 from data.vqa import common_answer
 from models import tiny
-from models.known import known_config
+from models.families.published import known_config
 from rollouts.beams import DEFAULT_CHUNK, Query, Scorer, images_of, search
-from rollouts.in_context_vlm import InContextRequest, InContextVLM, shown_order
+from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM, shown_order
 
 POOL, SHOTS, BEAMS = 64, 2, 5
 SCRATCH_BATCH = 4

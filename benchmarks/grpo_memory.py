@@ -27,7 +27,7 @@ import yaml
 
 from data import quality_reports
 from models import tiny
-from models.known import known_config
+from models.families.published import known_config
 from trainers import grpo
 
 TOLERANCE = 0.2

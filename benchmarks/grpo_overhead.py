@@ -39,11 +39,11 @@ from data import quality_reports
 from data.tasks import load_rows
 from filter_agents.registry import DEFAULT_AGENTS, build_agents
 from models import tiny
-from models.loading import load_processor, pixel_bounds, vision_token_ids
+from models.families.loading import load_processor, pixel_bounds, vision_token_ids
 from rewards.registry import build_rewards
 from trainers.grpo import GRPOConfig, GRPOTrainer
-from trainers.samples import SampleLog
-from trainers.task_data import to_dataset
+from trainers.report.samples import SampleLog
+from trainers.setup.task_data import to_dataset
 
 TARGETS = {"additions off": 1.03, "additions on": 1.10}
 SHARED = "shared prompts"

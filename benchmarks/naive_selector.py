@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.pointer_selector import PointerSelector
+from models.selectors.pointer import PointerSelector
 
 
 class NaiveSelector(nn.Module):

@@ -20,8 +20,8 @@ sys.path[0] = str(Path(__file__).parents[1])
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.known import known_config
-from models.reward_model import Qwen2VLForRewardModel, Qwen2VLRewardConfig
+from models.families.published import known_config
+from models.reward.model import Qwen2VLForRewardModel, Qwen2VLRewardConfig
 from trainers.losses import preference_loss
 
 QUESTION, RESPONSE = 32, 128

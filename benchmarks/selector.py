@@ -35,7 +35,7 @@ sys.path[0] = str(Path(__file__).parents[1])  # this folder has a rewards.py, wh
 import torch
 
 from benchmarks.naive_selector import NaiveSelector
-from models.pointer_selector import PointerSelector, PointerSelectorConfig
+from models.selectors.pointer import PointerSelector, PointerSelectorConfig
 
 WIDTH, HIDDEN = 768, 256
 SEQUENCES, SHOTS = 5, 2

@@ -25,8 +25,10 @@ from torch.nn.attention.bias import causal_lower_right
 
 from benchmarks.shared_prefix import Case, gradient, make_inputs, make_trainer, score, seconds_of, update
 from benchmarks.shared_prefix_steps import alternating, say_steps, step_trainer
-from models import prefix_attention, shared_prefix, tiny
-from models.known import known_config
+from models import tiny
+from models.families.published import known_config
+from models.shared_prefix import attention as prefix_attention
+from models.shared_prefix import packing as shared_prefix
 from trainers.grpo import GRPOTrainer
 
 

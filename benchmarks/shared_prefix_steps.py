@@ -138,7 +138,7 @@ def steps(arguments: argparse.Namespace) -> None:
 
 def reward_pairs(rounds: int) -> None:
     """Forward and backward of a reward model on 4 pairs."""
-    from models.reward_model import Qwen2VLForRewardModel, Qwen2VLRewardConfig
+    from models.reward.model import Qwen2VLForRewardModel, Qwen2VLRewardConfig
     from trainers.losses import preference_loss
 
     plain = tiny.build_model(tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400), **CPU_MODEL)
@@ -168,8 +168,8 @@ def reward_pairs(rounds: int) -> None:
 
 def rce_groups(rounds: int) -> None:
     """Forward and backward of RCE's policy on a group of 8 stored completions."""
-    from models.loading import pixel_bounds
-    from trainers.group_policies import VLMPolicy
+    from models.families.loading import pixel_bounds
+    from trainers.groups.policies import VLMPolicy
 
     tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400)
     model = tiny.build_model(tokenizer, **CPU_MODEL)

@@ -1,3 +1,3 @@
 """Raw input -> validated records, measurements, prompts. Imports none of the other rooms but `models`."""
 
-import data.interrupts  # noqa: F401  Ctrl-C during the imports that follow is no traceback
+import data.cli.interrupts  # noqa: F401  Ctrl-C during the imports that follow is no traceback

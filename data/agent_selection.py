@@ -11,7 +11,7 @@ record  {"report", "ground_truth_agents": [name], "ground_truth_filtered_data": 
          "ground_truth_prompts"?: {name: prompt}, "images"?: [path], "pool"?: path, "metadata"?, "id"?}
 
 Paths are relative to the file they stand in. `pool` is the folder of the data set that the report is about
-(`data/pools.py`); agents run on it when filtering is rewarded.
+(`data/reports/pool.py`); agents run on it when filtering is rewarded.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr, field_validator, model_validator
 
-from data.commands import command
-from data.images import resolve_images, resolve_path
-from data.locks import parse_and_hold
-from data.messages import without_leading_marks
-from data.output_folder import (
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.counts import counted
+from data.io.images import resolve_images, resolve_path
+from data.io.output_folder import (
     describe_sizes,
     read_back,
     refuse_own_input,
@@ -37,9 +37,7 @@ from data.output_folder import (
     remove_split,
     writing,
 )
-from data.pools import ITEMS_FILE, ItemId, load_pool
-from data.prompts import unwritable_character
-from data.records import (
+from data.io.records import (
     Location,
     Record,
     RecordError,
@@ -49,11 +47,13 @@ from data.records import (
     write_json,
     write_jsonl,
 )
-from data.row_images import RecordWithImages
-from data.same_text import normalise_text
-from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
-from data.unreadable import LeftOut, readable_rows, with_positions_as_ids
-from data.wording import counted
+from data.io.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
+from data.io.unreadable import LeftOut, readable_rows, with_positions_as_ids
+from data.prompts import unwritable_character
+from data.reports.pool import ITEMS_FILE, ItemId, load_pool
+from data.rows.messages import without_leading_marks
+from data.rows.row_images import RecordWithImages
+from data.rows.same_text import normalise_text
 
 MAX_IMAGES = 4
 FORMATS = ("hf", "json", "jsonl")
@@ -200,7 +200,7 @@ def parse_records(
 
 
 def load_records(source: str | Path, split: str = "train", check_files: bool = True) -> list[AgentSelectionRecord]:
-    """Records of a file, or of one split of a folder or Hub data set; see `data.records.read_rows`."""
+    """Records of a file, or of one split of a folder or Hub data set; see `data.io.records.read_rows`."""
     return parse_records(read_rows(source, split), base_folder(source), check_files=check_files)
 
 

@@ -12,10 +12,10 @@ import random
 from pathlib import Path
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
-from data.commands import command
-from data.locks import parse_and_hold
-from data.output_folder import refuse_own_input, write_split, writing
-from data.records import available_splits
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.output_folder import refuse_own_input, write_split, writing
+from data.io.records import available_splits
 
 SPLITS = ("train", "validation")
 

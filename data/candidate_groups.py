@@ -4,14 +4,14 @@
     python -m data.candidate_groups groups.jsonl --output rl_data.json --to rl
     python -m data.candidate_groups groups.jsonl --examples outputs/vqa --split train
 
-The first two convert from and to the JSON of earlier systems (`data/earlier_groups.py`), told by its content; the
-last, without --output, only checks. Group:
+The first two convert from and to the JSON of earlier systems (`data/candidates/earlier_formats.py`), told by its
+content; the last, without --output, only checks. Group:
 
     {"id", "pool"?: [example ids], "candidates": [{"pointer": [ids] | "completion": text, "reward"?, ...}], ...}
 
 A candidate is a pointer (which examples to show, in the order in which they were selected) or a completion of a
 model. What may stand beside it is in `Candidate`; further columns of groups and candidates are kept. A group of
-completions may bring its own `prompt`, with `images`, which are read as those of any such row (`data/chat.py`).
+completions may bring its own `prompt`, with `images`, which are read as those of any such row (`data/rows/chat.py`).
 """
 
 import argparse
@@ -24,11 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, m
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from tqdm import tqdm
 
-from data.arguments import at_least
-from data.candidate_pools import load_pools
-from data.chat import NAME_TAKEN, RESERVED, ChatRecord, check_reserved
-from data.commands import command
-from data.earlier_groups import (
+from data.candidates.earlier_formats import (
     CONSTRUCT_ORDERS,
     RL_FORMS,
     EarlierFormat,
@@ -38,14 +34,18 @@ from data.earlier_groups import (
     read_earlier,
     rl_entry,
 )
-from data.field_types import Count, Finite, Hit, IdList, OneId, Share
-from data.images import resolve_images
-from data.locks import parse_and_hold
-from data.pools import ItemId
-from data.records import Location, RecordError, atomic_write, base_folder, parse_row, read_rows
-from data.row_images import gather_images, is_image_name
-from data.unreadable import readable_rows
-from data.wording import counted
+from data.candidates.pools import load_pools
+from data.cli.arguments import at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.counts import counted
+from data.io.field_types import Count, Finite, Hit, IdList, OneId, Share
+from data.io.images import resolve_images
+from data.io.records import Location, RecordError, atomic_write, base_folder, parse_row, read_rows
+from data.io.unreadable import readable_rows
+from data.reports.pool import ItemId
+from data.rows.chat import NAME_TAKEN, RESERVED, ChatRecord, check_reserved
+from data.rows.row_images import gather_images, is_image_name
 
 
 class Candidate(BaseModel):
@@ -261,7 +261,7 @@ def load_groups(
     check_files: bool = True,
     earlier: EarlierFormat | None = None,
 ) -> list[CandidateGroup]:
-    """Groups of a file, or of one split of a folder or Hub data set; see `data.records.read_rows`.
+    """Groups of a file, or of one split of a folder or Hub data set; see `data.io.records.read_rows`.
 
     A `.json` file that holds an object instead of a list is read as an earlier system's beam or RL data.
 
@@ -346,7 +346,7 @@ def write_earlier(path: str | Path, groups: Iterable[CandidateGroup], convert: C
     """Writes one JSON object with an entry for each group, an entry a line, atomically.
 
     Args:
-        convert: a group's row -> its entry; see `data.earlier_groups`.
+        convert: a group's row -> its entry; see `data.candidates.earlier_formats`.
 
     Raises:
         RecordError: a group that the format cannot hold, or a value that JSON cannot.

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data.answers import ANNOTATORS
-from data.arguments import at_least
-from data.commands import command
-from data.locks import parse_and_hold
-from data.output_folder import write_split, writing
-from data.records import RecordError
-from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
+from data.cli.arguments import at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.counts import counted
+from data.io.image_sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
+from data.io.output_folder import write_split, writing
+from data.io.records import RecordError
+from data.rows.answers import ANNOTATORS
 from data.vqa import load_records
-from data.wording import counted
 
 VALUES = {"color": EASY_VQA_COLORS, "shape": EASY_VQA_SHAPES}
 

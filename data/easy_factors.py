@@ -6,9 +6,9 @@
 Writes train.jsonl, validation.jsonl and test.jsonl for `python -m data.factors`, with the phrases that different
 annotators would use for the same thing.
 
-damages      images damaged as those of `data/quality_reports.py` are (`data/damage.py`): about a quarter not at all,
-             half in one way, and a quarter in their light and one more way; each stands out in the aspects of its
-             damages and in no other
+damages      images damaged as those of `data/quality_reports.py` are (`data/reports/damage.py`): about a quarter
+             not at all, half in one way, and a quarter in their light and one more way; each stands out in the
+             aspects of its damages and in no other
 attributes   the images as they are, with the shape and the colour that their questions ask for
 
 Training, validation and test images never overlap.
@@ -23,22 +23,22 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.arguments import add_skip_argument, at_least
-from data.aspects import BLUR, EXPOSURE, RESOLUTION, SHAPE, Aspect, stands_out
-from data.commands import command
-from data.damage import DAMAGES, Draft
-from data.damaged_pools import ATTEMPTS, DamageError
+from data.cli.arguments import add_skip_argument, at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.cli.processes import process_pool
 from data.factors import FactorAnnotation, parse_annotations
-from data.images import open_image
-from data.locks import parse_and_hold
-from data.measurements import HEALTHY_RESOLUTION, measure_image, measure_items
-from data.output_folder import describe_sizes, write_split, writing
-from data.pools import Item
-from data.processes import process_pool
-from data.records import RecordError, atomic_write, base_folder, read_rows
-from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits, readable_items
-from data.splits import DEFAULT_SHARES, SPLITS, split_sizes
-from data.unreadable import Skipping
+from data.io.image_sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits, readable_items
+from data.io.images import open_image
+from data.io.output_folder import describe_sizes, write_split, writing
+from data.io.records import RecordError, atomic_write, base_folder, read_rows
+from data.io.splits import DEFAULT_SHARES, SPLITS, split_sizes
+from data.io.unreadable import Skipping
+from data.reports.aspects import BLUR, EXPOSURE, RESOLUTION, SHAPE, Aspect, stands_out
+from data.reports.damage import DAMAGES, Draft
+from data.reports.damaged_pools import ATTEMPTS, DamageError
+from data.reports.measurements import HEALTHY_RESOLUTION, measure_image, measure_items
+from data.reports.pool import Item
 
 KINDS = ("damages", "attributes")
 JUDGED = (BLUR, EXPOSURE, RESOLUTION, SHAPE)

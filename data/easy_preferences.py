@@ -27,11 +27,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.answers import ANNOTATORS
-from data.output_folder import read_back, writing
+from data.io.image_sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
+from data.io.output_folder import read_back, writing
+from data.io.records import atomic_write, write_jsonl
 from data.preferences import load_preferences
-from data.records import atomic_write, write_jsonl
-from data.sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
+from data.rows.answers import ANNOTATORS
 from data.tasks import load_rows
 
 SHARES = (0.9, 0.1, 0.1)

@@ -8,7 +8,7 @@ Reads annotations, one image a line, and writes them with their factors, divided
 annotation   {"image_path", "image_id"?, "filter_factor_texts": [text]}
 labelled     {"image_path", "image_id"?, "filter_factor_texts": [text], "factors": [factor id]}
 
-and `factors.json`, the set of factors with the texts that mean each (`data/factor_clusters.py`). A folder with
+and `factors.json`, the set of factors with the texts that mean each (`data/factor_labels/clusters.py`). A folder with
 `train`, `validation` and `test` keeps its splits. Factors are made from the training split alone, or from
 `--factor-list`, a file of `{"filter_factors": [text]}`; texts that mean none of them are dropped, and counted.
 Paths are relative to the file they stand in. Images may also come as bytes, and are then written as files.
@@ -26,15 +26,17 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, field_validator, model_validator
 
-from data.arguments import add_skip_argument, at_least
-from data.commands import command
-from data.digests import image_bytes_digest
-from data.factor_clusters import DEFAULT_THRESHOLD, FactorSet, abstract_factors
-from data.images import describe_source, resolve_image
-from data.locks import parse_and_hold
-from data.output_folder import describe_sizes, refuse_own_input, relative_image_path, write_split, writing
-from data.pools import ItemId
-from data.records import (
+from data.cli.arguments import add_skip_argument, at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.factor_labels.clusters import DEFAULT_THRESHOLD, FactorSet, abstract_factors
+from data.factor_labels.text_encoder import BUNDLED_MINILM, Encode, EncoderError, load_text_encoder
+from data.io.counts import counted
+from data.io.digests import image_bytes_digest
+from data.io.image_sources import picture_keys
+from data.io.images import describe_source, resolve_image
+from data.io.output_folder import describe_sizes, refuse_own_input, relative_image_path, write_split, writing
+from data.io.records import (
     Location,
     Record,
     RecordError,
@@ -48,12 +50,10 @@ from data.records import (
     read_rows,
     write_json,
 )
-from data.row_images import gather_images
-from data.sources import picture_keys
-from data.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
-from data.text_encoder import BUNDLED_MINILM, Encode, EncoderError, load_text_encoder
-from data.unreadable import LeftOut, Skipping, readable_rows
-from data.wording import counted
+from data.io.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
+from data.io.unreadable import LeftOut, Skipping, readable_rows
+from data.reports.pool import ItemId
+from data.rows.row_images import gather_images
 from models.places import model_place
 
 FACTORS_FILE = "factors.json"
@@ -64,8 +64,8 @@ class FactorAnnotation(Record):
     """An image and what an annotator wrote about it.
 
     Attributes:
-        image_path: the image, also given under another of the usual names (`data/row_images.py`): a path, bytes, or
-            `{"bytes", "path"}`.
+        image_path: the image, also given under another of the usual names (`data/rows/row_images.py`): a path, bytes,
+            or `{"bytes", "path"}`.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -19,16 +19,16 @@ from typing import Any
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from data.arguments import at_least
-from data.commands import command
-from data.field_types import Finite, OneId
-from data.images import resolve_images
-from data.locks import parse_and_hold
-from data.messages import Message, Prompt, Text, parse_prompt, place_images
-from data.records import RecordError, base_folder, field_error, parse_row, read_rows
-from data.row_images import RecordWithImages
-from data.unreadable import LeftOut, readable_rows
-from data.wording import counted
+from data.cli.arguments import at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.counts import counted
+from data.io.field_types import Finite, OneId
+from data.io.images import resolve_images
+from data.io.records import RecordError, base_folder, field_error, parse_row, read_rows
+from data.io.unreadable import LeftOut, readable_rows
+from data.rows.messages import Message, Prompt, Text, parse_prompt, place_images
+from data.rows.row_images import RecordWithImages
 
 
 class PreferenceRecord(RecordWithImages):
@@ -162,7 +162,7 @@ class PreferenceCounts:
 def load_preferences(
     source: str | Path, split: str = "train", skip_bad_rows: bool = False, check_files: bool = True
 ) -> tuple[list[PreferenceRecord], PreferenceCounts]:
-    """Records of a file, or of one split of a folder or Hub data set (`data.records.read_rows`).
+    """Records of a file, or of one split of a folder or Hub data set (`data.io.records.read_rows`).
 
     Records whose responses all have one rank are left out and counted: they prefer nothing. Records without an id get
     their row number, from 0.

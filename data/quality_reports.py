@@ -23,8 +23,17 @@ import numpy as np
 from tqdm import tqdm
 
 from data.agent_selection import load_records
-from data.arguments import add_skip_argument, at_least
-from data.aspects import (
+from data.cli.arguments import add_skip_argument, at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.cli.processes import process_pool
+from data.io.image_sources import SourceItem, load_all, load_splits, readable_items
+from data.io.images import open_image
+from data.io.output_folder import write_split, writing
+from data.io.records import write_json, write_jsonl
+from data.io.splits import SPLITS, Shares, add_share_arguments, read_share_arguments, split_sizes
+from data.io.unreadable import Skipping
+from data.reports.aspects import (
     ASPECTS,
     EXACT_COPIES,
     NEAR_COPIES,
@@ -35,20 +44,11 @@ from data.aspects import (
     remarkable_ids,
     resolution_limit,
 )
-from data.commands import command
-from data.damage import DAMAGES
-from data.damaged_pools import DamagedPool, DamageError, PoolDrawer, as_items
-from data.images import open_image
-from data.locks import parse_and_hold
-from data.measurements import Measurement, measure_pool, store_measurements
-from data.output_folder import write_split, writing
-from data.pools import Item, Pool
-from data.processes import process_pool
-from data.records import write_json, write_jsonl
-from data.report_wording import OPENINGS, VAGUE, WORDINGS, choose
-from data.sources import SourceItem, load_all, load_splits, readable_items
-from data.splits import SPLITS, Shares, add_share_arguments, read_share_arguments, split_sizes
-from data.unreadable import Skipping
+from data.reports.damage import DAMAGES
+from data.reports.damaged_pools import DamagedPool, DamageError, PoolDrawer, as_items
+from data.reports.measurements import Measurement, measure_pool, store_measurements
+from data.reports.pool import Item, Pool
+from data.reports.wording import OPENINGS, VAGUE, WORDINGS, choose
 
 RECORD_FILE = "record.json"
 MAX_IMAGES = 4

@@ -1,7 +1,7 @@
 """Data sets of any task as rows that trainers and evaluations share: a prompt, images, and columns for the rewards.
 
 The task is told from a row's fields: `report` is agent selection, `question` is visual question answering, and
-`prompt` (a text or chat messages, as TRL has it; data/chat.py) is anything else. A file holds rows of one task.
+`prompt` (a text or chat messages, as TRL has it; data/rows/chat.py) is anything else. A file holds rows of one task.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from data import agent_selection, vqa
-from data.answers import problem_of_tags
-from data.chat import parse_rows_with_prompts
+from data.io.records import Location, Malformed, RecordError, base_folder, read_rows
+from data.io.unreadable import LeftOut
 from data.prompts import format_selection, selection_messages, vqa_messages
-from data.records import Location, Malformed, RecordError, base_folder, read_rows
-from data.unreadable import LeftOut
+from data.rows.answers import problem_of_tags
+from data.rows.chat import parse_rows_with_prompts
 
 GOLD_REASONING = "The report shows what to filter."
 DEFAULT_PROMPT = "use the default"
@@ -124,7 +124,7 @@ def load_rows(
     """Rows of a data set, each with `id`, `prompt`, `images` and the columns that rewards need.
 
     Args:
-        source: see `data.records.read_rows`.
+        source: see `data.io.records.read_rows`.
         agents: for the system text of agent selection.
         answer_tags: visual question answering asks for reasoning and an <answer> element, which no right answer may
             hold.

@@ -26,16 +26,15 @@ from pydantic import (
     model_validator,
 )
 
-from data.answers import ANNOTATORS, SEVERAL, AnswerError, annotators_answers, problem_of_tags
-from data.arguments import add_limit_argument
-from data.commands import command
-from data.image_files import files_by_number, image_files
-from data.images import resolve_images
-from data.locks import parse_and_hold
-from data.messages import without_leading_marks
-from data.output_folder import write_split, writing
-from data.pools import ItemId
-from data.records import (
+from data.cli.arguments import add_limit_argument
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.counts import counted
+from data.io.image_files import files_by_number, image_files
+from data.io.image_sources import EASY_VQA, load_splits
+from data.io.images import resolve_images
+from data.io.output_folder import write_split, writing
+from data.io.records import (
     Location,
     Record,
     RecordError,
@@ -47,11 +46,12 @@ from data.records import (
     read_json,
     read_rows,
 )
-from data.row_images import RecordWithImages
-from data.sources import EASY_VQA, load_splits
-from data.splits import Shares, add_share_arguments, read_share_arguments
-from data.unreadable import LeftOut, readable_rows, with_positions_as_ids
-from data.wording import counted
+from data.io.splits import Shares, add_share_arguments, read_share_arguments
+from data.io.unreadable import LeftOut, readable_rows, with_positions_as_ids
+from data.reports.pool import ItemId
+from data.rows.answers import ANNOTATORS, SEVERAL, AnswerError, annotators_answers, problem_of_tags
+from data.rows.messages import without_leading_marks
+from data.rows.row_images import RecordWithImages
 
 MAX_IMAGES = 4
 

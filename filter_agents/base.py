@@ -5,9 +5,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-from data.aspects import Aspect, healthy_bounds, resolution_limit
-from data.measurements import Bounds, Measurement, pool_measurements
-from data.pools import Item, ItemId, load_pool
+from data.reports.aspects import Aspect, healthy_bounds, resolution_limit
+from data.reports.measurements import Bounds, Measurement, pool_measurements
+from data.reports.pool import Item, ItemId, load_pool
 from filter_agents.grammar import Limits, parse_bounds
 
 
@@ -40,7 +40,7 @@ class FilterAgent(ABC):
         """Ids that remain, in the pool's order.
 
         Args:
-            pool_folder: see `data.pools.load_pool`.
+            pool_folder: see `data.reports.pool.load_pool`.
             parameters: of the `Instruction`.
         """
 
@@ -51,7 +51,7 @@ class BoundsAgent(FilterAgent):
     Items that have no such quantity (no question, no answers) are not judged, and stay.
 
     Subclasses name an aspect and the values that its quantities can have. Default: the healthy bounds of all of them
-    (`data.measurements.HEALTHY`).
+    (`data.reports.measurements.HEALTHY`).
     """
 
     aspect: ClassVar[Aspect]

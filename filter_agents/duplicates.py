@@ -1,7 +1,7 @@
 """Agents that drop copies. Of exact copies the first in the data set's order stays, of look-alikes the best."""
 
-from data.measurements import HEALTHY, Measurement, exact_copies, near_copies
-from data.pools import Item, ItemId
+from data.reports.measurements import HEALTHY, Measurement, exact_copies, near_copies
+from data.reports.pool import Item, ItemId
 from filter_agents.base import CopiesAgent, Instruction
 from filter_agents.grammar import parse_bounds
 

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from data.pools import ItemId, load_pool
+from data.reports.pool import ItemId, load_pool
 from filter_agents.base import CopiesAgent, FilterAgent
 
 
@@ -58,7 +58,7 @@ class Executor:
         an item is no copy of one that another agent drops.
 
         Args:
-            pool_folder: the data set (`data/pools.py`).
+            pool_folder: the data set (`data/reports/pool.py`).
             prompts: agent name -> the prompt written for it.
 
         Returns:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord
-from data.images import ImageSource
-from data.pools import load_pool
+from data.io.images import ImageSource
 from data.prompts import format_selection
-from data.report_wording import factor_sentence
+from data.reports.pool import load_pool
+from data.reports.wording import factor_sentence
 from data.tasks import DEFAULT_PROMPT
 from filter_agents.factor_routing import Routes
 
@@ -30,7 +30,7 @@ def predict_records(records: Sequence[AgentSelectionRecord], model: Any, batch_s
     """For each record, the number of its images that each factor applies to.
 
     Args:
-        model: a factor predictor (`models/factor_predictor.py`).
+        model: a factor predictor (`models/factors/predictor.py`).
     """
     images = [images_of(record) for record in records]
     found = iter(model.predict([image for part in images for image in part], batch_size))

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from data.factor_clusters import normalise, text_vectors
-from data.pools import ItemId, load_pool
-from data.records import RecordError, atomic_write
-from data.text_encoder import Encode
+from data.factor_labels.clusters import normalise, text_vectors
+from data.factor_labels.text_encoder import Encode
+from data.io.records import RecordError, atomic_write
+from data.reports.pool import ItemId, load_pool
 from filter_agents.base import CopiesAgent, FilterAgent
 
 LEAST_SIMILARITY = 0.27

@@ -24,7 +24,7 @@ import html
 import re
 from collections import Counter
 
-from data.measurements import Bounds
+from data.reports.measurements import Bounds
 
 MAX_LENGTH = 1_000
 _TOKEN = re.compile(r"\d+(?:\.\d+)?%?|[a-z]+|[<>]=?|[,;.\n]", re.ASCII)

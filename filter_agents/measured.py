@@ -1,6 +1,6 @@
 """Agents that compare measurements with bounds: sharpness, exposure, resolution, shape, texts, answers."""
 
-from data.aspects import ANSWERS, BLUR, EXPOSURE, RESOLUTION, SHAPE, TEXT_LENGTH
+from data.reports.aspects import ANSWERS, BLUR, EXPOSURE, RESOLUTION, SHAPE, TEXT_LENGTH
 from filter_agents.base import BoundsAgent
 
 

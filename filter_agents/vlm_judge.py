@@ -5,8 +5,8 @@ from functools import cached_property
 
 from tqdm import tqdm
 
-from data.images import load_for_qwen
-from data.pools import ItemId, load_pool
+from data.io.images import load_for_qwen
+from data.reports.pool import ItemId, load_pool
 from filter_agents.base import FilterAgent, Instruction
 
 DEFAULT_QUESTION = "Is this a clear and useful image?"
@@ -39,7 +39,7 @@ class VlmJudge(FilterAgent):
 
     @cached_property
     def _loaded(self):
-        from models.loading import load_vlm
+        from models.families.loading import load_vlm
 
         return load_vlm(self.model_name, revision=self.revision)
 

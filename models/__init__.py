@@ -1,6 +1,6 @@
 """Policies and scorers. Imports none of the other rooms."""
 
-import data.interrupts  # noqa: F401  Ctrl-C during the imports that follow is no traceback
-from data.library_noise import leave_out_noise
+import data.cli.interrupts  # noqa: F401  Ctrl-C during the imports that follow is no traceback
+from data.cli.library_noise import leave_out_noise
 
 leave_out_noise()

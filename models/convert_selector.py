@@ -14,9 +14,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from data.arguments import at_least
-from data.commands import command
-from data.locks import parse_and_hold
+from data.cli.arguments import at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
 from models.errors import ModelError
 
 STATE_KEYS = ("model_state_dict", "state_dict")
@@ -101,7 +101,7 @@ def convert(path: Path, num_heads: int = 1, temperature: float = 0.1):
     Raises:
         ValueError: weights that are missing, unknown or of another shape; lists all of them.
     """
-    from models.pointer_selector import PointerSelector, PointerSelectorConfig
+    from models.selectors.pointer import PointerSelector, PointerSelectorConfig
 
     weights, notes = read_state(path)
     hidden = weights[ANCHOR].shape[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.text_encoder import BUNDLED_MINILM, bundled_minilm
+from data.factor_labels.text_encoder import BUNDLED_MINILM, bundled_minilm
 from models.errors import ModelError
 from models.hub import file_at_hand
 from models.places import loading

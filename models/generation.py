@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from models.loading import vision_token_ids
-from models.shared_prefill import shared_prefill
-from models.shared_prefix import why_plain
+from models.families.loading import vision_token_ids
+from models.shared_prefix.packing import why_plain
+from models.shared_prefix.prefill import shared_prefill
 
 Conversation = list[dict[str, Any]]
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.commands import machine_problem
+from data.cli.commands import machine_problem
 from data.errors import UserError
-from models.checkpoints import find_model, newest_complete_checkpoint
 from models.errors import ModelError
+from models.run_folders import find_model, newest_complete_checkpoint
 
 MODEL_FILES = ("config.json", "adapter_config.json", "modules.json")
 """One of them is in the folder of every model: `modules.json` in those of sentence-transformers."""

@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from data.arguments import at_least
-from data.commands import command
-from data.locks import parse_and_hold
-from data.records import RecordError
+from data.cli.arguments import at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.records import RecordError
 
 PATCH_SIZE = 8
 MERGE_SIZE = 2

@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from data.measurements import check_pools
-from data.pools import ItemId
 from data.prompts import read_text
+from data.reports.measurements import check_pools
+from data.reports.pool import ItemId
 from filter_agents.base import FilterAgent
 from filter_agents.executor import Executor
 from filter_agents.registry import build_agents
-from rewards import columns as column_types
 from rewards.base import Completion, Reward
+from rewards.scoring import columns as column_types
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from data.messages import texts_of
-from rewards.columns import ColumnError, ColumnType, TypeProblem, read_column
+from data.rows.messages import texts_of
+from rewards.scoring.columns import ColumnError, ColumnType, TypeProblem, read_column
 
 Completion = str | list[dict[str, Any]]
 
@@ -29,7 +29,7 @@ class Reward(ABC):
     Attributes:
         name: as in recipes and logs.
         columns: columns of the data that `score` takes after the text, in this order.
-        types: what each of them holds (`rewards/columns.py`); `score` gets what the type reads.
+        types: what each of them holds (`rewards/scoring/columns.py`); `score` gets what the type reads.
         data_types: stricter ones, for the rows of a data set before anything is scored.
         optional: those of them that the data may lack; `score` gets `None` then. One column at least must be there.
         minimum, maximum: range of the scores; the right answer scores `maximum`.

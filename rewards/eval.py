@@ -15,16 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data.arguments import add_limit_argument, at_least
-from data.commands import command
-from data.locks import parse_and_hold
-from data.records import RecordError, write_json, write_jsonl
+from data.cli.arguments import add_limit_argument, at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.records import RecordError, write_json, write_jsonl
 from models.places import model_place
 from rewards.base import Reward
-from rewards.columns import check_columns
-from rewards.comparison import compare
-from rewards.completions import generate_completions, read_completions
-from rewards.guard import ON_ERROR
 from rewards.registry import (
     REWARDS,
     RewardSpec,
@@ -34,8 +30,12 @@ from rewards.registry import (
     reward_parameters,
     spec_name,
 )
-from rewards.scoring import score_rows
-from rewards.statistics import summarise
+from rewards.scoring.columns import check_columns
+from rewards.scoring.comparison import compare
+from rewards.scoring.guard import ON_ERROR
+from rewards.scoring.inputs import generate_completions, read_completions
+from rewards.scoring.rows import score_rows
+from rewards.scoring.statistics import summarise
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

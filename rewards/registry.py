@@ -7,7 +7,7 @@ In a recipe, `reward_funcs` is a list of entries, each of them
     {name: combined, agent_weight: 0.7, on_error: skip, max_error_rate: 0.05}    either, with parameters
 
 Parameters go to the class, or are passed to the function at every call. `on_error` and `max_error_rate` say what
-happens when the reward fails (`rewards/guard.py`).
+happens when the reward fails (`rewards/scoring/guard.py`).
 """
 
 import functools
@@ -18,8 +18,8 @@ from typing import Any
 from data.errors import UserError
 from filter_agents.registry import import_dotted
 from rewards.base import Reward
-from rewards.columns import own_arguments
-from rewards.guard import GuardedReward, guard
+from rewards.scoring.columns import own_arguments
+from rewards.scoring.guard import GuardedReward, guard
 
 REWARDS = {
     "agent_selection": "rewards.agent_selection.AgentSelection",
@@ -30,8 +30,8 @@ REWARDS = {
     "sentence_format": "rewards.sentence_format.SentenceFormat",
     "vqa_accuracy": "rewards.vqa_accuracy.VqaAccuracy",
     "relevance": "rewards.relevance.RelevanceReward",
-    "candidate": "rewards.beam.CandidateReward",
-    "beam_score": "rewards.beam.BeamScore",
+    "candidate": "rewards.candidate.CandidateReward",
+    "beam_score": "rewards.candidate.BeamScore",
     "reward_model": "rewards.reward_model.RewardModel",
 }
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import ClassVar
 
-from data.words import find_words
-from rewards import columns as column_types
+from data.rows.words import find_words
 from rewards.base import Reward
+from rewards.scoring import columns as column_types
 from rewards.vqa_accuracy import read_answer
 
 COMPARED = 400
@@ -30,7 +30,7 @@ class Relevance:
 
     Attributes:
         token_f1: F1 of the words, of which one that stands twice counts twice. They are runs of a-z and 0-9 or, where
-            both texts have letters and none of them is one of a-z, the words of any script (`data.words.find_words`).
+            both texts have letters and none of them is one of a-z, the words of any script (`data.rows.words`).
         edit_sim: difflib's ratio: twice the letters in matching blocks, over all letters.
         score: the larger of the two.
     """
@@ -49,7 +49,7 @@ def _comparable(text: str) -> str:
 
 
 def _token_f1(text: str, answer: str) -> float:
-    """F1 of the words of two comparable texts: in other scripts than Latin, those that `data.words` finds.
+    """F1 of the words of two comparable texts: in other scripts than Latin, those that `data.rows.words` finds.
 
     The published figures know runs of a-z and 0-9 alone, also of texts that have others beside them.
     """

@@ -15,17 +15,17 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from data.arguments import add_restart_argument, at_least
-from data.commands import check_alone, command
-from data.locks import parse_and_hold
+from data.cli.arguments import add_restart_argument, at_least
+from data.cli.commands import check_alone, command
+from data.cli.locks import parse_and_hold
+from data.io.records import RecordError, write_json, write_jsonl
 from data.preferences import PreferenceRecord, load_preferences
-from data.records import RecordError, write_json, write_jsonl
 from models.places import model_place
-from rewards.calibration import calibration, draw_calibration, draw_scores, score_summary
-from rewards.preference_accuracy import GROUPS, distinct_items, preference_accuracy
-from rewards.published_scores import published_table
-from rewards.scored_preferences import ScoredPreference, equal_ranks, load_scored_preferences
-from rewards.stored_scores import ScoreRequest, StoredScores, prompt_text
+from rewards.preferences.accuracy import GROUPS, distinct_items, preference_accuracy
+from rewards.preferences.calibration import calibration, draw_calibration, draw_scores, score_summary
+from rewards.preferences.published import published_table
+from rewards.preferences.scored import ScoredPreference, equal_ranks, load_scored_preferences
+from rewards.scoring.model_scores import ScoreRequest, StoredScores, prompt_text
 
 
 def _whole(number: float) -> float | int:
@@ -189,7 +189,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    from data.shards import end_processes
+    from data.io.shards import end_processes
 
     arguments = _parse_arguments(argv)
     (evaluate_scores if arguments.scores else evaluate_model)(arguments)

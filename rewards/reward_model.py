@@ -1,4 +1,4 @@
-"""The score that a trained reward model gives to prompt, images and completion (`models/reward_model.py`)."""
+"""The score that a trained reward model gives to prompt, images and completion (`models/reward/model.py`)."""
 
 import json
 import math
@@ -8,12 +8,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data.row_images import is_image_name
-from models.checkpoints import MODEL_FILE, find_model
+from data.rows.row_images import is_image_name
+from models.run_folders import MODEL_FILE, find_model
 from models.zero3 import whole_models
-from rewards import columns as column_types
 from rewards.base import Completion, Reward, completion_text
-from rewards.columns import QUESTIONS, ColumnError
+from rewards.scoring import columns as column_types
+from rewards.scoring.columns import QUESTIONS, ColumnError
 
 MODEL_TYPES = ("qwen2_vl_reward", "qwen2_5_vl_reward")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -74,9 +74,9 @@ class RewardModel(Reward):
     """The score of a trained reward model, which sees prompt, images and completion; within the model's bounds.
 
     The prompt is the trainer's, or the column `prompt`, `question` or `query`; images are those of `images`, `image`
-    or another of their usual names (data/row_images.py). `None` for rows without a prompt. Rows without images are
-    scored as text. The system text is the one that is stored with the model. Loaded at the first use, once a process,
-    and never trained.
+    or another of their usual names (data/rows/row_images.py). `None` for rows without a prompt. Rows without images
+    are scored as text. The system text is the one that is stored with the model. Loaded at the first use, once a
+    process, and never trained.
 
     Args:
         model: folder (of a run too) or Hub id.
@@ -118,8 +118,8 @@ class RewardModel(Reward):
 
     @cached_property
     def _loaded(self) -> Any:
-        from data.shards import process_state
-        from models.reward_model import load_reward_model
+        from data.io.shards import process_state
+        from models.reward.model import load_reward_model
 
         device = self.device or process_state().device
         if self.sharded:
@@ -175,7 +175,7 @@ def _partitioned(load: Any, name: str, device: Any, dtype: str) -> Any:
         raise ValueError("sharded: expected a run under DeepSpeed ZeRO-3, whose policy is divided too")
     import deepspeed
 
-    from models.vision_hooks import install_vision_hooks
+    from models.families.vision_hooks import install_vision_hooks
 
     model, _ = load(name, device, dtype)
     model.requires_grad_(False)

@@ -20,17 +20,17 @@ from typing import Any
 from pydantic import ConfigDict, StrictStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from data.arguments import add_restart_argument, at_least, jsonl_file
-from data.commands import command
-from data.images import resolve_images
-from data.locks import parse_and_hold
-from data.messages import parse_prompt, place_images
-from data.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
-from data.row_images import RecordWithImages, is_image_name
-from data.unreadable import refuse_unreadable
-from models.loading import VISION_TOKENS
+from data.cli.arguments import add_restart_argument, at_least, jsonl_file
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.images import resolve_images
+from data.io.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
+from data.io.unreadable import refuse_unreadable
+from data.rows.messages import parse_prompt, place_images
+from data.rows.row_images import RecordWithImages, is_image_name
+from models.families.loading import VISION_TOKENS
 from models.places import model_place
-from rewards.stored_scores import ScoreRequest, StoredScores
+from rewards.scoring.model_scores import ScoreRequest, StoredScores
 
 
 class ResponseRow(RecordWithImages):
@@ -177,7 +177,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    from data.shards import end_processes
+    from data.io.shards import end_processes
 
     arguments = _parse_arguments(argv)
     score_file(arguments)

@@ -2,7 +2,7 @@
 
 import regex
 
-from data.words import count_words
+from data.rows.words import count_words
 from rewards.base import Reward
 
 _MARK = regex.compile(r"\p{Sentence_Terminal}|\u0f0d|\u037e|(?<=\p{Greek}\p{M}*);")
@@ -18,7 +18,7 @@ class SentenceFormat(Reward):
     Scripts without capital letters need none, and Thai and Lao, which have no such mark, need none of those either.
 
     Args:
-        max_words: of the sentence, as `data.words` counts them.
+        max_words: of the sentence, as `data.rows.words` counts them.
     """
 
     name = "sentence_format"

@@ -9,17 +9,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from data.arguments import add_limit_argument
-from data.commands import command
-from data.locks import parse_and_hold
-from data.records import RecordError, available_splits
+from data.cli.arguments import add_limit_argument
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.records import RecordError, available_splits
 from data.tasks import load_rows
 from filter_agents.registry import build_agents
 from rewards.base import Reward
-from rewards.columns import check_columns
 from rewards.eval import read_recipe
 from rewards.registry import RewardSpec, build_rewards, import_reward
-from rewards.scoring import score_rows
+from rewards.scoring.columns import check_columns
+from rewards.scoring.rows import score_rows
 
 MAX_ROWS_SHOWN = 20
 TOLERANCE = 1e-9

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import ClassVar
 
-from data.answers import CLOSING_TAG, OPENING_TAG
-from rewards import columns as column_types
+from data.rows.answers import CLOSING_TAG, OPENING_TAG
 from rewards.base import Reward
+from rewards.scoring import columns as column_types
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _HAS_PUNCTUATION = re.compile("[" + re.escape(_PUNCTUATION) + "]")

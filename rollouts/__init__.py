@@ -3,4 +3,4 @@
 Uses `rewards`, `filter_agents`, `data` and `models`.
 """
 
-import data.interrupts  # noqa: F401  Ctrl-C during the imports that follow is no traceback
+import data.cli.interrupts  # noqa: F401  Ctrl-C during the imports that follow is no traceback

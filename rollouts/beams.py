@@ -19,18 +19,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
-from data.candidate_pools import load_pools, pools_without
-from data.commands import command
-from data.digests import rows_digest
-from data.images import ImageSource
-from data.locks import parse_and_hold
-from data.pools import ItemId
-from data.records import RecordError
-from data.unreadable import Skipping
+from data.candidates.pools import load_pools, pools_without
+from data.cli.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.counts import counted
+from data.io.digests import rows_digest
+from data.io.images import ImageSource
+from data.io.records import RecordError
+from data.io.unreadable import Skipping
+from data.reports.pool import ItemId
 from data.vqa import VqaRecord, common_answer, load_records, problem_of_scoring, record_ids
-from data.wording import counted
-from rollouts.vlm_arguments import add_vlm_arguments
+from rollouts.frozen_vlm.arguments import add_vlm_arguments
 
 SCORERS = ("info_gain", "accuracy")
 DEFAULT_CHUNK = 4
@@ -98,9 +98,9 @@ class Scorer:
     """Values of shown examples, many at a time.
 
     Args:
-        vlm: a `rollouts.in_context_vlm.InContextVLM`.
+        vlm: a `rollouts.frozen_vlm.engine.InContextVLM`.
         name: of `SCORERS`.
-        construct_order: "left" or "right"; see `rollouts.in_context_vlm.shown_order`.
+        construct_order: "left" or "right"; see `rollouts.frozen_vlm.engine.shown_order`.
         generation: arguments of `InContextVLM.generate`, for `accuracy`.
     """
 
@@ -114,7 +114,7 @@ class Scorer:
 
     def __call__(self, sequences: Sequence[tuple[Query, tuple[int, ...]]]) -> list[Value]:
         """The value of each (query, places of its examples in the order of selection)."""
-        from rollouts.in_context_vlm import InContextRequest, shown_order
+        from rollouts.frozen_vlm.engine import InContextRequest, shown_order
 
         requests = [
             InContextRequest(
@@ -264,7 +264,7 @@ _WHERE_THINGS_ARE = (
 
 def shard_settings(arguments: argparse.Namespace, queries: Sequence[Query], skipping: Skipping) -> dict:
     """What the rows depend on."""
-    from models.checkpoints import model_fingerprint
+    from models.run_folders import model_fingerprint
 
     settings = {key: value for key, value in vars(arguments).items() if key not in _WHERE_THINGS_ARE}
     found = {"model": model_fingerprint(arguments.model), "queries": _digest(queries)}
@@ -280,8 +280,8 @@ def images_of(queries: Sequence[Query]) -> Iterator[ImageSource]:
 
 def load_scorer(arguments: argparse.Namespace, queries: Sequence[Query]) -> Scorer:
     """The VLM on this process's device, with the images of all queries prepared, and how it scores."""
-    from data.shards import process_state
-    from rollouts.in_context_vlm import DEFAULT_BATCH_TOKENS, InContextVLM
+    from data.io.shards import process_state
+    from rollouts.frozen_vlm.engine import DEFAULT_BATCH_TOKENS, InContextVLM
 
     vlm = InContextVLM.load(
         arguments.model,
@@ -304,7 +304,7 @@ def load_scorer(arguments: argparse.Namespace, queries: Sequence[Query]) -> Scor
 
 def make_beams(arguments: argparse.Namespace) -> int:
     """Searches, and writes the file; returns the number of groups."""
-    from data.shards import ShardStore
+    from data.io.shards import ShardStore
 
     skipping = Skipping(arguments.skip_unreadable)
     queries = {query.id: query for query in read_queries(arguments, skipping)}
@@ -359,7 +359,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
-    from data.shards import end_processes
+    from data.io.shards import end_processes
 
     make_beams(arguments)
     end_processes()

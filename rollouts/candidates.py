@@ -13,15 +13,15 @@ after it was stopped, it goes on; `accelerate launch` divides the queries among 
 import argparse
 from pathlib import Path
 
-from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
-from data.commands import command
-from data.digests import file_digest, rows_digest
-from data.embedding_table import table_path
-from data.locks import parse_and_hold
-from data.records import RecordError
-from data.unreadable import Skipping
+from data.candidates.embedding_table import table_path
+from data.cli.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.digests import file_digest, rows_digest
+from data.io.records import RecordError
+from data.io.unreadable import Skipping
 from models.places import model_place
-from rollouts.vlm_arguments import add_vlm_arguments
+from rollouts.frozen_vlm.arguments import add_vlm_arguments
 
 VERSION = 1
 """Raised when the same settings make other rows."""
@@ -43,7 +43,7 @@ OTHER_OPTIONS = ("shots", "construct_order", "gt_prob", "relevance", "batch_size
 
 def _settings(arguments: argparse.Namespace, data, book, selector_name: str | None, skipping: Skipping) -> dict:
     """What decides the rows; a store with other settings is refused."""
-    from models.checkpoints import model_fingerprint
+    from models.run_folders import model_fingerprint
 
     return {
         "version": VERSION,
@@ -73,7 +73,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
 def make_candidates(arguments: argparse.Namespace) -> None:
     """Reads and checks everything, makes what is missing, and merges."""
-    from rollouts.selection import load_selection_data, load_tables
+    from rollouts.example_selection.data import load_selection_data, load_tables
 
     _check_options(arguments)
     examples = (arguments.dataset, arguments.split)
@@ -88,11 +88,11 @@ def make_candidates(arguments: argparse.Namespace) -> None:
         tables = load_tables(arguments.query_table, arguments.example_table, data)
     given = _load_given(arguments, data, skipping)
 
-    from data.shards import process_state
-    from rollouts.answers import open_answer_book
-    from rollouts.choices import load_fitting_selector
-    from rollouts.proposals import ProposalSettings
-    from rollouts.scored_candidates import CandidateMaker
+    from data.io.shards import process_state
+    from rollouts.example_selection.choices import load_fitting_selector
+    from rollouts.example_selection.proposals import ProposalSettings
+    from rollouts.example_selection.scored_candidates import CandidateMaker
+    from rollouts.frozen_vlm.answers import open_answer_book
 
     device = arguments.device or process_state().device
     selector_name, selector = None, None
@@ -119,7 +119,7 @@ def _make_all(maker, work: Path, settings: dict, arguments: argparse.Namespace, 
     """The rows of all queries, each kept as soon as it is there, and the file of groups at the end."""
     from tqdm import tqdm
 
-    from data.shards import ShardStore
+    from data.io.shards import ShardStore
 
     by_id = {query.id: query for query in maker.data.queries}
     with ShardStore(work, settings, restart=arguments.restart) as store:
@@ -144,7 +144,7 @@ def _load_given(arguments: argparse.Namespace, data, skipping: Skipping) -> dict
     if arguments.beams is None:
         return {}
     from data.candidate_groups import load_groups
-    from rollouts.scored_candidates import given_candidates
+    from rollouts.example_selection.scored_candidates import given_candidates
 
     gone = skipping.ids("examples")
     groups = load_groups(arguments.beams, example_ids=data.examples.keys() | gone, check_files=False)
@@ -153,8 +153,8 @@ def _load_given(arguments: argparse.Namespace, data, skipping: Skipping) -> dict
 
 def _write_groups(merged: Path, arguments: argparse.Namespace) -> None:
     """The groups of the merged rows that pass the filters, a line each; and a line on what they hold."""
-    from data.records import read_rows, write_jsonl
-    from rollouts.scored_candidates import share_of_positive
+    from data.io.records import read_rows, write_jsonl
+    from rollouts.example_selection.scored_candidates import share_of_positive
 
     groups = [group for _, row in read_rows(merged) for group in row["groups"]]
     shares = [share_of_positive(group) for group in groups]
@@ -235,7 +235,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    from data.shards import end_processes
+    from data.io.shards import end_processes
 
     make_candidates(_parse_arguments(argv))
     end_processes()

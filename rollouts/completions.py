@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
-from data.commands import command
-from data.locks import parse_and_hold
-from data.records import RecordError
-from data.unreadable import Skipping
+from data.cli.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.records import RecordError
+from data.io.unreadable import Skipping
 from models.errors import ModelError
 from models.places import model_place
 from rewards.eval import choose_specs, read_recipe
-from rewards.guard import ON_ERROR, Failure, GuardedReward, RewardError
 from rewards.registry import RewardSpec, RewardSpecError, build_rewards, spec_name
+from rewards.scoring.guard import ON_ERROR, Failure, GuardedReward, RewardError
 
 VERSION = 1
 """Raised when the same settings make other rows."""
@@ -91,7 +91,7 @@ class CompletionMaker:
         max_new_tokens: int,
         seed: int,
     ):
-        from models.loading import pixel_bounds
+        from models.families.loading import pixel_bounds
 
         self.model, self.processor = model, processor
         self.rewards, self.weights = rewards, weights
@@ -129,7 +129,7 @@ class CompletionMaker:
     def _generate(self, rows: Sequence[dict]) -> list[list[str]]:
         import torch
 
-        from data.images import load_for_qwen
+        from data.io.images import load_for_qwen
         from models.generation import generate
 
         bounds = self.bounds
@@ -155,7 +155,7 @@ class CompletionMaker:
         Raises:
             RewardError: a reward returned what is not numbers, or failed under `on_error: raise`.
         """
-        from rewards.scoring import score_chunk
+        from rewards.scoring.rows import score_chunk
 
         scores, failures = score_chunk(self.rewards, rows)
         strict = {reward.name for reward in self.rewards if reward.on_error == "raise"}
@@ -172,9 +172,9 @@ def with_image_files(row: dict, folder: Path) -> dict:
 
 
 def _image_file(image: Any, folder: Path) -> str:
-    from data.digests import picture_digest
-    from data.images import open_image
-    from data.records import atomic_write
+    from data.io.digests import picture_digest
+    from data.io.images import open_image
+    from data.io.records import atomic_write
 
     if isinstance(image, str):
         return image
@@ -210,7 +210,7 @@ def _load_rows(arguments: argparse.Namespace, recipe: dict[str, Any], skipping: 
 
 def make_completions(arguments: argparse.Namespace) -> None:
     """Reads and checks everything, makes what is missing, and merges."""
-    from rewards.columns import check_columns
+    from rewards.scoring.columns import check_columns
 
     recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
     specs = choose_specs(arguments.rewards, recipe, arguments.on_error)
@@ -220,10 +220,10 @@ def make_completions(arguments: argparse.Namespace) -> None:
     rows = _load_rows(arguments, recipe, skipping)
     check_columns(rewards, [{**row, "completion": ""} for row in rows], arguments.dataset)
 
-    from data.digests import rows_digest
-    from data.shards import process_state
-    from models.checkpoints import find_model, model_fingerprint
-    from models.loading import load_processor, load_vlm
+    from data.io.digests import rows_digest
+    from data.io.shards import process_state
+    from models.families.loading import load_processor, load_vlm
+    from models.run_folders import find_model, model_fingerprint
 
     try:
         model_name = find_model(arguments.model)
@@ -263,7 +263,7 @@ def _make_all(
     """The groups of all rows, each kept as soon as it is there, and the file at the end."""
     from tqdm import tqdm
 
-    from data.shards import ShardStore
+    from data.io.shards import ShardStore
 
     by_id = {row["id"]: row for row in rows}
     work = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
@@ -284,9 +284,9 @@ def _make_all(
 
 
 def _report(output: Path, failures: Sequence[Failure]) -> None:
-    from data.records import read_rows
+    from data.io.records import read_rows
     from rewards.eval import format_table
-    from rewards.statistics import summarise
+    from rewards.scoring.statistics import summarise
 
     found: dict[str, list[float | None]] = {}
     groups = 0
@@ -338,7 +338,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    from data.shards import end_processes
+    from data.io.shards import end_processes
 
     make_completions(_parse_arguments(argv))
     end_processes()

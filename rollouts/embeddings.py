@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from data.arguments import add_skip_argument
-from data.commands import command
-from data.embedding_table import EmbeddingTable, Part
-from data.examples import TEXTS, check_single_images, load_examples, readable_examples, record_text
-from data.locks import parse_and_hold
-from data.records import RecordError
-from data.unreadable import Skipping
+from data.candidates.embedding_table import EmbeddingTable, Part
+from data.candidates.examples import TEXTS, check_single_images, load_examples, readable_examples, record_text
+from data.cli.arguments import add_skip_argument
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.counts import counted
+from data.io.records import RecordError
+from data.io.unreadable import Skipping
 from data.vqa import VqaRecord
-from data.wording import counted
-from models.checkpoints import find_model
 from models.embeddings import Encoder, load_encoder
 from models.places import model_place
-from rollouts.embedding_cache import embed_images, embed_texts
+from models.run_folders import find_model
+from rollouts.retrieval.embedding_cache import embed_images, embed_texts
 
 DEFAULT_CACHE = "outputs/embedding_cache"
 
@@ -61,7 +61,7 @@ def selector_config(arguments: argparse.Namespace) -> Any:
     """
     from transformers import AutoConfig
 
-    from models.selector_encoders import has_encoders
+    from models.selectors.encoders import has_encoders
 
     name = find_model(arguments.selector)
     if not has_encoders(name):
@@ -96,7 +96,7 @@ def chosen_encoders(arguments: argparse.Namespace) -> tuple[Encoder | None, Enco
     """The text and image encoder that the command line names, or those of its selector."""
     if arguments.selector is None:
         return load_encoders(arguments.text_encoder, arguments.image_encoder, arguments.device)
-    from models.selector_encoders import load_selector_encoders
+    from models.selectors.encoders import load_selector_encoders
 
     loaded = load_selector_encoders(find_model(arguments.selector), arguments.device)
     return loaded.text, loaded.image

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
-from data.arguments import add_restart_argument, at_least
-from data.commands import command
-from data.digests import rows_digest
-from data.locks import parse_and_hold
-from data.output_folder import refuse_own_input, write_split, writing
-from data.records import RecordError, available_splits
-from data.splits import SPLITS
+from data.cli.arguments import add_restart_argument, at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.digests import rows_digest
+from data.io.output_folder import refuse_own_input, write_split, writing
+from data.io.records import RecordError, available_splits
+from data.io.splits import SPLITS
 from models.places import model_place
 
 
@@ -36,7 +36,7 @@ def predict_split(
     """For each record, the number of its images that each factor applies to; what is in `work` is not made again."""
     from tqdm import tqdm
 
-    from data.shards import ShardStore
+    from data.io.shards import ShardStore
     from filter_agents.factor_reports import images_of, predict_records
 
     ids = list(range(len(records)))
@@ -98,11 +98,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", help="by default an accelerator if there is one")
     arguments = parse_and_hold(parser, argv)
 
-    from data.measurements import check_pools
-    from data.shards import end_processes, process_state
+    from data.io.shards import end_processes, process_state
+    from data.reports.measurements import check_pools
     from filter_agents.factor_reports import with_factors
-    from models.checkpoints import find_model, model_fingerprint
-    from models.factor_predictor import load_factor_predictor
+    from models.factors.predictor import load_factor_predictor
+    from models.run_folders import find_model, model_fingerprint
 
     refuse_own_input(arguments.reports, arguments.output_dir)
     records = {split: load_records(arguments.reports, split) for split in splits_of(arguments.reports)}

@@ -5,7 +5,7 @@
         --routing outputs/factors/routing.yaml --output outputs/report/routed.jsonl
 
 `suggest` writes the table of factors and agents (`filter_agents/factor_routing.py`), for a person to correct. `run`
-writes a row for each item of a pool (`data/pools.py`): `{"id", "factors", "probabilities": {factor: p}, "kept",
+writes a row for each item of a pool (`data/reports/pool.py`): `{"id", "factors", "probabilities": {factor: p}, "kept",
 "removed_by"?}`, and says which factors have no agent and which images no factor. Killed and started again, it goes on.
 """
 
@@ -15,13 +15,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from data.arguments import add_restart_argument, add_skip_argument, at_least, jsonl_file
-from data.commands import check_alone, command
-from data.locks import parse_and_hold
-from data.pools import images_of_pools, load_pool, readable_pool
-from data.records import read_rows, write_jsonl
-from data.text_encoder import BUNDLED_MINILM, load_text_encoder
-from data.unreadable import Skipping, refuse_unreadable
+from data.cli.arguments import add_restart_argument, add_skip_argument, at_least, jsonl_file
+from data.cli.commands import check_alone, command
+from data.cli.locks import parse_and_hold
+from data.factor_labels.text_encoder import BUNDLED_MINILM, load_text_encoder
+from data.io.records import read_rows, write_jsonl
+from data.io.unreadable import Skipping, refuse_unreadable
+from data.reports.pool import images_of_pools, load_pool, readable_pool
 from filter_agents.factor_routing import (
     LEAST_SIMILARITY,
     check_routes,
@@ -56,7 +56,7 @@ def predict_pool(
     """
     from tqdm import tqdm
 
-    from data.shards import ShardStore
+    from data.io.shards import ShardStore
 
     pool = load_pool(pool_folder)
     items = {item.id: item for item in pool.items}
@@ -76,7 +76,7 @@ def predict_pool(
 def suggest(arguments: argparse.Namespace) -> None:
     """Writes and prints the table."""
     from filter_agents.registry import build_agents
-    from models.factor_predictor import load_factor_config
+    from models.factors.predictor import load_factor_config
 
     config = load_factor_config(arguments.model)
     names = {factor: (config.factor_names or {}).get(factor, factor) for factor in config.factors}
@@ -107,10 +107,10 @@ def route(arguments: argparse.Namespace, pool: str, skipping: Skipping) -> None:
     Args:
         pool: folder of what remains of the pool.
     """
-    from data.shards import process_state
+    from data.io.shards import process_state
     from filter_agents.registry import build_agents
-    from models.checkpoints import find_model, model_fingerprint
-    from models.factor_predictor import load_factor_predictor
+    from models.factors.predictor import load_factor_predictor
+    from models.run_folders import find_model, model_fingerprint
 
     agents = build_agents(arguments.agents)
     model = load_factor_predictor(arguments.model, arguments.device)
@@ -166,7 +166,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--least-similarity", type=float, default=LEAST_SIMILARITY, help="below it no agent is suggested"
     )
     routed = commands.add_parser("run", help="predict the factors of a pool's images, and run their agents")
-    routed.add_argument("pool", help="folder with items.jsonl (data/pools.py)")
+    routed.add_argument("pool", help="folder with items.jsonl (data/reports/pool.py)")
     routed.add_argument(
         "--model", type=model_place("--model"), required=True, help="factor predictor: folder or Hub id"
     )
@@ -185,7 +185,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
 
-    from data.shards import end_processes
+    from data.io.shards import end_processes
 
     if arguments.command == "suggest":
         check_alone()

@@ -16,15 +16,15 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr, model_validator
 
-from data.arguments import add_skip_argument, at_least, jsonl_file
-from data.commands import command
-from data.images import resolve_images, resolve_path
-from data.locks import parse_and_hold
-from data.messages import without_leading_marks
-from data.pools import ItemId, images_of_pools, load_pool, readable_pool
-from data.records import base_folder, parse_rows, read_some_rows, write_jsonl
-from data.row_images import RecordWithImages
-from data.unreadable import Skipping, readable_rows, refuse_unreadable, with_positions_as_ids
+from data.cli.arguments import add_skip_argument, at_least, jsonl_file
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.images import resolve_images, resolve_path
+from data.io.records import base_folder, parse_rows, read_some_rows, write_jsonl
+from data.io.unreadable import Skipping, readable_rows, refuse_unreadable, with_positions_as_ids
+from data.reports.pool import ItemId, images_of_pools, load_pool, readable_pool
+from data.rows.messages import without_leading_marks
+from data.rows.row_images import RecordWithImages
 from models.places import model_place
 
 
@@ -98,10 +98,10 @@ def select_agents(
     """
     from tqdm import tqdm
 
-    from data.images import load_for_qwen
+    from data.io.images import load_for_qwen
     from data.prompts import selection_messages
+    from models.families.loading import load_processor, load_vlm, pixel_bounds
     from models.generation import generate
-    from models.loading import load_processor, load_vlm, pixel_bounds
 
     model, _ = load_vlm(model_name)
     processor = load_processor(model_name, recipe.get("min_pixels"), recipe.get("max_pixels"))

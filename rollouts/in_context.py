@@ -14,17 +14,17 @@ after it was stopped, it goes on. See docs/in_context_evaluation.md.
 import argparse
 from pathlib import Path
 
-from data.arguments import add_limit_argument, at_least
-from data.commands import command
-from data.locks import parse_and_hold
-from data.records import RecordError
-from rollouts.vlm_arguments import add_vlm_arguments
+from data.cli.arguments import add_limit_argument, at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.records import RecordError
+from rollouts.frozen_vlm.arguments import add_vlm_arguments
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Reads and checks everything, asks the VLM, and reports."""
-    from rollouts.choices import parse_methods
-    from rollouts.selection import load_selection_data, load_tables
+    from rollouts.example_selection.choices import parse_methods
+    from rollouts.example_selection.data import load_selection_data, load_tables
 
     methods = parse_methods(arguments.methods)
     data = load_selection_data(
@@ -43,11 +43,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
             raise RecordError([f"--query-table and --example-table are needed by {names}"])
         tables = load_tables(arguments.query_table, arguments.example_table, data)
 
-    from data.output_folder import writing
-    from data.shards import process_state
-    from rollouts.answers import open_answer_book
-    from rollouts.evaluation import Evaluation
-    from rollouts.evaluation_report import format_summary, write_report
+    from data.io.output_folder import writing
+    from data.io.shards import process_state
+    from rollouts.example_selection.evaluation import Evaluation
+    from rollouts.example_selection.evaluation_report import format_summary, write_report
+    from rollouts.frozen_vlm.answers import open_answer_book
 
     state = process_state()
     evaluation = Evaluation(data, arguments.shots, arguments.construct_order, arguments.seed)
@@ -97,7 +97,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    from data.shards import end_processes
+    from data.io.shards import end_processes
 
     evaluate(_parse_arguments(argv))
     end_processes()

@@ -17,18 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from data.arguments import add_skip_argument, at_least, jsonl_file
-from data.candidate_pools import write_pools
-from data.commands import command
-from data.locks import parse_and_hold
-from data.pools import ItemId
-from data.records import RecordError
-from data.sources import picture_keys
-from data.unreadable import Skipping
+from data.candidates.pools import write_pools
+from data.cli.arguments import add_skip_argument, at_least, jsonl_file
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.io.counts import counted
+from data.io.image_sources import picture_keys
+from data.io.records import RecordError
+from data.io.unreadable import Skipping
+from data.reports.pool import ItemId
 from data.vqa import VqaRecord
-from data.wording import counted
 from models.embeddings import Encoder
-from rollouts.embedding_cache import embed_images, embed_texts
 from rollouts.embeddings import (
     TEXTS,
     add_encoder_arguments,
@@ -37,7 +36,8 @@ from rollouts.embeddings import (
     readable_examples,
     record_text,
 )
-from rollouts.nearest import ExactSearch
+from rollouts.retrieval.embedding_cache import embed_images, embed_texts
+from rollouts.retrieval.nearest import ExactSearch
 
 RANDOM, TEXT, IMAGE, IMAGE_TEXT, MIX = (
     "random",

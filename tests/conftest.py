@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-
-sys.path.append(str(Path(__file__).parent))  # hub_server.py, report_agents.py
+from places import HELPERS, ROOT
 from report_agents import AGENT_NAMES
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
@@ -22,8 +21,6 @@ os.environ["TORCH_EXTENSIONS_DIR"] = EXTENSIONS.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["DS_ACCELERATOR"] = "cpu"
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +59,7 @@ def run_warm(tmp_path_factory):
     tests of the start itself, nor for variables that are read when a library is imported.
     """
     folder = tmp_path_factory.mktemp("warm")
-    command = [sys.executable, str(ROOT / "tests" / "warm_worker.py")]
+    command = [sys.executable, str(HELPERS / "warm_worker.py")]
     started: list[subprocess.Popen] = []
 
     def ask(order: dict) -> list[int]:
@@ -106,8 +103,8 @@ def tiny_reward_model(tiny_model, tmp_path_factory) -> Path:
     """Folder of a random reward model on `tiny_model`, whose scores spread over its bounds of -5 and 5."""
     import torch
 
-    from models.loading import load_processor
-    from models.reward_model import from_backbone
+    from models.families.loading import load_processor
+    from models.reward.model import from_backbone
 
     torch.manual_seed(0)
     model = from_backbone(str(tiny_model), {"system_prompt": "Judge the answer."}, dtype=torch.float32)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("data", "filter_agents", "models", "rewards", "rollouts", "trainers", "benchmarks")
 FOLDERS = (*PACKAGES, "accelerate_configs", "docs", "recipes", "tests")
@@ -148,8 +148,8 @@ def test_json_records_are_valid(block, tmp_path):
     """Agent selection: a record or a list of raw reports. VQA, preferences and factors: a record."""
     from data import agent_selection, vqa
     from data.factors import FactorAnnotation
+    from data.io.records import Location
     from data.preferences import PreferenceRecord
-    from data.records import Location
 
     content = json.loads(block.text)
     rows = content if isinstance(content, list) else [content]
@@ -171,13 +171,13 @@ def recipe_types(method: str) -> tuple[type, ...]:
     from trl import ModelConfig
 
     from trainers.factors import FactorArguments, FactorTrainingConfig
-    from trainers.group_data import GroupArguments
+    from trainers.groups.data import GroupArguments
+    from trainers.groups.preferences import PreferenceArguments
     from trainers.grpo import GRPOConfig, GRPOScriptArguments
     from trainers.offline_grpo import OfflineGRPOConfig
-    from trainers.preference_data import PreferenceArguments
     from trainers.rce import RCEConfig
-    from trainers.recipes import DataArguments
     from trainers.reward import RewardConfig
+    from trainers.setup.recipes import DataArguments
     from trainers.sft import SelectorSFTConfig, SFTConfig
 
     first = {
@@ -196,8 +196,8 @@ def recipe_types(method: str) -> tuple[type, ...]:
 def test_recipes_parse(block, workplace):
     from filter_agents.registry import build_agents
     from rewards.registry import build_rewards
-    from trainers.recipe_keys import keys_of_classes
-    from trainers.recipes import check_recipe
+    from trainers.setup.recipe_keys import keys_of_classes
+    from trainers.setup.recipes import check_recipe
 
     for page in PAGES:
         store_named_blocks(page, workplace)
@@ -275,7 +275,7 @@ def check_make(targets: list[str]) -> None:
 
 def check_training(arguments: list[str]) -> None:
     """A script of trainers/ and its arguments, parsed as the script does, on a machine without GPUs too."""
-    from trainers.recipes import parse_recipe
+    from trainers.setup.recipes import parse_recipe
 
     script, *rest = arguments
     assert (ROOT / script).is_file(), f"no such script: {script}"
@@ -293,7 +293,9 @@ def check_training(arguments: list[str]) -> None:
 
 def check_module(module: str, arguments: list[str], only_parse) -> None:
     """A program that is run by its module's name, and its arguments, if any are given."""
-    assert importlib.util.find_spec(module) is not None, f"no such module: {module}"
+    found = importlib.util.find_spec(module)
+    assert found is not None, f"no such module: {module}"
+    module += ".__main__" * (found.submodule_search_locations is not None and module.startswith(PACKAGES))
     if module.startswith(PACKAGES) and arguments:
         assert only_parse(importlib.import_module(module).main, arguments), f"{module} refuses {arguments}"
 

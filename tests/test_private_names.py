@@ -10,13 +10,12 @@ import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import pytest
 import transformers
 import trl
+from places import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGES = ("data", "models", "rewards", "filter_agents", "rollouts", "trainers")
 LIBRARIES = ("trl", "transformers", "torch", "accelerate", "peft", "datasets", "deepspeed")
 UNDOCUMENTED = ("trl.trainer.utils", "transformers.conversion_mapping", "transformers.integrations.deepspeed")

@@ -3,11 +3,11 @@
     accelerate launch trainers/factors.py --config recipes/factors.yaml
 
 Runs transformers' Trainer on labelled images (data/factors.py). The model is an image backbone or the vision tower of
-a Qwen2-VL with a head (models/factor_predictor.py). See docs/factors.md.
+a Qwen2-VL with a head (models/factors/predictor.py). See docs/factors.md.
 """
 
 if __name__ == "__main__":  # --help and most errors come before the heavy imports
-    from trainers.scripts import before_imports
+    from trainers.setup.help import before_imports
 
     before_imports(__file__, "factors", "FactorArguments", "FactorTrainingConfig", "ModelConfig")
 
@@ -23,12 +23,13 @@ from accelerate import PartialState
 from transformers import EvalPrediction, TrainerCallback
 from trl import ModelConfig
 
-from data.factor_clusters import FactorSet
+from data.factor_labels.clusters import FactorSet
 from data.factors import LabelledImage, load_factor_set, load_labelled, multi_hot
-from data.images import open_image
-from data.records import RecordError, write_json
+from data.io.images import open_image
+from data.io.records import RecordError, write_json
 from models.errors import ModelError
-from models.factor_predictor import (
+from models.factors.metrics import choice_metrics, factor_metrics, fit_thresholds, majority_choice
+from models.factors.predictor import (
     DEFAULT_THRESHOLD,
     FactorConfig,
     FactorPredictor,
@@ -36,25 +37,24 @@ from models.factor_predictor import (
     load_factor_predictor,
     new_predictor,
 )
-from models.synced_batch_norm import sync_batch_norms
-from rewards.factor_metrics import choice_metrics, factor_metrics, fit_thresholds, majority_choice
-from trainers.checkpoints import CompleteCheckpoints
-from trainers.console import say
-from trainers.early_stopping import EarlyStoppingArguments
-from trainers.enough_rows import TrainsSomething, check_enough_rows
-from trainers.evaluation_rows import check_apart, evaluation_rows
-from trainers.finite import FiniteTraining
-from trainers.machine import command_line
-from trainers.model_at_hand import hub_arguments
-from trainers.own_config import own_config
-from trainers.publishing import PublishedRun
-from trainers.recipes import DataArguments, RecipeError, parse_mapping, parse_recipe
-from trainers.resuming import begin_run, hold_output
-from trainers.run_record import RunInfo
-from trainers.runs import readable_errors, train_and_record
-from trainers.set_up import check_set_up
-from trainers.setting_rules import CheckedSettings
-from trainers.zero_stage import leave_weights_whole
+from models.factors.synced_batch_norm import sync_batch_norms
+from trainers.mixins.checkpoints import CompleteCheckpoints
+from trainers.mixins.early_stopping import EarlyStoppingArguments
+from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
+from trainers.mixins.finite import FiniteTraining
+from trainers.report.publishing import PublishedRun
+from trainers.report.record import RunInfo
+from trainers.run.console import say
+from trainers.run.machine import command_line
+from trainers.run.resuming import begin_run, hold_output
+from trainers.run.script import readable_errors, train_and_record
+from trainers.setup.checks import check_set_up
+from trainers.setup.evaluation_rows import check_apart, evaluation_rows
+from trainers.setup.model import hub_arguments
+from trainers.setup.own_config import own_config
+from trainers.setup.recipes import DataArguments, RecipeError, parse_mapping, parse_recipe
+from trainers.setup.setting_rules import CheckedSettings
+from trainers.setup.zero_stage import leave_weights_whole
 
 RESULTS_FILE = "factor_results.json"
 NEW_BACKBONE = "a new backbone"
@@ -180,7 +180,7 @@ class FactorTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
     and measures the model on the final split.
 
     Args:
-        model: of `models.factor_predictor`.
+        model: of `models.factors.predictor`.
         train_data, eval_data: what to learn from, and what to stop and fit thresholds by.
         final_data: what to measure the finished model on.
     """

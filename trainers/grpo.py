@@ -6,7 +6,7 @@ Runs TRL's own loop; what is added is listed in `GRPOConfig`. See docs/agent_sel
 """
 
 if __name__ == "__main__":  # --help and most errors come before the heavy imports
-    from trainers.scripts import before_imports
+    from trainers.setup.help import before_imports
 
     before_imports(__file__, "GRPO", "GRPOScriptArguments", "GRPOConfig", "ModelConfig")
 
@@ -31,27 +31,37 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
-from models.adapters import adapter_values, keep_adapters_in_float32
+from models.families.adapters import adapter_values, keep_adapters_in_float32
+from models.families.loading import VISION_TOKENS, load_processor, vision_token_ids
+from models.families.vision_hooks import install_vision_hooks, vision_tower
 from models.hub import hub_options
-from models.loading import VISION_TOKENS, load_processor, vision_token_ids
 from models.memory import Load
-from models.shared_prefill import shared_prefill
-from models.shared_prefix import SharedPrefix
-from models.vision_hooks import install_vision_hooks, vision_tower
-from rewards.columns import check_columns
-from rewards.guard import LARGEST_REWARD, WHY_NO_LARGER, Failure, GuardedReward, RewardError, guard
+from models.shared_prefix.packing import SharedPrefix
+from models.shared_prefix.prefill import shared_prefill
 from rewards.registry import build_rewards
-from trainers.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
-from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
-from trainers.console import say
-from trainers.dynamic_sampling import DynamicSampling, Rollout, without_contrast
-from trainers.enough_rows import TrainsSomething, check_enough_rows
-from trainers.finite import FiniteTraining
-from trainers.fixed_samples import held_out_rows, rollout_samples
+from rewards.scoring.columns import check_columns
+from rewards.scoring.guard import LARGEST_REWARD, WHY_NO_LARGER, Failure, GuardedReward, RewardError, guard
 from trainers.losses import advantages_of_compared, best_of_group, compared_rewards
-from trainers.machine import command_line
-from trainers.memory_estimate import base_load, say_estimate
-from trainers.model_at_hand import (
+from trainers.mixins.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
+from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
+from trainers.mixins.dynamic_sampling import DynamicSampling, Rollout, without_contrast
+from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
+from trainers.mixins.finite import FiniteTraining
+from trainers.mixins.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
+from trainers.mixins.rollout_temperature import ScheduledTemperature
+from trainers.mixins.shared_prompts import SharedLogProbs, SharingArguments
+from trainers.report.fixed_samples import held_out_rows, rollout_samples
+from trainers.report.publishing import PublishedRun
+from trainers.report.record import RunInfo
+from trainers.report.samples import SampleGroup, SampleLog, right_answers
+from trainers.run.console import say
+from trainers.run.machine import command_line
+from trainers.run.resuming import begin_run, hold_output
+from trainers.run.script import describe_rewards, load_rows_and_held_out, readable_errors, train_and_record
+from trainers.schedules import Curriculum
+from trainers.setup.checks import check_set_up
+from trainers.setup.memory import base_load, say_estimate
+from trainers.setup.model import (
     check_adapters,
     class_of_its_revision,
     hub_arguments,
@@ -60,21 +70,11 @@ from trainers.model_at_hand import (
     model_init_kwargs,
     policy_arguments,
 )
-from trainers.model_settings import check_model_settings
-from trainers.own_config import config_or_default
-from trainers.publishing import PublishedRun
-from trainers.recipes import DataArguments, parse_entries, parse_recipe
-from trainers.resuming import begin_run, hold_output
-from trainers.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
-from trainers.rollout_temperature import ScheduledTemperature
-from trainers.run_record import RunInfo
-from trainers.runs import describe_rewards, load_rows_and_held_out, readable_errors, train_and_record
-from trainers.samples import SampleGroup, SampleLog, right_answers
-from trainers.schedules import Curriculum
-from trainers.set_up import check_set_up
-from trainers.setting_rules import CheckedSettings
-from trainers.sharing import SharedLogProbs, SharingArguments
-from trainers.task_data import TokenCounts, to_dataset
+from trainers.setup.model_settings import check_model_settings
+from trainers.setup.own_config import config_or_default
+from trainers.setup.recipes import DataArguments, parse_entries, parse_recipe
+from trainers.setup.setting_rules import CheckedSettings
+from trainers.setup.task_data import TokenCounts, to_dataset
 
 _OTHER_TEXTS = ("completion", "chosen", "rejected", "messages")
 """Columns of other trainers, which rewards may read. TRL asks any one of those that a row with images has whether it

@@ -8,7 +8,7 @@ docs/rce_and_offline_grpo.md.
 """
 
 if __name__ == "__main__":  # --help and most errors come before the heavy imports
-    from trainers.scripts import before_imports
+    from trainers.setup.help import before_imports
 
     before_imports(__file__, "offline GRPO", "GroupArguments", "OfflineGRPOConfig", "ModelConfig")
 
@@ -24,11 +24,10 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from trl import ModelConfig
 
-from data.records import atomic_write
+from data.io.records import atomic_write
 from models.generation import evaluating
-from trainers.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
-from trainers.group_data import GroupArguments
-from trainers.group_policies import GroupLogProbs
+from trainers.groups.data import GroupArguments
+from trainers.groups.policies import GroupLogProbs
 from trainers.losses import (
     ends_of_group,
     group_advantages,
@@ -37,14 +36,15 @@ from trainers.losses import (
     normalise_rewards,
     per_step_or_sequence,
 )
-from trainers.own_config import own_config
+from trainers.mixins.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.rce import GroupConfig, RCETrainer
-from trainers.recipes import RecipeError, parse_recipe
-from trainers.resuming import hold_output
-from trainers.run_origin import changes, read_run
-from trainers.runs import readable_errors
+from trainers.run.origin import changes, read_run
+from trainers.run.resuming import hold_output
+from trainers.run.script import readable_errors
 from trainers.schedules import Curriculum
-from trainers.set_up import check_set_up
+from trainers.setup.checks import check_set_up
+from trainers.setup.own_config import own_config
+from trainers.setup.recipes import RecipeError, parse_recipe
 
 STORE_FILE = "log_probs.safetensors"
 DROPOUT_ATTRIBUTES = ("dropout", "attention_dropout", "dropout_p", "attn_dropout")
@@ -351,7 +351,7 @@ def _advantage_figures(advantages: torch.Tensor, counted: torch.Tensor) -> dict[
 
 
 def main(argv: list[str] | None = None) -> None:
-    from trainers.group_runs import reference_loader, train_on_groups
+    from trainers.groups.run import reference_loader, train_on_groups
 
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((GroupArguments, OfflineGRPOConfig, ModelConfig), argv)

@@ -7,7 +7,7 @@ loop. See docs/rce_and_offline_grpo.md.
 """
 
 if __name__ == "__main__":  # --help and most errors come before the heavy imports
-    from trainers.scripts import before_imports
+    from trainers.setup.help import before_imports
 
     before_imports(__file__, "RCE", "GroupArguments", "RCEConfig", "ModelConfig")
 
@@ -23,28 +23,28 @@ from torch import nn
 from transformers import EvalPrediction
 from trl import ModelConfig
 
-from data.records import RecordError
-from models.shared_prefix import SharedPrefix
-from models.vision_hooks import install_vision_hooks, vision_tower
-from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
-from trainers.early_stopping import EarlyStoppingArguments
-from trainers.enough_rows import TrainsSomething
-from trainers.finite import FiniteTraining
-from trainers.fixed_samples import FixedSamples, chosen
-from trainers.group_data import GroupArguments, RewardTable, StoredGroup
-from trainers.group_policies import Batch, GroupLogProbs, GroupPolicy, VLMPolicy
-from trainers.group_samples import group_sample
+from data.io.records import RecordError
+from models.families.vision_hooks import install_vision_hooks, vision_tower
+from models.shared_prefix.packing import SharedPrefix
+from trainers.groups.data import GroupArguments, RewardTable, StoredGroup
+from trainers.groups.policies import Batch, GroupLogProbs, GroupPolicy, VLMPolicy
 from trainers.losses import best_weights, groups_without_contrast, normalise_rewards, rce_loss, softmax_weights
-from trainers.own_config import own_config
-from trainers.publishing import PublishedRun
-from trainers.recipes import RecipeError, parse_recipe
-from trainers.resuming import hold_output
-from trainers.runs import readable_errors
-from trainers.samples import SampleGroup, SampleLog, Source
+from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
+from trainers.mixins.early_stopping import EarlyStoppingArguments
+from trainers.mixins.enough_rows import TrainsSomething
+from trainers.mixins.finite import FiniteTraining
+from trainers.mixins.shared_prompts import SharingArguments
+from trainers.report.fixed_samples import FixedSamples, chosen
+from trainers.report.group_samples import group_sample
+from trainers.report.publishing import PublishedRun
+from trainers.report.samples import SampleGroup, SampleLog, Source
+from trainers.run.resuming import hold_output
+from trainers.run.script import readable_errors
 from trainers.schedules import linear_temperature
-from trainers.set_up import check_set_up
-from trainers.setting_rules import CheckedSettings
-from trainers.sharing import SharingArguments
+from trainers.setup.checks import check_set_up
+from trainers.setup.own_config import own_config
+from trainers.setup.recipes import RecipeError, parse_recipe
+from trainers.setup.setting_rules import CheckedSettings
 
 BACKBONE = ("input_proj", "query_proj", "cand_proj")
 """The parts of a selector that `freeze_backbone` leaves as they are."""
@@ -123,7 +123,7 @@ class RCETrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Published
     Args:
         model: of the policy.
         policy: how groups become batches and log-probabilities.
-        train_groups, eval_groups: from `trainers.group_data.load_stored_groups`.
+        train_groups, eval_groups: from `trainers.groups.data.load_stored_groups`.
         samples: where groups are stored for the run's report; by default nowhere.
 
     Attributes:
@@ -336,7 +336,7 @@ def freeze_backbone(model: nn.Module) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from trainers.group_runs import train_on_groups
+    from trainers.groups.run import train_on_groups
 
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((GroupArguments, RCEConfig, ModelConfig), argv)

@@ -6,7 +6,7 @@ Runs TRL's RewardTrainer, with images. See docs/reward_model.md.
 """
 
 if __name__ == "__main__":  # --help and most errors come before the heavy imports
-    from trainers.scripts import before_imports
+    from trainers.setup.help import before_imports
 
     before_imports(__file__, "reward", "PreferenceArguments", "RewardConfig", "ModelConfig")
 
@@ -26,38 +26,15 @@ from transformers.activations import ACT2FN
 from trl import ModelConfig
 
 from data.preferences import PreferenceRecord
-from models.adapters import adapter_values, keep_adapters_in_float32
+from models.families.adapters import adapter_values, keep_adapters_in_float32
+from models.families.loading import load_processor, pixel_bounds
+from models.families.vision_hooks import vision_tower
 from models.hub import hub_options
-from models.loading import load_processor, pixel_bounds
-from models.reward_inputs import reward_messages
-from models.reward_model import HEAD, RewardOutput, from_backbone, reward_model_of
-from models.shared_prefix import SharedPrefix
-from models.vision_hooks import vision_tower
-from rewards.preference_accuracy import ranked_pairs
-from trainers.checkpoints import CompleteCheckpoints
-from trainers.console import say
-from trainers.early_stopping import EarlyStoppingArguments
-from trainers.enough_rows import TrainsSomething, check_enough_rows
-from trainers.evaluation_rows import evaluation_rows
-from trainers.finite import FiniteTraining
-from trainers.fixed_samples import FixedSamples, chosen
-from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
-from trainers.machine import command_line
-from trainers.memory_estimate import base_load, say_estimate
-from trainers.model_at_hand import (
-    ModelAtHand,
-    base_of_adapters,
-    hub_arguments,
-    init_kwargs,
-    inspect_model,
-    lora_config,
-    model_init_kwargs,
-    put_adapters,
-)
-from trainers.model_settings import check_model_settings, use_chat_template
-from trainers.own_config import config_or_default
-from trainers.own_folder import own_folder
-from trainers.preference_data import (
+from models.reward.inputs import reward_messages
+from models.reward.model import HEAD, RewardOutput, from_backbone, reward_model_of
+from models.shared_prefix.packing import SharedPrefix
+from rewards.preferences.accuracy import ranked_pairs
+from trainers.groups.preferences import (
     GROUP_KEYS,
     Lengths,
     PreferenceArguments,
@@ -69,16 +46,39 @@ from trainers.preference_data import (
     preference_content,
     preference_dataset,
 )
-from trainers.publishing import PublishedRun
-from trainers.recipe_keys import closest
-from trainers.recipes import RecipeError, parse_recipe
-from trainers.resuming import begin_run, hold_output, origin_of
-from trainers.run_record import RunInfo
-from trainers.runs import readable_errors, train_and_record
-from trainers.samples import SampleGroup, SampleLog, Source
-from trainers.set_up import check_set_up
-from trainers.setting_rules import CheckedSettings
-from trainers.sharing import SharingArguments
+from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
+from trainers.mixins.checkpoints import CompleteCheckpoints
+from trainers.mixins.early_stopping import EarlyStoppingArguments
+from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
+from trainers.mixins.finite import FiniteTraining
+from trainers.mixins.shared_prompts import SharingArguments
+from trainers.report.fixed_samples import FixedSamples, chosen
+from trainers.report.publishing import PublishedRun
+from trainers.report.record import RunInfo
+from trainers.report.samples import SampleGroup, SampleLog, Source
+from trainers.run.console import say
+from trainers.run.machine import command_line
+from trainers.run.own_folder import own_folder
+from trainers.run.resuming import begin_run, hold_output, origin_of
+from trainers.run.script import readable_errors, train_and_record
+from trainers.setup.checks import check_set_up
+from trainers.setup.evaluation_rows import evaluation_rows
+from trainers.setup.memory import base_load, say_estimate
+from trainers.setup.model import (
+    ModelAtHand,
+    base_of_adapters,
+    hub_arguments,
+    init_kwargs,
+    inspect_model,
+    lora_config,
+    model_init_kwargs,
+    put_adapters,
+)
+from trainers.setup.model_settings import check_model_settings, use_chat_template
+from trainers.setup.own_config import config_or_default
+from trainers.setup.recipe_keys import closest
+from trainers.setup.recipes import RecipeError, parse_recipe
+from trainers.setup.setting_rules import CheckedSettings
 
 DEFAULT_BOUNDS = (-5.0, 5.0)
 
@@ -179,7 +179,7 @@ class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, tr
             if found != value:
                 raise ValueError(
                     f"{name}: RewardConfig says {value!r}, the model has {found!r}; give RewardTrainer the model's "
-                    "name, or make it by models.reward_model.from_backbone(name, args.model_settings())"
+                    "name, or make it by models.reward.model.from_backbone(name, args.model_settings())"
                 )
 
 
@@ -212,7 +212,7 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
     The arguments stand in the order of `trl.RewardTrainer`; the others of its arguments may follow.
 
     Args:
-        model: a reward model of `models.reward_model`, maybe with adapters; or a folder or Hub id, of which one is
+        model: a reward model of `models.reward.model`, maybe with adapters; or a folder or Hub id, of which one is
             made as `args` say.
         args: by default those of `RewardConfig`; a `trl.RewardConfig` gets the defaults of the additions.
         data_collator: makes a batch of `index` and `record`; by default a `PreferenceCollator`.
@@ -516,7 +516,7 @@ def reward_adapters(model_args: Any, freeze_vision_tower: bool, revision: str | 
 
 def check_reward_adapters(config: Any, args: RewardConfig, model_args: Any) -> None:
     """Raises `RecipeError` if the recipe puts adapters on what the model (`None`: out of reach) does not have."""
-    from trainers.adapter_targets import check_adapter_targets
+    from trainers.setup.adapter_targets import check_adapter_targets
 
     if base_of_adapters(model_args.model_name_or_path, hub_arguments(args, model_args)) is None:
         adapters = reward_adapters(model_args, args.freeze_vision_tower)

@@ -7,7 +7,7 @@ Runs TRL's SFTTrainer. The answers are those of the records (data/tasks.py), or 
 """
 
 if __name__ == "__main__":  # --help and most errors come before the heavy imports
-    from trainers.scripts import before_imports
+    from trainers.setup.help import before_imports
 
     before_imports(__file__, "SFT", "DataArguments", "SFTConfig", "ModelConfig")
 
@@ -20,21 +20,28 @@ import trl
 from transformers import PreTrainedModel
 from trl import ModelConfig
 
-from data.chat import completion_length
-from data.records import RecordError
-from models.adapters import adapter_values, keep_adapters_in_float32
-from models.vision_hooks import install_vision_hooks, vision_tower
-from trainers.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
-from trainers.console import say
-from trainers.enough_rows import TrainsSomething, check_enough_rows
-from trainers.finite import FiniteTraining
-from trainers.fixed_samples import demonstration_samples, held_out_rows
-from trainers.group_data import GroupArguments
-from trainers.group_policies import GroupLogProbs
+from data.io.records import RecordError
+from data.rows.chat import completion_length
+from models.families.adapters import adapter_values, keep_adapters_in_float32
+from models.families.vision_hooks import install_vision_hooks, vision_tower
+from trainers.groups.data import GroupArguments
+from trainers.groups.policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
-from trainers.machine import command_line
-from trainers.memory_estimate import base_load, say_estimate
-from trainers.model_at_hand import (
+from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
+from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
+from trainers.mixins.finite import FiniteTraining
+from trainers.rce import GroupConfig, RCETrainer
+from trainers.report.fixed_samples import demonstration_samples, held_out_rows
+from trainers.report.publishing import PublishedRun
+from trainers.report.record import RunInfo
+from trainers.report.samples import SampleLog
+from trainers.run.console import say
+from trainers.run.machine import command_line
+from trainers.run.resuming import begin_run, hold_output
+from trainers.run.script import load_rows_and_held_out, readable_errors, train_and_record
+from trainers.setup.checks import check_set_up
+from trainers.setup.memory import base_load, say_estimate
+from trainers.setup.model import (
     check_adapters,
     class_of_its_revision,
     hub_arguments,
@@ -42,18 +49,11 @@ from trainers.model_at_hand import (
     model_init_kwargs,
     policy_arguments,
 )
-from trainers.model_settings import check_model_settings, use_chat_template
-from trainers.own_config import config_or_default
-from trainers.publishing import PublishedRun
-from trainers.rce import GroupConfig, RCETrainer
-from trainers.recipes import DataArguments, parse_recipe, recipe_value
-from trainers.resuming import begin_run, hold_output
-from trainers.run_record import RunInfo
-from trainers.runs import load_rows_and_held_out, readable_errors, train_and_record
-from trainers.samples import SampleLog
-from trainers.set_up import check_set_up
-from trainers.setting_rules import CheckedSettings
-from trainers.task_data import to_dataset
+from trainers.setup.model_settings import check_model_settings, use_chat_template
+from trainers.setup.own_config import config_or_default
+from trainers.setup.recipes import DataArguments, parse_recipe, recipe_value
+from trainers.setup.setting_rules import CheckedSettings
+from trainers.setup.task_data import to_dataset
 
 
 @dataclass
@@ -141,7 +141,7 @@ class SelectorSFTTrainer(RCETrainer):
 
 def train_selector(argv: list[str]) -> None:
     """The warm start of an example selector."""
-    from trainers.group_runs import train_on_groups
+    from trainers.groups.run import train_on_groups
 
     script, args, model_args, recipe = parse_recipe((GroupArguments, SelectorSFTConfig, ModelConfig), argv)
     check_set_up("selector SFT", script, args, model_args)

@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import HELPERS, ROOT
 
-TESTS = Path(__file__).parents[1]
-WORKER = TESTS / "cases" / "mains_worker.py"
-sys.path.append(str(TESTS / "cases"))  # short_runs.py
-sys.path.append(str(TESTS / "trainers"))  # stored_groups.py, preference_runs.py, factor_runs.py
+WORKER = HELPERS / "mains_worker.py"
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +33,7 @@ def run_mains(run_warm):
         told = {name: {**one, "log": str(logs[name])} for name, one in runs.items()}
         settings, statuses = folder / "settings.json", folder / "statuses.json"
         settings.write_text(json.dumps({"runs": told, "statuses": str(statuses)}), encoding="utf-8")
-        path = ":".join(map(str, (TESTS.parent, *import_from)))
+        path = ":".join(map(str, (ROOT, *import_from)))
         done = run_warm(WORKER, settings, PYTHONPATH=path, timeout=500)
         assert done.returncode == 0, done.stderr[-3000:]
         found = json.loads(statuses.read_text(encoding="utf-8"))
@@ -47,7 +45,7 @@ def run_mains(run_warm):
 HOLDER = """
 import sys, time
 from contextlib import ExitStack
-from data.locks import locked
+from data.cli.locks import locked
 with ExitStack() as held:
     for output in sys.argv[1:]:
         held.enter_context(locked(output))
@@ -63,7 +61,7 @@ def holder():
 
     def start(*outputs: Path) -> subprocess.Popen:
         arguments = [sys.executable, "-c", HOLDER, *map(str, outputs)]
-        started.append(subprocess.Popen(arguments, cwd=TESTS.parent, stdout=subprocess.PIPE))
+        started.append(subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE))
         assert started[-1].stdout.readline() == b"held\n"
         return started[-1]
 

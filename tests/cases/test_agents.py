@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from skimage import data as photographs
 
-from data.aspects import TEXT_LENGTH, remarkable_ids
-from data.damage import DAMAGES, Draft
-from data.measurements import measure_pool
-from data.pools import Item, Pool
 from data.quality_reports import write_report
-from data.words import count_words, find_words, first_words
+from data.reports.aspects import TEXT_LENGTH, remarkable_ids
+from data.reports.damage import DAMAGES, Draft
+from data.reports.measurements import measure_pool
+from data.reports.pool import Item, Pool
+from data.rows.words import count_words, find_words, first_words
 from filter_agents.executor import Executor
 from filter_agents.factor_routing import run_routes
 from filter_agents.registry import DEFAULT_AGENTS, build_agents

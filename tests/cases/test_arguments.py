@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from data import vqa
-from data.arguments import add_limit_argument, at_least
-from data.records import write_jsonl
+from data.cli.arguments import add_limit_argument, at_least
+from data.io.records import write_jsonl
 from rewards import eval as rewards_eval
 from rewards import validate
 
@@ -58,7 +58,7 @@ COMMANDS = {
     "data.vqa": ["--source", "easy_vqa", "--output-dir", "out"],
     "rewards.eval": ["--input", "in.jsonl", "--output-dir", "out"],
     "rewards.validate": ["--config", "r.yaml"],
-    "rewards.compare_factors": ["in", "--predictors", "a=b", "--routing", "r.yaml", "--output-dir", "out"],
+    "rollouts.compare_factors": ["in", "--predictors", "a=b", "--routing", "r.yaml", "--output-dir", "out"],
     "rollouts.completions": ["--dataset", "in", "--model", "m", "--output", "out.jsonl"],
     "rollouts.candidates": ["--dataset", "in", "--pools", "p.jsonl", "--model", "m", "--output", "out.jsonl"],
     "rollouts.in_context": [
@@ -105,7 +105,7 @@ COUNTS = [
     ("rewards.eval", COMMANDS["rewards.eval"], ["workers", "num-generations", "max-new-tokens", "batch-size"]),
     ("rewards.score", ["--model", "m", "--input", "in", "--output", "out.jsonl"], ["batch-size"]),
     ("rewards.reward_bench", ["--model", "m", "--data", "in", "--output-dir", "out"], ["batch-size"]),
-    ("rewards.compare_factors", COMMANDS["rewards.compare_factors"], ["least-images", "batch-size"]),
+    ("rollouts.compare_factors", COMMANDS["rollouts.compare_factors"], ["least-images", "batch-size"]),
     ("rollouts.completions", COMMANDS["rollouts.completions"], ["num-completions", "max-new-tokens", "batch-size"]),
     ("rollouts.candidates", COMMANDS["rollouts.candidates"], ["shots", "batch-size", "max-new-tokens", "max-pixels"]),
     ("rollouts.in_context", COMMANDS["rollouts.in_context"], ["pool-size", "shots", "generation-beams"]),

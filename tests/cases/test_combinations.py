@@ -1,13 +1,8 @@
 """GRPO's additions together: two steps of each combination, against advantages and losses made by hand."""
 
-import sys
 from itertools import combinations, product
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-
 from grpo_runs import as_reward, is_flat, make_trainer, train_and_check
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")

@@ -1,15 +1,15 @@
 """`--help` and the command line of training scripts: only keys that work, and one message for what does not."""
 
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-from trainers.recipe_keys import keys_of_classes, keys_of_source
-from trainers.recipes import RecipeError, parse_recipe, read_recipe
-from trainers.scripts import REFUSED, before_imports, help_text
+from trainers.setup.help import REFUSED, before_imports, help_text
+from trainers.setup.recipe_keys import keys_of_classes, keys_of_source
+from trainers.setup.recipes import RecipeError, parse_recipe, read_recipe
 
-TRAINERS = Path(__file__).parents[2] / "trainers"
+TRAINERS = ROOT / "trainers"
 CLASSES = {
     "grpo": ("GRPOScriptArguments", "GRPOConfig", "ModelConfig"),
     "sft": ("DataArguments", "SFTConfig", "ModelConfig"),
@@ -150,7 +150,7 @@ def test_p06_at_most_three_keys_are_named():
 
 
 def test_p06_what_argparse_itself_refuses_is_one_message(monkeypatch):
-    from trainers import recipes
+    from trainers.setup import recipes
 
     monkeypatch.setattr(recipes, "_check_command_line", lambda argv, keys: {"dataset_name": "x"})
     with pytest.raises(RecipeError) as error:

@@ -1,7 +1,6 @@
 """Trainers made from Python as TRL's are: by position, with a parent's configuration or none, of models of texts."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,20 +8,17 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
-
-sys.path.append(str(Path(__file__).parent))
-
 from grpo_runs import QUIET, SMALL, as_reward, make_trainer, questions
 
-from data.records import RecordError
+from data.io.records import RecordError
 from trainers.factors import FactorTrainer
-from trainers.group_data import GroupArguments, load_stored_groups
+from trainers.groups.data import GroupArguments, load_stored_groups
 from trainers.grpo import GRPOConfig, GRPOTrainer
 from trainers.offline_grpo import OfflineGRPOTrainer
-from trainers.own_config import config_or_default
 from trainers.rce import RCETrainer
-from trainers.recipes import RecipeError
 from trainers.reward import RewardTrainer
+from trainers.setup.own_config import config_or_default
+from trainers.setup.recipes import RecipeError
 from trainers.sft import SelectorSFTTrainer, SFTTrainer
 
 A = as_reward("a")

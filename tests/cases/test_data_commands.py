@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import agent_selection, annotators, factors, quality_reports, vqa
-from data.output_folder import describe_sizes, writing
-from data.pools import Item, Pool, load_pool
-from data.records import RecordError, read_rows, write_json, write_jsonl
-from data.sources import load_splits
-from data.splits import SPLITS, divide, linked_groups, split_sizes
+from data.io.image_sources import load_splits
+from data.io.output_folder import describe_sizes, writing
+from data.io.records import RecordError, read_rows, write_json, write_jsonl
+from data.io.splits import SPLITS, divide, linked_groups, split_sizes
+from data.io.unreadable import Skipping
+from data.reports.pool import Item, Pool, load_pool
 from data.tasks import load_rows
-from data.unreadable import Skipping
 
 SHARES = (0.8, 0.1, 0.1)
 

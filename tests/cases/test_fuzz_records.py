@@ -13,17 +13,17 @@ from PIL import Image
 
 from data import agent_selection
 from data.candidate_groups import load_groups
-from data.candidate_pools import load_pools
-from data.embedding_table import EmbeddingTable, Part, save_tensors
+from data.candidates.embedding_table import EmbeddingTable, Part, save_tensors
+from data.candidates.pools import load_pools
 from data.factors import parse_annotations
-from data.pools import Pool
+from data.io.records import RecordError, base_folder, read_rows
 from data.preferences import load_preferences
-from data.records import RecordError, base_folder, read_rows
+from data.reports.pool import Pool
 from data.tasks import load_rows
 from data.vqa import load_records
-from rewards.completions import read_completions
+from rewards.preferences.scored import load_scored_preferences
 from rewards.score import load_responses
-from rewards.scored_preferences import load_scored_preferences
+from rewards.scoring.inputs import read_completions
 
 MUTATIONS = 500
 ROWS = 4

@@ -1,16 +1,10 @@
 """Cases of online GRPO: what counts in a loss, what is drawn anew, what rewards see, what cannot start."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parent))
-
 from grpo_runs import as_reward, is_flat, make_trainer, picture, questions, train_and_check
 
-from rewards.guard import guard
+from rewards.scoring.guard import guard
 
 A, B = as_reward("a"), as_reward("b")
 

@@ -11,17 +11,20 @@ from hub_server import HubServer
 from transformers import AutoProcessor, Qwen2Config, Qwen2ForCausalLM, Qwen2VLForConditionalGeneration
 from trl import ModelConfig
 
-from data.embedding_table import EmbeddingTable
-from models.encoder_inputs import InputReader
+from data.candidates.embedding_table import EmbeddingTable
+from models.families.loading import load_processor, load_vlm
 from models.hub import AdapterBase
-from models.loading import load_processor, load_vlm
-from models.pointer_selector import PointerSelector, PointerSelectorConfig, load_selector
-from models.reward_model import from_backbone, load_reward_model
-from models.selector_encoders import load_selector_encoders
-from models.trained_encoders import EncodingSelector
-from trainers import group_runs
-from trainers.group_runs import reference_loader
-from trainers.model_at_hand import (
+from models.reward.model import from_backbone, load_reward_model
+from models.selectors.encoder_inputs import InputReader
+from models.selectors.encoders import load_selector_encoders
+from models.selectors.encoding import EncodingSelector
+from models.selectors.pointer import PointerSelector, PointerSelectorConfig, load_selector
+from trainers.groups import run as group_runs
+from trainers.groups.run import reference_loader
+from trainers.offline_grpo import OfflineGRPOConfig
+from trainers.reward import RewardConfig, load_reward_policy, reward_adapters
+from trainers.run.origin import run_origin
+from trainers.setup.model import (
     base_of_adapters,
     inspect_model,
     load_policy,
@@ -29,10 +32,7 @@ from trainers.model_at_hand import (
     model_init_kwargs,
     policy_arguments,
 )
-from trainers.offline_grpo import OfflineGRPOConfig
-from trainers.recipes import DataArguments, RecipeError
-from trainers.reward import RewardConfig, load_reward_policy, reward_adapters
-from trainers.run_origin import run_origin
+from trainers.setup.recipes import DataArguments, RecipeError
 
 V1 = {"revision": "v1", "trust_remote_code": False}
 DATA = DataArguments(dataset_name="rows.jsonl")

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from data import vqa
-from data.image_files import files_by_number, image_files
-from data.records import RecordError, read_rows, write_jsonl
-from data.sources import load_all
+from data.io.image_files import files_by_number, image_files
+from data.io.image_sources import load_all
+from data.io.records import RecordError, read_rows, write_jsonl
 
 QUESTION = {"image_id": 9, "question_id": 9000, "question": "What color?"}
 ANNOTATION = {"image_id": 9, "question_id": 9000, "answers": [{"answer": "red"}]}

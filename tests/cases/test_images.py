@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from data.digests import image_bytes_digest, image_digest
-from data.images import (
+from data.io.digests import image_bytes_digest, image_digest
+from data.io.images import (
     ImageError,
     ResizedImages,
     image_size,
@@ -20,7 +20,7 @@ from data.images import (
     open_image,
     resolve_images,
 )
-from data.measurements import measure_image
+from data.reports.measurements import measure_image
 
 SIZE = (40, 24)
 ORIENTATION = 0x0112
@@ -192,8 +192,8 @@ def test_f03_a_picture_is_what_a_person_sees(given, expected):
 
 
 def test_f03_the_model_sees_the_same_pixels(tiny_model):
-    from models.loading import load_processor, pixel_bounds
-    from trainers.task_data import to_dataset
+    from models.families.loading import load_processor, pixel_bounds
+    from trainers.setup.task_data import to_dataset
 
     processor = load_processor(str(tiny_model))
     rows = [
@@ -216,8 +216,8 @@ READERS_SEE = ("RGBA", "PNG 16 bits", "JPEG turned 6", "LA", "P with alpha of ea
 
 @pytest.mark.parametrize("name", READERS_SEE)
 def test_f03_figures_and_reward_inputs_are_those_of_the_seen_picture(name, tiny_model):
-    from models.loading import load_processor
-    from models.reward_inputs import ResponseGroup, encode_groups
+    from models.families.loading import load_processor
+    from models.reward.inputs import ResponseGroup, encode_groups
 
     given, expected = CASES[name]
     assert measure_image(open_image(_source(given))) == measure_image(expected)
@@ -234,9 +234,9 @@ SEEN_BY_ENCODERS = (*READERS_SEE, "P with one transparent colour", "PNG 16 bits 
 
 def test_f03_embeddings_are_those_of_the_picture_that_the_vlm_sees(tiny_model):
     from models.embeddings import load_encoder
-    from models.loading import load_processor, load_vlm
-    from rollouts.embedding_cache import embed_images
-    from rollouts.image_features import ImageFeatures
+    from models.families.loading import load_processor, load_vlm
+    from rollouts.frozen_vlm.image_features import ImageFeatures
+    from rollouts.retrieval.embedding_cache import embed_images
 
     encoder = load_encoder(str(tiny_model), "cpu")
     sources = [_source(CASES[name][0]) for name in SEEN_BY_ENCODERS]
@@ -330,7 +330,7 @@ def test_f16_a_pool_lacks_the_picture_of_the_query_under_other_names(tmp_path):
 
 @pytest.mark.parametrize("broken", [("q.png", "b.png"), ("a.png", "b.png"), ("q.png", "a.png", "b.png")])
 def test_a2_all_unreadable_images_of_queries_and_examples_are_named(tmp_path, broken):
-    from data.records import RecordError
+    from data.io.records import RecordError
     from data.vqa import VqaRecord
     from rollouts.pools import excluded_rows
 
@@ -351,7 +351,7 @@ def test_f19_images_inside_of_messages_stay_bytes(tmp_path):
     from datasets import Dataset, Features, List, Value
     from datasets import Image as ImageFeature
 
-    from data.records import read_rows
+    from data.io.records import read_rows
 
     part = {"type": Value("string"), "image": ImageFeature()}
     features = Features(
@@ -410,20 +410,20 @@ def test_a1_addresses_are_not_fetched(address, form):
 
 
 def test_a1_large_pictures_are_refused_before_they_are_decoded(monkeypatch):
-    monkeypatch.setattr("data.images.MAX_PIXELS", 900)
+    monkeypatch.setattr("data.io.images.MAX_PIXELS", 900)
     with pytest.raises(ImageError, match="40x24 pixels: expected at most 900 pixels"):
         open_image(RGB)
     with pytest.raises(ImageError, match="expected at most 900 pixels"):
         image_size(_encoded(RGB, "PNG"))
-    monkeypatch.setattr("data.images.MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("data.io.images.MAX_FILE_BYTES", 10)
     with pytest.raises(ImageError, match="bytes: expected at most 10"):
         open_image(_encoded(RGB, "PNG"))
 
 
 def test_a2_all_unreadable_images_of_a_pool_are_named(tmp_path):
-    from data.measurements import measure_pool
-    from data.pools import Item, Pool
-    from data.records import RecordError
+    from data.io.records import RecordError
+    from data.reports.measurements import measure_pool
+    from data.reports.pool import Item, Pool
 
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(b"no image")

@@ -5,18 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-from data.commands import Terminated, command, ending, machine_problem
+from data.cli.commands import Terminated, command, ending, machine_problem
 from data.errors import UserError
-from data.records import write_json
+from data.io.records import write_json
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, signal, sys
-from data.commands import command
+from data.cli.commands import command
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 
@@ -29,8 +28,8 @@ main()
 """
 WRITER = """
 import resource, signal, sys
-from data.commands import command
-from data.records import write_json
+from data.cli.commands import command
+from data.io.records import write_json
 
 @command
 def main():
@@ -65,7 +64,9 @@ def test_t15_a_file_that_may_not_grow_leaves_nothing_behind(tmp_path):
 
 
 def test_t15_output_into_a_closed_pipe_is_quiet():
-    program = "from data.commands import command\n@command\ndef main():\n  for n in range(100000): print(n)\nmain()"
+    program = (
+        "from data.cli.commands import command\n@command\ndef main():\n  for n in range(100000): print(n)\nmain()"
+    )
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -c '{program}' | head -1"], cwd=ROOT, capture_output=True, text=True
     )
@@ -98,7 +99,7 @@ def test_t15_mistakes_of_the_program_stay_tracebacks():
 
 
 def test_t15_a_trainer_says_how_to_go_on(capsys):
-    from trainers.runs import readable_errors
+    from trainers.run.script import readable_errors
 
     for error, status in ((KeyboardInterrupt(), 130), (Terminated(), 143), (UserError("x"), 1)):
         with pytest.raises(SystemExit) as found, readable_errors():
@@ -154,8 +155,8 @@ time.sleep(60)
         ("-m rewards.score", "pydantic"),
         ("-m rollouts.beams", "numpy"),
         ("-m trainers.report", "pydantic"),
-        ("-m trainers.in_context_vlm", "torch"),
-        ("trainers/in_context_vlm.py", "torch"),
+        ("-m models.tiny_reader", "torch"),
+        ("models/tiny_reader.py", "torch"),
         ("trainers/sft.py", "yaml"),
         ("trainers/sft.py", "torch"),
         ("trainers/grpo.py", "torch"),
@@ -165,7 +166,7 @@ def test_t15_ctrl_c_during_imports_is_one_message(tmp_path, program, module):
     (tmp_path / f"{module}.py").write_text(SLOW_IMPORT, encoding="utf-8")
     options = ["--output_dir", "x", "--use_cpu", "true", "--bf16", "false", "--dataset_name", "x"]
     options += ["--model_name_or_path", "x", "--reward_funcs", "xml_format"] if "grpo" in program else []
-    options = ["--output-dir", "x"] if "in_context" in program else options
+    options = ["--output-dir", "x"] if "tiny_reader" in program else options
     done = subprocess.run(
         [sys.executable, *program.split(), *options],
         cwd=ROOT,
@@ -183,5 +184,6 @@ def test_t15_programs_of_others_keep_their_own_way():
         done = _run(f"{program}\nraise KeyboardInterrupt")
         assert "Traceback" in done.stderr
     assert (
-        _run("import data.interrupts as i; i.end_quietly(KeyError, KeyError('x'), None)").stderr == "KeyError: 'x'\n"
+        _run("import data.cli.interrupts as i; i.end_quietly(KeyError, KeyError('x'), None)").stderr
+        == "KeyError: 'x'\n"
     )

@@ -1,13 +1,7 @@
 """kill -9 at seeded moments, half of them after the last checkpoint, with a constant learning rate: every trainer ends
 with the weights and the history of an undisturbed run, and a finished run is left as it is."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "trainers"))
-
 from kill_recipes import check_kind, recipes, run_and_kill, write_data
 
 KINDS = (*("grpo", "sft", "sft_selector", "rce", "rce_vlm", "offline_grpo", "offline_grpo_vlm", "reward", "factors"),)

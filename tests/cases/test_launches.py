@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from places import ROOT
 from short_runs import NAMES, TRAINING, flags, trainers
 
-from data.candidate_pools import write_pools
-from data.records import write_jsonl
-from trainers.recipes import RecipeError
-from trainers.set_up import check_precision
+from data.candidates.pools import write_pools
+from data.io.records import write_jsonl
+from trainers.setup.checks import check_precision
+from trainers.setup.recipes import RecipeError
 
-ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
 BIN = Path(sys.executable).parent
 TORCHRUN = [BIN / "torchrun", "--standalone", "--nproc_per_node", "2"]

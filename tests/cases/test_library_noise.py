@@ -2,16 +2,14 @@
 
 import logging
 import warnings
-from pathlib import Path
 
 import pytest
 import trl
+from places import ROOT
 from transformers import GPT2Config, GPT2LMHeadModel
 from trl.models.utils import disable_gradient_checkpointing
 
-from data.library_noise import leave_out_noise
-
-ROOT = Path(__file__).parents[2]
+from data.cli.library_noise import leave_out_noise
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def test_p10_useless_logs_are_left_out_and_others_shown(caplog, monkeypatch):
     assert {record.message for record in caplog.records} == {"Something else"}  # by each handler that heard it
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.sh")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("pipelines/*.sh")), ids=lambda path: path.name)
 def test_p10_scripts_silence_nothing(path):
     text = path.read_text(encoding="utf-8")
     assert not [word for word in ("PYTHONWARNINGS", "VERBOSITY", "LOG_LEVEL", "2>/dev/null") if word in text]

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from data.commands import command
-from data.locks import hold, lock_path, locked
-from data.records import RecordError
+from data.cli.commands import command
+from data.cli.locks import hold, lock_path, locked
+from data.io.records import RecordError
 
 
 @pytest.mark.parametrize("name", ["run", "rows.jsonl", "a/b/run"])

@@ -5,11 +5,11 @@ import importlib
 
 import pytest
 
-from data.records import RecordError
-from data.shards import ShardStore
+from data.io.records import RecordError
+from data.io.shards import ShardStore
 from models.embeddings import load_encoder
 from models.errors import ModelError
-from models.loading import load_processor, load_vlm
+from models.families.loading import load_processor, load_vlm
 from models.places import loading
 
 IN_CONTEXT = ["--pools", "p.jsonl", "--examples", "e", "--output", "o.jsonl"]
@@ -18,7 +18,7 @@ COMMANDS = {
     "rewards.score": ["a.jsonl", "--output", "o.jsonl", "--model"],
     "rewards.eval": ["--input", "a.jsonl", "--output-dir", "o", "--model"],
     "rewards.reward_bench": ["a.jsonl", "--output-dir", "o", "--model"],
-    "rewards.compare_factors": ["a.jsonl", "--output-dir", "o", "--predictors", "x=y/z", "--vlm"],
+    "rollouts.compare_factors": ["a.jsonl", "--output-dir", "o", "--predictors", "x=y/z", "--vlm"],
     "rollouts.completions": ["a.jsonl", "--output", "o.jsonl", "--model"],
     "rollouts.filter_dataset": ["a", "--recipe", "r.yaml", "--output-dir", "o", "--model"],
     "rollouts.embeddings": ["a.jsonl", "--output", "o.safetensors", "--image-encoder"],

@@ -1,20 +1,15 @@
 """T2: a run stops at the first value that is not finite, before it reaches the weights or a file."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from grpo_runs import make_trainer
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from rewards.guard import RewardError
-from trainers.finite import FiniteTraining, NotFiniteError
-
-sys.path.append(str(Path(__file__).parent))
-
-from grpo_runs import make_trainer
+from rewards.scoring.guard import RewardError
+from trainers.mixins.finite import FiniteTraining, NotFiniteError
 
 
 class OneWeight(nn.Module):

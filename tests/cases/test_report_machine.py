@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trainers.machine import cpu_name, launched_command, usable_cores
+from trainers.run.machine import cpu_name, launched_command, usable_cores
 
 PYTHON = "/v/bin/python3.11"
 SCRIPT = ["trainers/grpo.py", "--config", "my recipe.yaml"]
@@ -17,7 +17,10 @@ OWN = [PYTHON, "-u", *SCRIPT]
         ([], "python3.11 -u trainers/grpo.py --config 'my recipe.yaml'"),
         ([["-bash"]], "python3.11 -u trainers/grpo.py --config 'my recipe.yaml'"),
         (
-            [[PYTHON, "/v/bin/accelerate", "launch", "--config_file", "cpu.yaml", *SCRIPT], ["bash", "quickstart.sh"]],
+            [
+                [PYTHON, "/v/bin/accelerate", "launch", "--config_file", "cpu.yaml", *SCRIPT],
+                ["bash", "pipelines/quickstart.sh"],
+            ],
             "accelerate launch --config_file cpu.yaml trainers/grpo.py --config 'my recipe.yaml'",
         ),
         (
@@ -41,7 +44,7 @@ def test_the_command_is_the_launchers(above, expected):
 
 
 def test_the_command_of_this_process_is_recorded(run_command):
-    code = "import sys; from trainers.machine import command_line; print(command_line())"
+    code = "import sys; from trainers.run.machine import command_line; print(command_line())"
     assert run_command("-c", code, "a b").stdout.strip().endswith("'a b'")
 
 
@@ -57,7 +60,7 @@ SEPARATORS = "\u2028\u2029\u0085\x0b\x0c\x1c\x1d\x1e"
 
 @pytest.mark.parametrize("separator", SEPARATORS, ids=ascii)
 def test_t13_rows_of_data_are_read_whole(separator, tmp_path):
-    from data.records import read_rows, write_jsonl
+    from data.io.records import read_rows, write_jsonl
 
     rows = [{"id": 1, "text": f"a{separator}b"}, {"id": 2, "text": "c"}]
     write_jsonl(tmp_path / "rows.jsonl", rows)
@@ -74,7 +77,7 @@ def test_t13_a_tokenizers_corpus_is_read_whole(separator, tmp_path):
 
 @pytest.mark.parametrize("separator", SEPARATORS, ids=ascii)
 def test_t13_stored_rows_of_long_work_are_read_whole(separator, tmp_path):
-    from data.shards import ShardStore
+    from data.io.shards import ShardStore
 
     with ShardStore(tmp_path, {}) as store:
         store.append({"id": 1, "text": f"a{separator}b"})
@@ -89,7 +92,7 @@ def test_t13_stored_rows_of_long_work_are_read_whole(separator, tmp_path):
 
 @pytest.mark.parametrize("separator", SEPARATORS, ids=ascii)
 def test_t13_stored_answers_are_read_whole(separator, tmp_path):
-    from rollouts.answers import _stored_lines
+    from rollouts.frozen_vlm.answers import _stored_lines
 
     path = tmp_path / "answers-0.jsonl"
     rows = [{"key": 1, "text": f"a{separator}b"}, {"key": 2, "text": "c"}]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.console import format_log
-from trainers.curves import draw_figures
-from trainers.logged_figures import last_figures
-from trainers.publishing import ReportCallback
-from trainers.report import card_figures, main, render_model_card, write_report
-from trainers.run_record import KeptModel, RunInfo, RunRecord, Session, kept_model, load_record
-from trainers.samples import SampleGroup, SampleLog
+from trainers.report.curves import draw_figures
+from trainers.report.logged_figures import last_figures
+from trainers.report.page import card_figures, main, render_model_card, write_report
+from trainers.report.publishing import ReportCallback
+from trainers.report.record import KeptModel, RunInfo, RunRecord, Session, kept_model, load_record
+from trainers.report.samples import SampleGroup, SampleLog
+from trainers.run.console import format_log
 
 INFO = RunInfo("GRPO", "accelerate launch trainers/grpo.py --config r.yaml", "beta: 0.05", "my_data", "tiny")
 SESSION = Session("2026-01-02T03:04:05+00:00", 0, 8, 65.0, "CPU: one, 2 cores", INFO.command, 1_000, {"memory": 1.5})

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from models.checkpoints import checkpoint_folders, mark_complete, newest_complete_checkpoint
-from trainers.recipes import RecipeError
-from trainers.resuming import RunStart, _decide
-from trainers.run_origin import write_run
+from models.run_folders import checkpoint_folders, mark_complete, newest_complete_checkpoint
+from trainers.run.origin import write_run
+from trainers.run.resuming import RunStart, _decide
+from trainers.setup.recipes import RecipeError
 
 RECORD = {
     "method": "GRPO",

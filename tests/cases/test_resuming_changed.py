@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "trainers"))
-
 REWARDS = """
 calls = []
 
@@ -68,7 +66,7 @@ def arguments(settings: dict) -> list[str]:
 def grpo(tiny_model, report_data, tmp_path, rewards, monkeypatch):
     """Function: settings -> (optimizer step, completions) of each rollout."""
     from trainers import grpo as script
-    from trainers import publishing
+    from trainers.report import publishing
 
     monkeypatch.setattr(publishing, "write_report", lambda *args: None)
 
@@ -93,7 +91,7 @@ def selector(pointers, tmp_path, monkeypatch):
     """Function: (trainer, settings) -> what it logged."""
     import importlib
 
-    from trainers import publishing
+    from trainers.report import publishing
 
     monkeypatch.setattr(publishing, "write_report", lambda *args: None)
 

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from trainers.checkpoints import CompleteCheckpoints
 from trainers.factors import FactorTrainer
 from trainers.grpo import GRPOTrainer
+from trainers.mixins.checkpoints import CompleteCheckpoints
 from trainers.offline_grpo import OfflineGRPOTrainer
 from trainers.rce import RCETrainer
-from trainers.recipes import RecipeError
 from trainers.reward import RewardTrainer
+from trainers.setup.recipes import RecipeError
 from trainers.sft import SelectorSFTTrainer, SFTTrainer
 
 TRAINERS = (GRPOTrainer, SFTTrainer, SelectorSFTTrainer, RCETrainer, OfflineGRPOTrainer, RewardTrainer, FactorTrainer)

@@ -7,13 +7,13 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from places import ROOT
 from trl import ModelConfig
 
-from trainers.recipes import RecipeError
+from trainers.setup.recipes import RecipeError
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_p12_one_revision_for_config_and_processor(asked, tmp_path, monkeypatch,
 
 
 def test_p12_reward_models(asked, tiny_model, tiny_reward_model):
-    from models.reward_model import from_backbone
+    from models.reward.model import from_backbone
     from rewards.registry import build_reward
 
     from_backbone(str(tiny_model), revision="v2")
@@ -66,14 +66,14 @@ def test_p12_reward_models(asked, tiny_model, tiny_reward_model):
 
 
 def test_p12_factor_predictors(asked, tiny_model):
-    from models.factor_predictor import from_backbone
+    from models.factors.predictor import from_backbone
 
     from_backbone(str(tiny_model), ["blur"], revision="v2")
     assert asked["AutoConfig"] == asked["AutoImageProcessor"] == {"v2"}
 
 
 def test_p12_two_revisions_are_refused():
-    from trainers.model_at_hand import hub_arguments
+    from trainers.setup.model import hub_arguments
 
     args = SimpleNamespace(model_init_kwargs=json.dumps({"revision": "v1"}), trust_remote_code=True)
     with pytest.raises(RecipeError, match="model_revision: 'v2', but model_init_kwargs has the revision 'v1'"):
@@ -83,7 +83,7 @@ def test_p12_two_revisions_are_refused():
 
 
 def test_p12_vllm_has_no_revision(tmp_path):
-    from trainers.set_up import check_vllm_revision
+    from trainers.setup.checks import check_vllm_revision
 
     (tmp_path / "adapter_config.json").write_text(
         json.dumps({"base_model_name_or_path": "owner/base", "revision": "v3"}), encoding="utf-8"
@@ -101,7 +101,6 @@ def test_p12_vllm_has_no_revision(tmp_path):
 
 # -- every call -------------------------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("data", "models", "rewards", "filter_agents", "rollouts", "trainers")
 OF_LIBRARIES = (
     *("from_pretrained", "cached_file", "find_adapter_config_file", "create_model_from_path", "SentenceTransformer"),
@@ -110,19 +109,19 @@ OF_LIBRARIES = (
 COMMAND = "a command's folder or Hub id, beside which no revision can be said"
 TABLE = "encoders of tables are named to commands, beside which no revision can be said; told by content"
 WITHOUT_REVISION = {
-    ("data/text_encoder.py", "SentenceTransformer"): COMMAND,
+    ("data/factor_labels/text_encoder.py", "SentenceTransformer"): COMMAND,
     ("models/embeddings.py", "SentenceTransformer"): TABLE,
     ("models/embeddings.py", "from_pretrained"): TABLE,
     ("models/embeddings.py", "is_sentence_transformers"): TABLE,
     ("models/embeddings.py", "load_vision_tower"): TABLE,
-    ("models/selector_encoders.py", "from_pretrained"): COMMAND,
-    ("rewards/compare_factors.py", "load_factor_predictor"): COMMAND,
-    ("rewards/compare_factors.py", "load_vlm"): COMMAND,
-    ("rewards/completions.py", "load_processor"): COMMAND,
-    ("rewards/completions.py", "load_vlm"): COMMAND,
-    ("rewards/stored_scores.py", "load_reward_model"): COMMAND,
-    ("rollouts/choices.py", "load_selector"): COMMAND,
-    ("rollouts/choices.py", "load_selector_encoders"): COMMAND,
+    ("models/selectors/encoders.py", "from_pretrained"): COMMAND,
+    ("rollouts/compare_factors.py", "load_factor_predictor"): COMMAND,
+    ("rollouts/compare_factors.py", "load_vlm"): COMMAND,
+    ("rewards/scoring/inputs.py", "load_processor"): COMMAND,
+    ("rewards/scoring/inputs.py", "load_vlm"): COMMAND,
+    ("rewards/scoring/model_scores.py", "load_reward_model"): COMMAND,
+    ("rollouts/example_selection/choices.py", "load_selector"): COMMAND,
+    ("rollouts/example_selection/choices.py", "load_selector_encoders"): COMMAND,
     ("rollouts/completions.py", "load_processor"): COMMAND,
     ("rollouts/completions.py", "load_vlm"): COMMAND,
     ("rollouts/embeddings.py", "from_pretrained"): COMMAND,
@@ -132,12 +131,12 @@ WITHOUT_REVISION = {
     ("rollouts/factor_routing.py", "load_factor_predictor"): COMMAND,
     ("rollouts/filter_dataset.py", "load_processor"): COMMAND,
     ("rollouts/filter_dataset.py", "load_vlm"): COMMAND,
-    ("rollouts/in_context_vlm.py", "load_processor"): COMMAND,
-    ("rollouts/in_context_vlm.py", "load_vlm"): COMMAND,
-    ("trainers/checkpoints.py", "from_pretrained"): "a folder of the run",
-    ("trainers/model_at_hand.py", "lora_config"): "adapters that are only compared with the model's modules",
+    ("rollouts/frozen_vlm/engine.py", "load_processor"): COMMAND,
+    ("rollouts/frozen_vlm/engine.py", "load_vlm"): COMMAND,
+    ("trainers/mixins/checkpoints.py", "from_pretrained"): "a folder of the run",
+    ("trainers/setup/model.py", "lora_config"): "adapters that are only compared with the model's modules",
     ("trainers/reward.py", "reward_adapters"): "adapters that are only compared with the model's modules",
-    ("trainers/run_origin.py", "source_content"): "files and folders, which have no revisions",
+    ("trainers/run/origin.py", "source_content"): "files and folders, which have no revisions",
 }
 """(file, what it calls) -> why no revision is passed there."""
 

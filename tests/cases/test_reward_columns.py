@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from data.answers import AnswerError, read_answers
-from data.records import RecordError
+from data.io.records import RecordError
+from data.rows.answers import AnswerError, read_answers
 from data.vqa import VqaRecord
-from rewards.columns import ColumnError, check_columns
 from rewards.eval import main
 from rewards.registry import REWARDS, build_rewards, import_reward
+from rewards.scoring.columns import ColumnError, check_columns
 from rewards.vqa_accuracy import VqaAccuracy, read_answer
 
 TEN = ["red"] * 10

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.agent_selection import AgentSelectionRecord, load_records, write_splits
-from data.aspects import ASPECTS, EXACT_COPIES, NEAR_COPIES, healthy_bounds
-from data.measurements import HEALTHY
-from data.pools import Item, Pool
+from data.io.records import RecordError, write_jsonl
 from data.prompts import escape_text, format_selection, read_text
 from data.quality_reports import agent_prompt
-from data.records import RecordError, write_jsonl
+from data.reports.aspects import ASPECTS, EXACT_COPIES, NEAR_COPIES, healthy_bounds
+from data.reports.measurements import HEALTHY
+from data.reports.pool import Item, Pool
 from data.tasks import load_rows, selection_row, vqa_row
 from data.vqa import VqaRecord
 from filter_agents.base import FilterAgent, Instruction

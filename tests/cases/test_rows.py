@@ -8,25 +8,26 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from data import agent_selection, sources
+from data import agent_selection
 from data.agent_selection import AgentSelectionRecord
 from data.candidate_groups import load_groups
-from data.chat import RESERVED, ChatRecord
-from data.factor_clusters import FactorSet
+from data.factor_labels.clusters import FactorSet
 from data.factors import Labelled, LabelledImage, load_labelled, parse_annotations, write_labelled
-from data.images import open_image
-from data.json_text import NotJson, parse_json
+from data.io import image_sources
+from data.io.images import open_image
+from data.io.json_text import NotJson, parse_json
+from data.io.records import Location, Record, RecordError, parse_row, parse_rows, read_rows
+from data.io.unreadable import Skipping
 from data.preferences import PreferenceRecord, load_preferences
-from data.records import Location, Record, RecordError, parse_row, parse_rows, read_rows
+from data.rows.chat import RESERVED, ChatRecord
 from data.tasks import load_rows
-from data.unreadable import Skipping
 from data.vqa import VqaRecord, load_records
 from rewards import eval as rewards_eval
-from rewards.completions import read_completions
+from rewards.preferences.scored import ScoredPreference, load_scored_preferences
 from rewards.score import ResponseRow, load_responses, scored_rows
-from rewards.scored_preferences import ScoredPreference, load_scored_preferences
+from rewards.scoring.inputs import read_completions
 from rollouts.filter_dataset import Report, load_reports
-from trainers.group_data import GroupArguments, load_stored_groups
+from trainers.groups.data import GroupArguments, load_stored_groups
 
 TEN = ["red"] * 10
 HALF = "what \ud83d?"
@@ -299,13 +300,13 @@ def test_f12_other_formats_are_named(folder, name):
 def test_f18_texts_of_other_types_name_the_row(folder, row, problem):
     write(folder / "img" / "metadata.jsonl", {"file_name": "0.png", **row})
     with pytest.raises(RecordError) as caught:
-        sources.load_all(str(folder / "img"))
+        image_sources.load_all(str(folder / "img"))
     assert f"metadata.jsonl:1: {problem}" in str(caught.value)
 
 
 def test_f18_answers_under_text_are_read(folder):
     write(folder / "img" / "metadata.jsonl", {"file_name": "0.png", "question": "what?", "answers": [{"text": "red"}]})
-    first, second = sources.load_all(str(folder / "img"))
+    first, second = image_sources.load_all(str(folder / "img"))
     assert (first.question, first.answers, second.answers) == ("what?", ("red",), ())
 
 
@@ -323,7 +324,7 @@ def test_f18_saved_data_sets_name_the_row(folder, column, feature, values, probl
     features = Features({"image": ImageFeature(), column: Value(feature)})
     Dataset.from_list(rows, features=features).save_to_disk(folder / "saved")
     with pytest.raises(RecordError) as caught:
-        sources.load_all(str(folder / "saved"))
+        image_sources.load_all(str(folder / "saved"))
     assert problem in str(caught.value)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from models.reward_inputs import read_requests
+from models.reward.inputs import read_requests
 
 PLACE = {"type": "image"}
 

@@ -6,10 +6,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[2]
-SCRIPTS = ["factor_agents.sh", "factors.sh", "quickstart.sh", "reward.sh", "selector.sh"]
-GO_ON = f"source {ROOT}/begin.sh; begin $1 $2"
+SCRIPTS = [
+    "pipelines/factor_agents.sh",
+    "pipelines/factors.sh",
+    "pipelines/quickstart.sh",
+    "pipelines/reward.sh",
+    "pipelines/selector.sh",
+]
+GO_ON = f"source {ROOT}/pipelines/begin.sh; begin $1 $2"
 
 
 def _begin(folder: Path, seed: int, then: str = "true") -> subprocess.CompletedProcess:
@@ -18,18 +24,21 @@ def _begin(folder: Path, seed: int, then: str = "true") -> subprocess.CompletedP
 
 
 def test_no_script_is_forgotten():
-    assert sorted(path.name for path in ROOT.glob("*.sh")) == sorted([*SCRIPTS, "begin.sh"])
+    assert sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("**/*.sh") if ".venv" not in path.parts) == sorted(
+        [*SCRIPTS, "pipelines/begin.sh"]
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_t10_another_seed_in_the_same_folder_is_refused_before_anything_is_written(tmp_path, script):
+    name = Path(script).name
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".script").write_text(f"{script} with seed 0\n", encoding="utf-8")
+    (tmp_path / "out" / ".script").write_text(f"{name} with seed 0\n", encoding="utf-8")
     done = subprocess.run(
         ["bash", script, "1", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.stderr == (
-        f"error: {tmp_path}/out holds what {script} with seed 0 made, and this is {script} with seed 1; "
+        f"error: {tmp_path}/out holds what {name} with seed 0 made, and this is {name} with seed 1; "
         "choose another OUTPUT_DIR (OUT of make), or remove it\n"
     )
     assert done.returncode == 1

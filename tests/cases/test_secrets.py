@@ -10,11 +10,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import secrets
-from data.secret_names import hides, is_secret_key
-from data.secrets import command_without_secrets, recipe_without_secrets, remember_secrets, without_secrets
-from trainers.recipe_keys import keys_of_source
-from trainers.recipes import _as_comment
+from data.cli import secrets
+from data.cli.secret_names import hides, is_secret_key
+from data.cli.secrets import command_without_secrets, recipe_without_secrets, remember_secrets, without_secrets
+from trainers.setup.recipe_keys import keys_of_source
+from trainers.setup.recipes import _as_comment
 
 JUDGE = """
 class Judge:
@@ -304,9 +304,9 @@ def test_t09_no_key_of_a_configuration_is_hidden_but_those_of_tokens():
     published = (trl.GRPOConfig, trl.SFTConfig, trl.RewardConfig, trl.ModelConfig, transformers.TrainingArguments)
     names = {item.name for cls in published for item in dataclasses.fields(cls)}
     names |= {name for script, classes in SCRIPTS.items() for name in keys_of_source(script, classes)}
-    root = Path(secrets.__file__).parent.parent
+    root = Path(secrets.__file__).parents[2]
     for folder in ("data", "rewards", "rollouts", "models", "trainers", "filter_agents"):
-        for path in (root / folder).glob("*.py"):
+        for path in (root / folder).rglob("*.py"):
             text = path.read_text(encoding="utf-8")
             names |= {name[2:] for name in re.findall(r'"(--[a-z][\w-]+)"', text)}
             names |= set(

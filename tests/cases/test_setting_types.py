@@ -7,10 +7,10 @@ from dataclasses import fields
 import numpy
 import pytest
 
-from trainers.group_data import GroupArguments
+from trainers.groups.data import GroupArguments
 from trainers.grpo import GRPOConfig
-from trainers.recipes import DataArguments
-from trainers.setting_rules import RANGES, check_settings
+from trainers.setup.recipes import DataArguments
+from trainers.setup.setting_rules import RANGES, check_settings
 
 CONFIGURATIONS = {
     "GRPOConfig": "grpo",

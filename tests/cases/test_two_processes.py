@@ -8,7 +8,7 @@ import pytest
 from preference_runs import write_preferences
 from short_runs import NAMES, TRAINING, flags, trainers
 
-from data import commands
+from data.cli import commands
 
 
 def _commands(folder: Path, tiny_model: Path, reward_model: Path, report_data: Path) -> dict[str, tuple[str, list]]:

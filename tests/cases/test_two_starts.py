@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[2]
 WRITES_NOTHING = {"rewards.validate"}
 CPU = " --use_cpu true --bf16 false"
 WITHOUT_DATA = {
@@ -29,7 +29,7 @@ WITHOUT_DATA = {
     "data.vqa": "--source easy_vqa --output-dir RUN",
     "models.convert_selector": "x --output-dir RUN",
     "models.tiny": "--output-dir RUN",
-    "rewards.compare_factors": "x --predictors a=x --routing x --output-dir RUN",
+    "rollouts.compare_factors": "x --predictors a=x --routing x --output-dir RUN",
     "rewards.eval": "--input x --rewards xml_format --output-dir RUN",
     "rewards.reward_bench": "--model x --data x --output-dir RUN",
     "rewards.score": "--model x --input x --output ROWS",
@@ -44,10 +44,10 @@ WITHOUT_DATA = {
     "rollouts.pools": "x --sampler random --output ROWS",
     "trainers.factors": "--dataset_name x --output_dir RUN",
     "trainers.grpo": "--dataset_name x --model_name_or_path x --reward_funcs xml_format --output_dir RUN" + CPU,
-    "trainers.in_context_vlm": "--output-dir RUN",
+    "models.tiny_reader": "--output-dir RUN",
     "trainers.offline_grpo": "--dataset_name x --policy selector --output_dir RUN",
     "trainers.rce": "--dataset_name x --policy selector --output_dir RUN",
-    "trainers.report": "RUN",
+    "trainers.report.page": "RUN",
     "trainers.reward": "--dataset_name x --model_name_or_path x --own_folder false --output_dir RUN" + CPU,
     "trainers.sft": "--dataset_name x --model_name_or_path x --output_dir RUN" + CPU,
 }

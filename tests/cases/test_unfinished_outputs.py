@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from data.agent_selection import load_records
-from data.records import RecordError, read_rows
-from models.factor_predictor import new_predictor
-from rewards import compare_factors
-from rollouts import factor_reports
+from data.io.records import RecordError, read_rows
+from models.factors.predictor import new_predictor
+from rollouts import compare_factors, factor_reports
 
 BACKBONE = {
     "model_type": "resnet",

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from data.records import RecordError, write_jsonl
-from data.shards import ShardStore
+from data.io.records import RecordError, write_jsonl
+from data.io.shards import ShardStore
 from rewards import validate
 
 SETTINGS = {"model": "a" * 64, "shots": 2, "vlm": {"prompt": "chat", "pixels": 100}, "system": "x" * 300}

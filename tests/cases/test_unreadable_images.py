@@ -12,16 +12,16 @@ from PIL import Image
 
 from data import easy_factors, factors, quality_reports
 from data.factors import load_factor_set, load_labelled
-from data.measurements import measure_pool
-from data.pools import Item, Pool, load_pool
-from data.records import ImageCount, RecordError, read_rows, write_jsonl
-from data.sources import SourceItem, load_splits, picture_keys
+from data.io.image_sources import SourceItem, load_splits, picture_keys
+from data.io.records import ImageCount, RecordError, read_rows, write_jsonl
+from data.io.unreadable import LeftOut, Skipping
+from data.reports.measurements import measure_pool
+from data.reports.pool import Item, Pool, load_pool
 from data.tasks import load_rows
-from data.unreadable import LeftOut, Skipping
 from data.vqa import load_records
 from models.embeddings import Encoder
-from rewards.columns import check_columns
 from rewards.registry import build_rewards
+from rewards.scoring.columns import check_columns
 from rollouts import embeddings, pools
 from rollouts.embeddings import EmbeddingTable
 
@@ -395,5 +395,5 @@ def test_a2_pools_that_agents_filter_are_checked_before_anything_starts(images, 
     assert f"{tmp_path}/2: item 1: field 'image': {images}/empty.png: empty, 0 bytes" in caught.value.problems
     check_columns(build_rewards([{"name": name, "on_error": "skip"}]), rows, "rows.jsonl")  # they are counted
 
-    monkeypatch.setattr("data.images.open_image", lambda _: pytest.fail("an image of a measured pool was decoded"))
+    monkeypatch.setattr("data.io.images.open_image", lambda _: pytest.fail("an image of a measured pool was decoded"))
     check_columns(build_rewards([name]), [rows[0], rows[3]], "rows.jsonl")

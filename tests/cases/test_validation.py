@@ -7,14 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from PIL import Image
-
-sys.path.append(str(Path(__file__).parents[1] / "trainers"))
 from factor_runs import write_labelled
+from PIL import Image
 from preference_runs import write_preferences
 from stored_groups import write_completion_groups, write_pointer_groups
 
-from trainers.evaluation_rows import count_shared, hold_out, prompt_content
+from trainers.setup.evaluation_rows import count_shared, hold_out, prompt_content
 
 METHODS = ("grpo", "sft", "rce", "offline_grpo", "reward", "factors")
 
@@ -257,9 +255,9 @@ def test_p04_a_table_for_each_split(run, two_tables, method):
 
 
 def test_p04_each_query_has_the_embedding_of_its_own_table(two_tables):
-    from data.embedding_table import EmbeddingTable
-    from trainers.group_data import GroupArguments, HeldOutId
-    from trainers.group_runs import load_query_table
+    from data.candidates.embedding_table import EmbeddingTable
+    from trainers.groups.data import GroupArguments, HeldOutId
+    from trainers.groups.run import load_query_table
 
     keys = {name: value for name, value in two_tables.items() if name != "example_table"}
     table = load_query_table(GroupArguments(**keys))
@@ -272,7 +270,7 @@ def test_p04_each_query_has_the_embedding_of_its_own_table(two_tables):
 def test_p04_tables_of_other_encoders(run, two_tables, tmp_path):
     import numpy as np
 
-    from data.embedding_table import EmbeddingTable
+    from data.candidates.embedding_table import EmbeddingTable
 
     EmbeddingTable([0], np.ones((1, 3), dtype=np.float32)).save(tmp_path / "narrow.safetensors")
     keys = two_tables | {"eval_query_table": str(tmp_path / "narrow.safetensors")}
@@ -312,11 +310,11 @@ NEEDS = [  # keys, and the package that they need
 @pytest.fixture
 def nothing_installed(monkeypatch):
     """As on a machine that has none of the packages that only some recipes need."""
-    from trainers import set_up
+    from trainers.setup import checks
 
-    monkeypatch.setattr(set_up, "is_installed", lambda module: module == "peft" and set_up.pretend_peft)
-    monkeypatch.setattr(set_up, "pretend_peft", False, raising=False)
-    return set_up
+    monkeypatch.setattr(checks, "is_installed", lambda module: module == "peft" and checks.pretend_peft)
+    monkeypatch.setattr(checks, "pretend_peft", False, raising=False)
+    return checks
 
 
 @pytest.mark.parametrize(("keys", "package"), NEEDS, ids=lambda value: value if isinstance(value, str) else "")
@@ -333,9 +331,9 @@ def test_t08_packages_of_every_method(run, nothing_installed, method):
 
 
 def test_t08_deepspeed_before_anything_is_imported(nothing_installed):
-    from trainers.recipe_keys import keys_of_source
-    from trainers.recipes import RecipeError
-    from trainers.scripts import check_early
+    from trainers.setup.help import check_early
+    from trainers.setup.recipe_keys import keys_of_source
+    from trainers.setup.recipes import RecipeError
 
     keys = keys_of_source("sft", ("DataArguments", "SFTConfig", "ModelConfig"))
     with pytest.raises(RecipeError, match="deepspeed: ds.json needs the package deepspeed"):
@@ -432,14 +430,14 @@ def test_t08_lora_alone_takes_all_linear_layers(tiny_model, method, frozen):
     from peft import get_peft_model
     from trl import ModelConfig
 
-    from trainers.model_at_hand import lora_config
     from trainers.reward import from_backbone, reward_adapters
+    from trainers.setup.model import lora_config
 
     asked = ModelConfig(model_name_or_path=str(tiny_model), use_peft=True, lora_r=2)
     if method == "reward":
         model, config = from_backbone(str(tiny_model)), reward_adapters(asked, frozen)
     else:
-        from models.loading import load_vlm
+        from models.families.loading import load_vlm
 
         model, config = load_vlm(str(tiny_model), "cpu")[0], lora_config(asked, frozen)
     names = [name for name, _ in get_peft_model(model, config).named_parameters() if "lora_A" in name]
@@ -506,7 +504,7 @@ def test_t08_adapters_of_modules_that_exist(run, tmp_path, tiny_model, method, t
 def test_t08_one_name_is_a_name_as_in_a_longer_list():
     from trl import ModelConfig
 
-    from trainers.model_at_hand import lora_config
+    from trainers.setup.model import lora_config
 
     assert lora_config(ModelConfig(use_peft=True, lora_target_modules=["q_proj"]), False).target_modules == {"q_proj"}
     pattern = ModelConfig(use_peft=True, lora_target_modules=[r".*q_proj"])
@@ -601,7 +599,7 @@ def keys_of():
 
 @pytest.mark.parametrize(("method", "key", "value", "message"), CASES)
 def test_t25_a_value_that_is_not_allowed(keys_of, tmp_path, method, key, value, message):
-    from trainers.recipes import RecipeError, parse_recipe
+    from trainers.setup.recipes import RecipeError, parse_recipe
 
     recipe = tmp_path / "recipe.yaml"
     given = {"dataset_name": "somewhere", "use_cpu": True, "bf16": False, key: value}
@@ -618,7 +616,7 @@ def test_t25_a_value_that_is_not_allowed(keys_of, tmp_path, method, key, value, 
     ("method", "key", "value"), [case[:3] for case in CASES if case[0] == "grpo" and isinstance(case[2], int | str)]
 )
 def test_t25_the_same_on_the_command_line(keys_of, method, key, value):
-    from trainers.recipes import RecipeError, parse_recipe
+    from trainers.setup.recipes import RecipeError, parse_recipe
 
     argv = ["--dataset_name", "x", "--reward_funcs", "strict_xml_format", f"--{key}", json.dumps(value).strip('"')]
     with pytest.raises(RecipeError, match=f"command line: --{key}: expected "):
@@ -652,7 +650,7 @@ def test_t25_what_trl_takes_is_what_is_listed():
 
     from trl.trainer import grpo_trainer
 
-    from trainers.setting_rules import CHOICES
+    from trainers.setup.setting_rules import CHOICES
 
     source = inspect.getsource(grpo_trainer)
     for key in ("loss_type", "importance_sampling_level", "scale_rewards", "multi_objective_aggregation"):
@@ -664,8 +662,8 @@ def test_t25_what_trl_takes_is_what_is_listed():
 def test_t25_trackers_are_those_of_transformers():
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-    from trainers.set_up import TRACKERS as NEEDED
-    from trainers.setting_rules import TRACKERS
+    from trainers.setup.checks import TRACKERS as NEEDED
+    from trainers.setup.setting_rules import TRACKERS
 
     assert set(TRACKERS) == set(NEEDED) == set(INTEGRATION_TO_CALLBACK)
 
@@ -749,16 +747,16 @@ def test_t08_tokens_are_counted_by_the_template_of_the_recipe(run, tmp_path, met
 
 
 def test_t08_adapters_are_trained_further_on_quantised_weights(monkeypatch):
-    from trainers import set_up
+    from trainers.setup import checks
 
-    monkeypatch.setattr(set_up, "base_of_adapters", lambda name, hub: "base" if name == "adapters" else None)
+    monkeypatch.setattr(checks, "base_of_adapters", lambda name, hub: "base" if name == "adapters" else None)
     named = {"model_revision": "main", "use_peft": False, "load_in_4bit": True, "load_in_8bit": False}
     adapters, model = (SimpleNamespace(model_name_or_path=name, **named) for name in ("adapters", "model"))
     weights = SimpleNamespace(load_weights_only=True, resume_from_checkpoint="adapters")
-    set_up.check_trained_weights("GRPO", SimpleNamespace(), SimpleNamespace(), adapters)
-    set_up.check_trained_weights("reward", SimpleNamespace(), weights, model)
-    with pytest.raises(set_up.RecipeError, match="load_in_4bit: quantised weights are not trained"):
-        set_up.check_trained_weights("reward", SimpleNamespace(), SimpleNamespace(), model)
+    checks.check_trained_weights("GRPO", SimpleNamespace(), SimpleNamespace(), adapters)
+    checks.check_trained_weights("reward", SimpleNamespace(), weights, model)
+    with pytest.raises(checks.RecipeError, match="load_in_4bit: quantised weights are not trained"):
+        checks.check_trained_weights("reward", SimpleNamespace(), SimpleNamespace(), model)
 
 
 # -- P7: folders that are not there -----------------------------------------------------------------------------------

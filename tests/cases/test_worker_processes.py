@@ -8,15 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-from data.processes import process_pool
-from data.records import RecordError
+from data.cli.processes import process_pool
+from data.io.records import RecordError
 
-ROOT = Path(__file__).parents[2]
 PARENT = """
 import multiprocessing, os, sys, time
 from pathlib import Path
-from data.processes import process_pool
+from data.cli.processes import process_pool
 
 def tick(folder):
     for number in range(600):

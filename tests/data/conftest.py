@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from skimage import data as photographs
 
-from data.pools import Item, Pool
+from data.reports.pool import Item, Pool
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records, main, parse_records
-from data.records import Location, RecordError, read_rows
+from data.io.records import Location, RecordError, read_rows
 
 RAW = {
     "report": "Half of it is blurry.",

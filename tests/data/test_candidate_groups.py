@@ -14,7 +14,7 @@ from data.candidate_groups import (
     main,
     write_groups,
 )
-from data.records import RecordError
+from data.io.records import RecordError
 
 ROWS = [
     {

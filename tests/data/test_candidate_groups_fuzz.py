@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from data.candidate_groups import load_groups, main
-from data.records import RecordError
+from data.io.records import RecordError
 
 MUTATIONS = 100
 EXAMPLES = set(range(100, 200))

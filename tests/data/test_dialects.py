@@ -17,7 +17,7 @@ from data.dialects import (
     main,
     training_and_test_scenes,
 )
-from data.sources import SourceItem
+from data.io.image_sources import SourceItem
 from data.vqa import load_records
 from rewards.vqa_accuracy import VqaAccuracy
 

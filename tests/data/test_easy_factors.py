@@ -5,14 +5,14 @@ import re
 
 import pytest
 
-from data.aspects import stands_out
-from data.damage import DAMAGES
 from data.easy_factors import JUDGED, PHRASES, main, stated_attributes
-from data.images import open_image
-from data.measurements import HEALTHY_RESOLUTION, measure_image, measure_items
-from data.pools import Item
-from data.sources import SourceItem
-from data.splits import SPLITS
+from data.io.image_sources import SourceItem
+from data.io.images import open_image
+from data.io.splits import SPLITS
+from data.reports.aspects import stands_out
+from data.reports.damage import DAMAGES
+from data.reports.measurements import HEALTHY_RESOLUTION, measure_image, measure_items
+from data.reports.pool import Item
 
 
 def rows(folder, split: str) -> list[dict]:

@@ -16,9 +16,9 @@ from data.factors import (
     main,
     multi_hot,
 )
-from data.records import RecordError
-from data.splits import SPLITS
-from data.wording import counted
+from data.io.counts import counted
+from data.io.records import RecordError
+from data.io.splits import SPLITS
 
 TEXTS = {
     "dark": ("too dark", "the image is too dark", "very dark picture"),

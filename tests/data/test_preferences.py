@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 import pytest
 from PIL import Image
 
-from data.messages import MAX_CHARACTERS
+from data.io.records import RecordError, write_jsonl
 from data.preferences import PreferenceRecord, as_pairs, load_preferences, main, pairs, tied_pairs
-from data.records import RecordError, write_jsonl
+from data.rows.messages import MAX_CHARACTERS
 
 
 def encoded(kind: str = "PNG", size: tuple[int, int] = (32, 24), colour: str = "red") -> bytes:

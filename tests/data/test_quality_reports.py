@@ -11,12 +11,22 @@ import pytest
 from PIL import Image
 
 from data.agent_selection import load_records
-from data.aspects import ANSWERS, ASPECTS, BLUR, EXACT_COPIES, EXPOSURE, NEAR_COPIES, RESOLUTION, SHAPE, TEXT_LENGTH
-from data.damage import DAMAGES
-from data.pools import load_pool
+from data.io.splits import SPLITS
 from data.quality_reports import agent_prompt, format_number, main
-from data.report_wording import OPENINGS, TEST, TRAIN, WORDINGS
-from data.splits import SPLITS
+from data.reports.aspects import (
+    ANSWERS,
+    ASPECTS,
+    BLUR,
+    EXACT_COPIES,
+    EXPOSURE,
+    NEAR_COPIES,
+    RESOLUTION,
+    SHAPE,
+    TEXT_LENGTH,
+)
+from data.reports.damage import DAMAGES
+from data.reports.pool import load_pool
+from data.reports.wording import OPENINGS, TEST, TRAIN, WORDINGS
 from filter_agents.executor import Executor
 from filter_agents.registry import build_agents
 

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from data.records import RecordError
+from data.io.records import RecordError
 from data.tasks import load_rows
 
 SELECTION = {

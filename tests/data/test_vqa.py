@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.records import RecordError
+from data.io.records import RecordError
 from data.vqa import VqaRecord, common_answer, load_records, main, official_rows, record_ids
 
 RECORD = {"image": "red.png", "question": "What colour?", "answers": ["red", "red", "pink"]}

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 from skimage import data as photographs
 
-from data.pools import Item, Pool
+from data.reports.pool import Item, Pool
 
 IDS = ["plain", "blurred", "dark", "white", "tiny", "coarse", "wide", "copy", "alike", "short", "long", "disputed"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.pools import load_pool
+from data.reports.pool import load_pool
 from filter_agents.base import FilterAgent, Instruction
 from filter_agents.executor import Executor, Outcome
 from filter_agents.registry import build_agents

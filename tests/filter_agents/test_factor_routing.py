@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from data.easy_factors import PHRASES
-from data.factor_clusters import abstract_factors
-from data.pools import Item, Pool
-from data.records import RecordError
-from data.text_encoder import BUNDLED_MINILM, load_text_encoder
+from data.factor_labels.clusters import abstract_factors
+from data.factor_labels.text_encoder import BUNDLED_MINILM, load_text_encoder
+from data.io.records import RecordError
+from data.reports.pool import Item, Pool
 from filter_agents.factor_routing import (
     check_routes,
     load_routes,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.measurements import Bounds
+from data.reports.measurements import Bounds
 from filter_agents import grammar
 from filter_agents.grammar import MAX_LENGTH, parse_bounds
 

@@ -10,7 +10,7 @@ from filter_agents.executor import Executor
 from filter_agents.registry import AGENTS, DEFAULT_AGENTS, AgentError, build_agent, build_agents, import_dotted
 
 MODULE = """
-from data.pools import load_pool
+from data.reports.pool import load_pool
 from filter_agents.base import FilterAgent, Instruction
 
 

@@ -5,11 +5,11 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from data.pools import Item, Pool
+from data.reports.pool import Item, Pool
 from filter_agents.executor import Executor
 from filter_agents.registry import build_agents
 from filter_agents.vlm_judge import DEFAULT_QUESTION, VlmJudge
-from models.loading import vision_token_ids
+from models.families.loading import vision_token_ids
 
 QUESTION = "Is it a cat?"
 

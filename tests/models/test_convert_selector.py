@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 import torch
+from selector_oracle import oracle_cases
 
 from models.convert_selector import convert, main
-from models.pointer_selector import load_selector
-from tests.models.selector_oracle import oracle_cases
+from models.selectors.pointer import load_selector
 
 CASES = {case.id: case for case in oracle_cases()}
 SHAPES = ["c000", "c018", "c052", "full3001"]

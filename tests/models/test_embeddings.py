@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from skimage import data as photographs
 
-from data.text_encoder import BUNDLED_MINILM
+from data.factor_labels.text_encoder import BUNDLED_MINILM
 from models.embeddings import load_encoder
 from models.tiny import DEFAULT_CORPUS, build_processor, build_tokenizer
 

@@ -2,19 +2,17 @@
 
 import ast
 import errno
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-from data.commands import ending
+from data.cli.commands import ending
 from models.embeddings import load_encoder
 from models.errors import ModelError
-from models.factor_predictor import load_factor_predictor
-from models.loading import load_vlm
+from models.factors.predictor import load_factor_predictor
+from models.families.loading import load_vlm
 from models.places import loading
-from models.selector_encoders import has_encoders
-
-ROOT = Path(__file__).parents[2]
+from models.selectors.encoders import has_encoders
 
 
 @pytest.mark.parametrize("load", [load_encoder, load_factor_predictor, load_vlm, has_encoders])

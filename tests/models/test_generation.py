@@ -5,8 +5,8 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import AutoProcessor
 
+from models.families.loading import load_vlm, vision_token_ids
 from models.generation import answers_yes, evaluating, generate, prepare_inputs
-from models.loading import load_vlm, vision_token_ids
 
 
 @pytest.fixture(scope="module")

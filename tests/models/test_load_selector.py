@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from selector_variants import FEW_VARIANTS, build, draw, variant_name
 from transformers import AutoModel
 
-from models.pointer_selector import load_selector
-from tests.models.selector_variants import FEW_VARIANTS, build, draw, variant_name
+from models.selectors.pointer import load_selector
 
 
 @pytest.mark.parametrize("variant", FEW_VARIANTS, ids=variant_name)

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from models import memory
-from models.known import KNOWN_MODELS, known_config
+from models.families.published import KNOWN_MODELS, known_config
 from models.memory import DEVICE_OVERHEAD, FRAGMENTATION, Load, count_parameters, estimate_memory, format_estimate
 
 SMALL = "Qwen/Qwen2-VL-2B-Instruct"

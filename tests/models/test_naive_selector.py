@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from selector_variants import WIDTH, build, draw
 
 from benchmarks.naive_selector import NaiveSelector
-from tests.models.selector_variants import WIDTH, build, draw
 
 
 def pair(**options):

@@ -6,8 +6,7 @@ Losses over groups, gradients and training steps of the same cases: tests/traine
 import pytest
 import torch
 import torch.nn.functional as F
-
-from tests.models.selector_oracle import load_oracle_selector, oracle_cases
+from selector_oracle import load_oracle_selector, oracle_cases
 
 CASES = oracle_cases()
 EXACT = {"rtol": 0, "atol": 2e-5}

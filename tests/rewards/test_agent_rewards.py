@@ -4,7 +4,7 @@ import pytest
 
 from filter_agents.registry import AgentError
 from rewards.agent_selection import AgentSelection, Combined, FilteringQuality, parse_selection, set_f1
-from rewards.columns import ColumnError
+from rewards.scoring.columns import ColumnError
 
 AGENTS = ["text_length_filter", "exposure_filter", "exact_duplicate_filter"]
 LONG_QUESTIONS = ("text_length_filter", "keep question words at least 4")  # drops 3

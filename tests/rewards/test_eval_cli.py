@@ -112,8 +112,8 @@ def test_limit_takes_the_first_rows(completions, evaluate):
 
 
 def test_processes_write_the_same_file(completions, evaluate, monkeypatch):
-    monkeypatch.setattr("rewards.scoring.PARALLEL_FROM", 2)
-    monkeypatch.setattr("rewards.scoring.CHUNK", 2)
+    monkeypatch.setattr("rewards.scoring.rows.PARALLEL_FROM", 2)
+    monkeypatch.setattr("rewards.scoring.rows.CHUNK", 2)
     alone = evaluate("--input", completions, "--rewards", "agent_selection", "--workers", "1")
     assert evaluate("--input", completions, "--rewards", "agent_selection", "--workers", "2") == alone
 

@@ -8,7 +8,6 @@ import pytest
 
 from filter_agents.registry import AgentError
 from rewards.base import Reward
-from rewards.guard import GuardedAsyncReward, GuardedReward
 from rewards.registry import (
     REWARDS,
     RewardSpecError,
@@ -19,6 +18,7 @@ from rewards.registry import (
     reward_parameters,
     spec_name,
 )
+from rewards.scoring.guard import GuardedAsyncReward, GuardedReward
 
 NAMES = ["agent_selection", "filtering_quality", "combined", "xml_format", "strict_xml_format", "vqa_accuracy"]
 NAMES += ["sentence_format", "relevance", "candidate", "beam_score"]  # `reward_model` needs a model

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from data.records import write_jsonl
+from data.io.records import write_jsonl
 from rewards import reward_bench
-from rewards.preference_accuracy import GROUPS
-from rewards.published_scores import COLUMNS, TABLE, published_scores, published_table
+from rewards.preferences.accuracy import GROUPS
+from rewards.preferences.published import COLUMNS, TABLE, published_scores, published_table
 
 ROW = {
     "id": "mmmu_1",

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from data.records import RecordError, write_jsonl
+from data.io.records import RecordError, write_jsonl
+from rewards.preferences.scored import load_scored_preferences
 from rewards.reward_bench import response_rows, summarise
-from rewards.scored_preferences import load_scored_preferences
 
 ODD = [
     None, True, 0, -1, 1.5, float("nan"), float("inf"), 10**400, "", "0", "\ud83d", [], {}, [[]], [None], [0, 0],

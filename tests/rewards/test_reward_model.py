@@ -8,11 +8,11 @@ import torch
 import yaml
 from PIL import Image
 
-from data.records import write_jsonl
+from data.io.records import write_jsonl
 from rewards import eval as eval_command
-from rewards.columns import ColumnError
 from rewards.registry import RewardSpecError, build_reward
 from rewards.reward_model import RewardModel, stored_bounds, without_special_tokens
+from rewards.scoring.columns import ColumnError
 from rewards.validate import shortfalls
 
 QUESTION = "what colour is the square?"

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from places import HELPERS
 
-from data.records import write_jsonl
+from data.io.records import write_jsonl
 from rewards import reward_bench, score
 
-WORKER = Path(__file__).parents[1] / "rollouts" / "kill_worker.py"
+WORKER = HELPERS / "rollout_kill_worker.py"
 ROWS = 40
 
 
@@ -50,7 +51,7 @@ def _arguments(folder: Path, model: Path, output: Path, *more: str) -> list[str]
 def undisturbed(folder, tiny_reward_model, tmp_path_factory) -> tuple[Path, float]:
     """The file, and how long it took to make."""
     output = tmp_path_factory.mktemp("undisturbed") / "scored.jsonl"
-    importlib.import_module("models.reward_model")  # not part of the time
+    importlib.import_module("models.reward.model")  # not part of the time
     start = time.monotonic()
     score.main(_arguments(folder, tiny_reward_model, output))
     return output, time.monotonic() - start
@@ -58,7 +59,7 @@ def undisturbed(folder, tiny_reward_model, tmp_path_factory) -> tuple[Path, floa
 
 @pytest.fixture(scope="module")
 def model(tiny_reward_model):
-    from models.reward_model import load_reward_model
+    from models.reward.model import load_reward_model
 
     return load_reward_model(tiny_reward_model, "cpu")[0]
 
@@ -95,7 +96,7 @@ def test_killed_a_few_times_the_file_is_the_same(undisturbed, folder, tiny_rewar
 
 def test_what_was_scored_is_not_scored_again(undisturbed, folder, tiny_reward_model, tmp_path, monkeypatch):
     """A run that ended before its output was written has all scores; the next one loads no model."""
-    from rewards.stored_scores import StoredScores
+    from rewards.scoring.model_scores import StoredScores
 
     with monkeypatch.context() as patch:
         patch.setattr(score, "write_jsonl", lambda *_: sys.exit("no space left"))
@@ -207,7 +208,7 @@ def test_a_malformed_row_is_named_before_the_model_is_loaded(change, problem, tm
 def test_a_score_that_is_not_a_number_ends_the_run(folder, tiny_reward_model, tmp_path, monkeypatch):
     import torch
 
-    from models.reward_model import Qwen2VLForRewardModel
+    from models.reward.model import Qwen2VLForRewardModel
 
     monkeypatch.setattr(
         Qwen2VLForRewardModel, "score", lambda self, *rows, **_: torch.full((len(rows[0]),), torch.nan)

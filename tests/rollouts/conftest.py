@@ -33,7 +33,7 @@ class EchoVLM:
 
     @staticmethod
     def first_answer(text):
-        from rollouts.in_context_vlm import first_answer
+        from rollouts.frozen_vlm.engine import first_answer
 
         return first_answer(text)
 
@@ -44,7 +44,7 @@ def echo_vlm() -> EchoVLM:
 
 
 def _use(patch: pytest.MonkeyPatch, vlm: EchoVLM) -> EchoVLM:
-    from rollouts import answers
+    from rollouts.frozen_vlm import answers
 
     def open_book(arguments, folder):
         generation = {"max_new_tokens": arguments.max_new_tokens}
@@ -70,7 +70,7 @@ def echoing_module() -> Iterator[EchoVLM]:
 def _write_records(folder: Path) -> None:
     from PIL import Image
 
-    from data.records import write_jsonl
+    from data.io.records import write_jsonl
 
     for split, count in (("train", EXAMPLES), ("test", QUERIES)):
         rows = []
@@ -84,7 +84,7 @@ def _write_records(folder: Path) -> None:
 
 
 def _write_table(path: Path, split: str, count: int, seed: int) -> None:
-    from data.embedding_table import EmbeddingTable, Part
+    from data.candidates.embedding_table import EmbeddingTable, Part
 
     values = np.random.default_rng(seed).normal(size=(count, 12)).astype(np.float32)
     for columns in (slice(0, 4), slice(4, 12)):
@@ -94,7 +94,7 @@ def _write_table(path: Path, split: str, count: int, seed: int) -> None:
 
 
 def _write_selectors(folder: Path) -> None:
-    from models.pointer_selector import PointerSelector, PointerSelectorConfig
+    from models.selectors.pointer import PointerSelector, PointerSelectorConfig
 
     for name, settings in (
         ("first", {"seed": 1}),
@@ -108,7 +108,7 @@ def _write_selectors(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def selection_files(tmp_path_factory) -> Path:
     """Folder with `train.jsonl` (examples), `test.jsonl`, `pools-*.jsonl`, tables, and three selectors."""
-    from data.candidate_pools import write_pools
+    from data.candidates.pools import write_pools
 
     folder = tmp_path_factory.mktemp("selection")
     _write_records(folder)

@@ -1,6 +1,5 @@
 """Beam search over examples: the largest gain wins, as in brute force with the plain model; killing loses nothing."""
 
-import importlib.util
 import itertools
 import json
 import random
@@ -10,22 +9,20 @@ import time
 from pathlib import Path
 
 import pytest
+import vlm_cases as cases
+from places import HELPERS
 
 from data.candidate_groups import load_groups
+from data.io.records import write_jsonl
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT
-from data.records import write_jsonl
 from data.vqa import common_answer
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts import beams
 from rollouts.beams import Query, Scorer, Value, beam_group, search
-from rollouts.in_context_vlm import InContextRequest, InContextVLM, first_answer
-
-_spec = importlib.util.spec_from_file_location("vlm_cases", Path(__file__).with_name("vlm_cases.py"))
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
+from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM, first_answer
 
 RECORDS = cases.records()
-WORKER = Path(__file__).with_name("kill_worker.py")
+WORKER = HELPERS / "rollout_kill_worker.py"
 
 
 class TableScorer:

@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from places import HELPERS
 
 from rollouts import candidates
 
-WORKER = Path(__file__).with_name("kill_worker.py")
+WORKER = HELPERS / "rollout_kill_worker.py"
 
 
 def command(folder: Path, model: Path, output: Path) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from data.candidate_groups import load_groups
-from data.records import read_rows, write_jsonl
+from data.io.records import read_rows, write_jsonl
 from rewards import eval as rewards_eval
 from rewards.registry import RewardSpecError
 from rollouts import completions

@@ -8,15 +8,15 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from data.embedding_table import EmbeddingTable
-from data.images import ImageError
-from data.records import RecordError, write_jsonl
-from data.text_encoder import BUNDLED_MINILM
+from data.candidates.embedding_table import EmbeddingTable
+from data.factor_labels.text_encoder import BUNDLED_MINILM
+from data.io.images import ImageError
+from data.io.records import RecordError, write_jsonl
 from data.vqa import VqaRecord
 from models.embeddings import Encoder
-from rollouts import embedding_cache
-from rollouts.embedding_cache import embed_images, embed_texts
 from rollouts.embeddings import embed_records, load_examples, main, record_text
+from rollouts.retrieval import embedding_cache
+from rollouts.retrieval.embedding_cache import embed_images, embed_texts
 
 
 class Counting(Encoder):

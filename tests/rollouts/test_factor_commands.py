@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from data.agent_selection import load_records
-from data.pools import load_pool
-from models.factor_predictor import new_predictor
+from data.reports.pool import load_pool
+from models.factors.predictor import new_predictor
 from rollouts import factor_reports, factor_routing
 
 BACKBONE = {
@@ -112,7 +112,7 @@ def test_what_is_missing_is_named(predictor, pool, tmp_path, changes, message):
 
 
 def test_reports_get_a_sentence_on_the_factors_of_their_pools(predictor, report_data, tmp_path, capsys):
-    from models.factor_predictor import load_factor_predictor
+    from models.factors.predictor import load_factor_predictor
 
     factor_reports.main([str(report_data), "--factors", str(predictor), "--output-dir", str(tmp_path)])
     model = load_factor_predictor(str(predictor), "cpu")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data.pools import load_pool
+from data.reports.pool import load_pool
 from filter_agents.registry import build_agents
 from rollouts.filter_dataset import Report, filter_datasets, load_reports, main
 

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from data.embedding_table import EmbeddingTable, Part
-from data.records import RecordError, read_rows
+from data.candidates.embedding_table import EmbeddingTable, Part
+from data.io.records import RecordError, read_rows
 from data.vqa import VqaRecord, load_records
-from models.checkpoints import mark_complete
-from models.pointer_selector import PointerSelector, PointerSelectorConfig, load_selector
-from rewards.statistics import bootstrap_mean, paired_difference
+from models.run_folders import mark_complete
+from models.selectors.pointer import PointerSelector, PointerSelectorConfig, load_selector
+from rewards.scoring.statistics import bootstrap_mean, paired_difference
 from rewards.vqa_accuracy import vqa_accuracy
-from rollouts import evaluation_report, in_context
-from rollouts.choices import fixed_choice, most_similar, parse_methods, random_sets, selected
-from rollouts.evaluation_report import gap_closed
-from rollouts.selection import SelectionData, load_selection_data, load_tables
+from rollouts import in_context
+from rollouts.example_selection import evaluation_report
+from rollouts.example_selection.choices import fixed_choice, most_similar, parse_methods, random_sets, selected
+from rollouts.example_selection.data import SelectionData, load_selection_data, load_tables
+from rollouts.example_selection.evaluation_report import gap_closed
 
 SIMILARITIES = ["image_similarity", "text_similarity", "image_text_similarity"]
 

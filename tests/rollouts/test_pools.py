@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from places import ORACLES
 
-from data.candidate_pools import load_pools
-from data.records import write_jsonl
-from data.text_encoder import BUNDLED_MINILM
+from data.candidates.pools import load_pools
+from data.factor_labels.text_encoder import BUNDLED_MINILM
+from data.io.records import write_jsonl
 from data.vqa import VqaRecord
 from data.vqa import main as make_vqa
 from rollouts import embeddings, pools
-from rollouts.nearest import ExactSearch
 from rollouts.pools import (
     DEFAULT_MIX,
     IMAGE,
@@ -33,8 +33,8 @@ from rollouts.pools import (
     random_pools,
     sample_anchors,
 )
+from rollouts.retrieval.nearest import ExactSearch
 
-ORACLES = Path(__file__).parent.parent / "oracles"
 CASES = json.loads((ORACLES / "samplers.public.json").read_text())["cases"]
 WITH_FEATURES = [case for case in CASES if "mix" in case]
 

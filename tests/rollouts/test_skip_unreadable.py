@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from data.candidate_groups import load_groups
-from data.candidate_pools import load_pools
-from data.records import RecordError
-from data.shards import ShardStore
-from rewards import compare_factors
-from rollouts import beams, candidates, completions, factor_reports, factor_routing, filter_dataset
+from data.candidates.pools import load_pools
+from data.io.records import RecordError
+from data.io.shards import ShardStore
+from rollouts import beams, candidates, compare_factors, completions, factor_reports, factor_routing, filter_dataset
 from rollouts.beams import Value
 
 BROKEN = {"train-1", "train-5", "train-20"}
@@ -244,9 +243,9 @@ class Dark:
 
 
 def test_a2_routing_leaves_out_items(reports, tmp_path, monkeypatch):
-    import models.factor_predictor
+    import models.factors.predictor
 
-    monkeypatch.setattr(models.factor_predictor, "load_factor_predictor", lambda *_: Dark())
+    monkeypatch.setattr(models.factors.predictor, "load_factor_predictor", lambda *_: Dark())
     (tmp_path / "routing.yaml").write_text("dark: exact_duplicate_filter\n")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")

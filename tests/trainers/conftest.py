@@ -1,13 +1,7 @@
 """Small GRPO runs in the process of the test, on a CPU, with the tiny model."""
 
-import sys
-from pathlib import Path
-
 import pytest
 from report_agents import AGENT_NAMES
-
-sys.path.append(str(Path(__file__).parent))  # stored_groups.py, also for the workers that tests start
-sys.path.append(str(Path(__file__).parents[1] / "models"))  # selector_oracle.py
 
 
 def vowels(completions, **columns) -> list[float]:
@@ -29,9 +23,9 @@ def task_rows(report_data):
 @pytest.fixture
 def make_grpo(tiny_model, task_rows, tmp_path):
     """Function: settings of `GRPOConfig` -> a trainer on 24 reports, 4 completions each, 8 of 12 tokens a step."""
-    from models.loading import load_processor, pixel_bounds
+    from models.families.loading import load_processor, pixel_bounds
     from trainers.grpo import GRPOConfig, GRPOTrainer
-    from trainers.task_data import to_dataset
+    from trainers.setup.task_data import to_dataset
 
     def make(cls=GRPOTrainer, config_cls=GRPOConfig, rewards=vowels, rows=None, model=None, init=None, **settings):
         processor = load_processor(str(tiny_model), max_pixels=1024)

@@ -5,8 +5,8 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
-from models.vision_hooks import vision_tower
-from trainers.model_at_hand import lora_config
+from models.families.vision_hooks import vision_tower
+from trainers.setup.model import lora_config
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)

@@ -70,7 +70,7 @@ def test_two_processes_learn_what_one_learns(learn, strategy, run):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_run_with_rollouts_finishes_and_its_model_loads(learn, strategy, tiny_model):
-    from models.loading import load_vlm
+    from models.families.loading import load_vlm
 
     figures, folder = learn(strategy, 2)
     assert len(figures["rollouts"]["reward"]) == 2

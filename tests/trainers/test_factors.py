@@ -9,8 +9,8 @@ import yaml
 from evaluated import check_listed
 from factor_runs import BACKBONE, FACTORS, labelled_images, small_predictor, write_labelled
 
-from data.records import RecordError
-from models.factor_predictor import load_factor_predictor
+from data.io.records import RecordError
+from models.factors.predictor import load_factor_predictor
 from trainers.factors import (
     FactorArguments,
     FactorTrainer,
@@ -98,7 +98,7 @@ def test_the_run_leaves_report_card_and_recipe(finished):
     ):
         assert text in report
     card = (finished / "README.md").read_text()
-    assert "from models.factor_predictor import load_factor_predictor" in card
+    assert "from models.factors.predictor import load_factor_predictor" in card
     assert "eval_map" in card
     assert (finished / "recipe.yaml").is_file()
 

@@ -2,10 +2,10 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from places import ORACLES
 from safetensors.torch import load_file
 
 from trainers.losses import (
@@ -21,7 +21,6 @@ from trainers.losses import (
 )
 from trainers.schedules import adaptive_kl_beta, linear_temperature
 
-ORACLES = Path(__file__).parents[1] / "oracles"
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 

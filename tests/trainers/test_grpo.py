@@ -4,9 +4,9 @@ import pytest
 import torch
 import trl
 
-from models.loading import vision_token_ids
-from models.vision_hooks import vision_tower
-from rewards.guard import RewardError, guard
+from models.families.loading import vision_token_ids
+from models.families.vision_hooks import vision_tower
+from rewards.scoring.guard import RewardError, guard
 from trainers.grpo import GRPOConfig
 from trainers.losses import group_advantages
 

@@ -1,18 +1,13 @@
 """What an evaluation logs is what `metric_for_best_model` may name; other methods have this in tests of their own."""
 
-import sys
-from pathlib import Path
-
 import pytest
 from evaluated import check_listed
+from grpo_runs import as_reward, make_trainer, questions
 
-from trainers.group_data import GroupArguments, load_stored_groups
+from trainers.groups.data import GroupArguments, load_stored_groups
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
 from trainers.rce import RCEConfig, RCETrainer
 from trainers.sft import SelectorSFTConfig, SelectorSFTTrainer
-
-sys.path.append(str(Path(__file__).parents[1] / "cases"))
-from grpo_runs import as_reward, make_trainer, questions
 
 
 @pytest.mark.parametrize(

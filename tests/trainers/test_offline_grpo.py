@@ -4,8 +4,8 @@ import pytest
 import torch
 import yaml
 
-from models.pointer_selector import PointerSelector, PointerSelectorConfig
-from trainers.group_data import StoredGroup
+from models.selectors.pointer import PointerSelector, PointerSelectorConfig
+from trainers.groups.data import StoredGroup
 from trainers.losses import group_advantages
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer, StoredLogProbs, disable_dropout, main
 
@@ -221,7 +221,7 @@ def test_bad_settings_are_refused(tmp_path, settings, message):
 
 
 def test_a_selector_is_trained_from_its_warm_start_by_the_command(pointer_groups, tmp_path, capsys):
-    from models.pointer_selector import load_selector
+    from models.selectors.pointer import load_selector
 
     start = PointerSelector(PointerSelectorConfig(embedding_size=8, hidden_size=16, dropout=0.5))
     start.save_pretrained(tmp_path / "start")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.reward_model import bound_scores
+from models.reward.model import bound_scores
 from trainers.losses import centring_penalty, preference_loss, preferred, saturated
 
 SCORES = torch.tensor([[1.0, -0.5], [0.3, 2.0]])

@@ -7,8 +7,8 @@ from stored_groups import POINTERS, write_groups
 from torch.nn.functional import cross_entropy
 
 from data.candidate_groups import Candidate
-from models.vision_hooks import vision_tower
-from trainers.group_data import GroupArguments, StoredGroup, load_stored_groups
+from models.families.vision_hooks import vision_tower
+from trainers.groups.data import GroupArguments, StoredGroup, load_stored_groups
 from trainers.losses import rce_loss
 from trainers.rce import RCEConfig, RCETrainer, main
 from trainers.sft import SelectorSFTConfig, SelectorSFTTrainer
@@ -47,7 +47,7 @@ def test_a_frozen_backbone_stays(make_selector_trainer):
 
 
 def test_a_model_without_such_a_part_cannot_be_frozen(make_vlm_trainer):
-    from trainers.recipes import RecipeError
+    from trainers.setup.recipes import RecipeError
 
     with pytest.raises(RecipeError, match="freeze_backbone: .* has no such part; expected input_proj"):
         make_vlm_trainer(RCETrainer, RCEConfig, freeze_backbone=True)
@@ -296,7 +296,7 @@ def run_main(pointer_groups, completion_groups, tiny_model, tmp_path, capsys):
 
 @pytest.mark.parametrize("script", [main, sft_main], ids=["rce", "sft"])
 def test_a_selector_is_trained_saved_and_reported(run_main, tmp_path, script):
-    from models.pointer_selector import load_selector
+    from models.selectors.pointer import load_selector
 
     status, error = run_main(script, eval_strategy="steps", eval_steps=1, reward_field="vqa_acc_score")
     assert status == 0, error

@@ -50,7 +50,7 @@ def test_learns(trained):
 
 
 def test_leaves_model_recipe_report_and_card(trained, tiny_model):
-    from models.loading import load_vlm
+    from models.families.loading import load_vlm
 
     model, _ = load_vlm(str(trained), device="cpu")
     original, _ = load_vlm(str(tiny_model), device="cpu")
@@ -63,9 +63,9 @@ def test_leaves_model_recipe_report_and_card(trained, tiny_model):
 
 
 def test_only_the_answer_is_learned(tiny_model, task_rows, tmp_path):
-    from models.loading import load_processor, pixel_bounds
+    from models.families.loading import load_processor, pixel_bounds
+    from trainers.setup.task_data import to_dataset
     from trainers.sft import SFTConfig, SFTTrainer, _with_completions
-    from trainers.task_data import to_dataset
 
     processor = load_processor(str(tiny_model), max_pixels=1024)
     rows = _with_completions(task_rows(), "data")
@@ -95,7 +95,7 @@ def test_cutting_images_is_refused(tmp_path):
 
 
 def test_rows_without_an_answer_are_refused():
-    from data.records import RecordError
+    from data.io.records import RecordError
     from trainers.sft import _with_completions
 
     with pytest.raises(RecordError, match="row 7: field 'completion': missing"):

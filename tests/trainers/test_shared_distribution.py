@@ -7,7 +7,7 @@ from distributed_runs import deepspeed_config, run_worker
 from safetensors.torch import load_file
 from stored_groups import write_completion_groups
 
-from models.loading import load_vlm
+from models.families.loading import load_vlm
 
 
 @pytest.mark.slow

@@ -1,25 +1,19 @@
 """RCE, offline GRPO and reward models with shared prompts: what they learn without, from fewer tokens."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from preference_runs import settings, write_preferences, write_ranked
+from prefix_cases import tiny_qwen2_5_vl
 
 from data.preferences import load_preferences
-from models.loading import load_processor, load_vlm
-from models.reward_inputs import ResponseGroup, encode_groups
-from models.reward_model import from_backbone
-from models.shared_prefix import SharedPrefix, SharedPrefixError
+from models.families.loading import load_processor, load_vlm
+from models.reward.inputs import ResponseGroup, encode_groups
+from models.reward.model import from_backbone
+from models.shared_prefix.packing import SharedPrefix, SharedPrefixError
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
 from trainers.rce import RCEConfig, RCETrainer
 from trainers.reward import RewardConfig, RewardTrainer
-
-sys.path.append(str(Path(__file__).parents[1] / "models"))  # prefix_cases.py
-
-from prefix_cases import tiny_qwen2_5_vl
 
 SGD = {"optim": "sgd", "learning_rate": 0.1}
 TRAINERS = {"rce": (RCETrainer, RCEConfig), "offline GRPO": (OfflineGRPOTrainer, OfflineGRPOConfig)}

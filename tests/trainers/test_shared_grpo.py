@@ -5,10 +5,10 @@ import torch
 import trl
 from peft import LoraConfig
 
-import models.shared_prefix
-from models.loading import vision_token_ids
-from models.shared_prefix import SharedPrefixError
-from models.vision_hooks import vision_tower
+import models.shared_prefix.packing
+from models.families.loading import vision_token_ids
+from models.families.vision_hooks import vision_tower
+from models.shared_prefix.packing import SharedPrefixError
 from trainers.grpo import GRPOConfig
 
 SAME = {"advantage_clip": None, "keep_groups_together": False}
@@ -92,8 +92,8 @@ def test_adapters_and_their_reference_are_trls(make_grpo):
 
 
 def test_the_check_finds_wrong_positions(make_grpo, monkeypatch):
-    right = models.shared_prefix._positions
-    monkeypatch.setattr(models.shared_prefix, "_positions", lambda *arguments: right(*arguments) * 2)
+    right = models.shared_prefix.packing._positions
+    monkeypatch.setattr(models.shared_prefix.packing, "_positions", lambda *arguments: right(*arguments) * 2)
     with pytest.raises(SharedPrefixError, match="shared_prefix_check"):
         make_grpo(max_steps=1, shared_prefix_check=True).train()
 

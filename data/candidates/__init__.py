@@ -1,0 +1,1 @@
+"""What example selection reads beside its groups: pools of candidates, tables of embeddings, examples."""

@@ -1,0 +1,1 @@
+"""Reading and writing files: rows, images, shards of long work, splits."""

@@ -1,0 +1,1 @@
+"""What rows of any task have in common: a prompt of their own, chat messages, images, answers."""

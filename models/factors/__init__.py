@@ -1,0 +1,1 @@
+"""Factor predictors: which quality factors apply to an image."""

@@ -1,0 +1,1 @@
+"""What differs between families of vision-language models: loading, published shapes, the vision tower, adapters."""

@@ -1,0 +1,1 @@
+"""Reward models: a vision-language model that gives a response one score."""

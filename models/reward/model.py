@@ -1,0 +1,503 @@
+"""A Qwen2-VL or Qwen2.5-VL that gives a response to a prompt with images one score.
+
+Backbone, the hidden state of the last real token, a head of two layers, and a smooth map into the bounds. On disk the
+backbone's weights have the names that the published models have, so that a reward model can be started from any of
+them (`from_backbone`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLModel,
+    Qwen2VLConfig,
+    Qwen2VLModel,
+)
+from transformers.activations import ACT2FN
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPreTrainedModel
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLPreTrainedModel
+from transformers.utils import ModelOutput
+
+from data.io.images import ImageSource
+from models.errors import ModelError
+from models.families.loading import load_processor
+from models.families.vision_hooks import blank_image
+from models.generation import evaluating
+from models.hub import AdapterBase, adapter_base, hub_options
+from models.places import loading
+from models.reward.inputs import Prompt, ResponseGroup, encode_groups, read_requests
+from models.run_folders import find_model
+from models.shared_prefix.packing import SharedPrefix, computing_dtype, pack_conversations
+
+HEAD = "score_head"
+
+
+class _RewardConfig:
+    """What a reward model's configuration has beyond its backbone's.
+
+    Attributes:
+        head_activation: between the two layers of the head, a name of `transformers.activations.ACT2FN`.
+        score_min, score_max: bounds of the score; both `None` for none.
+        system_prompt: system text of every conversation that is scored; with `None`, the prompt's own.
+        language_head: keep the backbone's language-model head, for a language-model loss beside the ranking.
+    """
+
+    def _check(self) -> None:
+        if self.head_activation not in ACT2FN:
+            known = ", ".join(sorted(ACT2FN))
+            raise ValueError(f"head_activation: expected one of {known}, found {self.head_activation!r}")
+        if (self.score_min is None) != (self.score_max is None):
+            raise ValueError("score_min and score_max: expected both or neither")
+        if self.score_min is not None and not self.score_min < self.score_max:
+            raise ValueError(f"score_min ({self.score_min}) must be below score_max ({self.score_max})")
+
+    def backbone(self) -> Any:
+        """The configuration of the plain vision-language model."""
+        ours = ("model_type", "architectures", "head_activation", "score_min", "score_max", "system_prompt")
+        ours += ("language_head", "id2label", "label2id", "quantization_config", "transformers_version")
+        values = {key: value for key, value in self.to_dict().items() if key not in ours}
+        return AutoConfig.for_model(self.backbone_type, **values)
+
+
+class Qwen2VLRewardConfig(_RewardConfig, Qwen2VLConfig):
+    __doc__ = _RewardConfig.__doc__
+    model_type = "qwen2_vl_reward"
+    backbone_type = "qwen2_vl"
+
+    head_activation: str = "silu"
+    score_min: float | None = -5.0
+    score_max: float | None = 5.0
+    system_prompt: str | None = None
+    language_head: bool = False
+
+    def __post_init__(self, **kwargs):
+        self._check()
+        super().__post_init__(**kwargs)
+        self.num_labels = 1
+
+
+class Qwen2_5_VLRewardConfig(_RewardConfig, Qwen2_5_VLConfig):
+    __doc__ = _RewardConfig.__doc__
+    model_type = "qwen2_5_vl_reward"
+    backbone_type = "qwen2_5_vl"
+
+    head_activation: str = "silu"
+    score_min: float | None = -5.0
+    score_max: float | None = 5.0
+    system_prompt: str | None = None
+    language_head: bool = False
+
+    def __post_init__(self, **kwargs):
+        self._check()
+        super().__post_init__(**kwargs)
+        self.num_labels = 1
+
+
+def bound_scores(raw: torch.Tensor, low: float | None, high: float | None) -> torch.Tensor:
+    """Maps the real line smoothly and monotonically into the bounds: an arc tangent, of slope 1 at their middle.
+
+    Its slope falls with the square of the distance, where that of tanh falls exponentially and is exactly 0 in float32
+    from 10 half-widths on: a score at a bound can always be learned away from it.
+
+    >>> bound_scores(torch.tensor([0.0, 2.0, 1e6]), -5.0, 5.0)
+    tensor([0.0000, 1.7857, 5.0000])
+    """
+    if low is None or high is None:
+        return raw
+    middle, half = (low + high) / 2, (high - low) / 2
+    return middle + half * (2 / math.pi) * torch.atan(raw * (math.pi / 2 / half))
+
+
+def last_real_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
+    """(N, T) mask -> (N,) position of each row's last 1, whichever side is padded."""
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (places * (attention_mask != 0)).argmax(dim=1)
+
+
+class ScoreHead(nn.Module):
+    """Two layers from the hidden state of a token to its unbounded score."""
+
+    def __init__(self, hidden_size: int, activation: str):
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.activation = ACT2FN[activation]
+        self.out = nn.Linear(hidden_size, 1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(N, hidden) -> (N, 1)."""
+        return self.out(self.activation(self.dense(hidden.to(self.dense.weight.dtype))))
+
+
+@dataclass
+class RewardOutput(ModelOutput):
+    """What a reward model returns.
+
+    Attributes:
+        logits: (N, 1) scores in float32, named as TRL expects them.
+        language_losses: (N,) cross-entropy a token of each row's labels, 0 for a row without; `None` without labels.
+    """
+
+    logits: torch.Tensor | None = None
+    language_losses: torch.Tensor | None = None
+
+
+class _RewardModel:
+    """The part that both families share; mixed into their `PreTrainedModel`."""
+
+    accepts_loss_kwargs = False
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+    processor = None
+    """Set by `load_reward_model`, or by hand; `score` needs it."""
+    keeps_vision_busy = False
+    """Encode a blank image, and add nothing of it, where a batch has no images: several processes that train together
+    must use the same parameters in the same order (models/families/vision_hooks.py)."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.sharing = SharedPrefix()
+        text = config.get_text_config()
+        self.model = self._backbone_class(config)
+        self.score_head = ScoreHead(text.hidden_size, config.head_activation)
+        if config.language_head:
+            self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+            self._tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.lm_head if self.config.language_head else None
+
+    @classmethod
+    def config_with(cls, stored: Any, settings: dict[str, Any] | None = None) -> Any:
+        """The configuration of a reward model, from that of a backbone or another reward model.
+
+        Args:
+            settings: fields that differ from their defaults, or from those stored.
+        """
+        config = stored
+        if stored.model_type == cls.config_class.backbone_type:
+            config = cls.config_class(**{key: value for key, value in stored.to_dict().items() if key != "model_type"})
+        for key, value in (settings or {}).items():
+            setattr(config, key, value)
+        config._check()
+        return config
+
+    @classmethod
+    def from_backbone(cls, name: str | Path, settings: dict[str, Any] | None = None, **kwargs: Any):
+        """A reward model with the weights of a published or warm-started model and a new head, or, if `name` is a
+        reward model, with its head too.
+
+        Args:
+            settings: fields of the configuration that differ from their defaults, or from those stored with `name`.
+            kwargs: of `from_pretrained`.
+
+        Raises:
+            ValueError: weights of the backbone are missing; lists them.
+        """
+        stored = AutoConfig.from_pretrained(name, **hub_options(kwargs))
+        starts_new = stored.model_type == cls.config_class.backbone_type
+        config = cls.config_with(stored, settings)
+        quantization = kwargs.get("quantization_config")
+        if quantization is not None:  # the head is trained in full
+            quantization.llm_int8_skip_modules = [HEAD, "lm_head"]
+        model, info = cls.from_pretrained(name, config=config, output_loading_info=True, **kwargs)
+        may_miss = (f"{HEAD}.",) if starts_new else ()
+        missing = sorted(key for key in info["missing_keys"] if not key.startswith(may_miss))
+        wrong = [f"missing: {missing}"] if missing else []
+        wrong += [f"{kind}: {sorted(info[kind])}" for kind in ("unexpected_keys", "mismatched_keys") if info[kind]]
+        if wrong:
+            raise ModelError(f"{name}: weights do not fit a {cls.__name__}: {'; '.join(wrong)}")
+        return model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        mm_token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        row_groups: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> RewardOutput:
+        """Scores of N conversations.
+
+        Args:
+            input_ids, attention_mask, mm_token_type_ids: (N, T).
+            pixel_values: (patches, width) of the different images; image_grid_thw: (images, 3).
+            image_index: (places,), which image stands at each place of the conversations; by default each at one.
+            labels: (N, T) of the language-model loss, -100 where there is none.
+            row_groups: (N,), equal where conversations begin with the same prompt and images, which are then read once
+                (models/shared_prefix/packing.py); by default each row is read by itself.
+        """
+        kwargs.pop("use_cache", None)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+            "image_index": image_index,
+            "mm_token_type_ids": mm_token_type_ids,
+        }
+        ends = last_real_tokens(attention_mask).unsqueeze(1)  # (N, 1)
+        packed = None
+        if row_groups is not None and position_ids is None and self.sharing.usable(self):
+            packed = pack_conversations(self.model, inputs, row_groups.tolist())
+        if packed is None:
+            places = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape)
+            hidden = self._hidden(**inputs, position_ids=position_ids, **kwargs)  # (N * T, hidden)
+        else:
+            places = packed.places(input_ids.device)
+            hidden = self._hidden(**packed.inputs, **kwargs)  # (places, hidden)
+        scores = self._scores(hidden[places.gather(1, ends).squeeze(1)])
+        if packed is not None and self.sharing.wants_check():
+            with torch.no_grad():
+                plain = self._hidden(**inputs, **kwargs).view(*input_ids.shape, -1)
+                plain = self._scores(plain.take_along_dim(ends.unsqueeze(2), dim=1).squeeze(1))
+            self.sharing.compare(scores, plain, computing_dtype(self.model))
+        return RewardOutput(scores, None if labels is None else self._language_losses(hidden, places, labels))
+
+    def _scores(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(N, hidden) -> (N, 1)."""
+        return bound_scores(self.score_head(hidden).float(), self.config.score_min, self.config.score_max)
+
+    def _hidden(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """(lines * width, hidden) of what the backbone reads, line by line."""
+        embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None:
+            # Outside the backbone, as the blank image below: ZeRO-3 wants one order of modules on all processes.
+            features = self.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
+            if image_index is not None:
+                features.pooler_output = tuple(features.pooler_output[number] for number in image_index.tolist())
+                image_grid_thw = image_grid_thw[image_index]
+            kwargs["mm_encoder_outputs"] = {"image": features}
+        elif self.keeps_vision_busy:
+            pixels, grid = blank_image(self.model.visual.config, embeds)
+            features = self.model.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
+            embeds = embeds + 0.0 * features.sum().to(embeds.dtype)
+        return self.model(
+            input_ids=input_ids,
+            inputs_embeds=embeds,
+            image_grid_thw=image_grid_thw,
+            use_cache=False,
+            **kwargs,
+        ).last_hidden_state.flatten(0, 1)
+
+    def _language_losses(self, hidden: torch.Tensor, places: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(N,): only the tokens that predict a label go through the language head.
+
+        Args:
+            places: (N, T), which of the hidden states is each token's.
+        """
+        if not self.config.language_head:
+            raise ValueError("labels: this model has no language head (language_head: false)")
+        following = labels[:, 1:]
+        learned = following != -100  # (N, T - 1)
+        logits = self.lm_head(hidden[places[:, :-1][learned]]).float()  # (tokens, vocabulary)
+        each = F.cross_entropy(logits, following[learned], reduction="none")
+        total = torch.zeros_like(following, dtype=each.dtype).masked_scatter(learned, each).sum(dim=1)
+        return total / learned.sum(dim=1).clamp(min=1)
+
+    @torch.inference_mode()
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        images: Sequence[Sequence[ImageSource] | ImageSource | None] | None,
+        responses: Sequence[str | Sequence[dict[str, Any]]],
+        batch_size: int = 16,
+    ) -> torch.Tensor:
+        """Scores of responses, (N,) float32 on the CPU.
+
+        Args:
+            prompts: of each response, a question or chat messages.
+            images: of each prompt, in order; `None` if no prompt has any.
+            responses: texts, or chat messages that end with one (`models.reward.inputs.read_requests`).
+
+        Raises:
+            TypeError: something else; says what is expected.
+            ValueError: no processor, or lists of different lengths.
+        """
+        if self.processor is None:
+            raise ValueError("no processor: load the model by load_reward_model, or set model.processor")
+        prompts, images, responses = read_requests(prompts, images, responses)
+        order = sorted(  # rows of one prompt stand together, those of alike length beside each other
+            range(len(prompts)),
+            key=lambda row: (len(str(prompts[row])), str(prompts[row]), _names(images[row]), len(responses[row])),
+        )
+        scores = torch.empty(len(prompts))
+        with evaluating(self):
+            for start in range(0, len(order), batch_size):
+                shared = _rows_by_prompt(order[start : start + batch_size], prompts, images)
+                groups = [
+                    ResponseGroup(prompts[rows[0]], images[rows[0]], [responses[row] for row in rows])
+                    for rows in shared
+                ]
+                inputs = encode_groups(self.processor, groups, self.config.system_prompt)
+                inputs = {key: value.to(self.device) for key, value in inputs.items()}
+                scores[[row for rows in shared for row in rows]] = self(**inputs).logits.squeeze(1).cpu()
+        return scores
+
+
+def _names(images: Sequence[ImageSource]) -> list[str]:
+    """Equal for the same objects or paths."""
+    return [str(image) if isinstance(image, str | Path) else str(id(image)) for image in images]
+
+
+def _same_images(first: Sequence[ImageSource], second: Sequence[ImageSource]) -> bool:
+    """Whether they are the same objects or paths; pixels are not compared."""
+    pairs = zip(first, second, strict=False)
+    return len(first) == len(second) and all(
+        one is other or (isinstance(one, str | Path) and one == other) for one, other in pairs
+    )
+
+
+def _rows_by_prompt(
+    rows: Sequence[int], prompts: Sequence[Prompt], images: Sequence[Sequence[ImageSource]]
+) -> list[list[int]]:
+    """Rows that share prompt and images together, so that the vision tower sees these once."""
+    found: list[list[int]] = []
+    for row in rows:
+        for group in found:
+            if _same_images(images[group[0]], images[row]) and prompts[group[0]] == prompts[row]:
+                group.append(row)
+                break
+        else:
+            found.append([row])
+    return found
+
+
+class Qwen2VLForRewardModel(_RewardModel, Qwen2VLPreTrainedModel):
+    """Qwen2-VL with a score head."""
+
+    config_class = Qwen2VLRewardConfig
+    config: Qwen2VLRewardConfig
+    _backbone_class = Qwen2VLModel
+
+
+class Qwen2_5_VLForRewardModel(_RewardModel, Qwen2_5_VLPreTrainedModel):
+    """Qwen2.5-VL with a score head."""
+
+    config_class = Qwen2_5_VLRewardConfig
+    config: Qwen2_5_VLRewardConfig
+    _backbone_class = Qwen2_5_VLModel
+
+
+REWARD_MODELS = (Qwen2VLForRewardModel, Qwen2_5_VLForRewardModel)
+
+for _model in REWARD_MODELS:
+    AutoConfig.register(_model.config_class.model_type, _model.config_class)
+    AutoModel.register(_model.config_class, _model)
+    AutoModelForSequenceClassification.register(_model.config_class, _model)
+    register_checkpoint_conversion_mapping(  # the backbone has the same place as in the published models' class
+        _model.__name__, get_checkpoint_conversion_mapping("Qwen2VLForConditionalGeneration"), overwrite=True
+    )
+
+
+def reward_model_class(name: str | Path, hub: Mapping[str, Any]) -> type:
+    """The class for a backbone or reward model.
+
+    Args:
+        hub: see `models.hub`.
+
+    Raises:
+        ValueError: neither a Qwen2-VL nor a Qwen2.5-VL.
+    """
+    return _class_of(AutoConfig.from_pretrained(name, **hub), name)
+
+
+def _class_of(config: Any, name: str | Path) -> type:
+    for model in REWARD_MODELS:
+        if config.model_type in (model.config_class.model_type, model.config_class.backbone_type):
+            return model
+    known = ", ".join(model.config_class.backbone_type for model in REWARD_MODELS)
+    raise ModelError(f"{name}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
+
+
+def reward_model_of(config: Any, settings: dict[str, Any] | None = None) -> Any:
+    """A reward model with random weights, of the configuration of a backbone or reward model, which stays as it is."""
+    model = _class_of(config, config.name_or_path)
+    return model(model.config_with(deepcopy(config), settings))
+
+
+def from_backbone(name: str | Path, settings: dict[str, Any] | None = None, **kwargs: Any):
+    """`from_backbone` of the class that fits."""
+    return reward_model_class(name, hub_options(kwargs)).from_backbone(name, settings, **kwargs)
+
+
+def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto", revision: str | None = None):
+    """Model and processor of a trained reward model: a folder (of a run too, or of adapters) or Hub id.
+
+    Args:
+        device: where to put it; by default an accelerator if there is one.
+        revision: branch, tag or commit of a Hub repository.
+
+    Returns:
+        The model in eval mode with its processor attached, and the processor.
+
+    Raises:
+        ModelError: there is no such model.
+        ValueError: it is no reward model, or its weights are not exactly those of its configuration; lists them.
+    """
+    with loading(path):
+        path = find_model(path)
+        config = AutoConfig.from_pretrained(path, revision=revision)
+    if config.model_type not in [model.config_class.model_type for model in REWARD_MODELS]:
+        known = ", ".join(model.config_class.model_type for model in REWARD_MODELS)
+        raise ModelError(f"{path}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = accelerator or "cpu"
+    base = adapter_base(path, revision)
+    if base is not None:
+        model = _with_adapters(path, revision, base, config, device, dtype)
+    else:
+        model = from_backbone(path, dtype=dtype, revision=revision).to(device)
+    processor = load_processor(path, revision=revision)
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain.processor = processor
+    return model.eval(), processor
+
+
+def _with_adapters(path: str, revision: str | None, base: AdapterBase, config: Any, device: Any, dtype: Any):
+    """Adapters, and the head that was trained with them, on their backbone."""
+    from peft import PeftModel
+
+    names = ("head_activation", "score_min", "score_max", "system_prompt", "language_head")
+    options: dict[str, Any] = {"dtype": dtype}
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None:
+        from transformers import BitsAndBytesConfig
+
+        values = quantization if isinstance(quantization, dict) else quantization.to_dict()
+        options |= {"quantization_config": BitsAndBytesConfig.from_dict(values), "device_map": {"": device}}
+    settings = {name: getattr(config, name) for name in names}
+    model = from_backbone(base.name, settings, revision=base.revision, **options)
+    if quantization is None:
+        model.to(device)
+    model.score_head.float()  # as it was trained and stored
+    return PeftModel.from_pretrained(model, path, revision=revision)

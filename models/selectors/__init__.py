@@ -1,0 +1,1 @@
+"""Example selectors: small models that choose which examples to show."""

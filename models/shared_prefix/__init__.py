@@ -1,0 +1,1 @@
+"""One prompt, many continuations: the prompt goes through the model once, exactly."""

@@ -1,0 +1,490 @@
+"""One prompt, many continuations: each prompt and each image goes through the model once, exactly.
+
+A batch of rows [prompt | continuation] is packed: rows with the same prompt and the same pixels become one segment
+[prompt | continuation 1 | continuation 2 | ...] (models/shared_prefix/layout.py), in which attention keeps the
+continuations apart (models/shared_prefix/attention.py) and every token has the M-RoPE position that it has in its own
+row. One ordinary forward pass, without a cache: gradient checkpointing, adapters, DDP and ZeRO see nothing unusual.
+Values and gradients are those of the plain way but for rounding. See docs/shared_prefix.md.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Qwen2_5_VLModel, Qwen2VLModel
+
+from data.errors import UserError
+from models.families.vision_hooks import share_images, vision_language_model
+from models.shared_prefix.attention import IMPLEMENTATIONS, mask_for
+from models.shared_prefix.layout import PrefixLayout, common_prefix, in_blocks, lay_out, rows_with_equal_keys
+
+MODES = ("auto", "true", "false")
+
+
+class SharedPrefixError(UserError, ValueError):
+    """A batch cannot share its prompts exactly although it must, or both ways differ."""
+
+
+# -- whether it is exact ----------------------------------------------------------------------------------------------
+
+
+def why_plain(model: nn.Module) -> str | None:
+    """Why prompts of a model cannot be shared exactly as it is now; `None` if they can."""
+    try:
+        combined = vision_language_model(model)
+    except ValueError as error:
+        return str(error)
+    if not isinstance(combined, Qwen2VLModel | Qwen2_5_VLModel):
+        return f"{type(combined).__name__} is neither a Qwen2-VL nor a Qwen2.5-VL"
+    text = combined.language_model.config
+    implementation = text._attn_implementation
+    if implementation not in IMPLEMENTATIONS:
+        return f"attn_implementation {implementation!r} takes no such mask (of {', '.join(IMPLEMENTATIONS)})"
+    if set(text.layer_types) != {"full_attention"}:
+        return "the model has layers with a sliding window"
+    for module in model.modules():
+        config = getattr(module, "peft_config", None)
+        if isinstance(config, dict) and any(one.is_prompt_learning for one in config.values()):
+            return "adapters that put tokens before the prompt"
+    return _randomness(model) if model.training else None
+
+
+def _randomness(model: nn.Module) -> str | None:
+    """What would be drawn for each row by itself in training."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 and module.training:
+            return f"dropout of {module.p} in {name}, which is drawn anew for each row"
+        if getattr(module, "attention_dropout", 0.0) and module.training:
+            return f"attention dropout of {module.attention_dropout} in {name}"
+        if getattr(module, "neftune_noise_alpha", None):
+            return f"noise on the embeddings (neftune_noise_alpha of {module.neftune_noise_alpha})"
+    return None
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch as models take it, each prompt written out in every row.
+
+    Attributes:
+        input_ids, attention_mask: (N, T), padded on either side or both.
+        prompts: (N,), how many of each row's real tokens are the prompt: at least 1; its last one is text, and no
+            image stands after it.
+        images: for each row, the numbers of its images, in order.
+        pixel_values, image_grid_thw: of the different images; `None` if there are none.
+        mm_token_type_ids: (N, T), 1 at image tokens; `None` if there are no images.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    prompts: Sequence[int]
+    images: Sequence[Sequence[int]]
+    pixel_values: torch.Tensor | None = None
+    image_grid_thw: torch.Tensor | None = None
+    mm_token_type_ids: torch.Tensor | None = None
+
+    def why_plain(self, width: int) -> str | None:
+        """Why prompts of this batch cannot be shared exactly; `None` if they can.
+
+        Args:
+            width: columns of the continuations.
+        """
+        if min(self.prompts) < 1:
+            return "a row without a prompt"
+        if self.mm_token_type_ids is None:
+            return None if self.pixel_values is None else "images without mm_token_type_ids"
+        types = self.mm_token_type_ids * (self.attention_mask != 0)
+        if (types > 1).any():
+            return "videos"
+        if types[:, -width:].any():
+            return "images in the continuations"
+        before = types[:, :-width]
+        places = torch.arange(before.shape[1], device=before.device)
+        last = (places * (self.attention_mask[:, :-width] != 0)).argmax(dim=1, keepdim=True)
+        return "a prompt that ends with an image" if before.gather(1, last).any() else None
+
+    def prompt_keys(self) -> list[tuple]:
+        """For each row, what two rows have in common exactly if prompt and images are the same."""
+        ids, mask = self.input_ids.cpu().numpy(), self.attention_mask.cpu().numpy() != 0
+        tokens = [row[real][:size].tobytes() for row, real, size in zip(ids, mask, self.prompts, strict=True)]
+        return [(text, tuple(pictures)) for text, pictures in zip(tokens, self.images, strict=True)]
+
+
+def different_images(
+    pixel_values: torch.Tensor, image_grid_thw: torch.Tensor
+) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+    """Finds images with the same grid and the same pixels.
+
+    Args:
+        pixel_values: (patches, width) of all images; image_grid_thw: (images, 3).
+
+    Returns:
+        For each image its number among the different ones, and pixels and grids of these.
+    """
+    sizes = image_grid_thw.prod(dim=1).tolist()
+    grids = image_grid_thw.tolist()
+    blocks = pixel_values.split(sizes)
+    middles = [sum(sizes[:place]) + size // 2 for place, size in enumerate(sizes)]
+    samples = pixel_values[middles].float().cpu().numpy()  # a patch of each: most different images differ there
+    kept: list[int] = []
+    numbers: list[int] = []
+    alike: dict[tuple, list[int]] = {}
+    for image, block in enumerate(blocks):
+        others = alike.setdefault((*grids[image], samples[image].tobytes()), [])
+        found = next((number for number in others if torch.equal(blocks[kept[number]], block)), None)
+        if found is None:
+            found = len(kept)
+            kept.append(image)
+            others.append(found)
+        numbers.append(found)
+    if len(kept) == len(blocks):
+        return numbers, pixel_values, image_grid_thw
+    return numbers, torch.cat([blocks[image] for image in kept]), image_grid_thw[kept]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch whose prompts stand once.
+
+    Attributes:
+        inputs: of the model: input_ids (lines, width), position_ids (3, lines, width), attention_mask, and pixels.
+        layout: where the tokens of the rows went.
+    """
+
+    inputs: dict[str, Any]
+    layout: PrefixLayout
+
+    def places(self, device: torch.device | None = None) -> torch.Tensor:
+        """(N, T), of each token in the packed sequence, counted line by line; -1 for padding."""
+        return torch.from_numpy(self.layout.places).to(device)
+
+
+def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[Sequence[int]]) -> Packed:
+    """Writes each beginning once.
+
+    Args:
+        model: also wrapped; its weights are not touched.
+        shared: for each group, how many real tokens its rows have in common; all images are among them.
+        groups: numbers of the rows that begin alike; each row stands in one group.
+    """
+    combined = vision_language_model(model)
+    implementation = combined.language_model.config._attn_implementation
+    mask = rows.attention_mask.cpu().numpy() != 0
+    if implementation == "eager":  # whose mask is a table of all tokens by all
+        lengths = mask.sum(axis=1)
+        longest = [max(lengths[row] for row in group) - size for group, size in zip(groups, shared, strict=True)]
+        sizes = dict(zip((group[0] for group in groups), shared, strict=True))
+        of_row = {row: sizes[group[0]] for group in groups for row in group}
+        groups = in_blocks(groups, shared, longest)
+        shared = [of_row[block[0]] for block in groups]
+    layout = lay_out(mask, groups, shared, one_line=implementation == "sdpa")
+    device = rows.input_ids.device
+    sources = torch.from_numpy(layout.sources.clip(min=0)).to(device)
+    ids = rows.input_ids.reshape(-1)[sources]
+    if layout.tokens < len(layout.sources):
+        ids = ids.masked_fill(torch.from_numpy(layout.sources < 0).to(device), _padding(combined))
+    dtype = combined.get_input_embeddings().weight.dtype
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+    inputs = {
+        "input_ids": ids.view(layout.shape),
+        "position_ids": _positions(combined, rows, layout, device),
+        "attention_mask": {"full_attention": mask_for(layout, implementation, dtype, device)},
+    }
+    if rows.pixel_values is not None:
+        index = [number for segment in layout.segments for number in rows.images[segment.rows[0]]]
+        inputs |= {"pixel_values": rows.pixel_values, "image_grid_thw": rows.image_grid_thw}
+        if index != list(range(len(rows.image_grid_thw))):
+            inputs["image_index"] = torch.tensor(index)
+            share_images(combined)
+    return Packed(inputs, layout)
+
+
+def _padding(combined: nn.Module) -> int:
+    """A token that stands for no image."""
+    text = combined.language_model.config
+    return 0 if text.pad_token_id is None else text.pad_token_id
+
+
+def _positions(combined: nn.Module, rows: Rows, layout: PrefixLayout, device: torch.device) -> torch.Tensor:
+    """(3, lines, width): what each token's M-RoPE position is in its own row, counted without padding."""
+    positions = torch.zeros(3, layout.shape[0] * layout.shape[1], dtype=torch.long)
+    for segment in layout.segments:
+        beginning = _beginning_positions(combined, rows, segment.rows[0], segment.prefix)
+        positions[:, segment.start : segment.start + segment.prefix] = beginning
+        after = segment.start + segment.prefix
+        first = int(beginning.max()) + 1 if segment.prefix else 0
+        for rest in segment.rests:
+            positions[:, after : after + rest] = torch.arange(first, first + rest)
+            after += rest
+    return positions.view(3, *layout.shape).to(device)
+
+
+def _beginning_positions(combined: nn.Module, rows: Rows, row: int, size: int) -> torch.Tensor:
+    """(3, size) of the first real tokens of a row."""
+    images = rows.images[row]
+    if not images:
+        return torch.arange(size).expand(3, size)
+    real = rows.attention_mask[row] != 0
+    ids = rows.input_ids[row][real][:size].cpu().unsqueeze(0)
+    types = rows.mm_token_type_ids[row][real][:size].cpu().unsqueeze(0)
+    grids = rows.image_grid_thw[list(images)].cpu()
+    return combined.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=grids)[0][:, 0]
+
+
+# -- log-probabilities of continuations -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """A packed batch from which each token of each continuation is predicted.
+
+    A rest is the prompt's last token with all of the continuation but its last token: it predicts the continuation,
+    token by token, so that each place of the packed sequence predicts one token at most.
+
+    Attributes:
+        labels: (lines, width), the token that each place predicts; -100 where there is none.
+        where: (N, C), the place that predicts each token of each row's continuation; -1 where there is none.
+    """
+
+    packed: Packed
+    labels: torch.Tensor
+    where: torch.Tensor
+
+    def unpack(self, values: torch.Tensor) -> torch.Tensor:
+        """(lines, width) -> (N, C), 0 where there is no token."""
+        return values.reshape(-1)[self.where.clamp(min=0)] * (self.where >= 0)
+
+
+def pack_continuations(model: nn.Module, rows: Rows, width: int) -> Continuations | None:
+    """Packs a batch whose continuations stand in the last `width` columns.
+
+    Returns:
+        `None` if no prompt repeats, or a token or none would be left: the plain way costs no more.
+    """
+    groups = rows_with_equal_keys(rows.prompt_keys())
+    real = rows.attention_mask != 0
+    shared = [rows.prompts[group[0]] - 1 for group in groups]
+    left = (
+        int(real.sum())
+        - len(rows.prompts)
+        - sum(size * (len(group) - 1) for size, group in zip(shared, groups, strict=True))
+    )
+    if len(groups) == len(rows.prompts) or left < 2:
+        return None
+    places = torch.arange(real.shape[1], device=real.device)
+    last = (places * real).argmax(dim=1, keepdim=True)
+    read = Rows(
+        rows.input_ids,
+        real & (places != last),  # nothing is predicted from the last token
+        rows.prompts,
+        rows.images,
+        rows.pixel_values,
+        rows.image_grid_thw,
+        rows.mm_token_type_ids,
+    )
+    packed = pack(model, read, shared, groups)
+    where = _predecessors(packed.layout, real.cpu().numpy(), rows.prompts, width)
+    labels = np.full(len(packed.layout.sources), -100)
+    tokens = rows.input_ids[:, rows.input_ids.shape[1] - width :].cpu().numpy()
+    labels[where[where >= 0]] = tokens[where >= 0]
+    device = rows.input_ids.device
+    return Continuations(
+        packed, torch.from_numpy(labels).view(packed.layout.shape).to(device), torch.from_numpy(where).to(device)
+    )
+
+
+def _predecessors(layout: PrefixLayout, real: np.ndarray, prompts: Sequence[int], width: int) -> np.ndarray:
+    """(N, width): where the token before each token of a continuation stands; -1 for padding."""
+    where = np.full((len(real), width), -1, dtype=np.int64)
+    for row, size in enumerate(prompts):
+        columns = np.flatnonzero(real[row])
+        where[row, columns[size:] - (real.shape[1] - width)] = layout.places[row, columns[size - 1 : -1]]
+    return where
+
+
+def continuation_log_probs(
+    model: nn.Module, batch: Continuations, entropies: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probability, and if asked for entropy, in nats, of each token of each continuation, (N, C) float32.
+
+    Args:
+        model: with a language-model head; called once.
+    """
+    keep = batch.labels != -100  # (lines, width)
+    logits = model(**batch.packed.inputs, logits_to_keep=keep, use_cache=False).logits  # (tokens, vocabulary)
+    labels = batch.labels[keep]
+    pieces = [
+        token_log_probs(part, tokens, entropies)
+        for part, tokens in zip(logits.split(256), labels.split(256), strict=True)
+    ]
+    found = [torch.cat(values) for values in zip(*pieces, strict=True)] if pieces else [logits.sum(dim=1).float()] * 2
+    empty = found[0].new_zeros(keep.shape)
+    placed = [batch.unpack(empty.masked_scatter(keep, values)) for values in found]
+    return placed[0], placed[1] if entropies else None
+
+
+def token_log_probs(logits: torch.Tensor, tokens: torch.Tensor, entropies: bool = False) -> tuple[torch.Tensor, ...]:
+    """Log-probabilities of tokens, and if asked for entropies: (n, V), (n,) -> (n,) each, in float32.
+
+    They are computed anew for the gradient, because wide logits of all rows would fill gigabytes.
+    """
+
+    def compute(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        wide = logits.float()
+        total = wide.logsumexp(dim=1)
+        chosen = wide.gather(1, tokens.unsqueeze(1)).squeeze(1) - total
+        return (chosen, total - (wide.softmax(dim=1) * wide).sum(dim=1)) if entropies else (chosen,)
+
+    return checkpoint(compute, logits, use_reentrant=False) if torch.is_grad_enabled() else compute(logits)
+
+
+# -- whole conversations ----------------------------------------------------------------------------------------------
+
+
+def pack_conversations(model: nn.Module, inputs: dict[str, Any], group_of_row: Sequence[int]) -> Packed | None:
+    """Packs conversations of which every token's hidden state is wanted.
+
+    Args:
+        inputs: input_ids, attention_mask, mm_token_type_ids (N, T), and pixel_values, image_grid_thw and image_index
+            of the images, as a reward model takes them.
+        group_of_row: equal numbers where conversations begin with the same prompt and images.
+
+    Returns:
+        `None` if nothing repeats, or images stand behind what the conversations of a group share.
+    """
+    groups = rows_with_equal_keys(group_of_row)
+    if len(groups) == len(group_of_row):
+        return None
+    mask = inputs["attention_mask"].cpu().numpy() != 0
+    ids = inputs["input_ids"].cpu().numpy()
+    shared = [common_prefix([ids[row][mask[row]] for row in group]) for group in groups]
+    images: list[list[int]] = [[] for _ in group_of_row]
+    if inputs.get("pixel_values") is not None:
+        types = (inputs["mm_token_type_ids"].cpu().numpy() != 0) & mask
+        behind = [
+            types[row][mask[row]][size:].any() for group, size in zip(groups, shared, strict=True) for row in group
+        ]
+        images = _images_of_rows(types.sum(axis=1).tolist(), inputs, vision_language_model(model))
+        if any(behind) or any(images[row] != images[group[0]] for group in groups for row in group):
+            return None
+    rows = Rows(
+        inputs["input_ids"],
+        inputs["attention_mask"],
+        [],
+        images,
+        inputs.get("pixel_values"),
+        inputs.get("image_grid_thw"),
+        inputs.get("mm_token_type_ids"),
+    )
+    return pack(model, rows, shared, groups)
+
+
+def _images_of_rows(visual_tokens: list[int], inputs: dict[str, Any], combined: nn.Module) -> list[list[int]]:
+    """For each row, the numbers of its images, which are told apart by their tokens."""
+    merged = combined.config.vision_config.spatial_merge_size**2
+    sizes = (inputs["image_grid_thw"].prod(dim=1) // merged).tolist()
+    index = range(len(sizes)) if inputs.get("image_index") is None else inputs["image_index"].tolist()
+    remaining, found = iter(index), []
+    for tokens in visual_tokens:
+        own: list[int] = []
+        while sum(sizes[number] for number in own) < tokens:
+            own.append(next(remaining))
+        found.append(own)
+    return found
+
+
+# -- what a recipe asks for -------------------------------------------------------------------------------------------
+
+
+class SharedPrefix:
+    """Whether a trainer shares prompts, and the check that it does so exactly.
+
+    Args:
+        mode: "auto" goes the plain way where sharing would not be exact, and says so once; "true" raises instead;
+            "false" always goes the plain way.
+        check: compare both ways on the first batch.
+    """
+
+    def __init__(self, mode: str = "auto", check: bool = False):
+        self.mode = parse_mode(mode)
+        self._check = check and self.mode != "false"
+        self._warned: set[str] = set()
+
+    def usable(self, model: nn.Module) -> bool:
+        """Whether to share the prompts of a batch for a model as it is now.
+
+        Raises:
+            SharedPrefixError: the recipe says that they must be, and they cannot.
+        """
+        return self.mode != "false" and self.allowed(why_plain(model))
+
+    def allowed(self, reason: str | None) -> bool:
+        """Whether there is nothing against sharing; warns of a reason once."""
+        if reason is None:
+            return True
+        if self.mode == "true":
+            raise SharedPrefixError(f"shared_prefix: true: prompts cannot be shared exactly: {reason}")
+        if reason not in self._warned:
+            self._warned.add(reason)
+            warnings.warn(f"each row computes its prompt by itself (shared_prefix: auto): {reason}", stacklevel=3)
+        return False
+
+    def wants_check(self) -> bool:
+        """Whether this batch is to be computed both ways: the first, if the recipe asks for it."""
+        wanted, self._check = self._check, False
+        return wanted
+
+    @contextmanager
+    def unchecked(self) -> Iterator[None]:
+        """Leaves the check to the first batch after this block."""
+        wanted, self._check = self._check, False
+        try:
+            yield
+        finally:
+            self._check = wanted
+
+    def compare(self, shared: torch.Tensor, plain: torch.Tensor, dtype: torch.dtype) -> None:
+        """Stops on a difference between both ways.
+
+        Args:
+            shared, plain: of the same tokens; dtype: what the model computes in.
+
+        Raises:
+            SharedPrefixError: they differ by more than rounding.
+        """
+        allowed = 1e-4 if dtype == torch.float32 else 0.1
+        difference = (shared.detach().float() - plain.detach().float()).abs()
+        typical = difference.max() if dtype == torch.float32 else difference.mean()
+        if not typical <= allowed:
+            raise SharedPrefixError(
+                f"shared_prefix_check: values with shared prompts differ from the plain way's by {typical:.3g} (at "
+                f"most {allowed} is rounding in {dtype}); set shared_prefix: false, and report it"
+            )
+
+
+def computing_dtype(model: nn.Module) -> torch.dtype:
+    """What the matrix products of a model are made in at this place of a program."""
+    weight = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def parse_mode(value: Any) -> str:
+    """`auto`, `true` or `false`, also as YAML's truth values.
+
+    Raises:
+        ValueError: anything else.
+    """
+    mode = str(value).lower()
+    if mode not in MODES:
+        raise ValueError(f"shared_prefix: expected one of {', '.join(MODES)}, found {value!r}")
+    return mode

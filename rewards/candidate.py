@@ -1,0 +1,203 @@
+"""Rewards of a selector's candidates, from what is stored beside them: was the VLM right, how sure was it, beam score.
+
+A candidate's fields (`data.candidate_groups.Candidate`) come as columns; the completion itself is not read.
+
+| reward_mode | reward |
+|---|---|
+| hard_plus_soft | hard_weight * correct + soft_weight * accuracy |
+| hard_plus_soft_v2 | 2 * hard_weight * correct + soft_weight * accuracy |
+| separated | soft_weight * accuracy, and 2 * hard_weight more for a correct answer |
+| hard_only | hard_weight * correct |
+| soft_only | soft_weight * accuracy |
+| hard01_plus_gtprob | hard_weight * correct + soft_weight * gt_prob |
+| hard01_plus_gtprob_separated | soft_weight * gt_prob, and 2 * hard_weight more for a correct answer |
+| hard_plus_gtprob_plus_rel | hard_weight * correct + soft_weight * gt_prob + rel_weight * rel_score * (1 - correct) |
+| legacy | alpha * quality + beta * correctness |
+
+`correct`, `accuracy`, `gt_prob` and `rel_score` are the fields vqa_correct, vqa_acc_score, vqa_gt_prob and
+vqa_rel_score; what is missing counts 0. `quality` is the beam score, or with use_logprob, where there is one, minus
+the log-probability. `correctness` is vqa_correct, or else the accuracy, or else (and then whatever the mode) 0, under
+correctness_mode "01"; under "pm1" 0 to 1 becomes -1 to 1. In the separated modes correct means exactly 1.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rewards.base import Reward
+from rewards.scoring import columns as column_types
+
+REWARD_MODES = {  # mode: the fields that it reads
+    "hard_plus_soft": ("vqa_correct", "vqa_acc_score"),
+    "hard_plus_soft_v2": ("vqa_correct", "vqa_acc_score"),
+    "separated": ("vqa_correct", "vqa_acc_score"),
+    "hard_only": ("vqa_correct",),
+    "soft_only": ("vqa_acc_score",),
+    "hard01_plus_gtprob": ("vqa_correct", "vqa_gt_prob"),
+    "hard01_plus_gtprob_separated": ("vqa_correct", "vqa_gt_prob"),
+    "hard_plus_gtprob_plus_rel": ("vqa_correct", "vqa_gt_prob", "vqa_rel_score"),
+    "legacy": ("vqa_correct", "vqa_acc_score", "beam_score", "logprob_score"),
+}
+CORRECTNESS_MODES = ("01", "pm1")
+REWARD_CLIP = (-5.0, 5.0)
+
+
+def check_mode(reward_mode: str) -> None:
+    """Raises `ValueError`, which lists the modes, if this is none of them."""
+    if reward_mode not in REWARD_MODES:
+        raise ValueError(f"reward_mode: expected one of {', '.join(REWARD_MODES)}, found {reward_mode!r}")
+
+
+def _number(name: str, value: float | None) -> float:
+    """A finite float; 0 for what is missing."""
+    if value is None:
+        return 0.0
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number or None, found {value!r:.80}")
+    return float(value)
+
+
+def _check_clip(reward_clip: Sequence[float]) -> tuple[float, float]:
+    numbers = isinstance(reward_clip, list | tuple) and len(reward_clip) == 2
+    if not numbers or not all(isinstance(bound, int | float) and math.isfinite(bound) for bound in reward_clip):
+        raise ValueError(f"reward_clip: expected a smallest and a largest reward, found {reward_clip!r:.80}")
+    low, high = map(float, reward_clip)
+    if low > high:
+        raise ValueError(f"reward_clip: expected the smaller bound first, found {reward_clip!r}")
+    return low, high
+
+
+def _legacy_correctness(vqa_correct: float | None, vqa_acc_score: float | None, correctness_mode: str) -> float:
+    known = vqa_acc_score if vqa_correct is None else vqa_correct
+    if known is None:
+        return 0.0
+    value = _number("vqa_correct or vqa_acc_score", known)
+    return value if correctness_mode == "01" else 2 * value - 1
+
+
+def candidate_reward(
+    *,
+    vqa_correct: float | None = None,
+    vqa_acc_score: float | None = None,
+    vqa_gt_prob: float | None = None,
+    vqa_rel_score: float | None = None,
+    beam_score: float | None = None,
+    logprob_score: float | None = None,
+    reward_mode: str = "hard_plus_soft",
+    hard_weight: float = 1.0,
+    soft_weight: float = 1.0,
+    rel_weight: float = 0.1,
+    alpha: float = 0.0,
+    beta: float = 0.0,
+    correctness_mode: str = "01",
+    use_logprob: bool = False,
+    reward_clip: Sequence[float] = REWARD_CLIP,
+) -> float:
+    """The reward of one candidate, within `reward_clip`; see the table of this module.
+
+    Args:
+        correctness_mode: of the legacy mode; anything but "01" acts as "pm1".
+
+    Raises:
+        ValueError: an unknown mode, a clip that is none, or a number that is NaN or infinite.
+
+    >>> candidate_reward(vqa_correct=1, vqa_acc_score=0.6)
+    1.6
+    """
+    check_mode(reward_mode)
+    low, high = _check_clip(reward_clip)
+    hard_weight, soft_weight = _number("hard_weight", hard_weight), _number("soft_weight", soft_weight)
+    correct = _number("vqa_correct", vqa_correct)
+    if reward_mode == "legacy":
+        quality = -_number("logprob_score", logprob_score) if use_logprob and logprob_score is not None else None
+        quality = _number("beam_score", beam_score) if quality is None else quality
+        right = _legacy_correctness(vqa_correct, vqa_acc_score, correctness_mode)
+        reward = _number("alpha", alpha) * quality + _number("beta", beta) * right
+    elif reward_mode == "hard_only":
+        reward = hard_weight * correct
+    else:
+        name, value = ("vqa_gt_prob", vqa_gt_prob) if "gtprob" in reward_mode else ("vqa_acc_score", vqa_acc_score)
+        soft = soft_weight * _number(name, value)
+        if reward_mode == "soft_only":
+            reward = soft
+        elif reward_mode.endswith("separated"):
+            reward = soft + (2 * hard_weight if correct == 1 else 0.0)
+        elif reward_mode == "hard_plus_soft_v2":
+            reward = 2 * hard_weight * correct + soft
+        else:
+            reward = hard_weight * correct + soft
+    if reward_mode == "hard_plus_gtprob_plus_rel":
+        reward += _number("rel_weight", rel_weight) * _number("vqa_rel_score", vqa_rel_score) * (1 - correct)
+    if math.isnan(reward):
+        raise ValueError(f"reward_mode {reward_mode}: the fields are too large to be added")
+    return min(high, max(low, reward))
+
+
+class CandidateReward(Reward):
+    """Reward of a stored candidate from its fields (correctness, accuracy, probability of the answers, beam score).
+
+    `None` for candidates with none of the fields that the mode reads; where only some are missing, they count 0.
+
+    Args:
+        reward_mode: see the table of this module.
+        hard_weight, soft_weight, rel_weight, alpha, beta: weights in it.
+        correctness_mode: "01" or "pm1"; of the legacy mode.
+        use_logprob: the legacy mode takes minus the log-probability, where there is one, for the beam score.
+        reward_clip: smallest and largest reward.
+    """
+
+    name = "candidate"
+    columns = ("vqa_correct", "vqa_acc_score", "vqa_gt_prob", "vqa_rel_score", "beam_score", "logprob_score")
+    types: ClassVar = dict.fromkeys(columns, column_types.number)
+    optional = columns
+
+    def __init__(
+        self,
+        reward_mode: str = "hard_plus_soft",
+        hard_weight: float = 1.0,
+        soft_weight: float = 1.0,
+        rel_weight: float = 0.1,
+        alpha: float = 0.0,
+        beta: float = 0.0,
+        correctness_mode: str = "01",
+        use_logprob: bool = False,
+        reward_clip: Sequence[float] = REWARD_CLIP,
+    ):
+        check_mode(reward_mode)
+        if correctness_mode not in CORRECTNESS_MODES:
+            expected = ", ".join(CORRECTNESS_MODES)
+            raise ValueError(f"correctness_mode: expected one of {expected}, found {correctness_mode!r}")
+        self.minimum, self.maximum = _check_clip(reward_clip)
+        weights = {"hard_weight": hard_weight, "soft_weight": soft_weight, "rel_weight": rel_weight}
+        for name, weight in {**weights, "alpha": alpha, "beta": beta}.items():
+            if weight is None:
+                raise ValueError(f"{name}: expected a finite number, found None")
+            _number(name, weight)
+        self.settings = {
+            "reward_mode": reward_mode,
+            **weights,
+            "alpha": alpha,
+            "beta": beta,
+            "correctness_mode": correctness_mode,
+            "use_logprob": use_logprob,
+            "reward_clip": (self.minimum, self.maximum),
+        }
+
+    def score(self, text: str, *row: float | None) -> float | None:
+        fields = dict(zip(self.columns, row, strict=True))
+        if all(fields[name] is None for name in REWARD_MODES[self.settings["reward_mode"]]):
+            return None
+        return candidate_reward(**fields, **self.settings)
+
+
+class BeamScore(Reward):
+    """The candidate's beam score as it is; `None` where there is none."""
+
+    name = "beam_score"
+    columns = ("beam_score",)
+    types: ClassVar = {"beam_score": column_types.number}
+    minimum = -math.inf
+    maximum = math.inf
+
+    def score(self, text: str, beam_score: float | None) -> float | None:
+        return None if beam_score is None else _number("beam_score", beam_score)

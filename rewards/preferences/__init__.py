@@ -1,0 +1,1 @@
+"""Preference accuracy of scores, and whether the scores are calibrated."""

@@ -1,0 +1,160 @@
+"""Scores of many responses by a reward model: in batches of similar length, on all processes, resumable.
+
+Used by `rewards.reward_bench` and `rewards.score`.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data.io.digests import image_bytes_digest
+from data.io.images import ImageSource, image_size, qwen_size
+from data.io.records import RecordError, read_rows
+from data.io.shards import ShardStore, process_state
+from models.errors import ModelError
+from models.run_folders import find_model, model_fingerprint
+
+VERSION = 1
+"""Of the stored rows; raised when what they hold changes."""
+_CHARACTERS_A_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """One prompt, with its images, and the responses to be scored.
+
+    Attributes:
+        prompt: a question, or chat messages without the response.
+        images: of the prompt, in order.
+    """
+
+    prompt: str | Sequence[dict[str, Any]]
+    images: Sequence[ImageSource]
+    responses: Sequence[str]
+
+    def digest(self) -> str:
+        """A hash of the texts and of the images' content."""
+        content = [_texts(self.prompt), [image_bytes_digest(image) for image in self.images], list(self.responses)]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+def _texts(prompt: str | Sequence[dict[str, Any]]) -> list[str]:
+    """Roles and texts of a prompt; images in it count as a place."""
+    if isinstance(prompt, str):
+        return [prompt]
+    texts = []
+    for turn in prompt:
+        content = turn["content"]
+        parts = [{"text": content}] if isinstance(content, str) else content
+        texts += [turn["role"], *(part.get("text", "<image>") for part in parts)]
+    return texts
+
+
+def prompt_text(prompt: str | Sequence[dict[str, Any]]) -> str:
+    """A question as it is; of chat messages, roles and texts."""
+    return "\n".join(_texts(prompt))
+
+
+def _length(request: ScoreRequest, bounds) -> float:
+    """About how many tokens the longest response has with its prompt; only for sorting."""
+    characters = sum(map(len, _texts(request.prompt))) + max(map(len, request.responses))
+    visual = 0.0
+    for image in request.images:
+        width, height = qwen_size(image_size(image), bounds.minimum, bounds.maximum, bounds.patch_size)
+        visual += width * height / (2 * bounds.patch_size) ** 2
+    return characters / _CHARACTERS_A_TOKEN + visual
+
+
+@dataclass(frozen=True)
+class StoredScores:
+    """Where and how scores are made.
+
+    Attributes:
+        model: folder (of a run too) or Hub id of a reward model.
+        work_dir: scores are kept here until `forget`; other settings or requests are refused.
+        batch_size: responses a forward pass.
+        device: by default the process's own.
+        restart: discard the scores that are kept there.
+    """
+
+    model: str
+    work_dir: Path
+    batch_size: int = 16
+    device: str | None = None
+    dtype: str = "auto"
+    restart: bool = False
+
+    def _load(self) -> Any:
+        from models.reward.model import load_reward_model
+
+        device = self.device or process_state().device
+        try:
+            return load_reward_model(self.model, device, self.dtype)[0]
+        except (OSError, ValueError) as error:
+            raise RecordError([f"--model {self.model}: cannot be loaded as a reward model: {error}"]) from error
+
+    def _settings(self, requests: Sequence[ScoreRequest]) -> dict[str, Any]:
+        try:
+            fingerprint = model_fingerprint(find_model(self.model))
+        except ModelError as error:
+            raise RecordError([f"--model {error}"]) from error
+        digest = hashlib.sha256("\n".join(request.digest() for request in requests).encode()).hexdigest()
+        settings = {"version": VERSION, "model": fingerprint, "data": digest, "dtype": self.dtype}
+        return {**settings, "batch_size": self.batch_size}
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]] | None:
+        """Scores of every request's responses, in order, on the main process; `None` on the others.
+
+        Raises:
+            RecordError: no such reward model, a folder with scores of other requests or settings, or a model that
+                gives NaN or infinity.
+            ValueError: prompt and images that do not fit.
+        """
+        if not requests:
+            raise RecordError(["there is nothing to score: no rows"])
+        settings = self._settings(requests)
+        with ShardStore(self.work_dir, settings, restart=self.restart) as store:
+            model = None if store.done.issuperset(range(len(requests))) else self._load()
+            if model is not None:
+                self._score_missing(model, requests, store)
+            merged = self.work_dir / "merged.jsonl"
+            store.merge(merged, order=range(len(requests)))
+            return [row["scores"] for _, row in read_rows(merged)] if store.is_main else None
+
+    def forget(self) -> None:
+        """Removes the kept scores; for the main process, when what is made of them is written."""
+        shutil.rmtree(self.work_dir)
+
+    def _score_missing(self, model: Any, requests: Sequence[ScoreRequest], store: ShardStore) -> None:
+        from models.families.loading import pixel_bounds
+
+        bounds = pixel_bounds(model.processor)
+        order = sorted(range(len(requests)), key=lambda number: _length(requests[number], bounds))
+        together = max(1, self.batch_size // max(len(request.responses) for request in requests))
+        chunks = store.chunks(order[::-1], together)  # the longest first: what does not fit fails at once
+        total = sum(len(requests[number].responses) for chunk in chunks for number in chunk)
+        with tqdm(total=total, desc="scoring", unit="response", disable=not store.is_main) as bar:
+            for chunk in chunks:
+                scores = self._score_chunk(model, [requests[number] for number in chunk])
+                for number, row in zip(chunk, scores, strict=True):
+                    if number not in store.done:
+                        store.append({"id": number, "scores": row})
+                bar.update(sum(map(len, scores)))
+
+    def _score_chunk(self, model: Any, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        prompts = [request.prompt for request in requests for _ in request.responses]
+        images = [request.images for request in requests for _ in request.responses]
+        responses = [response for request in requests for response in request.responses]
+        values = model.score(prompts, images, responses, batch_size=self.batch_size).tolist()
+        for value, response in zip(values, responses, strict=True):
+            if not math.isfinite(value):
+                raise RecordError([f"{self.model}: the score is {value} of the response {response!r:.200}"])
+        scores = iter(values)
+        return [[next(scores) for _ in request.responses] for request in requests]

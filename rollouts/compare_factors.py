@@ -1,0 +1,287 @@
+"""Ways to choose filtering agents for the same reports: predicted factors alone, and a VLM with and without them.
+
+    python -m rollouts.compare_factors outputs/factor_agents/without --recipe recipes/agent_selection_tiny.yaml \\
+        --routing outputs/factors/routing.yaml --predictors resnet=outputs/factors/damages_model \\
+        --vlm outputs/factor_agents/grpo_without --vlm-with-factors outputs/factor_agents/grpo_with \\
+        --output-dir outputs/factor_agents/comparison
+
+A predictor chooses the agents to which the factors lead that it finds on a pool's images. A VLM reads the report;
+`--vlm-with-factors` also reads what the first predictor finds, and its time includes that. Each way runs in a process
+of its own: its memory is that process's peak, its time leaves loading out. Writes each way's completions and scores
+below the output folder, and one table as comparison.json.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.agent_selection import AgentSelectionRecord, as_row, load_records
+from data.cli.arguments import add_limit_argument, at_least
+from data.cli.commands import command
+from data.cli.locks import parse_and_hold
+from data.cli.processes import process_pool
+from data.errors import UserError
+from data.io.output_folder import writing
+from data.io.records import being_written, write_json, write_jsonl
+from data.reports.measurements import check_pools
+from models.places import model_place
+from rewards.eval import read_recipe
+from rewards.scoring.inputs import generate_completions
+from rewards.scoring.rows import score_rows
+from rewards.scoring.statistics import bootstrap_mean, paired_difference
+
+REWARDS = ("agent_selection", "filtering_quality")
+WITHOUT, WITH = "vlm", "vlm_with_factors"
+
+
+class ComparisonError(UserError, ValueError):
+    """Arguments that do not fit together."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to choose agents; plain values, because it is sent to another process.
+
+    Attributes:
+        name: in the table.
+        model: factor predictor, or VLM.
+        predictor: for a VLM, the predictor whose factors it reads, if any.
+        is_vlm: whether `model` reads reports.
+    """
+
+    name: str
+    model: str
+    predictor: str | None = None
+    is_vlm: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every way is to do; plain values."""
+
+    reports: str
+    split: str
+    recipe: dict[str, Any]
+    routing: str
+    least_images: int
+    batch_size: int
+    limit: int | None
+    output_dir: str
+
+
+def peak_memory() -> float:
+    """Megabytes: of this process at its largest, or of the accelerator where there is one."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _records(task: Task) -> list[AgentSelectionRecord]:
+    records = load_records(task.reports, task.split, check_files=False)[: task.limit]
+    for number, record in enumerate(records):
+        if record.id is None:
+            record.id = number
+    return records
+
+
+def _row(record: AgentSelectionRecord, completion: str) -> dict:
+    return {
+        "id": record.id,
+        "completion": completion,
+        "ground_truth_agents": record.ground_truth_agents,
+        "ground_truth_filtered_data": record.ground_truth_filtered_data,
+        "pool": record.pool,
+    }
+
+
+def _by_factors(way: Way, task: Task) -> tuple[list[dict], float, int]:
+    from tqdm import tqdm
+
+    from filter_agents.factor_reports import predict_records, routed_selection
+    from filter_agents.factor_routing import load_routes
+    from filter_agents.registry import build_agents
+    from models.factors.predictor import load_factor_predictor
+
+    records = _records(task)
+    model = load_factor_predictor(way.model)
+    routes = load_routes(task.routing, model.config.factors, build_agents(task.recipe.get("agents")))
+    started = time.perf_counter()
+    found = []
+    for start in tqdm(range(0, len(records), task.batch_size), desc=way.name, unit="batch"):
+        part = records[start : start + task.batch_size]
+        counts = predict_records(part, model)
+        found += [routed_selection(row, routes, task.least_images) for row in counts]
+    seconds = time.perf_counter() - started
+    rows = [_row(record, text) for record, text in zip(records, found, strict=True)]
+    return rows, seconds, model.num_parameters()
+
+
+def _by_vlm(way: Way, task: Task) -> tuple[list[dict], float, int]:
+    from filter_agents.factor_reports import predict_records, with_factors
+    from models.factors.predictor import load_factor_predictor
+    from models.families.loading import load_vlm
+
+    records, predicting, parameters = _records(task), 0.0, 0
+    if way.predictor is not None:
+        predictor = load_factor_predictor(way.predictor)
+        factors, names = predictor.config.factors, predictor.config.factor_names or {}
+        started = time.perf_counter()
+        counts = predict_records(records, predictor)
+        records = [with_factors(*pair, factors, names) for pair in zip(records, counts, strict=True)]
+        predicting = time.perf_counter() - started
+        parameters = predictor.num_parameters()
+    folder = Path(task.output_dir) / way.name
+    write_jsonl(folder / "reports.jsonl", (as_row(record, folder.resolve()) for record in records))
+    load_vlm(way.model)  # so that the clock below does not count reading the files for the first time
+    started = time.perf_counter()
+    generated = generate_completions(
+        folder / "reports.jsonl", task.split, way.model, task.recipe, batch_size=task.batch_size
+    )
+    seconds = predicting + time.perf_counter() - started
+    parameters += load_vlm(way.model, "cpu")[0].num_parameters()
+    rows = [_row(record, row["completion"]) for record, row in zip(records, generated, strict=True)]
+    return rows, seconds, parameters
+
+
+def run_way(way: Way, task: Task) -> dict[str, Any]:
+    """Completions, seconds, parameters and peak memory of one way; called in a process of its own."""
+    being_written.add(Path(task.output_dir).resolve())  # by the process that called this one
+    rows, seconds, parameters = (_by_vlm if way.is_vlm else _by_factors)(way, task)
+    write_jsonl(Path(task.output_dir) / way.name / "completions.jsonl", rows)
+    return {"rows": rows, "seconds": seconds, "parameters": parameters, "memory_mb": peak_memory()}
+
+
+def score_way(way: Way, task: Task, found: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table, and the scores of every report."""
+    specs = [{"name": name} for name in REWARDS]
+    scores, _ = score_rows(specs, task.recipe.get("agents"), found["rows"], workers=1)
+    keys = [row["id"] for row in found["rows"]]
+    write_jsonl(
+        Path(task.output_dir) / way.name / "scores.jsonl",
+        ({"id": key, **{name: scores[name][number] for name in REWARDS}} for number, key in enumerate(keys)),
+    )
+    figures = {
+        "way": way.name,
+        "reports": len(keys),
+        "seconds_a_report": found["seconds"] / len(keys),
+        "memory_mb": found["memory_mb"],
+        "parameters": found["parameters"],
+    }
+    return {"figures": figures | {name: vars(bootstrap_mean(scores[name])) for name in REWARDS}, "scores": scores}
+
+
+def compare_ways(ways: Sequence[Way], task: Task) -> dict[str, Any]:
+    """Runs every way, and returns the table; with both VLMs also the difference that factors make to them."""
+    scored = {}
+    for way in ways:
+        with process_pool(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            scored[way.name] = score_way(way, task, process.submit(run_way, way, task).result())
+    table: dict[str, Any] = {"ways": [scored[way.name]["figures"] for way in ways]}
+    if WITHOUT in scored and WITH in scored:
+        table["with_minus_without"] = {
+            name: vars(paired_difference(scored[WITHOUT]["scores"][name], scored[WITH]["scores"][name]))
+            for name in REWARDS
+        }
+    return table
+
+
+def format_comparison(table: dict[str, Any]) -> str:
+    """The table as text."""
+    lines = [f"{'way':<20}{'agents F1':>24}{'filtering F1':>24}{'ms a report':>13}{'MB':>8}{'M parameters':>14}"]
+    for row in table["ways"]:
+        shown = [f"{row[name]['estimate']:.3f} [{row[name]['low']:.3f}, {row[name]['high']:.3f}]" for name in REWARDS]
+        cost = f"{1000 * row['seconds_a_report']:>13.1f}{row['memory_mb']:>8.0f}{row['parameters'] / 1e6:>14.2f}"
+        lines.append(f"{row['way']:<20}" + "".join(f"{text:>24}" for text in shown) + cost)
+    for name, found in table.get("with_minus_without", {}).items():
+        lines.append(
+            f"{name}: factors add {found['estimate']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}] to the VLM"
+        )
+    return "\n".join(lines)
+
+
+def _named(entries: Sequence[str]) -> list[Way]:
+    ways = []
+    for entry in entries:
+        name, equals, model = entry.partition("=")
+        if not (name and equals and model) or "/" in name:
+            raise ComparisonError(f"--predictors: expected NAME=MODEL, found {entry!r}")
+        ways.append(Way(name, model_place(f"--predictors {name}")(model)))
+    names = [way.name for way in ways] + [WITHOUT, WITH]
+    if len(set(names)) < len(names):
+        raise ComparisonError(f"--predictors: expected different names, none of them {WITHOUT} or {WITH}")
+    return ways
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rollouts.compare_factors",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("reports", help="agent-selection records with pools, without factors in their reports")
+    parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
+    parser.add_argument("--predictors", nargs="+", required=True, metavar="NAME=MODEL", help="factor predictors")
+    parser.add_argument("--routing", required=True, help="table of factors and agents (rollouts.factor_routing)")
+    parser.add_argument("--vlm", type=model_place("--vlm"), metavar="MODEL", help="trained on reports without factors")
+    parser.add_argument(
+        "--vlm-with-factors",
+        type=model_place("--vlm-with-factors"),
+        metavar="MODEL",
+        help="trained on reports with those of the first predictor",
+    )
+    parser.add_argument("--recipe", type=Path, help="of the VLMs: agents, image sizes, length")
+    parser.add_argument("--agents", nargs="+", metavar="AGENT", help="in place of the recipe's")
+    parser.add_argument(
+        "--least-images", type=at_least(1), default=1, help="images with a factor that bring its agent in"
+    )
+    parser.add_argument("--batch-size", type=at_least(1), default=32, help="reports read at once")
+    add_limit_argument(parser, "reports")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    arguments = parse_and_hold(parser, argv)
+    return arguments
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parse_arguments(argv)
+    ways = _named(arguments.predictors)
+    first = ways[0].model
+    if arguments.vlm:
+        ways.append(Way(WITHOUT, arguments.vlm, is_vlm=True))
+    if arguments.vlm_with_factors:
+        ways.append(Way(WITH, arguments.vlm_with_factors, predictor=first, is_vlm=True))
+    recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
+    if arguments.agents:
+        recipe["agents"] = arguments.agents
+    records = load_records(arguments.reports, arguments.split)
+    if any(record.pool is None for record in records):
+        raise ComparisonError(f"{arguments.reports}: expected a pool for every report, to filter it")
+    check_pools(record.pool for record in records[: arguments.limit])
+    task = Task(
+        reports=arguments.reports,
+        split=arguments.split,
+        recipe=recipe,
+        routing=arguments.routing,
+        least_images=arguments.least_images,
+        batch_size=arguments.batch_size,
+        limit=arguments.limit,
+        output_dir=str(arguments.output_dir),
+    )
+    with writing(arguments.output_dir) as folder:
+        table = compare_ways(ways, task)
+        write_json(folder / "comparison.json", table)
+    print(format_comparison(table))
+    print(f"written to {arguments.output_dir / 'comparison.json'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Choosing examples to show, and how well a model answers with them."""

@@ -1,0 +1,1 @@
+"""A frozen vision-language model that answers questions with shown examples."""

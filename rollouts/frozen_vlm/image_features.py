@@ -1,0 +1,130 @@
+"""What a Qwen2-VL's vision tower makes of images: each picture is encoded once, however often it is shown."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import torch
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from data.io.digests import image_bytes_digest
+from data.io.images import ImageSource, image_size, open_image
+from models.families.vision_hooks import vision_tower
+
+GROUP_IMAGES = 32
+GROUP_PATCHES = 16_384
+"""Of the pictures that are encoded together; 16 of 448x448 pixels."""
+
+
+class ImageFeatures:
+    """Merged features of images, on the model's device, under keys made of the images' contents.
+
+    Args:
+        model: a Qwen2-VL or Qwen2.5-VL; its weights must not change.
+        processor: its processor.
+        cache_bytes: features are kept up to this size; those not used for longest go first.
+
+    Pictures go through the vision tower one by one, or in the groups that `prepare` has fixed: the features of one
+    never depend, not even in their last bit, on which others happened to be needed with it. `encoded` counts pictures.
+    """
+
+    def __init__(self, model, processor, cache_bytes: int):
+        self._tower = vision_tower(model)
+        self._processor = processor.image_processor
+        self._cache_bytes = cache_bytes
+        self._used_bytes = 0
+        self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._keys_of_paths: dict[str, str] = {}
+        self._sources: dict[str, ImageSource] = {}
+        self._grids: dict[str, tuple[int, int]] = {}
+        self._groups: dict[str, tuple[str, ...]] = {}
+        self.encoded = 0
+
+    def prepare(self, sources: Iterable[ImageSource]) -> None:
+        """Fixes which pictures are encoded together, which is quicker: neighbours among `sources`.
+
+        The first that is needed has its whole group encoded.
+
+        Raises:
+            ImageError: an image that cannot be read.
+        """
+        keys = list(dict.fromkeys(self.key(source) for source in sources))
+        group: list[str] = []
+        patches = 0
+        for key in keys:
+            rows, columns = self._grids[key]
+            size = rows * columns * self._processor.merge_size**2
+            if group and (len(group) == GROUP_IMAGES or patches + size > GROUP_PATCHES):
+                self._groups.update(dict.fromkeys(group, tuple(group)))
+                group, patches = [], 0
+            group.append(key)
+            patches += size
+        self._groups.update(dict.fromkeys(group, tuple(group)))
+
+    def key(self, source: ImageSource) -> str:
+        """The name under which a picture's features are kept; pictures with the same content share it.
+
+        Raises:
+            ImageError: an image that cannot be read.
+        """
+        if isinstance(source, str) and source in self._keys_of_paths:
+            return self._keys_of_paths[source]
+        key = image_bytes_digest(source)
+        if key not in self._sources:
+            self._grids[key] = self._expected_grid(source)
+            self._sources[key] = source
+        if isinstance(source, str):
+            self._keys_of_paths[source] = key
+        return key
+
+    def _expected_grid(self, source: ImageSource) -> tuple[int, int]:
+        processor = self._processor
+        width, height = image_size(source)
+        side = processor.patch_size * processor.merge_size
+        size = processor.size
+        height, width = smart_resize(height, width, side, size["shortest_edge"], size["longest_edge"])
+        return height // side, width // side
+
+    def grid(self, key: str) -> tuple[int, int]:
+        """(rows, columns) of a picture's visual tokens, without encoding it."""
+        return self._grids[key]
+
+    def __call__(self, keys: Iterable[str]) -> torch.Tensor:
+        """Features of pictures one after the other: (their visual tokens together, hidden size)."""
+        keys = list(keys)
+        found = {key: self._kept(key) for key in dict.fromkeys(keys)}
+        return torch.cat([found[key] for key in keys])
+
+    def _kept(self, key: str) -> torch.Tensor:
+        if key in self._features:
+            self._features.move_to_end(key)
+            return self._features[key]
+        group = self._groups.get(key, (key,))
+        encoded = dict(zip(group, self._encode(group), strict=True))
+        for member, features in encoded.items():
+            self._keep(member, features)
+        return encoded[key]
+
+    def _keep(self, key: str, features: torch.Tensor) -> None:
+        if key in self._features:
+            self._used_bytes -= self._features.pop(key).nbytes
+        self._features[key] = features
+        self._used_bytes += features.nbytes
+        while self._used_bytes > self._cache_bytes and len(self._features) > 1:
+            self._used_bytes -= self._features.popitem(last=False)[1].nbytes
+
+    @torch.inference_mode()
+    def _encode(self, keys: Sequence[str]) -> list[torch.Tensor]:
+        images = [open_image(self._sources[key]) for key in keys]
+        inputs = self._processor(images=images, return_tensors="pt")
+        grids = inputs["image_grid_thw"]
+        merge = self._processor.merge_size
+        found = [(rows // merge, columns // merge) for _, rows, columns in grids.tolist()]
+        expected = [self._grids[key] for key in keys]
+        if found != expected:
+            raise RuntimeError(f"the image processor made grids of {found} visual tokens, expected {expected}")
+        device, dtype = self._tower.device, self._tower.dtype
+        output = self._tower(inputs["pixel_values"].to(device, dtype), grid_thw=grids.to(device))
+        self.encoded += len(keys)
+        features = getattr(output, "pooler_output", output)
+        parts = features.split([rows * columns for rows, columns in expected])
+        return list(parts) if len(parts) == 1 else [part.clone() for part in parts]  # each can be freed by itself

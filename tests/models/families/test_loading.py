@@ -1,0 +1,71 @@
+"""Loading a model and its processor, with the pixel bounds of a recipe."""
+
+import pytest
+import torch
+from PIL import Image
+
+from models.families.loading import (
+    VISION_TOKENS,
+    PixelBounds,
+    load_processor,
+    load_vlm,
+    pixel_bounds,
+    vision_token_ids,
+)
+
+
+def _visual_tokens(processor, width: int, height: int) -> int:
+    inputs = processor(text=["<|image_pad|>"], images=[Image.new("RGB", (width, height))], return_tensors="pt")
+    return int((inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum())
+
+
+def test_by_default_the_bounds_are_the_processors_own(tiny_model):
+    assert pixel_bounds(load_processor(str(tiny_model))) == PixelBounds(256, 4096, 8)
+
+
+def test_the_bounds_of_a_recipe_decide_the_number_of_visual_tokens(tiny_model):
+    processor = load_processor(str(tiny_model), min_pixels=32 * 32, max_pixels=48 * 48)
+    assert pixel_bounds(processor) == PixelBounds(1024, 2304, 8)
+    assert _visual_tokens(processor, 16, 16) == 4
+    assert _visual_tokens(processor, 500, 500) == 9
+    assert _visual_tokens(processor, 32, 48) == 6
+
+
+@pytest.mark.parametrize(("low", "high"), [(1024, None), (None, 512), (300, 5000)])
+def test_each_bound_can_be_set_alone(tiny_model, low, high):
+    bounds = pixel_bounds(load_processor(str(tiny_model), low, high))
+    assert (bounds.minimum, bounds.maximum) == (low or 256, high or 4096)
+
+
+@pytest.mark.parametrize(("low", "high"), [(5000, None), (None, 100), (2000, 1000)])
+def test_a_lower_bound_above_the_upper_one_is_refused(tiny_model, low, high):
+    expected = rf"min_pixels \({low or 256}\) must not exceed max_pixels \({high or 4096}\)"
+    with pytest.raises(ValueError, match=expected):
+        load_processor(str(tiny_model), low, high)
+
+
+def test_texts_are_padded_on_the_left(tiny_model):
+    processor = load_processor(str(tiny_model))
+    batch = processor(text=["a b c d e f", "a"], padding=True, return_tensors="pt")
+    assert batch["attention_mask"][1, -1] == 1
+    assert batch["attention_mask"][1, 0] == 0
+
+
+def test_a_model_comes_ready_to_generate(tiny_model):
+    model, processor = load_vlm(str(tiny_model), device="cpu")
+    assert not model.training
+    assert model.dtype == torch.float32
+    assert pixel_bounds(processor) == PixelBounds(256, 4096, 8)
+    assert load_vlm(str(tiny_model), device="cpu", dtype="bfloat16")[0].dtype == torch.bfloat16
+
+
+def test_vision_token_ids_are_those_that_the_tokenizer_has(tiny_model):
+    tokenizer = load_processor(str(tiny_model)).tokenizer
+    assert tokenizer.convert_ids_to_tokens(vision_token_ids(tokenizer)) == list(VISION_TOKENS)
+    assert len(set(vision_token_ids(tokenizer))) == 5
+
+
+def test_a_tokenizer_without_vision_tokens_has_no_ids():
+    from transformers import Qwen2Tokenizer
+
+    assert vision_token_ids(Qwen2Tokenizer(vocab={"a": 0, "<|endoftext|>": 1}, merges=[])) == []

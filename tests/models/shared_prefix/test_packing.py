@@ -1,0 +1,260 @@
+"""Shared prompts: the same values and gradients as the plain way, and what cannot be exact is found out."""
+
+import warnings
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from prefix_cases import Batch, Prompt, as_rows, plain_log_probs, tiny_qwen2_5_vl, tiny_qwen2_vl, write
+from torch import nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from models.shared_prefix.packing import (
+    SharedPrefix,
+    SharedPrefixError,
+    continuation_log_probs,
+    different_images,
+    pack_continuations,
+    why_plain,
+)
+
+TOLERANCE = 5e-6
+MAKERS = {"qwen2": tiny_qwen2_vl, "qwen2.5": tiny_qwen2_5_vl}
+
+MIXED = Batch(
+    (Prompt((3, 5), ((4, 6),), 1), Prompt((7,), (), 2), Prompt((2, 3, 4), ((4, 4), (2, 8)), 3)),
+    ((0, 4), (1, 3), (0, 1), (2, 5), (0, 0), (2, 5), (1, 3)),
+    left=2,
+    right=1,
+)
+
+
+@cache
+def cached_model(family: str, attention: str) -> nn.Module:
+    return MAKERS[family](attention).train()
+
+
+@st.composite
+def batches(draw) -> Batch:
+    """Up to 7 rows of up to 3 prompts with up to 2 images; lengths from 0, padding on both sides."""
+    prompts = []
+    for _ in range(draw(st.integers(1, 3))):
+        grids = draw(st.lists(st.sampled_from([(2, 2), (2, 6), (4, 4), (6, 2)]), max_size=2))
+        texts = [draw(st.integers(min(place, 1), 4)) for place in range(len(grids))] + [draw(st.integers(1, 6))]
+        prompts.append(Prompt(tuple(texts), tuple(grids), draw(st.integers(0, 2))))
+    row = st.tuples(st.integers(0, len(prompts) - 1), st.integers(0, 6))
+    rows = draw(st.lists(row, min_size=1, max_size=6))
+    rows.append((rows[0][0], draw(st.integers(0, 6))))  # a prompt that repeats
+    return Batch(tuple(prompts), tuple(rows), draw(st.integers(0, 2)), draw(st.integers(0, 2)), draw(st.booleans()))
+
+
+def checkpointing(model: nn.Module, kind: str) -> None:
+    model.gradient_checkpointing_disable()
+    if kind != "off":
+        model.gradient_checkpointing_enable({"use_reentrant": kind == "reentrant"})
+
+
+def gradients(model: nn.Module, log_probs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of a weighted sum of log-probabilities."""
+    model.zero_grad()
+    weights = torch.randn(log_probs.shape, generator=torch.Generator().manual_seed(0))
+    (log_probs.float() * weights).sum().backward()
+    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+
+def both_ways(model: nn.Module, batch: Batch) -> tuple[tuple, tuple]:
+    """(log-probabilities, gradients) of the plain way and with shared prompts."""
+    inputs, width, images, prompts = write(batch, model)
+    if any(module.gradient_checkpointing for module in model.modules() if hasattr(module, "gradient_checkpointing")):
+        model.enable_input_require_grads()
+    plain = plain_log_probs(model, inputs, width, prompts)
+    of_plain = gradients(model, plain)
+    packed = pack_continuations(model, as_rows(inputs, images, prompts), width)
+    if packed is None:  # next to nothing is left
+        assert inputs["attention_mask"].sum() <= 1 + 2 * len(prompts)
+        return (plain, of_plain), (plain, of_plain)
+    shared, _ = continuation_log_probs(model, packed)
+    return (plain, of_plain), (shared, gradients(model, shared))
+
+
+def assert_same(plain: tuple, shared: tuple) -> None:
+    assert (plain[0] - shared[0]).abs().max() <= TOLERANCE
+    total = torch.stack([one.norm() for one in plain[1].values()]).norm()
+    assert total == 0 or plain[1].keys() >= shared[1].keys()
+    for name, one in plain[1].items():
+        other = shared[1].get(name, torch.zeros_like(one))  # no gradient where nothing depends on a parameter
+        assert (one - other).norm() <= TOLERANCE * max(one.norm(), 1e-2 * total), name
+
+
+@settings(max_examples=200)
+@given(
+    batch=batches(),
+    family=st.sampled_from(["qwen2", "qwen2.5"]),
+    attention=st.sampled_from(["sdpa", "eager"]),
+    kind=st.sampled_from(["off", "reentrant", "not reentrant"]),
+)
+def test_values_and_gradients_are_those_of_the_plain_way(batch, family, attention, kind):
+    model = cached_model(family, attention)
+    checkpointing(model, kind)
+    assert why_plain(model) is None
+    assert_same(*both_ways(model, batch))
+
+
+@pytest.mark.parametrize("kind", ["off", "reentrant", "not reentrant"])
+def test_adapters_learn_the_same(kind):
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_qwen2_vl(), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    model.train()
+    checkpointing(model, kind)
+    assert why_plain(model) is None
+    plain, shared = both_ways(model, MIXED)
+    assert plain[1]
+    assert all("lora" in name for name in plain[1])
+    assert_same(plain, shared)
+
+
+def test_with_adapters_off_values_are_the_base_models():
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_qwen2_vl(), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    inputs, width, images, prompts = write(MIXED, model.get_base_model())
+    batch = pack_continuations(model, as_rows(inputs, images, prompts), width)
+    with torch.no_grad():
+        adapted, _ = continuation_log_probs(model, batch)
+        with model.disable_adapter():
+            base, _ = continuation_log_probs(model, batch)
+            plain = plain_log_probs(model, inputs, width, prompts)
+    assert (adapted - base).abs().max() > 1e-2
+    assert (base - plain).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_is_no_further_from_float32_than_the_plain_way(autocast):
+    distances = []
+    for seed in range(8):
+        exact = tiny_qwen2_vl(seed=seed)
+        inputs, width, images, prompts = write(MIXED, exact)
+        with torch.no_grad():
+            right = plain_log_probs(exact, inputs, width, prompts)
+            model = exact if autocast else tiny_qwen2_vl(seed=seed).bfloat16()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                batch = pack_continuations(model, as_rows(inputs, images, prompts), width)
+                shared, _ = continuation_log_probs(model, batch)
+                plain = plain_log_probs(model, inputs, width, prompts)
+        distances.append([(values - right).abs().mean().item() for values in (shared, plain)])
+    ours, theirs = (sum(values) for values in zip(*distances, strict=True))
+    assert 0 < ours <= 1.05 * theirs
+
+
+def test_entropies():
+    model = tiny_qwen2_vl()
+    inputs, width, images, prompts = write(MIXED, model)
+    batch = pack_continuations(model, as_rows(inputs, images, prompts), width)
+    with torch.no_grad():
+        _, entropies = continuation_log_probs(model, batch, entropies=True)
+        # Of row 3, whose continuation of 5 tokens has its prompt before it without padding between.
+        start = inputs["input_ids"].shape[1] - width
+        probabilities = model(**inputs).logits[3, start - 1 : start + 4].softmax(dim=1)
+    expected = -(probabilities * probabilities.log()).sum(dim=1)
+    torch.testing.assert_close(entropies[3, :5], expected, atol=TOLERANCE, rtol=0)
+    assert (entropies[3, 5:] == 0).all()
+    assert (entropies[4] == 0).all()
+
+
+def test_each_prompt_and_image_is_computed_once():
+    model = tiny_qwen2_vl()
+    inputs, width, images, prompts = write(MIXED, model)
+    packed = pack_continuations(model, as_rows(inputs, images, prompts), width).packed
+    beginnings = sum(size - 1 for size in dict.fromkeys(prompts))
+    assert packed.layout.tokens == beginnings + sum(size for _, size in MIXED.rows)
+    assert len(packed.inputs["image_grid_thw"]) == 3  # of 8 in the rows
+    seen = []
+    model.model.visual.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    continuation_log_probs(model, pack_continuations(model, as_rows(inputs, images, prompts), width))
+    assert [len(kwargs["grid_thw"]) for kwargs in seen] == [3]
+
+
+def test_two_prompts_about_one_image_encode_it_once():
+    batch = Batch((Prompt((3, 5), ((4, 4),), 1), Prompt((3, 6), ((4, 4),), 1)), ((0, 2), (1, 3), (1, 2)), 0, 0)
+    model = tiny_qwen2_vl()
+    inputs, width, images, prompts = write(batch, model)
+    rows = as_rows(inputs, images, prompts)
+    assert rows.images == [[0], [0], [0]]
+    assert len(rows.image_grid_thw) == 1
+    assert_same(*both_ways(model, batch))
+
+
+def test_pixels_decide_whether_images_are_the_same():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(8, 6, generator=generator)
+    other = pixels.clone()
+    other[0, 0] += 1e-6
+    grids = torch.tensor([[1, 2, 4], [1, 4, 2], [1, 2, 4], [1, 2, 4]])
+    numbers, different, of_these = different_images(torch.cat([pixels, pixels, other, pixels]), grids)
+    assert numbers == [0, 1, 2, 0]
+    assert len(different) == 24
+    assert of_these.tolist() == grids[:3].tolist()
+
+
+def test_prompts_that_do_not_repeat_go_the_plain_way():
+    batch = Batch((Prompt((3, 5), ((4, 4),), 1), Prompt((3, 5), ((4, 4),), 2)), ((0, 2), (1, 3)), 0, 0)
+    model = tiny_qwen2_vl()
+    inputs, width, images, prompts = write(batch, model)
+    assert pack_continuations(model, as_rows(inputs, images, prompts), width) is None
+
+
+# -- what cannot be exact ---------------------------------------------------------------------------------------------
+
+
+def test_dropout_counts_in_training_only():
+    model = get_peft_model(tiny_qwen2_vl(), LoraConfig(r=2, lora_dropout=0.1, target_modules=["q_proj"]))
+    assert "dropout of 0.1" in why_plain(model.train())
+    assert why_plain(model.eval()) is None
+    attention = tiny_qwen2_vl().train()
+    for layer in attention.model.language_model.layers:
+        layer.self_attn.attention_dropout = 0.2
+    assert "attention dropout of 0.2" in why_plain(attention)
+
+
+def test_unknown_models_are_named():
+    text = Qwen2ForCausalLM(
+        Qwen2Config(vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+    assert "Qwen2ForCausalLM" in why_plain(text)
+    model = tiny_qwen2_vl()
+    model.model.language_model.config._attn_implementation = "flash_attention_2"
+    assert "flash_attention_2" in why_plain(model)
+    sliding = tiny_qwen2_vl()
+    sliding.model.language_model.config.layer_types = ["full_attention", "sliding_attention"]
+    assert "sliding window" in why_plain(sliding)
+    virtual = get_peft_model(tiny_qwen2_vl(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    assert "before the prompt" in why_plain(virtual)
+
+
+def test_auto_warns_once_and_true_raises():
+    model = get_peft_model(tiny_qwen2_vl(), LoraConfig(r=2, lora_dropout=0.1, target_modules=["q_proj"])).train()
+    sharing = SharedPrefix("auto")
+    with pytest.warns(UserWarning, match=r"dropout of 0\.1"):
+        assert not sharing.usable(model)
+    with warnings.catch_warnings(action="error"):
+        assert not sharing.usable(model)
+    with pytest.raises(SharedPrefixError, match=r"dropout of 0\.1"):
+        SharedPrefix("true").usable(model)
+    assert SharedPrefix(True).usable(model.eval())
+    assert not SharedPrefix(False).usable(model)
+    with pytest.raises(ValueError, match="expected one of auto, true, false, found 'yes'"):
+        SharedPrefix("yes")
+
+
+def test_the_check_stops_on_a_difference():
+    sharing = SharedPrefix("auto", check=True)
+    assert sharing.wants_check()
+    assert not sharing.wants_check()
+    values = torch.zeros(2, 3)
+    sharing.compare(values, values + 1e-5, torch.float32)
+    sharing.compare(values, values + 1e-2, torch.bfloat16)
+    for wrong in (values + 1e-3, values * torch.nan):
+        with pytest.raises(SharedPrefixError, match="shared_prefix_check"):
+            sharing.compare(values, wrong, torch.float32)

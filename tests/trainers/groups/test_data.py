@@ -1,0 +1,65 @@
+"""Reading stored groups: how pointers are grouped, and where rewards, pools and prompts come from."""
+
+import json
+import logging
+
+import pytest
+from stored_groups import POINTERS, write_groups
+
+from trainers.groups.data import GroupArguments, load_stored_groups
+
+
+def test_pointers_of_different_lengths_are_different_groups(tmp_path):
+    source = write_groups(tmp_path, POINTERS)
+    apart = load_stored_groups(GroupArguments(dataset_name=source), "train")
+    assert [group.rewards for group in apart] == [[1.0], [None, 0.25]]
+    together = load_stored_groups(GroupArguments(dataset_name=source), "train", by_length=False)
+    assert [group.rewards for group in together] == [[1.0, None, 0.25]]
+    [short] = load_stored_groups(GroupArguments(dataset_name=source, shots=[1]), "train", by_length=False)
+    assert [candidate.pointer for candidate in short.candidates] == [["a"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"reward_field": "vqa_acc_score"}, [0.6, 0.0, 0.3]),
+        ({"reward_field": "mine"}, [5.0, None, None]),
+        ({"reward_funcs": [{"name": "candidate", "reward_mode": "hard_plus_soft"}]}, [1.6, 0.0, 0.3]),
+        (
+            {"reward_funcs": ["candidate", "rewards.candidate.CandidateReward"], "reward_weights": [1, 2]},
+            [1.6 + 2 * 1.6, 0.0, 0.3 + 2 * 0.3],
+        ),
+    ],
+)
+def test_where_the_reward_comes_from(tmp_path, settings, expected):
+    script = GroupArguments(dataset_name=write_groups(tmp_path, POINTERS), **settings)
+    [group] = load_stored_groups(script, "train", by_length=False)
+    assert list(group.rewards) == pytest.approx(expected)
+
+
+def test_groups_without_a_pool_take_it_from_the_file_of_pools(tmp_path):
+    source = write_groups(tmp_path, {**POINTERS, "pool": None})
+    pools = tmp_path / "pools.jsonl"
+    pools.write_text(json.dumps({"query_id": 1, "pool": ["c", "b", "a", "d"], "sampler": "random"}) + "\n")
+    [group] = load_stored_groups(GroupArguments(dataset_name=source, pools=str(pools), shots=[1]), "train")
+    assert group.pool == ["c", "b", "a", "d"]
+    pools.write_text(json.dumps({"query_id": 1, "pool": ["c", "b"], "sampler": "random"}) + "\n")
+    with pytest.raises(ValueError, match="field 'pointer': 'a' is not in the pool of"):
+        load_stored_groups(GroupArguments(dataset_name=source, pools=str(pools)), "train")
+
+
+def test_groups_whose_rewards_are_all_equal_are_a_warning(tmp_path, caplog):
+    flat = {**POINTERS, "candidates": [{"pointer": ["a"], "reward": 0.6}, {"pointer": ["b"], "reward": 0.6}]}
+    with caplog.at_level(logging.WARNING):
+        load_stored_groups(GroupArguments(dataset_name=write_groups(tmp_path, flat)), "train")
+    assert "the rewards of every group are all equal: there is nothing to prefer" in caplog.text
+
+
+def test_prompts_come_from_the_task_where_groups_have_none(tmp_path, report_data, task_rows):
+    row = task_rows()[0]
+    source = write_groups(tmp_path, {"id": row["id"], "candidates": [{"completion": "none", "reward": 1.0}]})
+    script = GroupArguments(dataset_name=source, policy="vlm", task_data=str(report_data))
+    script.agents = None
+    [group] = load_stored_groups(script, "train")
+    assert group.columns["prompt"][-1] == row["prompt"][-1]
+    assert group.columns["images"] == row["images"]

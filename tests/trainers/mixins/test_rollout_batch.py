@@ -1,0 +1,100 @@
+"""Batches of rollouts: shuffled by groups, merged row by row, stored and read again."""
+
+import torch
+
+from trainers.mixins.rollout_batch import load_batches, replace_rows, rows_in, save_batches, shuffle_by_groups
+
+PAD = 7
+
+
+def make_batch(first: int, prompts: list[int], completions: list[int], images: list[int]) -> dict:
+    """A batch like TRL's; row r holds tokens `first + r`, as many as said, and images of 2x2 patches of `first + r`.
+
+    Args:
+        prompts, completions: number of tokens of each row.
+        images: number of images of each row.
+    """
+    rows = range(len(prompts))
+    wide, long = max(prompts), max(completions)
+    batch = {
+        "prompt_ids": torch.tensor([[PAD] * (wide - prompts[r]) + [first + r] * prompts[r] for r in rows]),
+        "prompt_mask": torch.tensor([[0] * (wide - prompts[r]) + [1] * prompts[r] for r in rows]),
+        "completion_ids": torch.tensor([[first + r] * completions[r] + [PAD] * (long - completions[r]) for r in rows]),
+        "completion_mask": torch.tensor([[1] * completions[r] + [0] * (long - completions[r]) for r in rows]),
+        "advantages": torch.tensor([float(first + r) for r in rows]),
+        "old_per_token_logps": torch.tensor([[-float(first + r)] * long for r in rows]),
+        "num_items_in_batch": torch.tensor(3),
+    }
+    if any(images):
+        grid = torch.tensor([[1, 2, 2]] * sum(images))
+        values = [[float(first + r)] * 5 for r in rows for _ in range(4 * images[r])]
+        mm = torch.cat([batch["prompt_mask"], torch.zeros(len(prompts), long, dtype=torch.long)], dim=1)
+        batch |= {
+            "pixel_values": torch.tensor(values),
+            "image_grid_thw": grid,
+            "num_images": images,
+            "mm_token_type_ids": mm,
+        }
+    return batch
+
+
+def test_replaced_rows_bring_tokens_masks_pixels_and_padding():
+    old = make_batch(10, [3, 1, 2], [2, 4, 1], [1, 0, 2])
+    new = make_batch(50, [5, 2], [1, 6], [2, 1])
+    merged = replace_rows(old, [0, 2], new, [1, 0], PAD)
+    assert merged["prompt_ids"].tolist() == [[7, 7, 7, 51, 51], [7, 7, 7, 7, 11], [50] * 5]
+    assert merged["prompt_mask"].sum(dim=1).tolist() == [2, 1, 5]
+    assert merged["completion_ids"].tolist() == [[51] * 6, [11] * 4 + [7] * 2, [50] + [7] * 5]
+    assert merged["completion_mask"].sum(dim=1).tolist() == [6, 4, 1]
+    assert merged["advantages"].tolist() == [51.0, 11.0, 50.0]
+    assert merged["old_per_token_logps"][0].tolist() == [-51.0] * 6
+    assert merged["old_per_token_logps"][1].tolist() == [-11.0] * 4 + [0.0] * 2
+    assert list(merged["num_images"]) == [1, 0, 2]
+    assert merged["pixel_values"][:, 0].tolist() == [51.0] * 4 + [50.0] * 8
+    assert merged["image_grid_thw"].tolist() == [[1, 2, 2]] * 3
+    assert merged["mm_token_type_ids"][0].tolist() == [0, 0, 0, 1, 1] + [0] * 6
+    assert merged["num_items_in_batch"].item() == 3
+
+
+def test_a_batch_without_images_takes_rows_with_some_and_the_other_way_round():
+    plain, pictured = make_batch(10, [2, 2], [1, 1], [0, 0]), make_batch(50, [2, 2], [1, 1], [1, 1])
+    merged = replace_rows(plain, [1], pictured, [0], PAD)
+    assert list(merged["num_images"]) == [0, 1]
+    assert merged["pixel_values"][:, 0].tolist() == [50.0] * 4
+    merged = replace_rows(pictured, [0], plain, [1], PAD)
+    assert list(merged["num_images"]) == [0, 1]
+    assert merged["pixel_values"][:, 0].tolist() == [51.0] * 4
+    assert merged["prompt_ids"][0].tolist() == [11, 11]
+
+
+def test_replacing_nothing_changes_nothing():
+    old = make_batch(10, [3, 1], [2, 4], [1, 1])
+    merged = replace_rows(old, [], make_batch(50, [2, 2], [1, 1], [1, 1]), [], PAD)
+    for key, value in old.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(merged[key], value), key
+
+
+def test_shuffling_keeps_groups_whole_and_loses_no_row():
+    batch = make_batch(0, [1] * 12, [1] * 12, [0] * 12)
+    torch.manual_seed(1)
+    shuffled = shuffle_by_groups(batch, [row // 4 for row in range(12)])
+    order = shuffled["completion_ids"].flatten().tolist()
+    assert order != list(range(12))
+    assert [order[start : start + 4] for start in (0, 4, 8)] == [list(range(group, group + 4)) for group in order[::4]]
+    assert sorted(order) == list(range(12))
+    assert shuffled["advantages"].tolist() == [float(row) for row in order]
+
+
+def test_stored_batches_come_back_equal(tmp_path):
+    batches = [make_batch(1, [2, 3], [1, 2], [1, 0]), make_batch(5, [1, 1], [1, 1], [0, 0])]
+    batches[1]["num_images"] = None
+    save_batches(batches, tmp_path / "rollouts.safetensors")
+    loaded = load_batches(tmp_path / "rollouts.safetensors", torch.device("cpu"))
+    assert len(loaded) == 2
+    for old, new in zip(batches, loaded, strict=True):
+        assert old.keys() == new.keys()
+        for key, value in old.items():
+            same = torch.equal(value, new[key]) if isinstance(value, torch.Tensor) else value == new[key]
+            assert same, key
+    assert rows_in(loaded[0]) == 2

@@ -1,0 +1,422 @@
+"""Stored groups as trainers read them: candidates of one query with a reward each, ready for a policy.
+
+Where the reward comes from is the recipe's choice: what is stored as `reward`, another stored field
+(`reward_field`), or rewards of the registry that score the candidates anew (`reward_funcs`).
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from data.candidate_groups import Candidate, CandidateGroup, load_groups
+from data.candidates.pools import load_pools
+from data.io.records import RecordError
+from data.reports.pool import ItemId
+from rewards.registry import build_rewards, needed_columns, spec_name
+from rewards.scoring.guard import GuardedReward, RewardError
+from trainers.losses import groups_without_contrast
+from trainers.setup.recipes import DataArguments, RecipeError, parse_entries, parse_mapping
+from trainers.setup.task_data import load_task_rows
+
+logger = logging.getLogger(__name__)
+
+KINDS = {"selector": "pointer", "vlm": "completion"}
+"""Which candidates each policy learns from."""
+
+
+@dataclass
+class GroupArguments(DataArguments):
+    """The groups, what they are rewarded by, and the policy that learns from them."""
+
+    policy: Literal["selector", "vlm"] = field(
+        default="selector",
+        metadata={"help": "What learns: a selector (candidates are pointers) or a VLM (completions)."},
+    )
+    query_table: str | None = field(
+        default=None, metadata={"help": "Embeddings of the queries (rollouts/embeddings.py); selector only."}
+    )
+    eval_query_table: str | None = field(
+        default=None,
+        metadata={"help": "Embeddings of the evaluation's queries, where query_table has those of training alone."},
+    )
+    example_table: str | None = field(
+        default=None, metadata={"help": "Embeddings of the examples, made by the same encoders; selector only."}
+    )
+    query_data: str | None = field(
+        default=None,
+        metadata={"help": "VQA records of the queries, for a selector with encoders of its own, in place of tables."},
+    )
+    query_splits: list[str] | None = field(
+        default=None, metadata={"help": "Splits of query_data that queries are looked up in; by default train."}
+    )
+    example_data: str | None = field(
+        default=None, metadata={"help": "VQA records of the examples, for a selector with encoders of its own."}
+    )
+    example_split: str | None = field(default=None, metadata={"help": "Split of example_data; by default train."})
+    pools: str | None = field(
+        default=None, metadata={"help": "Candidate pools (rollouts/pools.py), for groups that bring none."}
+    )
+    eval_pools: str | None = field(
+        default=None, metadata={"help": "Candidate pools of the evaluation's queries; by default those of pools."}
+    )
+    selector: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Configuration of a new selector (models/selectors/pointer.py), in place of model_name_or_path; "
+            "embedding_size is that of the tables. With encoders of its own: models/selectors/encoding.py."
+        },
+    )
+    shots: list[int] | None = field(
+        default=None, metadata={"help": "Learn only from pointers of these lengths; by default from all."}
+    )
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Rewards that score the stored candidates (rewards/registry.py); by default the stored reward.",
+            "type": list[str | dict],
+        },
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weight of each of reward_funcs; by default 1."}
+    )
+    reward_field: str | None = field(
+        default=None, metadata={"help": "Field of a candidate, or name in its scores, to take as its reward."}
+    )
+    accuracy_field: str | None = field(
+        default=None, metadata={"help": "Field that eval_accuracy averages; by default the reward itself."}
+    )
+    task_data: str | None = field(
+        default=None, metadata={"help": "Data set (data/tasks.py) with the groups' prompts, found by id; vlm only."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.reward_funcs = parse_entries(self.reward_funcs)
+        self.selector = parse_mapping("selector", self.selector)
+        if isinstance(self.selector, str):
+            raise ValueError(f"selector: expected a mapping, found {self.selector}")
+        if self.reward_funcs and self.reward_field is not None:
+            raise ValueError("reward_funcs and reward_field both say what the reward is: set one of them")
+        if self.reward_weights is not None and len(self.reward_weights) != len(self.reward_funcs or ()):
+            names = ", ".join(spec_name(spec) for spec in self.reward_funcs or ()) or "none"
+            count = len(self.reward_funcs or ())
+            raise ValueError(
+                f"reward_weights: expected {count} numbers, one for each of {names}; found {self.reward_weights}"
+            )
+        if self.shots is not None and not (self.shots and all(count >= 1 for count in self.shots)):
+            raise ValueError(f"shots: expected numbers of at least 1, found {self.shots}")
+        data = ("query_data", "query_splits", "example_data", "example_split")
+        own = ("eval_query_table", "eval_pools")
+        foreign = ("query_table", "example_table", *data, "pools", *own, "selector", "shots")
+        foreign = foreign if self.policy == "vlm" else ("task_data",)
+        for split, source in (("query_splits", "query_data"), ("example_split", "example_data")):
+            if getattr(self, split) is not None and getattr(self, source) is None:
+                raise ValueError(f"{split}: of {source}, which is not set")
+        for name in foreign:
+            if getattr(self, name) is not None:
+                other = "selector" if self.policy == "vlm" else "vlm"
+                raise ValueError(f"{name}: only policy: {other} reads it")
+
+
+@dataclass(frozen=True)
+class HeldOutId:
+    """A query of the evaluation, where those have a table of their own: a query of training may have the same id."""
+
+    id: ItemId
+
+    def __repr__(self) -> str:
+        return f"{self.id!r} (of the evaluation)"
+
+
+@dataclass(frozen=True)
+class StoredGroup:
+    """Candidates that are compared with each other.
+
+    Attributes:
+        id: of the query, as in its table.
+        where: the group, for messages.
+        candidates: pointers of one selector, or completions.
+        rewards: of each, `None` where none applies.
+        accuracies: what `eval_accuracy` averages.
+        pool: ids that a pointer could choose from.
+        columns: of the query: `prompt`, `images`, ...
+    """
+
+    id: ItemId | HeldOutId
+    where: str
+    candidates: Sequence[Candidate]
+    rewards: Sequence[float | None]
+    accuracies: Sequence[float | None]
+    pool: Sequence[ItemId] | None = None
+    columns: dict[str, Any] | None = None
+
+
+class RewardTable:
+    """Rewards of all groups of a run.
+
+    Attributes:
+        rewards, accuracies: (N, G), 0 where there is none.
+        valid: (N, G), True where a candidate has a reward.
+        measured: (N, G), True where it has an accuracy.
+    """
+
+    def __init__(self, groups: Sequence[StoredGroup]):
+        size = max(len(group.candidates) for group in groups)
+        self.rewards, self.valid = _padded([group.rewards for group in groups], size)
+        self.accuracies, self.measured = _padded([group.accuracies for group in groups], size)
+
+    def rows(self, index: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, size) rewards, and which are valid, on the device of `index` (B,)."""
+        at = index.cpu()
+        return self.rewards[at, :size].to(index.device), self.valid[at, :size].to(index.device)
+
+    def accuracy_rows(self, index: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of what `eval_accuracy` averages."""
+        at = index.cpu()
+        return self.accuracies[at, :size].to(index.device), self.measured[at, :size].to(index.device)
+
+
+def _padded(rows: Sequence[Sequence[float | None]], size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    filled = [[*row, *[None] * (size - len(row))] for row in rows]
+    values = torch.tensor([[0.0 if value is None else value for value in row] for row in filled])
+    return values, torch.tensor([[value is not None for value in row] for row in filled])
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_stored_groups(arguments: GroupArguments, split: str, by_length: bool = True) -> list[StoredGroup]:
+    """Groups of a split with their rewards.
+
+    Args:
+        by_length: pointers of different lengths are different groups, because a selector that is told how many
+            examples to choose never has to prefer one length to another.
+
+    Raises:
+        RecordError: malformed groups, candidates of another kind than the policy's, no pool, no prompt, no rewards.
+        RewardError: a reward failed.
+    """
+    groups = load_groups(arguments.dataset_name, split)
+    source = arguments.dataset_name
+    expected = KINDS[arguments.policy]
+    if groups[0].kind != expected:
+        other = next(name for name, kind in KINDS.items() if kind != expected)
+        raise RecordError(
+            [
+                f"{source}: field 'candidates': policy: {arguments.policy} learns from {expected}s, found "
+                f"{groups[0].kind}s (for policy: {other})"
+            ]
+        )
+    columns = _columns(arguments, split, groups)
+    rewards = _rewards(arguments, groups, columns)
+    accuracies = rewards
+    if arguments.accuracy_field is not None:
+        accuracies = [[_field(one, arguments.accuracy_field) for one in group.candidates] for group in groups]
+        _check_any(accuracies, f"{source}: accuracy_field: no candidate has a field '{arguments.accuracy_field}'")
+    pools = _pools(arguments, groups)
+    stored = [
+        StoredGroup(group.id, f"{source}: group {group.name}", group.candidates, scores, measured, pool, given)
+        for group, scores, measured, pool, given in zip(groups, rewards, accuracies, pools, columns, strict=True)
+    ]
+    if arguments.policy == "selector":
+        stored = [part for group in stored for part in _parts(group, arguments.shots, by_length)]
+        if not stored:
+            raise RecordError([f"{source}: no candidate has {arguments.shots} examples (shots)"])
+    return _with_rewards(stored, source, arguments.shots)
+
+
+def _field(candidate: Candidate, name: str) -> float | None:
+    """A number that is stored with a candidate, in a field or in its scores."""
+    value = (
+        getattr(candidate, name, None) if name in Candidate.model_fields else (candidate.model_extra or {}).get(name)
+    )
+    if value is None and candidate.scores is not None:
+        value = candidate.scores.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RecordError([f"field '{name}' of a candidate: expected a number, found {value!r:.80}"])
+    return float(value)
+
+
+def _check_any(values: Sequence[Sequence[float | None]], message: str) -> None:
+    if all(value is None for row in values for value in row):
+        raise RecordError([message])
+
+
+def _columns(arguments: GroupArguments, split: str, groups: Sequence[CandidateGroup]) -> list[dict[str, Any]]:
+    """What is known of each query: the columns of the task's data set, and those of its group."""
+    own = [dict(group.model_extra or {}) for group in groups]
+    if arguments.policy == "selector":
+        return own
+    tasks: dict[ItemId, dict] = {}
+    if arguments.task_data is not None:
+        task_arguments = DataArguments(
+            dataset_name=arguments.task_data, agents=arguments.agents, answer_tags=arguments.answer_tags
+        )
+        tasks = {row["id"]: row for row in load_task_rows(task_arguments, split, check_files=True)}
+    source = arguments.task_data or "task_data is not set, and the group has none"
+    joined, problems = [], []
+    for group, given in zip(groups, own, strict=True):
+        columns, problem = _joined(tasks.get(group.id, {}), given, source)
+        joined.append(columns)
+        if problem is not None:
+            problems.append(f"{arguments.dataset_name}: group {group.name}: {problem}")
+    if problems:
+        raise RecordError(problems)
+    return joined
+
+
+def _joined(task: dict[str, Any], given: dict[str, Any], source: str) -> tuple[dict[str, Any], str | None]:
+    """(columns of a query, what is wrong with them): those of the task's row, and those of the group over them.
+
+    Args:
+        source: of the task's row, for messages.
+    """
+    if given.get("prompt") is not None:  # its images are placed in it already
+        return {**task, **given}, None
+    images, others = (
+        given.get("images"),
+        {name: one for name, one in given.items() if name not in ("prompt", "images")},
+    )
+    columns = {"images": [], **task, **others}
+    if columns.get("prompt") is None:
+        return columns, f"field 'prompt': expected a text or chat messages, found None ({source})"
+    if images and images != columns["images"]:
+        problem = f"field 'images': expected none, or those of the prompt of {source}, found {images!r:.80}"
+        return columns, problem
+    return columns, None
+
+
+def _pools(arguments: GroupArguments, groups: Sequence[CandidateGroup]) -> list[Sequence[ItemId] | None]:
+    if arguments.policy == "vlm":
+        return [None] * len(groups)
+    stored = load_pools(arguments.pools) if arguments.pools is not None else {}
+    found, problems = [], []
+    for group in groups:
+        pool = group.pool if group.pool is not None else stored.get(group.id)
+        where = f"{arguments.dataset_name}: group {group.name}"
+        if pool is None:
+            hint = (
+                f"{arguments.pools} has none for it" if arguments.pools else "set pools to a file of candidate pools"
+            )
+            problems.append(f"{where}: field 'pool': missing, so what the query could choose from is unknown; {hint}")
+        elif group.pool is None:
+            inside = set(pool)
+            outside = [item for one in group.candidates for item in one.pointer or () if item not in inside]
+            if outside:
+                problems.append(f"{where}: field 'pointer': {outside[0]!r} is not in the pool of {arguments.pools}")
+        found.append(pool)
+    if problems:
+        raise RecordError(problems)
+    return found
+
+
+def _parts(group: StoredGroup, shots: Sequence[int] | None, by_length: bool) -> Iterator[StoredGroup]:
+    """The candidates that are learned from, and compared with each other."""
+    lengths = [len(candidate.pointer or ()) for candidate in group.candidates]
+    wanted = sorted({length for length in lengths if shots is None or length in shots})
+    for chosen in [[length] for length in wanted] if by_length else [wanted]:
+        kept = [place for place, length in enumerate(lengths) if length in chosen]
+        if kept:
+            rows = (
+                [values[place] for place in kept] for values in (group.candidates, group.rewards, group.accuracies)
+            )
+            yield StoredGroup(group.id, group.where, *rows, group.pool, group.columns)
+
+
+def _with_rewards(groups: Sequence[StoredGroup], source: str, shots: Sequence[int] | None) -> list[StoredGroup]:
+    """The groups in which some candidate has a reward.
+
+    Raises:
+        RecordError: none is left; `shots` has left out all candidates that have one.
+    """
+    kept = [group for group in groups if any(reward is not None for reward in group.rewards)]
+    if not kept:
+        raise RecordError([f"{source}: shots: no candidate with a reward is left among those of {shots} examples"])
+    if len(kept) < len(groups):
+        logger.warning(
+            "%s: %d of %d groups have no reward and are left out", source, len(groups) - len(kept), len(groups)
+        )
+    table = RewardTable(kept)
+    flat = groups_without_contrast(table.rewards, table.valid)
+    if flat.all():
+        logger.warning("%s: the rewards of every group are all equal: there is nothing to prefer", source)
+    return kept
+
+
+# -- rewards ----------------------------------------------------------------------------------------------------------
+
+
+def _rewards(
+    arguments: GroupArguments, groups: Sequence[CandidateGroup], columns: Sequence[dict]
+) -> list[list[float | None]]:
+    source = arguments.dataset_name
+    if arguments.reward_funcs:
+        rewards = build_rewards(arguments.reward_funcs, arguments.agents)
+        weights = arguments.reward_weights or [1.0] * len(rewards)
+        scored = _scored(rewards, weights, groups, columns, source)
+        names = ", ".join(reward.name for reward in rewards)
+        _check_any(scored, f"{source}: reward_funcs: {names} applies to no candidate")
+        return scored
+    name = arguments.reward_field or "reward"
+    stored = [[_field(candidate, name) for candidate in group.candidates] for group in groups]
+    hint = "reward_field names another one, reward_funcs score the candidates"
+    _check_any(stored, f"{source}: no candidate has a '{name}' to learn from; {hint}")
+    return stored
+
+
+def _scored(
+    rewards: Sequence[GuardedReward],
+    weights: Sequence[float],
+    groups: Sequence[CandidateGroup],
+    columns: Sequence[dict],
+    source: str,
+) -> list[list[float | None]]:
+    """Weighted sum of the rewards that apply to each candidate."""
+    rows = [
+        _reward_row(group, given, one)
+        for group, given in zip(groups, columns, strict=True)
+        for one in group.candidates
+    ]
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = {name: [row.get(name) for row in rows] for name in names}
+    completions = [one.completion or "" for group in groups for one in group.candidates]
+    totals: list[float | None] = [None] * len(rows)
+    for reward, weight in zip(rewards, weights, strict=True):
+        missing = [name for name in needed_columns(reward) if name not in table]
+        if missing:
+            raise RecipeError(
+                f"reward_funcs: '{reward.name}' needs the column '{missing[0]}', which neither groups nor candidates "
+                f"of {source} have; they have {', '.join(sorted(table))}"
+            )
+        for place, score in enumerate(_checked_scores(reward, completions, table)):
+            if score is not None:
+                totals[place] = (totals[place] or 0.0) + weight * score
+    scores = iter(totals)
+    return [[next(scores) for _ in group.candidates] for group in groups]
+
+
+def _reward_row(group: CandidateGroup, columns: dict, candidate: Candidate) -> dict[str, Any]:
+    """What rewards may read of a candidate: its query's columns, its own fields, and each of its scores."""
+    fields = {name: getattr(candidate, name) for name in Candidate.model_fields if name != "completion"}
+    return {**columns, **fields, **(candidate.model_extra or {}), "id": group.id}
+
+
+def _checked_scores(reward: GuardedReward, completions: list[str], table: dict[str, list]) -> list[float | None]:
+    scores = reward(completions, **table)
+    if reward.failures:
+        failure = reward.failures[0]
+        rate = len(reward.failures) / len(completions)
+        if failure.fatal or reward.on_error == "raise":
+            raise RewardError(failure.describe())
+        if rate > reward.max_error_rate:
+            raise RewardError(
+                f"reward '{reward.name}' failed for {100 * rate:.1f}% of the candidates, more than its max_error_rate "
+                f"of {100 * reward.max_error_rate:.1f}%; the first: {failure.describe()}"
+            )
+        logger.warning("reward '%s' failed for %d candidates, which have none", reward.name, len(reward.failures))
+    return scores

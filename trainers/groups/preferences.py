@@ -1,0 +1,256 @@
+"""Preferences as a trainer reads them: checked records, their lengths, and batches of ranked responses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+
+from data.io.images import image_size, qwen_size
+from data.io.records import Location, RecordError, parse_rows
+from data.preferences import PreferenceRecord, as_pairs, load_preferences
+from data.rows.messages import message_texts
+from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
+from trainers.run.console import say
+from trainers.setup.model import ModelAtHand
+from trainers.setup.recipes import DataArguments
+from trainers.setup.task_data import TokenCounts, check_lengths
+
+GROUP_KEYS = ("rows", "ranks", "margins", "index")
+"""What a batch has beside the model's inputs."""
+
+
+@dataclass
+class PreferenceArguments(DataArguments):
+    """Where preferences come from, and what is done with rows that cannot be used."""
+
+    skip_bad_rows: bool = field(
+        default=False,
+        metadata={"help": "Leave out rows that cannot be used, and say how many; else they are an error."},
+    )
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a data set.
+
+    Attributes:
+        prompts: of the prompts, images included.
+        response: of the longest response.
+    """
+
+    prompts: TokenCounts
+    response: int
+
+
+class _Counter:
+    """Counts tokens, each text and image once."""
+
+    def __init__(self, model: ModelAtHand, system_prompt: str | None):
+        self.processor, self.bounds, self.system_prompt = model.processor, model.bounds, system_prompt
+        self._texts: dict[str, int] = {}
+        self._images: dict[str, int] = {}
+        self._prompts: dict[tuple[str, int], int] = {}
+
+    def text(self, text: str) -> int:
+        """Without a tokenizer, as many as it has bytes, which is never too few."""
+        if text not in self._texts:
+            tokenizer = None if self.processor is None else self.processor.tokenizer
+            ids = text.encode() if tokenizer is None else tokenizer(text, add_special_tokens=False)["input_ids"]
+            self._texts[text] = len(ids)
+        return self._texts[text]
+
+    def image(self, image: Any) -> int:
+        if isinstance(image, str) and image in self._images:
+            return self._images[image]
+        bounds = self.bounds
+        width, height = qwen_size(image_size(image), bounds.minimum, bounds.maximum, bounds.patch_size)
+        found = (height // (2 * bounds.patch_size)) * (width // (2 * bounds.patch_size))
+        if isinstance(image, str):
+            self._images[image] = found
+        return found
+
+    def prompt(self, record: PreferenceRecord) -> int:
+        """Tokens of the prompt's texts, those around images included."""
+        key = (repr(record.query), len(record.images))
+        if key not in self._prompts:
+            messages = reward_messages(record.prompt(), len(record.images), "", self.system_prompt)[:-1]
+            if self.processor is None:
+                text = "".join(message_texts(messages)) + " " * (16 * (len(messages) + 1))
+            else:
+                text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            self._prompts[key] = self.text(text)
+        return self._prompts[key]
+
+
+def _lengths(records: Sequence[PreferenceRecord], counter: _Counter) -> list[tuple[int, int, int]]:
+    """(prompt, longest response, visual) tokens of each record."""
+    found = []
+    for record in records:
+        visual = sum(counter.image(image) + 2 for image in record.images)
+        response = max(counter.text(text) for text in record.response) + 1
+        found.append((counter.prompt(record) + visual, response, visual))
+    return found
+
+
+def _longest(
+    records: Sequence[PreferenceRecord], lengths: Sequence[tuple[int, int, int]], parts: int, exact: bool = True
+) -> TokenCounts:
+    """Of the prompts alone (`parts` 1), or with their longest responses (2)."""
+    row = max(range(len(lengths)), key=lambda row: sum(lengths[row][:parts]))
+    return TokenCounts(sum(lengths[row][:parts]), records[row].id, max(length[2] for length in lengths), exact)
+
+
+def check_record_lengths(
+    records: Sequence[PreferenceRecord], name: str, model: ModelAtHand, system_prompt: str | None, max_length: int
+) -> None:
+    """Raises `RecordError` if a prompt with its longest response has more tokens than `max_length`.
+
+    Args:
+        name: of the data, for the message.
+        model: with its processor.
+    """
+    lengths = _lengths(records, _Counter(model, system_prompt))
+    check_lengths(_longest(records, lengths, 2), name, max_length, "max_length, response included")
+
+
+def load_checked_preferences(
+    arguments: PreferenceArguments,
+    split: str,
+    model: ModelAtHand,
+    system_prompt: str | None,
+    max_length: int | None,
+    source: str | None = None,
+) -> tuple[list[PreferenceRecord], Lengths | None]:
+    """Records of a split; on the main process every image is decoded and every text counted.
+
+    Args:
+        max_length: tokens that a prompt with its longest response may have.
+        source: by default the recipe's `dataset_name`.
+
+    Returns:
+        The records, and on the main process their lengths.
+
+    Raises:
+        RecordError: lists what is wrong with the data.
+    """
+    main = PartialState().is_main_process
+    source = source or arguments.dataset_name
+    checks = main or arguments.skip_bad_rows  # all processes must leave out the same rows
+    records, counts = load_preferences(source, split, arguments.skip_bad_rows, check_files=checks)
+    if not checks:
+        return records, None
+    text = getattr(model.config, "get_text_config", lambda: None)()
+    positions = getattr(text, "max_position_embeddings", None)
+    limits = [(limit, name) for limit, name in ((max_length, "max_length"), (positions, "positions")) if limit]
+    lengths = _lengths(records, _Counter(model, system_prompt))
+    fits = [
+        all(prompt + response <= limit for limit, _ in limits) and prompt <= (arguments.max_prompt_length or prompt)
+        for prompt, response, _ in lengths
+    ]
+    too_long = 0
+    if arguments.skip_bad_rows and model.processor is not None and not all(fits):
+        too_long = fits.count(False)
+        records = [record for record, fit in zip(records, fits, strict=True) if fit]
+        lengths = [length for length, fit in zip(lengths, fits, strict=True) if fit]
+        if not records:
+            raise RecordError([f"{source}: every row of the {split} split is too long"])
+    if not main:
+        return records, None
+    exact = model.processor is not None
+    prompts, wholes = (_longest(records, lengths, parts, exact) for parts in (1, 2))
+    check_lengths(prompts, source, arguments.max_prompt_length, "max_prompt_length")
+    for limit, name in limits:
+        name = "max_length, response included" if name == "max_length" else "positions of the model"
+        check_lengths(wholes, source, limit, name)
+    kind = "exact" if exact else "upper bound"
+    say(
+        f"{split}: {counts}{f'; too long and skipped: {too_long}' if too_long else ''}; longest prompt with response "
+        f"{wholes.longest} tokens ({kind}), {wholes.images} visual at most"
+    )
+    for problem in counts.problems[:5]:
+        say(f"  skipped: {problem}")
+    return records, Lengths(prompts, max(length[1] for length in lengths))
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def preference_content(record: PreferenceRecord) -> tuple[str, Sequence[Any]]:
+    """What makes two records the same question (trainers/setup/evaluation_rows.py)."""
+    return repr(record.query), record.images
+
+
+class _Lookup:
+    """Transform of an index data set: the records themselves."""
+
+    def __init__(self, records: Sequence[PreferenceRecord]):
+        self.records = records
+
+    def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        return {"index": batch["index"], "record": [self.records[index] for index in batch["index"]]}
+
+
+def preference_dataset(records: Sequence[PreferenceRecord]) -> Dataset:
+    """A data set for a trainer; images are opened when a batch is made."""
+    return Dataset.from_dict({"index": list(range(len(records)))}).with_transform(_Lookup(records))
+
+
+def as_records(dataset: Sequence[PreferenceRecord] | Dataset, name: str) -> list[PreferenceRecord]:
+    """The records themselves, or those in the rows of a data set; ids are row numbers where they have none.
+
+    Args:
+        name: for messages.
+
+    Raises:
+        RecordError: lists every problem of every row.
+    """
+    rows = list(dataset)
+    if all(isinstance(row, PreferenceRecord) for row in rows):
+        return rows
+    records = parse_rows(
+        ((Location(name, number, "row"), row) for number, row in enumerate(rows, 1)), PreferenceRecord
+    )
+    numbered = enumerate(records)
+    return [record if record.id is not None else record.model_copy(update={"id": place}) for place, record in numbered]
+
+
+def examples(records: Sequence[PreferenceRecord], grouped: bool) -> list[PreferenceRecord]:
+    """What a trainer learns from: the records, or one for each pair of responses of unequal rank."""
+    return list(records) if grouped else [pair for record in records for pair in as_pairs(record)]
+
+
+@dataclass
+class PreferenceCollator:
+    """Makes a batch of examples: the model's inputs of all their responses, and how these are ranked.
+
+    Attributes:
+        processor: of the model.
+        system_prompt: of the reward model.
+        labelled: give the best response of each example language-model labels.
+    """
+
+    processor: Any
+    system_prompt: str | None
+    labelled: bool = False
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The model's inputs, and `rows` (B, G), each response's row among them, -1 for none; `ranks` (B, G);
+        `margins` (B,), NaN for none; `index` (B,)."""
+        records: list[PreferenceRecord] = [item["record"] for item in items]
+        groups = [ResponseGroup(record.prompt(), record.images, record.response) for record in records]
+        best = [record.human_ranking.index(min(record.human_ranking)) for record in records]
+        inputs = encode_groups(self.processor, groups, self.system_prompt, best if self.labelled else None)
+        sizes = [len(record.response) for record in records]
+        rows = torch.full((len(records), max(sizes)), -1)
+        ranks = torch.zeros(rows.shape)
+        start = 0
+        for number, (record, size) in enumerate(zip(records, sizes, strict=True)):
+            rows[number, :size] = torch.arange(start, start + size)
+            ranks[number, :size] = torch.tensor(record.human_ranking, dtype=torch.float)
+            start += size
+        margins = torch.tensor([float("nan") if record.margin is None else record.margin for record in records])
+        index = torch.tensor([item["index"] for item in items])
+        return {**inputs, "rows": rows, "ranks": ranks, "margins": margins, "index": index}

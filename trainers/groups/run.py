@@ -1,0 +1,353 @@
+"""What the scripts that learn from stored groups have in common: the policy at hand, its groups, the run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from data.candidates.embedding_table import EmbeddingTable
+from data.io.records import RecordError
+from models.hub import hub_options
+from models.memory import Load
+from trainers.groups.data import GroupArguments, HeldOutId, RewardTable, StoredGroup, load_stored_groups
+from trainers.groups.policies import GroupPolicy, SelectorPolicy, VLMPolicy
+from trainers.losses import groups_without_contrast
+from trainers.mixins.enough_rows import check_enough_rows
+from trainers.report.record import RunInfo
+from trainers.report.samples import SampleLog
+from trainers.run.console import say
+from trainers.run.machine import command_line
+from trainers.run.resuming import begin_run
+from trainers.run.script import describe_rewards, train_and_record
+from trainers.setup.evaluation_rows import Content, evaluation_rows, prompt_content
+from trainers.setup.memory import base_load, say_estimate
+from trainers.setup.model import (
+    DEFAULT_REVISION,
+    ModelAtHand,
+    base_of_adapters,
+    check_adapters,
+    hub_arguments,
+    inspect_model,
+    load_policy,
+    model_init_kwargs,
+    reference_hub,
+)
+from trainers.setup.model_settings import check_model_settings
+from trainers.setup.recipes import Recipe, RecipeError
+from trainers.setup.task_data import check_lengths, count_tokens
+from trainers.setup.zero_stage import leave_weights_whole
+
+NEW_SELECTOR = "a new selector"
+
+
+@dataclass(frozen=True)
+class PolicyAtHand:
+    """A policy before its weights are loaded.
+
+    Attributes:
+        policy: `None` where the model's processor is out of reach, which only validating a recipe allows.
+        load: the model.
+        by_length: pointers of different lengths are different groups.
+        base_model: for the report.
+        processor: saved beside the model.
+        records: what the policy reads beside the groups, by name.
+    """
+
+    policy: GroupPolicy | None
+    load: Callable[[], nn.Module]
+    by_length: bool
+    base_model: str
+    processor: Any = None
+    known: ModelAtHand | None = None
+    records: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+# -- selectors --------------------------------------------------------------------------------------------------------
+
+
+def load_table(script: GroupArguments, name: str) -> EmbeddingTable:
+    """The table of embeddings under one of the recipe's keys."""
+    path = getattr(script, name)
+    if path is None:
+        raise RecipeError(f"{name}: policy: selector needs a table of embeddings (python -m rollouts.embeddings)")
+    try:
+        return EmbeddingTable.load(path)
+    except RecordError as error:
+        raise error.at(name) from error
+
+
+def load_query_table(script: GroupArguments) -> EmbeddingTable:
+    """Embeddings of all queries; those of `eval_query_table` under `HeldOutId`s."""
+    queries = load_table(script, "query_table")
+    if script.eval_query_table is None:
+        return queries
+    held_out = load_table(script, "eval_query_table")
+    try:
+        held_out.check_same_encoders(queries)
+    except RecordError as error:
+        raise error.at("eval_query_table") from error
+    ids = [*queries.ids, *map(HeldOutId, held_out.ids)]
+    return EmbeddingTable(ids, np.concatenate([queries.values, held_out.values]), queries.parts)
+
+
+def new_selector_config(settings: dict[str, Any], embedding_size: int, seed: int) -> Any:
+    """Configuration of a new selector.
+
+    Raises:
+        RecipeError: an unknown key or value; lists what is allowed.
+    """
+    from models.selectors.gpt2 import GPT2SelectorConfig
+    from models.selectors.pointer import PointerSelectorConfig
+
+    classes = {config.model_type: config for config in (PointerSelectorConfig, GPT2SelectorConfig)}
+    settings = {"embedding_size": embedding_size, "seed": seed} | settings
+    model_type = settings.pop("model_type", PointerSelectorConfig.model_type)
+    if model_type not in classes:
+        known = ", ".join((*classes, "encoding_selector"))
+        raise RecipeError(f"selector: model_type: expected one of {known}, found {model_type!r}")
+    try:
+        return classes[model_type](**settings)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"selector: {error}") from error
+
+
+def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtHand:
+    """The selector that a recipe names or describes, with its tables of embeddings, or the records it encodes."""
+    from transformers import AutoConfig, AutoModel
+
+    import models.selectors.gpt2  # noqa: F401  registers its configuration
+    from models.selectors.pointer import load_selector
+    from trainers.groups.selectors import encoding_selector_at_hand, reads_records, selector_of_tables
+
+    name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
+    if (name is None) == (script.selector is None):
+        found = "neither" if name is None else "both"
+        raise RecipeError(f"policy: selector needs either model_name_or_path or selector, found {found}")
+    config = None
+    if name is not None:
+        try:
+            config = AutoConfig.from_pretrained(name, **hub)
+        except Exception as error:  # the Hub's client raises many kinds
+            raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
+    model_type = script.selector.get("model_type", "pointer_selector") if config is None else config.model_type
+    if reads_records(script, model_type):
+        return encoding_selector_at_hand(script, args, name, config, hub["revision"])
+    queries, examples = load_query_table(script), load_table(script, "example_table")
+    policy = SelectorPolicy(queries, examples, args.label_smoothing_factor)
+    if config is None:
+        config = new_selector_config(script.selector, examples.width, args.seed)
+    elif model_type == "encoding_selector":
+        config = selector_of_tables(name, hub["revision"], (queries, examples))
+    width = getattr(config, "embedding_size", None)
+    if width != examples.width:
+        raise RecipeError(
+            f"example_table: {script.example_table} has embeddings of {examples.width} numbers, the selector reads "
+            f"{width}"
+        )
+
+    def load() -> nn.Module:
+        if name is None:
+            return AutoModel.from_config(config)
+        try:
+            return load_selector(name, hub["revision"])
+        except ValueError as error:
+            raise RecipeError(f"model_name_or_path: {error}") from error
+
+    return PolicyAtHand(policy, load, by_length=not getattr(config, "stop", False), base_model=name or NEW_SELECTOR)
+
+
+# -- vision-language models -------------------------------------------------------------------------------------------
+
+
+def vlm_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtHand:
+    """The VLM that a recipe names."""
+    name = model_args.model_name_or_path
+    if name is None:
+        raise RecipeError("model_name_or_path: policy: vlm needs a model")
+    known = inspect_model(name, script, not script.validate_only, hub_arguments(args, model_args))
+    check_model_settings(args, known)
+    check_adapters(known.config, args, model_args)
+    policy = None if known.processor is None else VLMPolicy(known.processor, known.bounds)
+    args.model_init_kwargs = model_init_kwargs(args, model_args)
+    return PolicyAtHand(
+        policy,
+        load=lambda: load_policy(args, model_args),
+        by_length=False,
+        base_model=name,
+        processor=known.processor,
+        known=known,
+    )
+
+
+def _say_prompts(
+    script: GroupArguments, args: Any, model_args: Any, hand: PolicyAtHand, groups: Sequence[StoredGroup]
+) -> None:
+    """Counts the prompts' tokens, checks that they fit, and prints the memory estimate."""
+    rows = [{"id": group.id, **group.columns} for group in groups]
+    counts = count_tokens(rows, script.dataset_name, hand.known.bounds, hand.processor)
+    check_lengths(counts, script.dataset_name, script.max_prompt_length, "max_prompt_length")
+    completions = [candidate.completion for group in groups for candidate in group.candidates]
+    load: Load = replace(
+        base_load(script, args, model_args, counts),
+        rows=args.per_device_train_batch_size * max(len(group.candidates) for group in groups),
+        completion_tokens=max(len(text.encode()) for text in completions) // 3 + 1,
+        generated_rows=0,
+    )
+    say_estimate(hand.known.config, load)
+
+
+def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Callable[[str], nn.Module]:
+    """What loads a reference policy by its path, as the policy itself is loaded.
+
+    Raises:
+        RecipeError: the recipe's `reference_model` is out of reach (unless it is only validated).
+    """
+    options = model_init_kwargs(args, model_args) | reference_hub(args, model_args)
+    if args.reference_model is not None and not script.validate_only:
+        from transformers import AutoConfig
+
+        try:
+            base = base_of_adapters(args.reference_model, options)
+            name, revision = (
+                (args.reference_model, options["revision"]) if base is None else (base.name, base.revision)
+            )
+            AutoConfig.from_pretrained(name, **hub_options(options) | {"revision": revision})
+        except Exception as error:  # the Hub's client raises many kinds
+            raise RecipeError(f"reference_model: '{args.reference_model}' cannot be loaded: {error}") from error
+
+    def load(path: str) -> nn.Module:
+        if script.policy == "selector":
+            from models.selectors.encoding import load_encoding_selector
+            from models.selectors.pointer import load_selector
+
+            try:
+                load_it = load_selector if script.query_data is None else load_encoding_selector
+                return load_it(path, options["revision"])
+            except ValueError as error:
+                raise RecipeError(f"reference_model: {error}") from error
+        args.model_init_kwargs = dict(options)
+        named = replace(model_args, model_name_or_path=path, model_revision=DEFAULT_REVISION, use_peft=False)
+        return load_policy(args, named)
+
+    return load
+
+
+# -- the groups -------------------------------------------------------------------------------------------------------
+
+
+def _query_content(script: GroupArguments, policy: GroupPolicy | None) -> Content:
+    """What makes the queries of two groups the same: prompt and images, or, for selectors, id and embedding."""
+
+    def content(group: StoredGroup) -> tuple[str, Sequence[Any]]:
+        if script.policy == "vlm":
+            return prompt_content(group.columns)
+        if script.eval_query_table is None:
+            return repr(group.id), ()
+        plain = group.id.id if isinstance(group.id, HeldOutId) else group.id
+        vector = policy.queries.values[policy.queries.rows([group.id])[0]]
+        return f"{plain!r} {vector.tobytes().hex()}", ()
+
+    return content
+
+
+def load_groups_and_held_out(
+    script: GroupArguments, args: Any, hand: PolicyAtHand
+) -> tuple[list[StoredGroup], list[StoredGroup] | None]:
+    """Groups to learn from, and those to evaluate on, `None` if the recipe asks for none.
+
+    Raises:
+        RecipeError: the evaluation would be on queries that are trained on.
+    """
+    groups = load_stored_groups(script, script.dataset_train_split, hand.by_length)
+    if args.eval_strategy == "no":
+        return groups, None
+
+    def load(source: str, split: str) -> list[StoredGroup]:
+        held_out = load_stored_groups(
+            replace(script, dataset_name=source, pools=script.eval_pools or script.pools), split, hand.by_length
+        )
+        if script.eval_query_table is None:
+            return held_out
+        return [replace(group, id=HeldOutId(group.id)) for group in held_out]
+
+    return evaluation_rows(script, args.seed, groups, load, _query_content(script, hand.policy))
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+def _say_groups(split: str, groups: Sequence[StoredGroup]) -> None:
+    table = RewardTable(groups)
+    flat = groups_without_contrast(table.rewards, table.valid).float().mean().item()
+    count = sum(len(group.candidates) for group in groups)
+    say(f"{split}: {len(groups)} groups, {count} candidates; in {100 * flat:.1f}% of the groups all rewards are equal")
+
+
+def train_on_groups(
+    trainer_class: type,
+    method: str,
+    script: GroupArguments,
+    args: Any,
+    model_args: Any,
+    recipe: Recipe,
+    **trainer_options: Any,
+) -> None:
+    """Reads the groups, checks everything, trains, saves and reports.
+
+    Args:
+        trainer_class: `RCETrainer` or one that is made from it.
+        method: for the report.
+        trainer_options: further arguments of the trainer.
+    """
+    from trainers.rce import prepare_groups
+
+    # Policy and data
+    at_hand = selector_at_hand if script.policy == "selector" else vlm_at_hand
+    hand = at_hand(script, args, model_args)
+    train_groups, eval_groups = load_groups_and_held_out(script, args, hand)
+    check_enough_rows(len(train_groups), args, script.dataset_name)
+    all_groups = [train_groups] if eval_groups is None else [train_groups, eval_groups]
+    for split, groups in zip((script.dataset_train_split, script.dataset_test_split), all_groups, strict=False):
+        _say_groups(split, groups)
+    if script.policy == "vlm":
+        _say_prompts(script, args, model_args, hand, train_groups)
+    looked_up = script.validate_only or script.policy == "selector"  # of a selector, before it is loaded
+    for groups in all_groups if looked_up and hand.policy is not None else ():
+        prepare_groups(hand.policy, groups)
+    if script.validate_only:
+        say("valid")
+        return
+    rows = {"train": train_groups, "evaluation": eval_groups, **hand.records}
+    start = begin_run(method, script, args, model_args, rows)
+    if start is None:
+        return
+
+    # Trainer
+    if script.policy == "selector":
+        leave_weights_whole(args, "a selector")
+    trainer = trainer_class(
+        hand.load(),
+        args,
+        hand.policy,
+        train_groups,
+        eval_groups,
+        processing_class=hand.processor,
+        samples=SampleLog(args.output_dir),
+        **trainer_options,
+    )
+    trainer.add_callback(trainer.fixed_samples())
+
+    # Train, save, report
+    rewards = describe_rewards(script.reward_funcs, script.reward_weights) if script.reward_funcs else []
+    info = RunInfo(
+        method=method,
+        command=command_line(),
+        recipe=recipe.text,
+        dataset=script.dataset_name,
+        base_model=hand.base_model,
+        rewards=rewards or [script.reward_field or "reward, as stored"],
+        kind=script.policy,
+    )
+    train_and_record(trainer, info, recipe, start)

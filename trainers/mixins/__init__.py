@@ -1,0 +1,1 @@
+"""What trainers add to TRL's, one change each."""

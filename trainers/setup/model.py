@@ -1,0 +1,253 @@
+"""The model that a recipe names: what is known of it before it is loaded, and how a trainer is to load it."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.families.loading import PixelBounds, load_processor, pixel_bounds
+from models.families.published import PUBLISHED_MAX_PIXELS, PUBLISHED_MIN_PIXELS, PUBLISHED_PATCH_SIZE, known_config
+from models.hub import AdapterBase, adapter_base, file_at_hand, hub_options, model_class
+from trainers.setup.recipes import DataArguments, RecipeError
+
+ALL_LINEAR = "all-linear"
+_NAME = re.compile(r"[\w.]+")
+DEFAULT_REVISION = "main"
+"""What `trl.ModelConfig.model_revision` is unless a recipe sets it."""
+
+
+@dataclass(frozen=True)
+class ModelAtHand:
+    """What could be found out about a model before loading it; both are `None` if neither folder nor Hub has it."""
+
+    config: Any
+    processor: Any
+    bounds: PixelBounds
+
+
+def init_kwargs(args: Any) -> dict[str, Any]:
+    """The recipe's `model_init_kwargs`, which the command line gives as JSON."""
+    given = getattr(args, "model_init_kwargs", None) or {}
+    try:
+        given = json.loads(given) if isinstance(given, str) else given
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"model_init_kwargs: expected a mapping, found {given!r} ({error})") from error
+    return given
+
+
+def hub_arguments(args: Any, model_args: Any) -> dict[str, Any]:
+    """What everything that is loaded of the recipe's model is asked for (`models.hub`): one revision, and whether its
+    code is run.
+
+    Raises:
+        RecipeError: `model_revision` and `model_init_kwargs` name two revisions.
+    """
+    given = init_kwargs(args)
+    revision = given.get("revision", model_args.model_revision)
+    if model_args.model_revision not in (DEFAULT_REVISION, revision):
+        raise RecipeError(
+            f"model_revision: '{model_args.model_revision}', but model_init_kwargs has the revision '{revision}'; set "
+            "one of them"
+        )
+    trusted = given.get("trust_remote_code", getattr(args, "trust_remote_code", False))
+    return {"revision": revision, "trust_remote_code": trusted}
+
+
+def reference_hub(args: Any, model_args: Any) -> dict[str, Any]:
+    """What the recipe's `reference_model` is asked for (`models.hub`)."""
+    hub = hub_arguments(args, model_args)
+    same = args.reference_model == model_args.model_name_or_path
+    return hub | {"revision": args.reference_revision or (hub["revision"] if same else None)}
+
+
+def base_of_adapters(name: str, hub: Mapping[str, Any]) -> AdapterBase | None:
+    """The model under the adapters of a folder or Hub id; `None` if there are none.
+
+    Its revision is what the adapters say. A recipe's revision is that of the adapters' own repository; a folder has
+    none, so beside one it may say what the adapters leave open.
+
+    Raises:
+        RecipeError: adapters that name no base, or a folder of some that were trained on another revision than the
+            recipe's.
+    """
+    asked = hub.get("revision")
+    try:
+        base = adapter_base(name, asked)
+    except ValueError as error:
+        raise RecipeError(f"model_name_or_path: {error}") from error
+    if base is None or not Path(name).is_dir() or asked in (None, DEFAULT_REVISION, base.revision):
+        return base
+    if base.revision is not None:
+        raise RecipeError(
+            f"{name}: the adapters were trained on revision '{base.revision}' of {base.name}, the recipe asks for "
+            f"'{asked}': leave the revision out"
+        )
+    return AdapterBase(base.name, asked)
+
+
+def inspect_model(
+    name: str, arguments: DataArguments, required: bool, hub: dict[str, Any] | None = None
+) -> ModelAtHand:
+    """Configuration and processor of a model, which may be out of reach when a recipe is only validated.
+
+    Args:
+        required: an unreachable model is an error.
+        hub: of `hub_arguments`.
+
+    Raises:
+        RecipeError: the model cannot be loaded, or its pixel bounds are inconsistent.
+    """
+    from transformers import AutoConfig
+
+    hub = hub or {}
+    base = base_of_adapters(name, hub)
+    try:
+        place, its_hub = (name, hub) if base is None else (base.name, {**hub, "revision": base.revision})
+        config = AutoConfig.from_pretrained(place, **its_hub)
+        if base is not None and _has_processor(name, hub):
+            place, its_hub = name, hub
+        processor = load_processor(place, arguments.min_pixels, arguments.max_pixels, **its_hub)
+        return ModelAtHand(config, processor, pixel_bounds(processor))
+    except ValueError as error:
+        if "min_pixels" in str(error):
+            raise RecipeError(str(error)) from error
+        problem = error
+    except Exception as error:  # the Hub's client raises many kinds
+        problem = error
+    if required:
+        raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {problem}") from problem
+    from trainers.run.console import say  # imports transformers, which most errors need not wait for
+
+    say(f"note: {name} cannot be reached from here; token counts are upper bounds")
+    low = arguments.min_pixels or PUBLISHED_MIN_PIXELS
+    high = max(low, arguments.max_pixels or PUBLISHED_MAX_PIXELS)
+    return ModelAtHand(known_config(name), None, PixelBounds(low, high, PUBLISHED_PATCH_SIZE))
+
+
+def _has_processor(name: str, hub: Mapping[str, Any]) -> bool:
+    """Whether adapters have a processor of their own beside them."""
+    names = ("processor_config.json", "preprocessor_config.json")
+    return any(file_at_hand(name, file, hub.get("revision")) for file in names)
+
+
+def model_init_kwargs(args: Any, model_args: Any) -> dict[str, Any]:
+    """Keyword arguments with which policy and reference are loaded."""
+    chosen = {"attn_implementation": model_args.attn_implementation, "dtype": model_args.dtype}
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+    return chosen | init_kwargs(args) | hub_arguments(args, model_args)
+
+
+@contextmanager
+def class_of_its_revision(model: Any, args: Any) -> Iterator[None]:
+    """While a TRL trainer is set up, policy and reference get the class that the model has at its revision.
+
+    TRL looks the class up on the main branch, but takes one that is among `args.model_init_kwargs`. Afterwards they
+    are as before, since a class cannot be saved with the arguments.
+
+    Args:
+        model: a name, or a loaded model, whose reference is loaded by its name.
+    """
+    given, options = args.model_init_kwargs, init_kwargs(args)
+    if isinstance(model, str) or "revision" in options:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        hub = {"trust_remote_code": args.trust_remote_code} | hub_options(options)
+        args.model_init_kwargs = options | {"architecture": model_class(name, hub)}
+    try:
+        yield
+    finally:
+        args.model_init_kwargs = given
+
+
+def _load(name: str, quantization: Any, options: Mapping[str, Any]) -> Any:
+    """The model of a folder or Hub id as TRL loads it, but of the class that it has at its revision."""
+    from trl.trainer.utils import create_model_from_path
+
+    chosen = model_class(name, hub_options(options))
+    return create_model_from_path(name, chosen, quantization_config=quantization, **options)
+
+
+def lora_config(model_args: Any, freeze_vision_tower: bool, revision: str | None = None) -> Any:
+    """The recipe's adapters, or `None`; by default of all linear layers, and a frozen vision tower gets none.
+
+    Args:
+        revision: of the model that gets them; stored with them, so that they are put on the same one again.
+    """
+    from trl import get_peft_config
+
+    config = get_peft_config(model_args)
+    if config is not None and config.target_modules is None and not config.target_parameters:
+        config.target_modules = ALL_LINEAR
+    if config is not None and isinstance(config.target_modules, str) and _NAME.fullmatch(config.target_modules):
+        config.target_modules = {config.target_modules}  # `trl.ModelConfig` makes a pattern of a list with one name
+    of_hub = not Path(str(model_args.model_name_or_path)).is_dir()
+    if config is not None and of_hub and revision != DEFAULT_REVISION:
+        config.revision = revision
+    if config is not None and freeze_vision_tower:
+        config.exclude_modules = r".*\bvisual\..*"
+    return config
+
+
+def check_adapters(config: Any, args: Any, model_args: Any) -> None:
+    """Raises `RecipeError` if the recipe puts adapters on what the model (`None`: out of reach) does not have."""
+    from trainers.setup.adapter_targets import check_adapter_targets
+
+    if base_of_adapters(model_args.model_name_or_path, hub_arguments(args, model_args)) is None:
+        check_adapter_targets(lora_config(model_args, args.freeze_vision_tower), config)
+
+
+def policy_arguments(args: Any, model_args: Any) -> dict[str, Any]:
+    """What a trainer takes as `model`, `quantization_config` and `peft_config`.
+
+    Adapters of an earlier run, such as a warm start, are put on their model and trained further.
+    """
+    from trl import get_quantization_config
+
+    name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
+    quantization = get_quantization_config(model_args)
+    base = base_of_adapters(name, hub)
+    if base is None:
+        adapters = lora_config(model_args, args.freeze_vision_tower, hub["revision"])
+        return {"model": name, "quantization_config": quantization, "peft_config": adapters}
+    options, args.model_init_kwargs = args.model_init_kwargs, None  # a trainer takes none for a model that is loaded
+    model = _load(base.name, quantization, {**options, "revision": base.revision})
+    return {"model": put_adapters(model, name, hub["revision"], base)}
+
+
+def put_adapters(model: Any, name: str, revision: str | None, base: AdapterBase) -> Any:
+    """The base with its adapters, to be trained further; with them is stored which revision of the base they are for.
+
+    Args:
+        name, revision: of the adapters.
+    """
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(model, name, is_trainable=True, revision=revision)
+    for config in model.peft_config.values():
+        config.revision = base.revision
+    return model
+
+
+def load_policy(args: Any, model_args: Any) -> Any:
+    """The model that a recipe names, with the adapters that it asks for, for a trainer that loads none itself."""
+    from accelerate import PartialState
+    from peft import PeftModel, get_peft_model
+
+    arguments = policy_arguments(args, model_args)
+    model, adapters = arguments["model"], arguments.get("peft_config")
+    if isinstance(model, str):
+        quantization = arguments["quantization_config"]
+        state = PartialState()
+        quantised_on_gpu = quantization is not None and state.device.type != "cpu"
+        options = {
+            "device_map": {"": state.local_process_index} if quantised_on_gpu else None
+        } | args.model_init_kwargs
+        model = _load(model, quantization, options)
+    if adapters is not None:
+        model = get_peft_model(model, adapters)
+    if isinstance(model, PeftModel) and args.gradient_checkpointing:
+        model.enable_input_require_grads()
+    args.model_init_kwargs = None  # they hold types that a saved configuration cannot
+    return model

@@ -1,0 +1,69 @@
+"""Settings that only the model at hand can judge: tokens of its tokenizer, and options that it is loaded with."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from models.places import looks_local
+from trainers.setup.checks import TEMPLATE_FILES
+from trainers.setup.keyword_settings import check_keywords
+from trainers.setup.model import ModelAtHand, init_kwargs
+from trainers.setup.recipes import RecipeError
+
+
+def check_model_settings(args: Any, model: ModelAtHand) -> None:
+    """Checks what can be, of a model that may be out of reach.
+
+    Raises:
+        RecipeError: tokens that the tokenizer lacks, a chat template that cannot be read, options that nothing reads.
+    """
+    if model.processor is not None:
+        _check_tokens(args, model.processor)
+    if model.config is not None:
+        given = init_kwargs(args)
+        known = [*_LOADING, *vars(model.config), *(name for name in given if hasattr(model.config, name))]
+        try:
+            check_keywords("model_init_kwargs", given, known)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+    _check_template(getattr(args, "chat_template_path", None))
+
+
+def use_chat_template(args: Any, model: ModelAtHand) -> None:
+    """Gives the processor the template of the recipe's file, as the trainer will, so that tokens are counted by it."""
+    path = args.chat_template_path
+    if path is not None and path.endswith(TEMPLATE_FILES) and model.processor is not None:
+        model.processor.chat_template = Path(path).read_text(encoding="utf-8")
+
+
+def _loading_options() -> list[str]:
+    """What `from_pretrained` reads: its arguments, and what its body takes out of the others."""
+    function = PreTrainedModel.from_pretrained
+    named = [name for name in inspect.signature(function).parameters if not name.endswith(("args", "kwargs"))]
+    taken = re.findall(r'kwargs\.(?:pop|get)\(\s*"(\w+)"', inspect.getsource(function))
+    return [*named, *taken, "code_revision"]
+
+
+_LOADING = _loading_options()
+
+
+def _check_tokens(args: Any, processor: Any) -> None:
+    known = getattr(processor, "tokenizer", processor).get_vocab()
+    for name in ("eos_token", "pad_token"):
+        token = getattr(args, name, None)
+        if token is not None and token not in known:
+            raise RecipeError(f"{name}: the model's tokenizer has no token {token!r}")
+
+
+def _check_template(path: str | None) -> None:
+    """TRL reads the template of a file, or takes that of another tokenizer."""
+    if path is None:
+        return
+    if path.endswith(TEMPLATE_FILES):
+        if not Path(path).is_file():
+            raise RecipeError(f"chat_template_path: '{path}': no such file")
+    elif not Path(path).is_dir() and looks_local(path):
+        raise RecipeError(f"chat_template_path: '{path}': no such folder, and not a file *.jinja or *.j2")

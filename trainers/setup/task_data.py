@@ -1,0 +1,143 @@
+"""Rows of a task as a data set that a trainer can index, images opened when they are needed; and their lengths."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from data.io.images import image_size, load_for_qwen, qwen_size
+from data.io.records import RecordError
+from data.rows.messages import message_texts
+from data.tasks import load_rows
+from filter_agents.registry import build_agents
+from models.families.loading import VISION_TOKENS, PixelBounds
+from trainers.setup.recipes import DataArguments
+
+NOT_FOR_REWARDS = ("gold",)
+
+
+class RowLoader:
+    """Transform of an index data set: looks up rows and opens their images, resized for the model."""
+
+    def __init__(self, rows: Sequence[dict], bounds: PixelBounds, columns: Sequence[str]):
+        self.rows = rows
+        self.bounds = bounds
+        self.columns = columns
+
+    def _open(self, images: Sequence[Any]) -> list[Any]:
+        bounds = self.bounds
+        return [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in images]
+
+    def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        rows = [self.rows[index] for index in batch["index"]]
+        loaded = {column: [row.get(column) for row in rows] for column in self.columns}
+        if "images" in loaded:
+            loaded["images"] = [self._open(images) for images in loaded["images"]]
+        return loaded
+
+
+def to_dataset(rows: Sequence[dict], bounds: PixelBounds, columns: Sequence[str] | None = None) -> Dataset:
+    """A data set of rows for a trainer.
+
+    Args:
+        columns: those to give; by default all that some row has. `images` is left out if no row has any.
+    """
+    if columns is None:
+        columns = sorted({name for row in rows for name in row if name not in NOT_FOR_REWARDS})
+        if not any(row.get("images") for row in rows):
+            columns = [name for name in columns if name != "images"]
+    index = Dataset.from_dict({"index": list(range(len(rows)))})
+    return index.with_transform(RowLoader(rows, bounds, columns))
+
+
+def load_task_rows(arguments: DataArguments, split: str, check_files: bool, source: str | None = None) -> list[dict]:
+    """Rows of a recipe's data set, or of another `source`; see `data.tasks.load_rows`."""
+    agents = [(agent.name, agent.description) for agent in build_agents(arguments.agents).values()]
+    rows = load_rows(source or arguments.dataset_name, split, agents, arguments.answer_tags, check_files)
+    _check_agents(rows, [name for name, _ in agents], source or arguments.dataset_name)
+    return rows
+
+
+def _check_agents(rows: Sequence[dict], known: Sequence[str], source: str) -> None:
+    """Raises `RecordError` for right answers with agents that the prompt does not offer."""
+    rows_of: dict[str, list] = {}
+    for row in rows:
+        for name in row.get("ground_truth_agents") or ():
+            if name not in known:
+                rows_of.setdefault(name, []).append(row["id"])
+    problems = [
+        f"{source}: row {ids[0]!r}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: "
+        f"field 'ground_truth_agents': {name!r} is none of the recipe's agents; expected some of {', '.join(known)}"
+        for name, ids in rows_of.items()
+    ]
+    if problems:
+        raise RecordError(problems)
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Prompt tokens of a data set, images included.
+
+    Attributes:
+        longest: of any row.
+        longest_row: its id.
+        images: most visual tokens of any row.
+        exact: False if no tokenizer was at hand and `longest` is an upper bound, from the number of bytes.
+    """
+
+    longest: int
+    longest_row: Any
+    images: int
+    exact: bool
+
+
+def _image_tokens(image: Any, bounds: PixelBounds) -> int:
+    width, height = qwen_size(image_size(image), bounds.minimum, bounds.maximum, bounds.patch_size)
+    factor = 2 * bounds.patch_size
+    return (height // factor) * (width // factor)
+
+
+def _check_special_tokens(row: dict, source: str) -> None:
+    for text in message_texts(row["prompt"]):
+        for token in VISION_TOKENS:
+            if token in text:
+                where = f"{source}: row {row['id']!r}: field 'prompt'"
+                raise RecordError([f"{where}: the text contains {token}, which promises an image"])
+
+
+def count_tokens(rows: Sequence[dict], source: str, bounds: PixelBounds, processor: Any | None) -> TokenCounts:
+    """Counts the prompt tokens of every row.
+
+    Args:
+        source: for messages.
+        processor: of the model; without one, a text counts as many tokens as it has bytes, which is never too few.
+
+    Raises:
+        RecordError: a text that contains a vision token.
+    """
+    longest, longest_row, most_visual = 0, None, 0
+    for row in rows:
+        _check_special_tokens(row, source)
+        visual = sum(_image_tokens(image, bounds) + 2 for image in row["images"])
+        if processor is None:
+            text = sum(len(part.encode()) for part in message_texts(row["prompt"])) + 16 * (len(row["prompt"]) + 1)
+        else:
+            rendered = processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+            text = len(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        most_visual = max(most_visual, visual)
+        if text + visual > longest:
+            longest, longest_row = text + visual, row["id"]
+    return TokenCounts(longest, longest_row, most_visual, processor is not None)
+
+
+def check_lengths(counts: TokenCounts, source: str, limit: int | None, limit_name: str) -> None:
+    """Raises `RecordError` if the longest prompt has more tokens than allowed."""
+    if limit is not None and counts.longest > limit and counts.exact:
+        raise RecordError(
+            [
+                f"{source}: row {counts.longest_row!r}: the prompt has {counts.longest} tokens (no row has more than "
+                f"{counts.images} visual ones); expected at most {limit} ({limit_name}). Raise it, or lower "
+                "max_pixels; prompts are never cut, because half an image cannot be read"
+            ]
+        )
