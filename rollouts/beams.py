@@ -30,7 +30,7 @@ from data.io.records import RecordError
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from data.vqa import VqaRecord, common_answer, load_records, problem_of_scoring, record_ids
-from rollouts.frozen_vlm.arguments import add_vlm_arguments
+from rollouts.frozen_vlm.arguments import add_vlm_arguments, generation_options, load_vlm
 
 SCORERS = ("info_gain", "accuracy")
 DEFAULT_CHUNK = 4
@@ -280,26 +280,9 @@ def images_of(queries: Sequence[Query]) -> Iterator[ImageSource]:
 
 def load_scorer(arguments: argparse.Namespace, queries: Sequence[Query]) -> Scorer:
     """The VLM on this process's device, with the images of all queries prepared, and how it scores."""
-    from data.io.shards import process_state
-    from rollouts.frozen_vlm.engine import DEFAULT_BATCH_TOKENS, InContextVLM
-
-    vlm = InContextVLM.load(
-        arguments.model,
-        device=arguments.device or process_state().device,
-        dtype=arguments.dtype,
-        min_pixels=arguments.min_pixels,
-        max_pixels=arguments.max_pixels,
-        prompt_style=arguments.prompt_style,
-        system_prompt=arguments.system_prompt,
-        max_batch_tokens=arguments.max_batch_tokens or DEFAULT_BATCH_TOKENS,
-    )
+    vlm = load_vlm(arguments)
     vlm.images.prepare(images_of(queries))
-    generation = {
-        "max_new_tokens": arguments.max_new_tokens,
-        "num_beams": arguments.generation_beams,
-        "length_penalty": arguments.length_penalty,
-    }
-    return Scorer(vlm, arguments.scorer, arguments.construct_order, generation)
+    return Scorer(vlm, arguments.scorer, arguments.construct_order, generation_options(arguments))
 
 
 def make_beams(arguments: argparse.Namespace) -> int:

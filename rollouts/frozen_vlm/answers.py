@@ -23,7 +23,8 @@ from data.io.shards import process_state
 from data.vqa import VqaRecord, common_answer
 from models.run_folders import model_fingerprint
 from rewards.vqa_accuracy import vqa_accuracy
-from rollouts.frozen_vlm.engine import DEFAULT_BATCH_TOKENS, InContextRequest, InContextVLM
+from rollouts.frozen_vlm.arguments import generation_options, load_vlm
+from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM
 
 FULL_WEIGHT = 3
 """Annotators whose agreement makes an answer fully right, in the official VQA accuracy."""
@@ -232,7 +233,7 @@ def open_answer_book(arguments: argparse.Namespace, folder: str | Path | None) -
         folder: where answers are kept.
 
     Raises:
-        RecordError: there is no model of this name.
+        ModelError: there is no such model.
     """
     settings = {
         "model": model_fingerprint(arguments.model),
@@ -242,22 +243,4 @@ def open_answer_book(arguments: argparse.Namespace, folder: str | Path | None) -
         "max_pixels": arguments.max_pixels,
         "dtype": arguments.dtype,
     }
-    generation = {
-        "max_new_tokens": arguments.max_new_tokens,
-        "num_beams": arguments.generation_beams,
-        "length_penalty": arguments.length_penalty,
-    }
-    try:
-        vlm = InContextVLM.load(
-            arguments.model,
-            device=arguments.device or process_state().device,
-            dtype=arguments.dtype,
-            min_pixels=arguments.min_pixels,
-            max_pixels=arguments.max_pixels,
-            prompt_style=arguments.prompt_style,
-            system_prompt=arguments.system_prompt,
-            max_batch_tokens=arguments.max_batch_tokens or DEFAULT_BATCH_TOKENS,
-        )
-    except OSError as error:  # transformers' own, for a folder or Hub id without a model
-        raise RecordError([f"--model {arguments.model}: {error}"]) from error
-    return AnswerBook(vlm, settings, folder, generation)
+    return AnswerBook(load_vlm(arguments), settings, folder, generation_options(arguments))

@@ -1,11 +1,15 @@
 """The options, common to several commands, that say which VLM answers questions with shown examples, and how."""
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from data.candidates.earlier_formats import CONSTRUCT_ORDERS
 from data.cli.arguments import at_least
 from data.prompts import IN_CONTEXT_STYLES, IN_CONTEXT_SYSTEM_PROMPT
 from models.places import model_place
+
+if TYPE_CHECKING:
+    from rollouts.frozen_vlm.engine import InContextVLM
 
 
 def add_vlm_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,3 +40,33 @@ def add_vlm_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-batch-tokens", type=at_least(1), help="tokens of a batch, with padding and images")
     group.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
     group.add_argument("--device", help="by default an accelerator if there is one")
+
+
+def load_vlm(arguments: argparse.Namespace) -> "InContextVLM":
+    """The VLM that the options name, on this process's device.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    from data.io.shards import process_state
+    from rollouts.frozen_vlm.engine import DEFAULT_BATCH_TOKENS, InContextVLM
+
+    return InContextVLM.load(
+        arguments.model,
+        device=arguments.device or process_state().device,
+        dtype=arguments.dtype,
+        min_pixels=arguments.min_pixels,
+        max_pixels=arguments.max_pixels,
+        prompt_style=arguments.prompt_style,
+        system_prompt=arguments.system_prompt,
+        max_batch_tokens=arguments.max_batch_tokens or DEFAULT_BATCH_TOKENS,
+    )
+
+
+def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How answers are generated, as the options say."""
+    return {
+        "max_new_tokens": arguments.max_new_tokens,
+        "num_beams": arguments.generation_beams,
+        "length_penalty": arguments.length_penalty,
+    }

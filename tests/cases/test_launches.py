@@ -59,11 +59,13 @@ def test_t20_every_training_script_ends_well_under_deepspeed(train, config, name
 
 
 @pytest.mark.slow
-def test_t20_by_torchrun(train):
-    done, _ = train(TORCHRUN, "grpo", "torchrun")
+@pytest.mark.parametrize("name", NAMES)
+def test_t20_by_torchrun(train, name):
+    done, output = train(TORCHRUN, name, f"torchrun-{name}")
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Traceback" not in done.stderr
     assert done.stdout.count("model saved to") == 1
+    assert {"model.safetensors", "run.json", "report.html", "README.md"} <= {path.name for path in output.iterdir()}
 
 
 @pytest.mark.slow
