@@ -53,6 +53,6 @@ def trainers(folder: Path, tiny_model: Path, report_data: Path) -> dict[str, tup
         "rce_vlm": ("trainers.rce", stored),
         "offline_grpo": ("trainers.offline_grpo", selector),
         "offline_grpo_vlm": ("trainers.offline_grpo", stored),
-        "reward": ("trainers.reward", {"dataset_name": preferences} | vlm),
+        "reward": ("trainers.reward", {"dataset_name": preferences, "own_folder": False} | vlm),
         "factors": ("trainers.factors", {"dataset_name": labelled, "backbone": BACKBONE, "image_size": 32}),
     }
