@@ -30,7 +30,7 @@ from data.io.records import RecordError
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from data.vqa import VqaRecord, common_answer, load_records, problem_of_scoring, record_ids
-from rollouts.frozen_vlm.arguments import add_vlm_arguments, generation_options, load_vlm
+from rollouts.frozen_vlm.arguments import add_vlm_arguments, generation_options, load_in_context_vlm
 
 SCORERS = ("info_gain", "accuracy")
 DEFAULT_CHUNK = 4
@@ -280,7 +280,7 @@ def images_of(queries: Sequence[Query]) -> Iterator[ImageSource]:
 
 def load_scorer(arguments: argparse.Namespace, queries: Sequence[Query]) -> Scorer:
     """The VLM on this process's device, with the images of all queries prepared, and how it scores."""
-    vlm = load_vlm(arguments)
+    vlm = load_in_context_vlm(arguments)
     vlm.images.prepare(images_of(queries))
     return Scorer(vlm, arguments.scorer, arguments.construct_order, generation_options(arguments))
 

@@ -23,7 +23,7 @@ from data.io.shards import process_state
 from data.vqa import VqaRecord, common_answer
 from models.run_folders import model_fingerprint
 from rewards.vqa_accuracy import vqa_accuracy
-from rollouts.frozen_vlm.arguments import generation_options, load_vlm
+from rollouts.frozen_vlm.arguments import generation_options, load_in_context_vlm
 from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM
 
 FULL_WEIGHT = 3
@@ -243,4 +243,4 @@ def open_answer_book(arguments: argparse.Namespace, folder: str | Path | None) -
         "max_pixels": arguments.max_pixels,
         "dtype": arguments.dtype,
     }
-    return AnswerBook(load_vlm(arguments), settings, folder, generation_options(arguments))
+    return AnswerBook(load_in_context_vlm(arguments), settings, folder, generation_options(arguments))

@@ -42,7 +42,7 @@ def add_vlm_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", help="by default an accelerator if there is one")
 
 
-def load_vlm(arguments: argparse.Namespace) -> "InContextVLM":
+def load_in_context_vlm(arguments: argparse.Namespace) -> "InContextVLM":
     """The VLM that the options name, on this process's device.
 
     Raises:
