@@ -22,6 +22,7 @@ from data.io.records import RecordError, write_json, write_jsonl
 from models.places import model_place
 from rewards.base import Reward
 from rewards.registry import (
+    ALIASES,
     REWARDS,
     RewardSpec,
     RewardSpecError,
@@ -64,7 +65,7 @@ def choose_specs(names: list[str] | None, recipe: dict[str, Any], on_error: str)
         raise RewardSpecError(f"reward_funcs: expected a list of entries, found {in_recipe!r}")
     in_recipe = [{"name": spec} if isinstance(spec, str) else spec for spec in in_recipe]
     by_name = {spec_name(spec): spec for spec in in_recipe} | {spec["name"]: spec for spec in in_recipe}
-    specs = in_recipe if names is None else [by_name.get(name, {"name": name}) for name in names]
+    specs = in_recipe if names is None else [by_name.get(ALIASES.get(name, name), {"name": name}) for name in names]
     if not specs:
         raise RewardSpecError("no rewards: name some with --rewards, or give a --recipe that has reward_funcs")
     return [{**spec, "on_error": on_error} for spec in specs]

@@ -35,6 +35,9 @@ REWARDS = {
     "reward_model": "rewards.reward_model.RewardModel",
 }
 
+ALIASES = {"format": "xml_format"}
+"""What the original system of agent selection calls a reward; logs and files have the name of `REWARDS`."""
+
 _POLICY = ("on_error", "max_error_rate")
 _NOT_IN_RECIPES = {"execute"}
 
@@ -51,6 +54,7 @@ def import_reward(name: str) -> Callable:
     Raises:
         RewardSpecError: lists the valid names.
     """
+    name = ALIASES.get(name, name)
     try:
         reward = import_dotted(REWARDS.get(name, name), "reward", list(REWARDS))
     except ValueError as error:
@@ -71,11 +75,11 @@ def reward_parameters(reward: Callable) -> dict[str, inspect.Parameter]:
 def _split_spec(spec: RewardSpec) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Name, parameters and failure policy of an entry."""
     if isinstance(spec, str):
-        return spec, {}, {}
+        spec = {"name": spec}
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
         raise RewardSpecError(f"an entry of reward_funcs is a name or has a 'name', found {spec!r}")
     parameters = {key: value for key, value in spec.items() if key != "name" and key not in _POLICY}
-    return spec["name"], parameters, {key: spec[key] for key in _POLICY if key in spec}
+    return ALIASES.get(spec["name"], spec["name"]), parameters, {key: spec[key] for key in _POLICY if key in spec}
 
 
 def spec_name(spec: RewardSpec) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from filter_agents.registry import AgentError
 from rewards.base import Reward
+from rewards.eval import choose_specs
 from rewards.registry import (
     REWARDS,
     RewardSpecError,
@@ -234,3 +235,24 @@ def test_a_single_entry_is_not_a_list(specs):
 def test_names_must_differ(own):
     with pytest.raises(RewardSpecError, match="reward 'combined' stands twice in reward_funcs"):
         build_rewards(["combined", "xml_format", {"name": "combined", "agent_weight": 1}])
+
+
+# -- other names ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["format", {"name": "format", "on_error": "skip"}])
+def test_format_is_the_original_systems_name_of_xml_format(spec, select):
+    reward = build_reward(spec)
+    assert (reward.name, spec_name(spec), import_reward("format")) == ("xml_format",) * 2 + (type(reward.function),)
+    assert reward([select(("a", "p")), "<agents>"]) == [1.0, 0.0]
+
+
+def test_a_reward_stands_once_whatever_it_is_called():
+    with pytest.raises(RewardSpecError, match="reward 'xml_format' stands twice in reward_funcs"):
+        build_rewards(["format", "xml_format"])
+
+
+@pytest.mark.parametrize(("asked", "named"), [("format", "xml_format"), ("xml_format", "format"), ("format",) * 2])
+def test_an_entry_of_the_recipe_is_found_by_either_name(asked, named):
+    recipe = {"reward_funcs": [{"name": named, "max_error_rate": 0.5}]}
+    assert choose_specs([asked], recipe, "skip") == [{"name": named, "max_error_rate": 0.5, "on_error": "skip"}]
