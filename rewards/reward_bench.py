@@ -19,6 +19,7 @@ from data.cli.arguments import add_restart_argument, at_least
 from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
 from data.io.records import RecordError, write_json, write_jsonl
+from data.io.shards import end_processes, work_folder
 from data.preferences import PreferenceRecord, load_preferences
 from models.places import model_place
 from rewards.preferences.accuracy import GROUPS, distinct_items, preference_accuracy
@@ -149,7 +150,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     """The same after scoring what has no score yet."""
     name = arguments.name or Path(arguments.model).name
     records, counts = load_preferences(arguments.data, arguments.split, skip_bad_rows=arguments.skip_bad_rows)
-    work = arguments.work_dir or arguments.output_dir / f"{name}.parts"
+    work = arguments.work_dir or work_folder(arguments.output_dir / name)
     stored = StoredScores(
         arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype, arguments.restart
     )
@@ -189,8 +190,6 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    from data.io.shards import end_processes
-
     arguments = _parse_arguments(argv)
     (evaluate_scores if arguments.scores else evaluate_model)(arguments)
     end_processes()

@@ -25,6 +25,7 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.images import resolve_images
 from data.io.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
+from data.io.shards import end_processes, work_folder
 from data.io.unreadable import refuse_unreadable
 from data.rows.messages import parse_prompt, place_images
 from data.rows.row_images import RecordWithImages, is_image_name
@@ -147,7 +148,7 @@ def scored_rows(rows: Sequence[dict], scores: Sequence[Sequence[float]]) -> Iter
 def score_file(arguments: argparse.Namespace) -> None:
     """Reads and checks everything, scores what has no score yet, and writes."""
     rows, requests = load_responses(arguments.input, arguments.split)
-    work = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
+    work = arguments.work_dir or work_folder(arguments.output)
     stored = StoredScores(
         arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype, arguments.restart
     )
@@ -177,8 +178,6 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    from data.io.shards import end_processes
-
     arguments = _parse_arguments(argv)
     score_file(arguments)
     end_processes()

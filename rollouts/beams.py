@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data.candidates.pools import load_pools, pools_without
 from data.cli.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
 from data.cli.commands import command
@@ -27,6 +25,7 @@ from data.io.counts import counted
 from data.io.digests import rows_digest
 from data.io.images import ImageSource
 from data.io.records import RecordError
+from data.io.shards import ShardStore, end_processes, work_folder
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from data.vqa import VqaRecord, common_answer, load_records, problem_of_scoring, record_ids
@@ -287,25 +286,19 @@ def load_scorer(arguments: argparse.Namespace, queries: Sequence[Query]) -> Scor
 
 def make_beams(arguments: argparse.Namespace) -> int:
     """Searches, and writes the file; returns the number of groups."""
-    from data.io.shards import ShardStore
-
     skipping = Skipping(arguments.skip_unreadable)
     queries = {query.id: query for query in read_queries(arguments, skipping)}
-    work_dir = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
     settings = shard_settings(arguments, list(queries.values()), skipping)
-    with ShardStore(work_dir, settings, restart=arguments.restart) as store:
-        chunks = store.chunks(list(queries), arguments.chunk_size)
-        scorer = load_scorer(arguments, list(queries.values())) if chunks else None
-        total = sum(map(len, chunks))
-        with tqdm(total=total, desc="beams", unit="query", disable=not store.is_main) as bar:
-            for chunk in chunks:
-                members = [queries[query_id] for query_id in chunk]
-                found = search(members, scorer, arguments.beam_size, arguments.shots)
-                for query, beams in zip(members, found, strict=True):
-                    if query.id not in store.done:
-                        store.append(beam_group(query, beams, scorer))
-                bar.update(len(chunk))
-        store.merge(arguments.output, list(queries))
+    with ShardStore(arguments.work_dir or work_folder(arguments.output), settings, restart=arguments.restart) as store:
+        complete = store.done.issuperset(queries)
+        scorer = None if complete else load_scorer(arguments, list(queries.values()))
+
+        def groups_of(chunk: list[ItemId]) -> Iterator[dict]:
+            members = [queries[query_id] for query_id in chunk]
+            found = search(members, scorer, arguments.beam_size, arguments.shots)
+            return (beam_group(query, beams, scorer) for query, beams in zip(members, found, strict=True))
+
+        store.fill(arguments.output, list(queries), groups_of, arguments.chunk_size, unit="query")
         if store.is_main:
             skipping.write(arguments.output)
             print(f"{counted(len(queries), 'group')} written to {arguments.output}")
@@ -342,8 +335,6 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
-    from data.io.shards import end_processes
-
     make_beams(arguments)
     end_processes()
 

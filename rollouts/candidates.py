@@ -11,6 +11,7 @@ after it was stopped, it goes on; `accelerate launch` divides the queries among 
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from data.candidates.embedding_table import table_path
@@ -19,7 +20,9 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.digests import file_digest, rows_digest
 from data.io.records import RecordError
+from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.unreadable import Skipping
+from data.reports.pool import ItemId
 from models.places import model_place
 from rollouts.frozen_vlm.arguments import add_vlm_arguments
 
@@ -88,7 +91,6 @@ def make_candidates(arguments: argparse.Namespace) -> None:
         tables = load_tables(arguments.query_table, arguments.example_table, data)
     given = _load_given(arguments, data, skipping)
 
-    from data.io.shards import process_state
     from rollouts.example_selection.choices import load_fitting_selector
     from rollouts.example_selection.proposals import ProposalSettings
     from rollouts.example_selection.scored_candidates import CandidateMaker
@@ -98,7 +100,7 @@ def make_candidates(arguments: argparse.Namespace) -> None:
     selector_name, selector = None, None
     if arguments.selector:
         selector_name, selector = load_fitting_selector(arguments.selector, tables, shots, device)
-    work = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
+    work = arguments.work_dir or work_folder(arguments.output)
     book = open_answer_book(arguments, arguments.answer_cache or work / "answers")
     maker = CandidateMaker(
         data,
@@ -117,22 +119,15 @@ def make_candidates(arguments: argparse.Namespace) -> None:
 
 def _make_all(maker, work: Path, settings: dict, arguments: argparse.Namespace, skipping: Skipping) -> None:
     """The rows of all queries, each kept as soon as it is there, and the file of groups at the end."""
-    from tqdm import tqdm
-
-    from data.io.shards import ShardStore
-
     by_id = {query.id: query for query in maker.data.queries}
+
+    def rows_of(chunk: list[ItemId]) -> Iterator[dict]:
+        made = maker.groups([by_id[query_id] for query_id in chunk])
+        return ({"id": query_id, "groups": groups} for query_id, groups in zip(chunk, made, strict=True))
+
+    merged = work / "candidates.jsonl"
     with ShardStore(work, settings, restart=arguments.restart) as store:
-        chunks = store.chunks(list(by_id), size=arguments.batch_size)
-        with tqdm(total=sum(map(len, chunks)), desc="candidates", unit="query", disable=not store.is_main) as bar:
-            for chunk in chunks:
-                made = maker.groups([by_id[query_id] for query_id in chunk])
-                for query_id, groups in zip(chunk, made, strict=True):
-                    if query_id not in store.done:
-                        store.append({"id": query_id, "groups": groups})
-                bar.update(len(chunk))
-        merged = work / "merged.jsonl"
-        store.merge(merged, order=list(by_id))
+        store.fill(merged, list(by_id), rows_of, arguments.batch_size, unit="query")
         if store.is_main:
             skipping.write(arguments.output)
             _write_groups(merged, arguments)
@@ -235,8 +230,6 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    from data.io.shards import end_processes
-
     make_candidates(_parse_arguments(argv))
     end_processes()
 

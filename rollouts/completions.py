@@ -11,7 +11,7 @@ Started again after it was stopped, it goes on; `accelerate launch` divides the 
 import argparse
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from data.cli.arguments import add_limit_argument, add_restart_argument, add_ski
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.records import RecordError
+from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.unreadable import Skipping
+from data.reports.pool import ItemId
 from models.errors import ModelError
 from models.places import model_place
 from rewards.eval import choose_specs, read_recipe
@@ -221,7 +223,6 @@ def make_completions(arguments: argparse.Namespace) -> None:
     check_columns(rewards, [{**row, "completion": ""} for row in rows], arguments.dataset)
 
     from data.io.digests import rows_digest
-    from data.io.shards import process_state
     from models.families.loading import load_processor, load_vlm
     from models.run_folders import find_model, model_fingerprint
 
@@ -261,23 +262,15 @@ def _make_all(
     maker: CompletionMaker, rows: Sequence[dict], settings: dict, arguments: argparse.Namespace, skipping: Skipping
 ) -> None:
     """The groups of all rows, each kept as soon as it is there, and the file at the end."""
-    from tqdm import tqdm
-
-    from data.io.shards import ShardStore
-
     by_id = {row["id"]: row for row in rows}
-    work = arguments.work_dir or arguments.output.with_name(arguments.output.name + ".parts")
+    work = arguments.work_dir or work_folder(arguments.output)
     images = arguments.output.with_name(arguments.output.stem + "_images")
+
+    def groups_of(chunk: list[ItemId]) -> Iterator[dict]:
+        return (with_image_files(group, images) for group in maker.groups([by_id[row_id] for row_id in chunk]))
+
     with ShardStore(work, settings, restart=arguments.restart) as store:
-        chunks = store.chunks(list(by_id), size=arguments.batch_size)
-        with tqdm(total=sum(map(len, chunks)), desc="completions", unit="prompt", disable=not store.is_main) as bar:
-            for chunk in chunks:
-                made = maker.groups([by_id[row_id] for row_id in chunk])
-                for group in made:
-                    if group["id"] not in store.done:
-                        store.append(with_image_files(group, images))
-                bar.update(len(chunk))
-        store.merge(arguments.output, order=list(by_id))
+        store.fill(arguments.output, list(by_id), groups_of, arguments.batch_size, unit="prompt")
         if store.is_main:
             skipping.write(arguments.output)
             _report(arguments.output, maker.failures)
@@ -338,8 +331,6 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    from data.io.shards import end_processes
-
     make_completions(_parse_arguments(argv))
     end_processes()
 

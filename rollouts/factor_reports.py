@@ -11,6 +11,7 @@ that has no pool. Killed and started again, the same command goes on; the splits
 import argparse
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from data.cli.locks import parse_and_hold
 from data.io.digests import rows_digest
 from data.io.output_folder import refuse_own_input, write_split, writing
 from data.io.records import RecordError, available_splits
+from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.splits import SPLITS
 from models.places import model_place
 
@@ -34,26 +36,21 @@ def predict_split(
     restart: bool = False,
 ) -> list[Counter]:
     """For each record, the number of its images that each factor applies to; what is in `work` is not made again."""
-    from tqdm import tqdm
-
-    from data.io.shards import ShardStore
     from filter_agents.factor_reports import images_of, predict_records
 
     ids = list(range(len(records)))
     reports = rows_digest({"report": record.report, "images": images_of(record)} for record in records)
     settings = {"model": fingerprint, "reports": reports}
+
+    def rows_of(chunk: list[int]) -> Iterator[dict]:
+        found = predict_records([records[number] for number in chunk], model)
+        return ({"id": number, "factors": dict(counts)} for number, counts in zip(chunk, found, strict=True))
+
+    predicted = work / "predicted.jsonl"
     with ShardStore(work, settings, sync_every=batch_size, restart=restart) as store:
-        chunks = store.chunks(ids, size=batch_size)
-        with tqdm(total=sum(map(len, chunks)), desc="predicting", unit="report", disable=not store.is_main) as bar:
-            for chunk in chunks:
-                found = predict_records([records[number] for number in chunk], model)
-                for number, counts in zip(chunk, found, strict=True):
-                    if number not in store.done:
-                        store.append({"id": number, "factors": dict(counts)})
-                bar.update(len(chunk))
-        store.merge(work / "predicted.jsonl", order=ids)
+        store.fill(predicted, ids, rows_of, batch_size, unit="report")
     # Not by `read_rows`: it refuses the folder after a kill while the splits were written, which a new start mends.
-    with (work / "predicted.jsonl").open(encoding="utf-8") as file:
+    with predicted.open(encoding="utf-8") as file:
         return [Counter(json.loads(line)["factors"]) for line in file]
 
 
@@ -98,7 +95,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", help="by default an accelerator if there is one")
     arguments = parse_and_hold(parser, argv)
 
-    from data.io.shards import end_processes, process_state
     from data.reports.measurements import check_pools
     from filter_agents.factor_reports import with_factors
     from models.factors.predictor import load_factor_predictor
@@ -112,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     fingerprint = model_fingerprint(find_model(arguments.factors))
     counts = {}
     for split, part in records.items():
-        work = arguments.output_dir / f"{split}.parts"
+        work = work_folder(arguments.output_dir / split)
         counts[split] = predict_split(part, model, fingerprint, work, arguments.batch_size, arguments.restart)
     if process_state().is_main_process:
         changed = {

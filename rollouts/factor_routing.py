@@ -12,6 +12,7 @@ writes a row for each item of a pool (`data/reports/pool.py`): `{"id", "factors"
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
 from data.factor_labels.text_encoder import BUNDLED_MINILM, load_text_encoder
 from data.io.records import read_rows, write_jsonl
+from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.unreadable import Skipping, refuse_unreadable
-from data.reports.pool import images_of_pools, load_pool, readable_pool
+from data.reports.pool import ItemId, images_of_pools, load_pool, readable_pool
 from filter_agents.factor_routing import (
     LEAST_SIMILARITY,
     check_routes,
@@ -54,23 +56,17 @@ def predict_pool(
     Raises:
         RecordError: `work` belongs to other settings.
     """
-    from tqdm import tqdm
-
-    from data.io.shards import ShardStore
-
     pool = load_pool(pool_folder)
     items = {item.id: item for item in pool.items}
+
+    def rows_of(chunk: list[ItemId]) -> Iterator[dict[str, Any]]:
+        probabilities = model.probabilities([pool.image_path(items[item_id]) for item_id in chunk], batch_size)
+        for item_id, row, factors in zip(chunk, probabilities, model.choose(probabilities), strict=True):
+            shown = {name: round(float(p), 4) for name, p in zip(model.config.factors, row, strict=True)}
+            yield {"id": item_id, "factors": factors, "probabilities": shown}
+
     with ShardStore(work, settings, sync_every=batch_size, restart=restart) as store:
-        chunks = store.chunks(list(items), size=batch_size)
-        with tqdm(total=sum(map(len, chunks)), desc="predicting", unit="image", disable=not store.is_main) as bar:
-            for chunk in chunks:
-                probabilities = model.probabilities([pool.image_path(items[item_id]) for item_id in chunk], batch_size)
-                for item_id, row, factors in zip(chunk, probabilities, model.choose(probabilities), strict=True):
-                    shown = {name: round(float(p), 4) for name, p in zip(model.config.factors, row, strict=True)}
-                    if item_id not in store.done:
-                        store.append({"id": item_id, "factors": factors, "probabilities": shown})
-                bar.update(len(chunk))
-        store.merge(output, order=list(items))
+        store.fill(output, list(items), rows_of, batch_size, unit="image")
 
 
 def suggest(arguments: argparse.Namespace) -> None:
@@ -107,7 +103,6 @@ def route(arguments: argparse.Namespace, pool: str, skipping: Skipping) -> None:
     Args:
         pool: folder of what remains of the pool.
     """
-    from data.io.shards import process_state
     from filter_agents.registry import build_agents
     from models.factors.predictor import load_factor_predictor
     from models.run_folders import find_model, model_fingerprint
@@ -115,7 +110,7 @@ def route(arguments: argparse.Namespace, pool: str, skipping: Skipping) -> None:
     agents = build_agents(arguments.agents)
     model = load_factor_predictor(arguments.model, arguments.device)
     routes = load_routes(arguments.routing, model.config.factors, agents)
-    work = arguments.output.with_name(arguments.output.name + ".parts")
+    work = work_folder(arguments.output)
     predicted = work / "predicted.jsonl"
     settings = {
         "pool": str(Path(arguments.pool).resolve()),
@@ -184,8 +179,6 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
-
-    from data.io.shards import end_processes
 
     if arguments.command == "suggest":
         check_alone()

@@ -18,6 +18,7 @@ from data.cli.arguments import add_limit_argument, at_least
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.records import RecordError
+from data.io.shards import end_processes, process_state
 from rollouts.frozen_vlm.arguments import add_vlm_arguments
 
 
@@ -44,7 +45,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
         tables = load_tables(arguments.query_table, arguments.example_table, data)
 
     from data.io.output_folder import writing
-    from data.io.shards import process_state
     from rollouts.example_selection.evaluation import Evaluation
     from rollouts.example_selection.evaluation_report import format_summary, write_report
     from rollouts.frozen_vlm.answers import open_answer_book
@@ -97,8 +97,6 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    from data.io.shards import end_processes
-
     evaluate(_parse_arguments(argv))
     end_processes()
 

@@ -1,11 +1,7 @@
 """Results of long work, kept row by row, by several processes, so that killing them loses nothing.
 
-    with ShardStore("outputs/beams.parts", settings) as store:
-        for chunk in store.chunks(ids, size=8):
-            for row in work(chunk):
-                if row["id"] not in store.done:
-                    store.append(row)
-        store.merge("outputs/beams.jsonl", order=ids)
+    with ShardStore(work_folder("outputs/beams.jsonl"), settings) as store:
+        store.fill("outputs/beams.jsonl", ids, rows_of, size=8, unit="query")
 
 Every process appends to a file of its own, a row a line, each forced to disk before the next. A process that is killed
 leaves at most one incomplete line, which the next start cuts off. `settings.json` beside the files says what the rows
@@ -30,6 +26,16 @@ LONGEST_SHOWN = 60
 """Characters of a setting in a message."""
 _LONGEST_WAIT = timedelta(days=30)
 """For the slowest process, at the end; by default the others would give up within half an hour."""
+
+
+def work_folder(output: str | Path) -> Path:
+    """Where unfinished work of a file is kept, unless a command is told otherwise: beside it.
+
+    >>> work_folder("outputs/beams.jsonl").name
+    'beams.jsonl.parts'
+    """
+    output = Path(output)
+    return output.with_name(f"{output.name}.parts")
 
 
 def process_state():
@@ -194,6 +200,33 @@ class ShardStore:
                         [f"{path}:{number}: expected an object with '{self.id_field}', found {found!r}"]
                     ) from error
                 yield row_id, line
+
+    def fill(
+        self,
+        output: str | Path,
+        ids: Sequence[int | str],
+        rows_of: Callable[[list[int | str]], Iterable[dict[str, Any]]],
+        size: int = 1,
+        unit: str = "row",
+    ) -> None:
+        """Makes the rows that are not there yet, keeps each at once, and merges all in the order of `ids`.
+
+        Args:
+            output: see `merge`.
+            rows_of: gives a row for each id of a chunk. It is also asked for rows of the chunk that are there.
+            size: ids of a chunk.
+            unit: what a row is made of, for the progress bar.
+        """
+        from tqdm import tqdm
+
+        chunks = self.chunks(ids, size)
+        with tqdm(total=sum(map(len, chunks)), desc=Path(output).stem, unit=unit, disable=not self.is_main) as bar:
+            for chunk in chunks:
+                for row in rows_of(chunk):
+                    if row[self.id_field] not in self.done:
+                        self.append(row)
+                bar.update(len(chunk))
+        self.merge(output, order=ids)
 
     def chunks(self, ids: Sequence[int | str], size: int = 1) -> list[list[int | str]]:
         """This process's share of the work: parts of `ids` of which at least one has no row yet.

@@ -7,12 +7,10 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from data.io.digests import image_bytes_digest
 from data.io.images import ImageSource, image_size, qwen_size
@@ -72,6 +70,14 @@ def _length(request: ScoreRequest, bounds) -> float:
     return characters / _CHARACTERS_A_TOKEN + visual
 
 
+def _longest_first(requests: Sequence[ScoreRequest], processor: Any) -> list[int]:
+    """The numbers of the requests, those of similar length together: what does not fit fails at once."""
+    from models.families.loading import pixel_bounds
+
+    bounds = pixel_bounds(processor)
+    return sorted(range(len(requests)), key=lambda number: _length(requests[number], bounds))[::-1]
+
+
 @dataclass(frozen=True)
 class StoredScores:
     """Where and how scores are made.
@@ -121,32 +127,24 @@ class StoredScores:
             raise RecordError(["there is nothing to score: no rows"])
         settings = self._settings(requests)
         with ShardStore(self.work_dir, settings, restart=self.restart) as store:
-            model = None if store.done.issuperset(range(len(requests))) else self._load()
-            if model is not None:
-                self._score_missing(model, requests, store)
-            merged = self.work_dir / "merged.jsonl"
-            store.merge(merged, order=range(len(requests)))
-            return [row["scores"] for _, row in read_rows(merged)] if store.is_main else None
+            complete = store.done.issuperset(range(len(requests)))
+            model = None if complete else self._load()
+            numbers = range(len(requests)) if complete else _longest_first(requests, model.processor)
+            merged = self.work_dir / "scores.jsonl"
+            together = max(1, self.batch_size // max(len(request.responses) for request in requests))
+            store.fill(merged, numbers, lambda chunk: self._rows(model, requests, chunk), together, unit="prompt")
+            if not store.is_main:
+                return None
+            scores = {row["id"]: row["scores"] for _, row in read_rows(merged)}
+            return [scores[number] for number in range(len(requests))]
 
     def forget(self) -> None:
         """Removes the kept scores; for the main process, when what is made of them is written."""
         shutil.rmtree(self.work_dir)
 
-    def _score_missing(self, model: Any, requests: Sequence[ScoreRequest], store: ShardStore) -> None:
-        from models.families.loading import pixel_bounds
-
-        bounds = pixel_bounds(model.processor)
-        order = sorted(range(len(requests)), key=lambda number: _length(requests[number], bounds))
-        together = max(1, self.batch_size // max(len(request.responses) for request in requests))
-        chunks = store.chunks(order[::-1], together)  # the longest first: what does not fit fails at once
-        total = sum(len(requests[number].responses) for chunk in chunks for number in chunk)
-        with tqdm(total=total, desc="scoring", unit="response", disable=not store.is_main) as bar:
-            for chunk in chunks:
-                scores = self._score_chunk(model, [requests[number] for number in chunk])
-                for number, row in zip(chunk, scores, strict=True):
-                    if number not in store.done:
-                        store.append({"id": number, "scores": row})
-                bar.update(sum(map(len, scores)))
+    def _rows(self, model: Any, requests: Sequence[ScoreRequest], chunk: list[int]) -> Iterator[dict[str, Any]]:
+        scores = self._score_chunk(model, [requests[number] for number in chunk])
+        return ({"id": number, "scores": row} for number, row in zip(chunk, scores, strict=True))
 
     def _score_chunk(self, model: Any, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         prompts = [request.prompt for request in requests for _ in request.responses]

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from data.io.records import RecordError
-from data.io.shards import ShardStore
+from data.io.shards import ShardStore, work_folder
 
 SETTINGS = {"model": "tiny", "shots": 2}
 IDS = ["a", 1, "1", "with space", 7]
@@ -60,6 +60,36 @@ def test_rows_of_processes_that_are_no_more_count(tmp_path, undisturbed):
         assert store.done == {1}
     _fill(folder)
     assert _merged(folder, tmp_path / "shrunk.jsonl") == undisturbed
+
+
+def test_filling_makes_what_is_missing_of_a_chunk_as_a_whole_and_merges(tmp_path, undisturbed):
+    output = tmp_path / "filled.jsonl"
+    asked = []
+
+    def rows_of(chunk):
+        asked.append(chunk)
+        return map(_row, chunk)
+
+    _fill(work_folder(output), ["a", 1, "with space"])
+    with ShardStore(work_folder(output), SETTINGS) as store:
+        store.fill(output, IDS, rows_of, size=2)
+    assert asked == [["1", "with space"], [7]]
+    assert output.read_bytes() == undisturbed
+
+
+def test_what_was_made_before_an_error_is_not_made_again(tmp_path):
+    output = tmp_path / "filled.jsonl"
+
+    def failing(chunk):
+        yield _row(chunk[0])
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), ShardStore(work_folder(output), SETTINGS) as store:
+            store.fill(output, IDS, failing)
+    with ShardStore(work_folder(output), SETTINGS) as store:
+        assert store.done == set(IDS[:2])
+    assert not output.exists()
 
 
 def test_chunks_are_whole_where_a_row_of_them_is_missing(tmp_path):
