@@ -105,6 +105,18 @@ def test_p01_own_settings_from_python(tmp_path, module, name, settings, message)
         cls(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings)
 
 
+def test_p01_a_warm_up_may_be_a_share_of_the_steps(configuration):
+    cls, given = type(configuration), {"output_dir": configuration.output_dir, "use_cpu": True, "bf16": False}
+    args = cls(**given, warmup_ratio=0.1)
+    assert (args.get_warmup_steps(200), args.get_warmup_steps(5), args.warmup_steps) == (20, 1, 0.1)
+    assert cls(**given, warmup_ratio=0.1, warmup_steps=0).get_warmup_steps(200) == 20
+    message = "^warmup_ratio: 0.1, and warmup_steps is 20: set one of them"
+    with pytest.raises(ValueError, match=message):
+        cls(**given, warmup_ratio=0.1, warmup_steps=20)
+    with pytest.raises(ValueError, match="^warmup_ratio: expected a number from 0 to below 1, found 1.0"):
+        cls(**given, warmup_ratio=1.0)
+
+
 def test_p01_settings_of_the_data_from_python():
     for cls in (DataArguments, GroupArguments):
         with pytest.raises(ValueError, match="^max_pixels: expected a whole number, found '100'$"):

@@ -6,7 +6,7 @@ Ranges of this toolkit's own settings stand here too; what depends on two settin
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cache
 from numbers import Integral, Real
@@ -91,6 +91,7 @@ RANGES = {
     "save_total_limit": AT_LEAST_1,
     "seed": Range(0, 2**32 - 1),
     "torch_empty_cache_steps": AT_LEAST_1,
+    "warmup_ratio": BELOW_1,
     "warmup_steps": AT_LEAST_0,
     "weight_decay": AT_LEAST_0,
     # trl.GRPOConfig
@@ -230,11 +231,17 @@ def problem(key: str, value: Any, choices: Sequence | None) -> str | None:
     return None
 
 
+@dataclass
 class CheckedSettings:
     """Mix-in of configurations, before all others: made from Python too, they hold allowed values only.
 
     Classes that compare settings with each other do so after `super().__post_init__()`.
     """
+
+    warmup_ratio: float | None = field(
+        default=None,
+        metadata={"help": "Share of the optimizer steps in which the learning rate rises, in place of warmup_steps."},
+    )
 
     def __post_init__(self):
         from trainers.setup.keyword_settings import (
@@ -242,6 +249,11 @@ class CheckedSettings:
         )
 
         check_settings(self)
+        if self.warmup_ratio is not None:
+            if self.warmup_steps not in (0, self.warmup_ratio):
+                both = f"{self.warmup_ratio}, and warmup_steps is {self.warmup_steps}"
+                raise ValueError(f"warmup_ratio: {both}: set one of them (warmup_steps: 0 unsets it)")
+            self.warmup_steps = self.warmup_ratio  # below 1, transformers takes it as a share
         super().__post_init__()
         check_keyword_settings(self)
 

@@ -197,6 +197,14 @@ def test_command_line_wins_and_is_recorded(read):
     assert "--learning_rate 5e-4" in recipe.text
 
 
+def test_a_warm_up_by_ratio_from_recipe_and_command_line(read):
+    assert read(MINIMAL + "warmup_ratio: 0.1\n")[1].get_warmup_steps(500) == 50
+    assert read(MINIMAL + "warmup_ratio: 0.1\n", "--warmup_ratio", "0.2")[1].get_warmup_steps(500) == 100
+    assert read(MINIMAL + "warmup_steps: 20\n", "--warmup_steps", "0", "--warmup_ratio", "0.2")[1].warmup_steps == 0.2
+    with pytest.raises(RecipeError, match=r"recipe.yaml: warmup_ratio: 0.2, and warmup_steps is 20: set one of them"):
+        read(MINIMAL + "warmup_steps: 20\n", "--warmup_ratio", "0.2")
+
+
 def test_unknown_key_on_the_command_line(read):
     with pytest.raises(RecipeError, match="command line: unknown key 'learnin_rate'; did you mean 'learning_rate'"):
         read(MINIMAL, "--learnin_rate", "1e-3")
