@@ -5,7 +5,7 @@ from functools import cached_property
 
 from tqdm import tqdm
 
-from data.io.images import load_for_qwen
+from data.io.pixel_bounds import PixelBounds
 from data.reports.pool import ItemId, load_pool
 from filter_agents.base import FilterAgent, Instruction
 
@@ -51,13 +51,13 @@ class VlmJudge(FilterAgent):
         from models.generation import answers_yes
 
         model, processor = self._loaded
-        patch_size = model.config.vision_config.patch_size
+        bounds = PixelBounds(0, self.max_pixels, model.config.vision_config.patch_size)
         pool = load_pool(pool_folder)
         kept = []
         starts = range(0, len(pool), self.batch_size)
         for start in tqdm(starts, desc="judging", unit="batch", disable=len(starts) < 10):
             items = pool.items[start : start + self.batch_size]
-            images = [load_for_qwen(str(pool.image_path(item)), 0, self.max_pixels, patch_size) for item in items]
+            images = [bounds.open(pool.image_path(item)) for item in items]
             answers = answers_yes(model, processor, images, *parameters)
             kept.extend(item.id for item, yes in zip(items, answers, strict=True) if yes)
         return kept

@@ -131,14 +131,9 @@ class CompletionMaker:
     def _generate(self, rows: Sequence[dict]) -> list[list[str]]:
         import torch
 
-        from data.io.images import load_for_qwen
         from models.generation import generate
 
-        bounds = self.bounds
-        images = [
-            [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in row["images"]]
-            for row in rows
-        ]
+        images = [[self.bounds.open(image) for image in row["images"]] for row in rows]
         torch.manual_seed(random.Random(f"{self.seed} {[row['id'] for row in rows]!r}").getrandbits(63))
         prompts = [row["prompt"] for row in rows]
         return generate(

@@ -98,7 +98,6 @@ def select_agents(
     """
     from tqdm import tqdm
 
-    from data.io.images import load_for_qwen
     from data.prompts import selection_messages
     from models.families.loading import load_processor, load_vlm, pixel_bounds
     from models.generation import generate
@@ -111,10 +110,7 @@ def select_agents(
     for start in tqdm(range(0, len(reports), batch_size), desc="selecting", unit="batch"):
         batch = reports[start : start + batch_size]
         prompts = [selection_messages(report.report, available) for report in batch]
-        images = [
-            [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in report.images]
-            for report in batch
-        ]
+        images = [[bounds.open(image) for image in report.images] for report in batch]
         texts = generate(model, processor, prompts, images, recipe.get("max_completion_length") or 256)
         answers += [text for [text] in texts]
     return answers

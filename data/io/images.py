@@ -9,9 +9,7 @@ import io
 import os
 import re
 import stat
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,8 +32,6 @@ MAX_ASPECT_RATIO = 200
 """Longest side over shortest; Qwen2-VL's own limit (`smart_resize` in qwen-vl-utils)."""
 MAX_FILE_BYTES = 2**30
 """Of a file. Compressed pictures within the limits above are smaller."""
-CACHE_BYTES = 2**28
-"""Resized pictures that a process keeps, in bytes of their pixels; those not used for longest go first."""
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 READER_VERSION = 2
 """Raised when pictures are read differently, so that what was computed from them before is not used any more."""
@@ -118,7 +114,7 @@ def _kind_of_file(mode: int) -> str:
     return next((name for name, is_kind in kinds.items() if is_kind(mode)), "a device")
 
 
-def _checked_file(path: str | os.PathLike, name: str) -> Path:
+def checked_file(path: str | os.PathLike, name: str) -> Path:
     """The path of a regular file that is neither empty nor endless; nothing else is opened, since it could block."""
     if is_address(path):
         raise ImageError(f"{name}: an address, which is not fetched: download the image and give its path")
@@ -161,7 +157,7 @@ def _stream(source: Any, name: str) -> BinaryIO:
         return io.BytesIO(source)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(f"{name}: {_EXPECTED}")
-    return _checked_file(source, name).open("rb")
+    return checked_file(source, name).open("rb")
 
 
 def read_image_bytes(source: Any) -> bytes:
@@ -287,79 +283,3 @@ def image_problems(sources: Sequence[ImageSource], workers: int = 8) -> list[str
     with ThreadPoolExecutor(workers) as pool:
         found = dict(zip(different, pool.map(problem, different.values()), strict=True))
     return [found[key] for key in keys]
-
-
-def qwen_size(size: tuple[int, int], min_pixels: int, max_pixels: int, patch_size: int = 14) -> tuple[int, int]:
-    """(width, height) that an image is resized to; see `load_for_qwen`.
-
-    qwen-vl-utils rounds the short side of a very long strip to 0, or makes its ratio one that Qwen2-VL refuses; such
-    a strip is squeezed to one row of visual tokens, as many as the bounds allow.
-    """
-    from qwen_vl_utils import smart_resize
-
-    factor = 2 * patch_size
-    height, width = smart_resize(size[1], size[0], factor, min_pixels, max_pixels)
-    longest = max(1, min(max_pixels // factor**2, MAX_ASPECT_RATIO))  # tokens in a row
-    if max(width, height) <= longest * min(width, height):
-        return width, height
-    return (longest * factor, factor) if width > height else (factor, longest * factor)
-
-
-class ResizedImages:
-    """Pictures by path and size, the last used ones, up to a number of bytes; safe to use from several threads."""
-
-    def __init__(self, max_bytes: int):
-        self.max_bytes = max_bytes
-        self.used_bytes = 0
-        self._images: OrderedDict[tuple, Image.Image] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple) -> Image.Image | None:
-        with self._lock:
-            if key in self._images:
-                self._images.move_to_end(key)
-            return self._images.get(key)
-
-    def keep(self, key: tuple, image: Image.Image) -> None:
-        """Keeps an RGB picture, and lets go of others; one that is larger than all that may be kept is not kept."""
-        with self._lock:
-            if key in self._images or _bytes_of(image) > self.max_bytes:
-                return
-            self._images[key] = image
-            self.used_bytes += _bytes_of(image)
-            while self.used_bytes > self.max_bytes:
-                self.used_bytes -= _bytes_of(self._images.popitem(last=False)[1])
-
-
-def _bytes_of(image: Image.Image) -> int:
-    return image.width * image.height * 4  # Pillow stores RGB in four bytes
-
-
-_resized = ResizedImages(CACHE_BYTES)
-
-
-def load_for_qwen(source: ImageSource, min_pixels: int, max_pixels: int, patch_size: int = 14) -> Image.Image:
-    """Reads an image and resizes it as qwen-vl-utils does, so that the processor's own resizing changes nothing.
-
-    Args:
-        min_pixels, max_pixels: bounds of width * height after resizing; sides become multiples of 2 * `patch_size`.
-        patch_size: of the vision tower, in pixels (14 for every published Qwen2-VL).
-
-    Resized images of files are kept (`CACHE_BYTES`): a group's completions all ask for the same ones.
-    """
-    bounds = (min_pixels, max_pixels, patch_size)
-    if not isinstance(source, str | os.PathLike):
-        return _resize_for_qwen(open_image(source), *bounds)
-    path = _checked_file(source, describe_source(source))
-    found = path.stat()
-    key = (os.fspath(path), found.st_mtime_ns, found.st_size, *bounds)
-    image = _resized.get(key)
-    if image is None:
-        image = _resize_for_qwen(open_image(source), *bounds)
-        _resized.keep(key, image)
-    return image
-
-
-def _resize_for_qwen(image: Image.Image, min_pixels: int, max_pixels: int, patch_size: int) -> Image.Image:
-    # The step that qwen_vl_utils.fetch_image ends with; calling it would round the size of a strip once more.
-    return image.resize(qwen_size(image.size, min_pixels, max_pixels, patch_size))

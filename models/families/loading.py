@@ -1,21 +1,11 @@
 """Loading a Qwen2-VL and its processor, from a folder or the Hub."""
 
-from dataclasses import dataclass
-
+from data.io.pixel_bounds import PixelBounds
 from models.hub import adapter_base
 from models.places import loading
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 """Qwen2-VL's tokens that stand for pictures. In generated text, one would promise an image that is not there."""
-
-
-@dataclass(frozen=True)
-class PixelBounds:
-    """How images are resized for a model: bounds of width * height, and the side of a patch, in pixels."""
-
-    minimum: int
-    maximum: int
-    patch_size: int
 
 
 def vision_token_ids(tokenizer) -> list[int]:

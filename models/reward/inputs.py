@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from data.io.images import ImageSource, load_for_qwen
+from data.io.images import ImageSource
 from data.rows.messages import parse_prompt, place_images, texts_of
 from models.families.loading import pixel_bounds
 
@@ -193,7 +193,7 @@ def encode_groups(
             index.extend(range(len(pictures), len(pictures) + len(group.images)))
             texts.append(text)
             group_of_row.append(number)
-        pictures += [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in group.images]
+        pictures += [bounds.open(image) for image in group.images]
     encoded: dict[str, torch.Tensor] = {}
     counts: list[int] = []
     if pictures:

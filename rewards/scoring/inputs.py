@@ -141,7 +141,6 @@ def generate_completions(
     import torch
     from tqdm import tqdm
 
-    from data.io.images import load_for_qwen
     from data.tasks import load_rows
     from filter_agents.registry import build_agents
     from models.families.loading import load_processor, load_vlm, pixel_bounds
@@ -157,10 +156,7 @@ def generate_completions(
     generated = []
     for start in tqdm(range(0, len(rows), batch_size), desc="generating", unit="batch"):
         batch = rows[start : start + batch_size]
-        images = [
-            [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in row["images"]]
-            for row in batch
-        ]
+        images = [[bounds.open(image) for image in row["images"]] for row in batch]
         prompts = [row["prompt"] for row in batch]
         completions = generate(model, processor, prompts, images, max_new_tokens, num_generations, temperature)
         generated += [

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data.io.digests import image_bytes_digest
-from data.io.images import ImageSource, image_size, qwen_size
+from data.io.images import ImageSource
+from data.io.pixel_bounds import PixelBounds
 from data.io.records import RecordError, read_rows
 from data.io.shards import ShardStore, process_state
 from models.errors import ModelError
@@ -60,14 +61,10 @@ def prompt_text(prompt: str | Sequence[dict[str, Any]]) -> str:
     return "\n".join(_texts(prompt))
 
 
-def _length(request: ScoreRequest, bounds) -> float:
+def _length(request: ScoreRequest, bounds: PixelBounds) -> float:
     """About how many tokens the longest response has with its prompt; only for sorting."""
     characters = sum(map(len, _texts(request.prompt))) + max(map(len, request.responses))
-    visual = 0.0
-    for image in request.images:
-        width, height = qwen_size(image_size(image), bounds.minimum, bounds.maximum, bounds.patch_size)
-        visual += width * height / (2 * bounds.patch_size) ** 2
-    return characters / _CHARACTERS_A_TOKEN + visual
+    return characters / _CHARACTERS_A_TOKEN + sum(map(bounds.tokens, request.images))
 
 
 def _longest_first(requests: Sequence[ScoreRequest], processor: Any) -> list[int]:

@@ -14,12 +14,11 @@ from PIL import Image, ImageOps
 from data.io.digests import image_bytes_digest, image_digest
 from data.io.images import (
     ImageError,
-    ResizedImages,
     image_size,
-    load_for_qwen,
     open_image,
     resolve_images,
 )
+from data.io.pixel_bounds import PixelBounds
 from data.reports.measurements import measure_image
 
 SIZE = (40, 24)
@@ -203,9 +202,7 @@ def test_f03_the_model_sees_the_same_pixels(tiny_model):
     loaded = to_dataset(rows, bounds)[: len(rows)]["images"]
     for name, [seen], (_, expected) in zip(CASES, loaded, CASES.values(), strict=True):
         ours = processor.image_processor(images=[seen], return_tensors="pt")
-        theirs = load_for_qwen(
-            Image.fromarray(np.asarray(expected)), bounds.minimum, bounds.maximum, bounds.patch_size
-        )
+        theirs = bounds.open(Image.fromarray(np.asarray(expected)))
         theirs = processor.image_processor(images=[theirs], return_tensors="pt")
         assert ours["pixel_values"].equal(theirs["pixel_values"]), name
         assert ours["image_grid_thw"].equal(theirs["image_grid_thw"]), name
@@ -385,7 +382,7 @@ def test_a1_only_regular_files_are_opened(tmp_path):
         image_size,
         image_digest,
         image_bytes_digest,
-        lambda path: load_for_qwen(path, 256, 4096, 8),
+        PixelBounds(256, 4096, 8).open,
     ):
         for name, problem in kinds.items():
             with pytest.raises(ImageError, match=problem):
@@ -433,24 +430,3 @@ def test_a2_all_unreadable_images_of_a_pool_are_named(tmp_path):
         measure_pool(Pool(tmp_path, items))
     assert len(caught.value.problems) == 3
     assert all(f"{number}.png: not an image" in str(caught.value) for number in range(3))
-
-
-def test_t28_resized_pictures_are_kept_up_to_a_number_of_bytes():
-    kept = ResizedImages(max_bytes=3 * 40 * 24 * 4)
-    for number in range(3):
-        kept.keep((number,), RGB)
-    assert kept.get((0,)) is RGB  # used again: number 1 is now the oldest
-    kept.keep((3,), RGB)
-    assert kept.get((1,)) is None
-    assert [kept.get((number,)) is RGB for number in (0, 2, 3)] == [True] * 3
-    kept.keep((4,), Image.new("RGB", (400, 400)))
-    assert kept.get((4,)) is None
-    assert kept.used_bytes == 3 * 40 * 24 * 4
-
-
-def test_t28_a_changed_file_is_read_again(tmp_path):
-    RGB.save(tmp_path / "a.png")
-    first = load_for_qwen(str(tmp_path / "a.png"), 256, 4096, 8)
-    assert load_for_qwen(str(tmp_path / "a.png"), 256, 4096, 8) is first
-    GREY.save(tmp_path / "a.png")
-    assert load_for_qwen(str(tmp_path / "a.png"), 256, 4096, 8).tobytes() != first.tobytes()

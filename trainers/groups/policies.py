@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from data.candidates.embedding_table import EmbeddingTable
-from data.io.images import load_for_qwen
+from data.io.pixel_bounds import PixelBounds
 from data.io.records import RecordError
-from models.families.loading import PixelBounds
 from models.generation import prepare_inputs
 from models.shared_prefix.packing import (
     Rows,
@@ -209,11 +208,7 @@ class VLMPolicy:
         Padding stands left of the prompt and right of the completion. `slot` says which (group, candidate) a row is,
         `pixel_rows` and `grid_rows` which patches and images it sees, `image_counts` how many images.
         """
-        bounds = self.bounds
-        images = [
-            [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in item["images"]]
-            for item in items
-        ]
+        images = [[self.bounds.open(image) for image in item["images"]] for item in items]
         prompts = prepare_inputs(self.processor, [item["prompt"] for item in items], images)
         sizes = [len(item["completions"]) for item in items]
         group = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(sizes))  # (N,)

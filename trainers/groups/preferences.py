@@ -8,7 +8,6 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
-from data.io.images import image_size, qwen_size
 from data.io.records import Location, RecordError, parse_rows
 from data.preferences import PreferenceRecord, as_pairs, load_preferences
 from data.rows.messages import message_texts
@@ -65,9 +64,7 @@ class _Counter:
     def image(self, image: Any) -> int:
         if isinstance(image, str) and image in self._images:
             return self._images[image]
-        bounds = self.bounds
-        width, height = qwen_size(image_size(image), bounds.minimum, bounds.maximum, bounds.patch_size)
-        found = (height // (2 * bounds.patch_size)) * (width // (2 * bounds.patch_size))
+        found = self.bounds.tokens(image)
         if isinstance(image, str):
             self._images[image] = found
         return found

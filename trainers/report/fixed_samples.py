@@ -16,9 +16,8 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from data.io.images import load_for_qwen
+from data.io.pixel_bounds import PixelBounds
 from data.io.records import RecordError
-from models.families.loading import PixelBounds
 from models.generation import evaluating, generate
 from models.shared_prefix.packing import SharedPrefix
 from trainers.report.samples import SampleGroup, SampleLog, Source, right_answers
@@ -134,10 +133,7 @@ def held_out_rows(
 
 def answers_to(trainer: Any, rows: Sequence[dict], bounds: PixelBounds, max_new_tokens: int) -> list[str]:
     """The most likely answer to each row's prompt, token by token."""
-    images = [
-        [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in row["images"]]
-        for row in rows
-    ]
+    images = [[bounds.open(image) for image in row["images"]] for row in rows]
     prompts = [row["prompt"] for row in rows]
     limit = min(max_new_tokens, MAX_NEW_TOKENS)
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -197,7 +193,7 @@ def demonstration_samples(
 
 def _token_accuracy(trainer: Any, row: dict, bounds: PixelBounds) -> float:
     """Share of the right answer's tokens that are the most likely ones, each after the right ones before it."""
-    images = [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in row["images"]]
+    images = [bounds.open(image) for image in row["images"]]
     batch = trainer.data_collator([{**row, "images": images}]).to(trainer.model.device)
     labels = batch.pop("labels")[:, 1:]
     likely = trainer.accelerator.unwrap_model(trainer.model)(**batch).logits[:, :-1].argmax(dim=-1)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.families.loading import PixelBounds, load_processor, pixel_bounds
+from data.io.pixel_bounds import PixelBounds
+from models.families.loading import load_processor, pixel_bounds
 from models.families.published import PUBLISHED_MAX_PIXELS, PUBLISHED_MIN_PIXELS, PUBLISHED_PATCH_SIZE, known_config
 from models.hub import AdapterBase, adapter_base, file_at_hand, hub_options, model_class
 from trainers.setup.recipes import DataArguments, RecipeError

@@ -6,12 +6,12 @@ from typing import Any
 
 from datasets import Dataset
 
-from data.io.images import image_size, load_for_qwen, qwen_size
+from data.io.pixel_bounds import PixelBounds
 from data.io.records import RecordError
 from data.rows.messages import message_texts
 from data.tasks import load_rows
 from filter_agents.registry import build_agents
-from models.families.loading import VISION_TOKENS, PixelBounds
+from models.families.loading import VISION_TOKENS
 from trainers.setup.recipes import DataArguments
 
 NOT_FOR_REWARDS = ("gold",)
@@ -25,15 +25,11 @@ class RowLoader:
         self.bounds = bounds
         self.columns = columns
 
-    def _open(self, images: Sequence[Any]) -> list[Any]:
-        bounds = self.bounds
-        return [load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in images]
-
     def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         rows = [self.rows[index] for index in batch["index"]]
         loaded = {column: [row.get(column) for row in rows] for column in self.columns}
         if "images" in loaded:
-            loaded["images"] = [self._open(images) for images in loaded["images"]]
+            loaded["images"] = [[self.bounds.open(image) for image in images] for images in loaded["images"]]
         return loaded
 
 
@@ -92,12 +88,6 @@ class TokenCounts:
     exact: bool
 
 
-def _image_tokens(image: Any, bounds: PixelBounds) -> int:
-    width, height = qwen_size(image_size(image), bounds.minimum, bounds.maximum, bounds.patch_size)
-    factor = 2 * bounds.patch_size
-    return (height // factor) * (width // factor)
-
-
 def _check_special_tokens(row: dict, source: str) -> None:
     for text in message_texts(row["prompt"]):
         for token in VISION_TOKENS:
@@ -119,7 +109,7 @@ def count_tokens(rows: Sequence[dict], source: str, bounds: PixelBounds, process
     longest, longest_row, most_visual = 0, None, 0
     for row in rows:
         _check_special_tokens(row, source)
-        visual = sum(_image_tokens(image, bounds) + 2 for image in row["images"])
+        visual = sum(bounds.tokens(image) + 2 for image in row["images"])
         if processor is None:
             text = sum(len(part.encode()) for part in message_texts(row["prompt"])) + 16 * (len(row["prompt"]) + 1)
         else:

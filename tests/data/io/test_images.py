@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from qwen_vl_utils import fetch_image
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from data.agent_selection import parse_records
-from data.io.images import ImageError, image_problems, image_size, load_for_qwen, open_image, qwen_size
+from data.io.images import ImageError, image_problems, image_size, open_image
 from data.io.records import RecordError, read_rows
 from data.tasks import load_rows
 
@@ -141,45 +139,3 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(position, value, cut
 
 
 DAMAGED_BELOW = [_encoded(_noise(40, 50), file_format) for file_format in ("PNG", "JPEG", "GIF")]
-
-
-@given(
-    width=st.integers(56, 1500),
-    height=st.integers(56, 1500),
-    bounds=st.sampled_from([(0, 512 * 512), (56 * 56, 28 * 28 * 1280), (200_000, 300_000)]),
-)
-def test_usual_images_are_resized_as_qwen_vl_utils_does(width, height, bounds):
-    element = {"image": Image.new("RGB", (width, height)), "min_pixels": bounds[0], "max_pixels": bounds[1]}
-    assert qwen_size((width, height), *bounds) == fetch_image(element).size
-
-
-def test_pixels_are_those_of_qwen_vl_utils(photo):
-    expected = fetch_image({"image": photo, "min_pixels": 56 * 56, "max_pixels": 60 * 60}, image_patch_size=8)
-    assert expected.size == (48, 48)
-    assert load_for_qwen(photo, 56 * 56, 60 * 60, 8).tobytes() == expected.tobytes()
-
-
-@given(
-    long_side=st.integers(8, 16_384),
-    ratio=st.floats(1, 200),
-    lying=st.booleans(),
-    patch_size_and_bounds=st.sampled_from([(8, 256, 64 * 64), (14, 56 * 56, 28 * 28 * 64), (14, 0, 512 * 512)]),
-)
-def test_the_processor_changes_nothing_more_for_any_accepted_image(long_side, ratio, lying, patch_size_and_bounds):
-    patch_size, low, high = patch_size_and_bounds
-    short_side = max(8, -int(-long_side // ratio))
-    size = (long_side, short_side) if lying else (short_side, long_side)
-    width, height = qwen_size(size, low, high, patch_size)
-    assert width * height <= high
-    assert smart_resize(height, width, 2 * patch_size, low, high) == (height, width)
-
-
-def test_a_long_strip_becomes_one_row_of_visual_tokens():
-    assert load_for_qwen(Image.new("RGB", (1600, 8)), 256, 64 * 64, 8).size == (256, 16)
-    assert load_for_qwen(Image.new("RGB", (8, 1600)), 256, 64 * 64, 8).size == (16, 256)
-
-
-def test_an_image_read_from_a_path_equals_the_same_image_as_an_object(tmp_path, photo):
-    photo.save(tmp_path / "photo.png")
-    by_path = load_for_qwen(str(tmp_path / "photo.png"), 256, 64 * 64, 8)
-    assert by_path.tobytes() == load_for_qwen(photo, 256, 64 * 64, 8).tobytes()

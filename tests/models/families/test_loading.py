@@ -4,9 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
+from data.io.pixel_bounds import PixelBounds
 from models.families.loading import (
     VISION_TOKENS,
-    PixelBounds,
     load_processor,
     load_vlm,
     pixel_bounds,

@@ -105,12 +105,9 @@ def vlm(tiny_model, completion_groups):
 
 def log_probs_alone(model, policy, group, text: str) -> torch.Tensor:
     """One prompt and one completion, without padding, by the model's plain forward."""
-    from data.io.images import load_for_qwen
 
     bounds = policy.bounds
-    images = [
-        load_for_qwen(image, bounds.minimum, bounds.maximum, bounds.patch_size) for image in group.columns["images"]
-    ]
+    images = [bounds.open(image) for image in group.columns["images"]]
     inputs = dict(prepare_inputs(policy.processor, [group.columns["prompt"]], [images]))
     tokenizer = policy.processor.tokenizer
     ids = torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.convert_tokens_to_ids("<|im_end|>")]])
