@@ -3,16 +3,14 @@
 In a recipe, `agents` is a list of entries, each of them
 
     blur_filter                                  a name from `AGENTS`
-    my_package.my_module.MyAgent                 dotted path of a `FilterAgent` of your own
+    my_package.my_module.MyAgent                 dotted path of a `FilterAgent` of your own, or my_module.py:MyAgent
     {name: vlm_judge, model: Qwen/Qwen2-VL-2B-Instruct, batch_size: 16}    either, with arguments
 """
 
-import importlib
 import inspect
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from data.cli.user_code import import_named
 from data.errors import UserError
 from filter_agents.base import FilterAgent
 
@@ -37,23 +35,6 @@ class AgentError(UserError, ValueError):
     """An entry of `agents` that names no agent, or gives it arguments that it does not take."""
 
 
-def import_dotted(path: str, what: str, known: Sequence[str]):
-    """The object at a dotted path; a module of the user's own may lie in the folder of the command.
-
-    Raises:
-        ValueError: lists the known names.
-    """
-    module_name, _, attribute = path.rpartition(".")
-    if not module_name or path.startswith("."):
-        raise ValueError(f"unknown {what} '{path}'; expected one of {', '.join(known)}, or a dotted path to your own")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{what} '{path}': cannot be imported ({error}); known names: {', '.join(known)}") from error
-
-
 def build_agent(spec: AgentSpec) -> FilterAgent:
     """The agent that one entry of a recipe's `agents` describes.
 
@@ -66,7 +47,7 @@ def build_agent(spec: AgentSpec) -> FilterAgent:
     if not isinstance(name, str):
         raise AgentError(f"an entry of agents needs a 'name', found {spec!r}")
     try:
-        factory = import_dotted(AGENTS.get(name, name), "agent", list(AGENTS))
+        factory = import_named(AGENTS.get(name, name), "agent", list(AGENTS))
     except ValueError as error:
         raise AgentError(str(error)) from error
     if not (inspect.isclass(factory) and issubclass(factory, FilterAgent)):

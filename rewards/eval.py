@@ -18,6 +18,7 @@ from typing import Any
 from data.cli.arguments import add_limit_argument, at_least
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.shipped import RECIPES, shipped_file
 from data.io.records import RecordError, write_json, write_jsonl
 from models.places import model_place
 from rewards.base import Reward
@@ -42,11 +43,15 @@ from rewards.scoring.statistics import summarise
 def read_recipe(path: Path) -> dict[str, Any]:
     """The keys of a recipe that matter for scoring.
 
+    Args:
+        path: may be the name of a recipe of the toolkit.
+
     Raises:
         RecordError: no such file, or not a YAML mapping.
     """
     import yaml
 
+    path = shipped_file(path, RECIPES)
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -4,6 +4,7 @@ In a recipe, `reward_funcs` is a list of entries, each of them
 
     agent_selection                                        a name from `REWARDS`
     my_package.rewards.brevity                             dotted path of a function or class of your own
+    my_rewards.py:brevity                                  the same by its file
     {name: combined, agent_weight: 0.7, on_error: skip, max_error_rate: 0.05}    either, with parameters
 
 Parameters go to the class, or are passed to the function at every call. `on_error` and `max_error_rate` say what
@@ -12,11 +13,12 @@ happens when the reward fails (`rewards/scoring/guard.py`).
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from data.cli.user_code import import_named
 from data.errors import UserError
-from filter_agents.registry import import_dotted
 from rewards.base import Reward
 from rewards.scoring.columns import own_arguments
 from rewards.scoring.guard import GuardedReward, guard
@@ -56,7 +58,7 @@ def import_reward(name: str) -> Callable:
     """
     name = ALIASES.get(name, name)
     try:
-        reward = import_dotted(REWARDS.get(name, name), "reward", list(REWARDS))
+        reward = import_named(REWARDS.get(name, name), "reward", list(REWARDS))
     except ValueError as error:
         raise RewardSpecError(str(error)) from error
     if not callable(reward):
@@ -83,8 +85,8 @@ def _split_spec(spec: RewardSpec) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 def spec_name(spec: RewardSpec) -> str:
-    """The name under which an entry's scores are logged: the last part of a dotted path."""
-    return _split_spec(spec)[0].rpartition(".")[2]
+    """The name under which an entry's scores are logged: the last part of a dotted path, or what follows a file."""
+    return re.split("[.:]", _split_spec(spec)[0])[-1]
 
 
 def build_reward(spec: RewardSpec, agents: Sequence[str | dict] | None = None) -> GuardedReward:

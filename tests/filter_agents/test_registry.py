@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
+from data.cli.user_code import import_named
 from filter_agents.base import FilterAgent, Instruction
 from filter_agents.executor import Executor
-from filter_agents.registry import AGENTS, DEFAULT_AGENTS, AgentError, build_agent, build_agents, import_dotted
+from filter_agents.registry import AGENTS, DEFAULT_AGENTS, AgentError, build_agent, build_agents
 
 MODULE = """
 from data.reports.pool import load_pool
@@ -71,7 +72,7 @@ def test_by_default_every_agent_without_a_model_is_made_in_order():
 
 def test_every_built_in_agent_has_the_name_it_is_listed_by_and_one_line_of_description():
     for name, path in AGENTS.items():
-        agent = import_dotted(path, "agent", [])
+        agent = import_named(path, "agent", [])
         assert agent.name == name
         assert "\n" not in agent.description.strip()
         assert inspect.getdoc(agent) != inspect.getdoc(FilterAgent)
@@ -98,14 +99,21 @@ def test_the_entry_itself_is_not_changed(own_module):
 
 
 NAMES = ", ".join(AGENTS)
+EXPECTED = f"{NAMES}, or one of your own as my_agents.NAME or my_agents.py:NAME"
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("blur", f"unknown agent 'blur'; expected one of {NAMES}, or a dotted path to your own"),
-        ("", f"unknown agent ''; expected one of {NAMES}, or a dotted path to your own"),
-        ("..blur", f"unknown agent '..blur'; expected one of {NAMES}, or a dotted path to your own"),
+        (
+            "blur",
+            f"unknown agent 'blur'; expected one of {EXPECTED}",
+        ),
+        ("", f"unknown agent ''; expected one of {EXPECTED}"),
+        (
+            "..blur",
+            f"unknown agent '..blur'; expected one of {EXPECTED}",
+        ),
         ({"name": 3}, "an entry of agents needs a 'name', found {'name': 3}"),
         ({"n": 3}, "an entry of agents needs a 'name', found {'n': 3}"),
         ({}, "an entry of agents needs a 'name', found {}"),

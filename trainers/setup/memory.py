@@ -1,12 +1,12 @@
 """The memory estimate that a run prints before it starts: what its recipe asks of each device."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 from accelerate import PartialState
 
+from data.cli.shipped import ACCELERATE_CONFIGS, shipped_file
 from models.memory import Load, estimate_memory, format_estimate
 from trainers.run.console import say
 from trainers.setup.recipes import DataArguments, RecipeError
@@ -29,10 +29,10 @@ def _launched_spread(args: Any) -> Spread:
     return Spread(args.world_size, plugin.zero_stage, getattr(plugin, "offload_optimizer_device", None) == "cpu")
 
 
-def _planned_spread(path: str) -> Spread:
+def planned_spread(path: str) -> Spread:
     """What a file of accelerate_configs/ would launch."""
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        config = yaml.safe_load(shipped_file(path, ACCELERATE_CONFIGS).read_text(encoding="utf-8"))
         deepspeed = config.get("deepspeed_config") or {}
         offload = deepspeed.get("offload_optimizer_device") == "cpu"
         return Spread(config["num_processes"], deepspeed.get("zero_stage", 0), offload)
@@ -43,7 +43,7 @@ def _planned_spread(path: str) -> Spread:
 def base_load(arguments: DataArguments, args: Any, model_args: Any, counts: TokenCounts) -> Load:
     """What a recipe asks of each device, as far as all methods have it in common."""
     planned = arguments.validate_only and arguments.accelerate_config is not None
-    spread = _planned_spread(arguments.accelerate_config) if planned else _launched_spread(args)
+    spread = planned_spread(arguments.accelerate_config) if planned else _launched_spread(args)
     eight_bit = "8bit" in str(args.optim).lower()
     return Load(
         processes=spread.processes,

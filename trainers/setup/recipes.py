@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from data.cli.secrets import command_without_secrets, remember_secrets
+from data.cli.shipped import RECIPES, shipped_file
 from data.errors import UserError
 from data.io.json_text import half_character
 from trainers.setup.recipe_keys import Key, closest, keys_of_classes
@@ -64,9 +65,7 @@ class DataArguments:
     )
     accelerate_config: str | None = field(
         default=None,
-        metadata={
-            "help": "File of accelerate_configs/ that the recipe is meant for; `validate_only` estimates for it."
-        },
+        metadata={"help": "What of accelerate_configs/ the recipe is meant for; `validate_only` estimates for it."},
     )
     resume: str = field(
         default="true",
@@ -252,13 +251,16 @@ def parse_mapping(where: str, value: Any) -> Any:
         raise RecipeError(f"{where}: expected a mapping as JSON: {error}") from error
 
 
-def _config_path(argv: list[str]) -> Path | None:
-    for position, argument in enumerate(argv):
-        if argument == "--config" and position + 1 < len(argv):
-            return Path(argv[position + 1])
-        if argument.startswith("--config="):
-            return Path(argument.partition("=")[2])
-    return None
+def _split_config(argv: Sequence[str]) -> list[str]:
+    """The command line with `--config=FILE` as two arguments: TrlParser only knows those."""
+    return [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+
+
+def _config_path(argv: Sequence[str]) -> Path | None:
+    """The file that `--config` stands for, which may be given by a recipe's name."""
+    words = _split_config(argv)
+    given = next((given for name, given in zip(words, words[1:], strict=False) if name == "--config"), None)
+    return None if given is None else shipped_file(given, RECIPES)
 
 
 def recipe_value(argv: Sequence[str], key: str) -> Any:
@@ -269,7 +271,10 @@ def recipe_value(argv: Sequence[str], key: str) -> Any:
     given = dict(zip(argv, argv[1:], strict=False))
     if f"--{key}" in given:
         return given[f"--{key}"]
-    path = _config_path(list(argv))
+    try:
+        path = _config_path(argv)
+    except UserError:
+        return None
     if path is None or not path.is_file():
         return None
     try:
@@ -301,10 +306,10 @@ def read_recipe(keys: Mapping[str, Key], argv: Sequence[str]) -> RecipeValues:
     Raises:
         RecipeError: anything wrong with the recipe or the command line.
     """
-    argv = [part for argument in argv for part in _split_config(argument)]
     given = _check_command_line(argv, keys)
-    path, text, values = _config_path(argv), "", {}
+    argv, path, text, values = _split_config(argv), _config_path(argv), "", {}
     if path is not None:
+        argv[argv.index("--config") + 1] = str(path)
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
@@ -362,9 +367,3 @@ def _without_accelerator(argv: Sequence[str], text: str) -> list[str]:
     asked = values.get("--validate_only", str((yaml.safe_load(text) or {}).get("validate_only", False)))
     validates = asked.lower() in ("true", "1", "yes")
     return ["--use_cpu", "true"] if validates and not torch.accelerator.is_available() else []
-
-
-def _split_config(argument: str) -> list[str]:
-    """`--config=PATH` as two arguments: TrlParser only knows those."""
-    name, equals, value = argument.partition("=")
-    return [name, value] if name == "--config" and equals else [argument]
