@@ -29,6 +29,7 @@ from models.generation import evaluating
 from trainers.groups.data import GroupArguments
 from trainers.groups.policies import GroupLogProbs
 from trainers.losses import (
+    GRPOTerms,
     ends_of_group,
     group_advantages,
     groups_without_contrast,
@@ -161,6 +162,7 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
     """
 
     config_class = OfflineGRPOConfig
+    figure_names = (*RCETrainer.figure_names, "kl", "ratio")
 
     def __init__(
         self, model: nn.Module, args: OfflineGRPOConfig, *rest, load_reference: Callable | None = None, **kwargs
@@ -242,20 +244,11 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
 
     def group_losses(self, scored: GroupLogProbs, index: torch.Tensor) -> torch.Tensor:
         """(B,): the clipped policy gradient of each group. In evaluation, the old policy is the reference."""
-        args, training = self.args, self.model.training
         rewards, valid = self.groups.rows(index, scored.mask.shape[1])
         advantages = self._advantages(rewards, valid)  # (B, G)
-        reference = self._reference.batch(index, scored.log_probs)
-        old = self._old.batch(index, scored.log_probs) if training else reference
-        counted = self._counted(rewards, valid) if training else valid
-        mean = self.policy.mean_over_steps
-        units = [
-            per_step_or_sequence(x, scored.mask, args.ratio_level, mean) for x in (scored.log_probs, old, reference)
-        ]
-        (log_probs, mask), (old, _), (reference, _) = units
-        high = args.clip_epsilon if args.clip_epsilon_high is None else args.clip_epsilon_high
-        terms = grpo_loss(log_probs, old, reference, advantages, mask, counted, args.clip_epsilon, high, self.beta)
-        if training:
+        counted = self._counted(rewards, valid) if self.model.training else valid
+        terms = self._terms(scored, index, advantages, counted)
+        if self.model.training:
             self.note(
                 policy_loss=terms.policy,
                 kl=terms.kl,
@@ -267,6 +260,37 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
             self._figures["beta"].append(self.beta)
             self.note_kl(self._figures["kl"][-1])
         return terms.loss
+
+    def _terms(
+        self, scored: GroupLogProbs, index: torch.Tensor, advantages: torch.Tensor, counted: torch.Tensor
+    ) -> GRPOTerms:
+        """The loss of groups `index` (B,) and its parts, (B,) each.
+
+        Args:
+            advantages, counted: (B, G).
+        """
+        args = self.args
+        reference = self._reference.batch(index, scored.log_probs)
+        old = self._old.batch(index, scored.log_probs) if self.model.training else reference
+        mean = self.policy.mean_over_steps
+        units = [
+            per_step_or_sequence(x, scored.mask, args.ratio_level, mean) for x in (scored.log_probs, old, reference)
+        ]
+        (log_probs, mask), (old, _), (reference, _) = units
+        high = args.clip_epsilon if args.clip_epsilon_high is None else args.clip_epsilon_high
+        return grpo_loss(log_probs, old, reference, advantages, mask, counted, args.clip_epsilon, high, self.beta)
+
+    @torch.no_grad()
+    def group_figures(self, scored: GroupLogProbs, index: torch.Tensor) -> torch.Tensor:
+        """(B, 4) in evaluation: the parent's, the KL to the reference, and the ratio to it. In training, the parent's
+        alone, because `group_losses` notes the others.
+        """
+        figures = super().group_figures(scored, index)
+        if self.model.training:
+            return figures
+        rewards, valid = self.groups.rows(index, scored.mask.shape[1])
+        terms = self._terms(scored, index, self._advantages(rewards, valid), valid)
+        return torch.cat([figures, torch.stack([terms.kl, terms.ratio], dim=1)], dim=1)
 
     def _advantages(self, rewards: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """(B, G), within each group."""

@@ -110,12 +110,6 @@ def prepare_groups(policy: GroupPolicy, groups: Sequence[StoredGroup]) -> list[d
     return items
 
 
-def group_means(prediction: EvalPrediction) -> dict[str, float]:
-    """Figures of an evaluation: means over the groups that have them."""
-    names = ("accuracy", "expected_reward")
-    return {name: float(np.nanmean(prediction.predictions[:, column])) for column, name in enumerate(names)}
-
-
 class RCETrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, transformers.Trainer):
     """`transformers.Trainer` on stored groups: the loss is `trainers.losses.rce_loss`, averaged over all groups of an
     optimizer step however they are spread over micro-batches and processes.
@@ -128,9 +122,11 @@ class RCETrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Published
 
     Attributes:
         config_class: of `args`.
+        figure_names: what an evaluation measures of each group, beside the loss.
     """
 
     config_class: ClassVar[type[GroupConfig]] = RCEConfig
+    figure_names: ClassVar[tuple[str, ...]] = ("accuracy", "expected_reward")
 
     def __init__(
         self,
@@ -165,7 +161,7 @@ class RCETrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Published
             data_collator=policy.collate,
             train_dataset=PreparedGroups(items[: len(train_groups)]),
             eval_dataset=PreparedGroups(items[len(train_groups) :]) if eval_groups else None,
-            compute_metrics=group_means,
+            compute_metrics=self._group_means,
             callbacks=callbacks,
             **kwargs,
         )
@@ -189,7 +185,7 @@ class RCETrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Published
         """The mean of `group_losses` over the groups of the step; what wraps the model averages over processes."""
         scored = self.policy.group_log_probs(model, inputs)
         losses = self.group_losses(scored, inputs["index"])  # (B,)
-        figures = self.group_figures(scored, inputs["index"])  # (B, 2)
+        figures = self.group_figures(scored, inputs["index"])  # (B, figures)
         if self.model.training:
             self.note(accuracy=figures[:, 0], expected_reward=figures[:, 1])
             self._store_sample(scored, inputs["index"])
@@ -266,6 +262,11 @@ class RCETrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Published
         return FixedSamples(self, self.samples, make)
 
     # -- figures ------------------------------------------------------------------------------------------------------
+
+    def _group_means(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Figures of an evaluation: means over the groups that have them."""
+        means = (float(np.nanmean(column)) for column in prediction.predictions.T)
+        return dict(zip(self.figure_names, means, strict=True))
 
     @torch.no_grad()
     def group_figures(self, scored: GroupLogProbs, index: torch.Tensor) -> torch.Tensor:

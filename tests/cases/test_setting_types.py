@@ -117,6 +117,21 @@ def test_p01_a_warm_up_may_be_a_share_of_the_steps(configuration):
         cls(**given, warmup_ratio=1.0)
 
 
+@pytest.mark.parametrize(("metric", "greater"), [("eval_kl", False), ("kl", False), ("eval_loss", False), ("x", True)])
+def test_p01_the_best_model_has_the_smallest_kl(tmp_path, metric, greater):
+    settings = {
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_steps": 2,
+        "use_cpu": True,
+        "bf16": False,
+        "beta": 0.1,
+    }
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": metric, "num_generations_eval": 8}
+    assert GRPOConfig(str(tmp_path), **settings).greater_is_better is greater
+    assert GRPOConfig(str(tmp_path), **settings, greater_is_better=True).greater_is_better is True
+
+
 def test_p01_settings_of_the_data_from_python():
     for cls in (DataArguments, GroupArguments):
         with pytest.raises(ValueError, match="^max_pixels: expected a whole number, found '100'$"):

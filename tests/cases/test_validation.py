@@ -359,7 +359,7 @@ WRONG_METRICS = [
     ("reward", "eval_kl", "eval_score_gap"),
     ("reward", "lm_loss", "logs no 'lm_loss'"),
     ("rce", "eval_kl", "one of: eval_accuracy, eval_expected_reward, eval_loss"),
-    ("offline_grpo", "kl", "one of: eval_accuracy, eval_expected_reward, eval_loss"),
+    ("offline_grpo", "bce", "one of: eval_accuracy, eval_expected_reward, eval_kl, eval_ratio, eval_loss"),
     ("factors", "eval_accuracy", "did you mean 'subset_accuracy'"),
 ]
 

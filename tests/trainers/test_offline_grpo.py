@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
-from trainers.groups.data import StoredGroup
+from trainers.groups.data import GroupArguments, StoredGroup, load_stored_groups
 from trainers.losses import group_advantages
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer, StoredLogProbs, disable_dropout, main
 
@@ -130,6 +130,47 @@ def test_the_kl_can_be_taken_to_another_model(make_selector_trainer, tmp_path):
     assert expected.mean() > 1e-3
     assert logged(trainer, "kl") == pytest.approx([expected.mean().item()], rel=1e-4)
     assert logged(trainer, "ratio") == pytest.approx([1.0], abs=1e-5)
+
+
+def test_an_evaluation_measures_kl_and_ratio_to_the_reference(make_selector_trainer, pointer_groups):
+    held_out = load_stored_groups(GroupArguments(dataset_name=str(pointer_groups)), "validation")
+    settings = {"eval_groups": held_out, "learning_rate": 0.05, "per_device_eval_batch_size": 5}
+    trainer = make_selector_trainer(OfflineGRPOTrainer, OfflineGRPOConfig, **settings)
+    before = trainer.evaluate()
+    assert (before["eval_kl"], before["eval_ratio"]) == pytest.approx((0, 1), abs=1e-6)
+    batch = trainer.policy.collate(trainer.eval_dataset.items)
+    start = trainer.policy.group_log_probs(trainer.model.eval(), batch).log_probs.sum(dim=2).detach()
+    trainer.train()
+    now = trainer.policy.group_log_probs(trainer.model.eval(), batch)
+    exists = now.mask.any(dim=2)
+    apart = now.log_probs.sum(dim=2) - start
+    kl, ratio = (
+        ((values * exists).sum(dim=1) / exists.sum(dim=1)).mean().item()
+        for values in (apart.exp() - 1 - apart, apart.exp())
+    )
+    assert kl > 1e-3
+    after = trainer.evaluate()
+    assert (after["eval_kl"], after["eval_ratio"]) == pytest.approx((kl, ratio), rel=1e-4)
+
+
+def test_the_checkpoint_of_the_smallest_kl_is_kept(make_selector_trainer, pointer_groups):
+    """The policy leaves the reference step by step, so the first checkpoint is the nearest to it."""
+    from models.selectors.pointer import load_selector
+
+    held_out = load_stored_groups(GroupArguments(dataset_name=str(pointer_groups)), "validation")
+    settings = {"metric_for_best_model": "eval_kl", "load_best_model_at_end": True, "learning_rate": 0.02}
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer = make_selector_trainer(OfflineGRPOTrainer, OfflineGRPOConfig, eval_groups=held_out, **settings, **steps)
+    assert trainer.args.greater_is_better is False
+    trainer.train()
+    kls = logged(trainer, "eval_kl")
+    assert kls == sorted(kls)
+    assert kls[0] < kls[2]
+    assert trainer.state.best_metric == kls[0]
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+    kept = load_selector(trainer.state.best_model_checkpoint)
+    for name, value in kept.named_parameters():
+        assert value.equal(trainer.model.get_parameter(name))
 
 
 def test_the_curriculum_shows_best_and_worst_and_compares_with_the_whole_group(make_selector_trainer):

@@ -120,7 +120,7 @@ PANELS = (
     ),
     Panel("spread of the scores", "standard deviation", (Logged("score_std"), Logged("eval_score_std"))),
     Panel("saturated scores", "share", (Logged("saturation", "saturation"), Logged("eval_saturation", card=True))),
-    Panel("KL to the reference", "nats a token", (Logged("kl", "KL", card=True), Logged("eval_kl"))),
+    Panel("KL to the reference", "nats a token", (Logged("kl", "KL", card=True), Logged("eval_kl", "eval KL"))),
     Panel("KL coefficient", "beta", (Logged("beta", "beta"),)),
     Panel(
         "completion length",
@@ -135,7 +135,7 @@ PANELS = (
     Panel("entropy", "nats a token", (Logged("entropy"),)),
     Panel("rollout temperature", "temperature", (Logged("rollout_temperature"),)),
     Panel("temperature of the weights", "temperature", (Logged("temperature"),)),
-    Panel("probability ratio", "ratio to the old policy", (Logged("ratio", "ratio"),)),
+    Panel("probability ratio", "ratio to the old policy", (Logged("ratio", "ratio"), Logged("eval_ratio"))),
     Panel("clipped steps", "share", (Logged("clip_fraction"),)),
     Panel("policy loss", "loss", (Logged("policy_loss"),)),
     Panel(

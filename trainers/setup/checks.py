@@ -289,7 +289,7 @@ METRICS = {
                "preference_loss", "num_tokens"),
     "selector SFT": _OF_GROUPS,
     "RCE": _OF_GROUPS,
-    "offline GRPO": _OF_GROUPS,
+    "offline GRPO": (*_OF_GROUPS, "kl", "ratio"),
     "factors": ("bce", "f1_micro", "f1_macro", "map", "precision_micro", "recall_micro", "subset_accuracy"),
 }  # fmt: skip
 """What an evaluation of each method logs, without the prefix `eval_`."""

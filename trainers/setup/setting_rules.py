@@ -231,6 +231,10 @@ def problem(key: str, value: Any, choices: Sequence | None) -> str | None:
     return None
 
 
+SMALLER_IS_BETTER = ("kl", "bce")
+"""How figures end of which the best model has the smallest; transformers knows this of losses alone."""
+
+
 @dataclass
 class CheckedSettings:
     """Mix-in of configurations, before all others: made from Python too, they hold allowed values only.
@@ -254,6 +258,8 @@ class CheckedSettings:
                 both = f"{self.warmup_ratio}, and warmup_steps is {self.warmup_steps}"
                 raise ValueError(f"warmup_ratio: {both}: set one of them (warmup_steps: 0 unsets it)")
             self.warmup_steps = self.warmup_ratio  # below 1, transformers takes it as a share
+        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith(SMALLER_IS_BETTER):
+            self.greater_is_better = False
         super().__post_init__()
         check_keyword_settings(self)
 
