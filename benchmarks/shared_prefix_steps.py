@@ -169,7 +169,7 @@ def reward_pairs(rounds: int) -> None:
 def rce_groups(rounds: int) -> None:
     """Forward and backward of RCE's policy on a group of 8 stored completions."""
     from models.families.loading import pixel_bounds
-    from trainers.groups.policies import VLMPolicy
+    from trainers.groups.vlm_policy import VLMPolicy
 
     tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400)
     model = tiny.build_model(tokenizer, **CPU_MODEL)

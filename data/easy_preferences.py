@@ -21,16 +21,16 @@ import itertools
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from data.io.image_sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
 from data.io.output_folder import read_back, writing
 from data.io.records import atomic_write, write_jsonl
-from data.preferences import load_preferences
 from data.rows.answers import ANNOTATORS
 from data.tasks import load_rows
 
@@ -58,6 +58,8 @@ IMAGE_SIDE = 64
 
 Cell = tuple[str, ...]
 """What items must be drawn evenly over."""
+ReadSplit = Callable[[Path, str], Sequence[Any]]
+"""(folder, split) -> records."""
 
 
 def question_kind(item: SourceItem) -> str:
@@ -245,13 +247,13 @@ def _training_pairs(
     return _as_lessons(lessons) + rows
 
 
-def _read_back(written: dict[Path, int]) -> None:
+def _read_back(written: dict[Path, int], read_preferences: ReadSplit) -> None:
     """Reads every file as its users will: chat rows below `answers` and `hasty`, preferences otherwise."""
     for path, count in written.items():
         if path.parent.name in ("answers", "hasty"):
             read_back(path.parent, path.stem, count, partial(load_rows, check_files=False))
         else:
-            read_back(path.parent, path.stem, count, lambda *place: load_preferences(*place, check_files=False)[0])
+            read_back(path.parent, path.stem, count, read_preferences)
 
 
 def write_easy_preferences(
@@ -264,6 +266,7 @@ def write_easy_preferences(
     hasty: int,
     kinds: Sequence[str],
     seed: int,
+    read_preferences: ReadSplit,
 ) -> dict[Path, int]:
     """Writes the files above.
 
@@ -277,6 +280,7 @@ def write_easy_preferences(
             seeing shapes.
         hasty: demonstrations of which most answer another question.
         kinds: of questions.
+        read_preferences: (folder, split) -> the preferences that were written, read as their users will.
 
     Returns:
         Number of records of each file; one that would be empty is left out.
@@ -312,5 +316,5 @@ def write_easy_preferences(
                 write("test_other_image.jsonl", _with_other_images(rows, rng))
                 write("test_blank_question.jsonl", [{**row, "query": BLANK_QUESTION} for row in rows])
                 write("test_other_question.jsonl", _of_other_questions(split, items, held_out // OTHER_SHARE, rng))
-        _read_back(written)
+        _read_back(written, read_preferences)
     return written

@@ -30,7 +30,7 @@ from data.cli.arguments import add_skip_argument, at_least
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.factor_labels.clusters import DEFAULT_THRESHOLD, FactorSet, abstract_factors
-from data.factor_labels.text_encoder import BUNDLED_MINILM, Encode, EncoderError, load_text_encoder
+from data.factor_labels.text_encoder import BUNDLED_MINILM, Encode, EncoderError, encoder_place, load_text_encoder
 from data.io.counts import counted
 from data.io.digests import image_bytes_digest
 from data.io.image_sources import picture_keys
@@ -54,7 +54,6 @@ from data.io.splits import SPLITS, Shares, add_share_arguments, divide, read_sha
 from data.io.unreadable import LeftOut, Skipping, readable_rows
 from data.reports.pool import ItemId
 from data.rows.row_images import gather_images
-from models.places import model_place
 
 FACTORS_FILE = "factors.json"
 DROPPED_SHOWN = 10
@@ -385,7 +384,7 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares
     parser.add_argument("--factor-list", type=Path, help="texts to make factors of, instead of the training split's")
     parser.add_argument(
         "--encoder",
-        type=model_place("--encoder"),
+        type=encoder_place,
         default=BUNDLED_MINILM,
         help=f"sentence-transformers: folder, Hub id, or {BUNDLED_MINILM}",
     )

@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from data.cli.arguments import at_least
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.easy_preferences import ATTRIBUTES, KINDS, write_easy_preferences
 from data.io.counts import counted
 from data.io.field_types import Finite, OneId
 from data.io.images import resolve_images
@@ -230,8 +231,6 @@ def as_pairs(record: PreferenceRecord) -> list[PreferenceRecord]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    from data.easy_preferences import ATTRIBUTES, KINDS, write_easy_preferences
-
     parser = argparse.ArgumentParser(
         prog="python -m data.preferences", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -271,6 +270,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.hasty,
         arguments.kinds,
         arguments.seed,
+        read_preferences=lambda *place: load_preferences(*place, check_files=False)[0],
     )
     for path, count in written.items():
         print(f"{counted(count, 'record')} written to {path}")

@@ -75,7 +75,7 @@ class Reward(ABC):
         read = []
         for position, value in enumerate(values):
             try:
-                read.append(read_column(self, column, value))
+                read.append(read_column(self.types, column, value))
             except TypeProblem as problem:
                 where = f"column '{column}', row {position} of the batch"
                 raise ColumnError([f"reward '{self.name}': {where}: {problem}"]) from problem

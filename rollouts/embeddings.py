@@ -61,7 +61,7 @@ def selector_config(arguments: argparse.Namespace) -> Any:
     """
     from transformers import AutoConfig
 
-    from models.selectors.encoders import has_encoders
+    from models.selectors.load import has_encoders
 
     name = find_model(arguments.selector)
     if not has_encoders(name):

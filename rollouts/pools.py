@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.candidates.examples import TEXTS, load_examples, readable_examples, record_text
 from data.candidates.pools import write_pools
 from data.cli.arguments import add_skip_argument, at_least, jsonl_file
 from data.cli.commands import command
@@ -28,14 +29,7 @@ from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from data.vqa import VqaRecord
 from models.embeddings import Encoder
-from rollouts.embeddings import (
-    TEXTS,
-    add_encoder_arguments,
-    load_encoders,
-    load_examples,
-    readable_examples,
-    record_text,
-)
+from rollouts.embeddings import add_encoder_arguments, load_encoders
 from rollouts.retrieval.embedding_cache import embed_images, embed_texts
 from rollouts.retrieval.nearest import ExactSearch
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from places import HELPERS, ROOT
+from places import ROOT, WORKERS
 from report_agents import AGENT_NAMES
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
@@ -59,7 +59,7 @@ def run_warm(tmp_path_factory):
     tests of the start itself, nor for variables that are read when a library is imported.
     """
     folder = tmp_path_factory.mktemp("warm")
-    command = [sys.executable, str(HELPERS / "warm_worker.py")]
+    command = [sys.executable, str(WORKERS / "warm_worker.py")]
     started: list[subprocess.Popen] = []
 
     def ask(order: dict) -> list[int]:

@@ -171,7 +171,7 @@ def recipe_types(method: str) -> tuple[type, ...]:
     from trl import ModelConfig
 
     from trainers.factors import FactorArguments, FactorTrainingConfig
-    from trainers.groups.data import GroupArguments
+    from trainers.groups.arguments import GroupArguments
     from trainers.groups.preferences import PreferenceArguments
     from trainers.grpo import GRPOConfig, GRPOScriptArguments
     from trainers.offline_grpo import OfflineGRPOConfig

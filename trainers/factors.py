@@ -51,9 +51,8 @@ from trainers.run.script import readable_errors, train_and_record
 from trainers.setup.checks import check_set_up
 from trainers.setup.evaluation_rows import check_apart, evaluation_rows
 from trainers.setup.model import hub_arguments
-from trainers.setup.own_config import own_config
+from trainers.setup.own_config import CheckedSettings, own_config
 from trainers.setup.recipes import DataArguments, RecipeError, parse_mapping, parse_recipe
-from trainers.setup.setting_rules import CheckedSettings
 from trainers.setup.zero_stage import leave_weights_whole
 
 RESULTS_FILE = "factor_results.json"

@@ -59,10 +59,10 @@ from trainers.run.machine import command_line
 from trainers.run.resuming import begin_run, hold_output
 from trainers.run.script import describe_rewards, load_rows_and_held_out, readable_errors, train_and_record
 from trainers.schedules import Curriculum
+from trainers.setup.adapter_targets import check_adapters
 from trainers.setup.checks import check_set_up
 from trainers.setup.memory import base_load, say_estimate
 from trainers.setup.model import (
-    check_adapters,
     class_of_its_revision,
     hub_arguments,
     init_kwargs,
@@ -71,9 +71,8 @@ from trainers.setup.model import (
     policy_arguments,
 )
 from trainers.setup.model_settings import check_model_settings
-from trainers.setup.own_config import config_or_default
+from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import DataArguments, parse_entries, parse_recipe
-from trainers.setup.setting_rules import CheckedSettings
 from trainers.setup.task_data import TokenCounts, to_dataset
 
 _OTHER_TEXTS = ("completion", "chosen", "rejected", "messages")

@@ -26,7 +26,7 @@ from trl import ModelConfig
 
 from data.io.records import atomic_write
 from models.generation import evaluating
-from trainers.groups.data import GroupArguments
+from trainers.groups.arguments import GroupArguments
 from trainers.groups.policies import GroupLogProbs
 from trainers.losses import (
     GRPOTerms,

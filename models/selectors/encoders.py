@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from models.embeddings import Encoder, described, fingerprint_of
 from models.places import loading
 from models.selectors.encoder_inputs import InputReader
-from models.selectors.encoding import EncodingSelector, load_encoding_selector
+from models.selectors.encoding import EncodingSelector
+from models.selectors.load import load_encoding_selector
 from models.selectors.pointer import PointerSelector
 
 if TYPE_CHECKING:
@@ -93,13 +94,3 @@ def load_selector_encoders(
         reader = InputReader.of_selector(path, model.config, revision)
     made = {part: SelectorEncoder(str(path), model, reader, part) for part in model.widths}
     return SelectorEncoders(model.selector, made.get("text"), made.get("image"), model.config.example_text)
-
-
-def has_encoders(path: str | Path) -> bool:
-    """Whether the selector of a folder or Hub id is an `EncodingSelector`."""
-    from transformers import AutoConfig
-
-    from models.selectors import gpt2  # noqa: F401  registers its configuration
-
-    with loading(path):
-        return AutoConfig.from_pretrained(path).model_type == EncodingSelector.config_class.model_type

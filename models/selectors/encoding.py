@@ -16,7 +16,7 @@ from models.errors import ModelError
 from models.selectors.base import PointerOutput, Selections, fresh_weights
 from models.selectors.config import FOREIGN_FIELDS
 from models.selectors.encoder_inputs import Inputs, text_encoder_folder
-from models.selectors.pointer import PointerSelector, PointerSelectorConfig, load_exactly
+from models.selectors.pointer import PointerSelector, PointerSelectorConfig
 
 EXAMPLE_TEXTS = ("question", "question_answer")
 
@@ -249,18 +249,6 @@ def _copy_weights(pretrained: nn.Module, adapted: nn.Module) -> None:
         for name, value in pretrained.state_dict().items():
             stem, _, last = name.rpartition(".")
             target[name if name in target else f"{stem}.base_layer.{last}"].copy_(value)
-
-
-def load_encoding_selector(path: str | Path, revision: str | None = None) -> EncodingSelector:
-    """The model stored in a folder by `save_pretrained` (or of a Hub id), in eval mode.
-
-    Args:
-        revision: branch, tag or commit of a Hub repository.
-
-    Raises:
-        ValueError: it is no such model, or its weights are not exactly those of its configuration; lists them.
-    """
-    return load_exactly(path, (EncodingSelectorConfig.model_type,), revision)
 
 
 AutoConfig.register(EncodingSelectorConfig.model_type, EncodingSelectorConfig)

@@ -12,9 +12,7 @@ so the attention costs one matrix per query in place of two per example, and is 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -262,41 +260,6 @@ def _near_identity(hidden: int) -> nn.Linear:
     with torch.no_grad():
         layer.weight.add_(0.01 * torch.randn_like(layer.weight))
     return layer
-
-
-def load_selector(path: str | Path, revision: str | None = None) -> Selector:
-    """The selector stored in a folder by `save_pretrained` (or of a Hub id), in eval mode: either class.
-
-    Of an `EncodingSelector` it is the selector inside, which reads the embeddings that the trained encoders make
-    (`models.selectors.encoders`).
-
-    Raises:
-        ValueError: it is no selector, or its weights are not exactly those of its configuration.
-    """
-    from models.selectors import gpt2  # noqa: F401  registers its class
-    from models.selectors.encoding import EncodingSelector
-
-    model = load_exactly(path, ("pointer_selector", "gpt2_selector", "encoding_selector"), revision)
-    return model.selector if isinstance(model, EncodingSelector) else model
-
-
-def load_exactly(path: str | Path, model_types: Sequence[str], revision: str | None = None):
-    """A model of one of these types, in eval mode.
-
-    Raises:
-        ValueError: another type, or weights that are missing, unexpected or of another shape; lists all of them.
-    """
-    config = AutoConfig.from_pretrained(path, revision=revision)
-    if config.model_type not in model_types:
-        expected = " or ".join(model_types)
-        raise ModelError(f"{path}: config.json: model_type: expected {expected}, found {config.model_type}")
-    model, found = AutoModel.from_pretrained(
-        path, output_loading_info=True, ignore_mismatched_sizes=True, revision=revision
-    )
-    wrong = [f"{what.removesuffix('_keys')}: {sorted(map(str, found[what]))}" for what in found if found[what]]
-    if wrong:
-        raise ModelError(f"{path}: weights do not fit config.json: {'; '.join(wrong)}")
-    return model.eval()
 
 
 AutoConfig.register(PointerSelectorConfig.model_type, PointerSelectorConfig)

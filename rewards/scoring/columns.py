@@ -5,15 +5,12 @@ every row before anything expensive starts; a reward that is called by itself re
 """
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from data.io.json_text import half_character
 from data.io.records import RecordError
 from data.rows.answers import SEVERAL, AnswerError, annotators_answers, plain, problem_of_tags, read_answers
-
-if TYPE_CHECKING:
-    from rewards.base import Reward
 
 QUESTIONS = ("prompt", "question", "query")
 """Columns that a row's prompt is taken from where the trainer gives none, the first that it has."""
@@ -127,13 +124,13 @@ def prompt(value: Any) -> str | list[dict[str, Any]]:
 ColumnType = Callable[[Any], Any]
 
 
-def read_column(reward: "Reward", column: str, value: Any) -> Any:
-    """The value as the reward's `score` takes it; `None`, which means that there is none, stays.
+def read_column(types: Mapping[str, ColumnType], column: str, value: Any) -> Any:
+    """The value as the `score` of a reward with these `types` takes it; `None`, which means that there is none, stays.
 
     Raises:
         TypeProblem: it is of another type.
     """
-    read = reward.types.get(column)
+    read = types.get(column)
     return value if value is None or read is None else read(plain(value))
 
 
@@ -208,6 +205,9 @@ def _check_cell(function: Any, reward: str, column: str, row: dict, where: str) 
         return
     read = getattr(function, "data_types", {}).get(column)
     try:
-        read_column(function, column, row[column]) if read is None or row[column] is None else read(plain(row[column]))
+        if read is None or row[column] is None:
+            read_column(function.types, column, row[column])
+        else:
+            read(plain(row[column]))
     except TypeProblem as problem:
         raise ColumnError([f"{where}: column '{column}', which reward '{reward}' reads: {problem}"]) from problem

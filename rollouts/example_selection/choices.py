@@ -145,8 +145,8 @@ def load_fitting_selector(name: str, tables: tuple[EmbeddingTable, EmbeddingTabl
         RecordError: no selector there, or one for embeddings of another width, of other encoders than were trained
             along with it, or for fewer shots.
     """
-    from models.selectors.encoders import has_encoders, load_selector_encoders
-    from models.selectors.pointer import load_selector
+    from models.selectors.encoders import load_selector_encoders
+    from models.selectors.load import has_encoders, load_selector
 
     try:
         found = find_model(name)

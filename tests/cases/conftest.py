@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import HELPERS, ROOT
+from places import ROOT, WORKERS
 
-WORKER = HELPERS / "mains_worker.py"
+WORKER = WORKERS / "mains_worker.py"
 
 
 @pytest.fixture(scope="session")

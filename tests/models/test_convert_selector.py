@@ -7,7 +7,7 @@ import torch
 from selector_oracle import oracle_cases
 
 from models.convert_selector import convert, main
-from models.selectors.pointer import load_selector
+from models.selectors.load import load_selector
 
 CASES = {case.id: case for case in oracle_cases()}
 SHAPES = ["c000", "c018", "c052", "full3001"]

@@ -12,7 +12,7 @@ from models.errors import ModelError
 from models.factors.predictor import load_factor_predictor
 from models.families.loading import load_vlm
 from models.places import loading
-from models.selectors.encoders import has_encoders
+from models.selectors.load import has_encoders
 
 
 @pytest.mark.parametrize("load", [load_encoder, load_factor_predictor, load_vlm, has_encoders])

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from places import HELPERS
+from places import KILLS
 
 from data.io.records import write_jsonl
 from rewards import reward_bench, score
 
-WORKER = HELPERS / "rollout_kill_worker.py"
+WORKER = KILLS / "rollout_kill_worker.py"
 ROWS = 40
 
 

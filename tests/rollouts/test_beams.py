@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import vlm_cases as cases
-from places import HELPERS
+from places import KILLS
 
 from data.candidate_groups import load_groups
 from data.io.records import write_jsonl
@@ -22,7 +22,7 @@ from rollouts.beams import Query, Scorer, Value, beam_group, search
 from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM, first_answer
 
 RECORDS = cases.records()
-WORKER = HELPERS / "rollout_kill_worker.py"
+WORKER = KILLS / "rollout_kill_worker.py"
 
 
 class TableScorer:

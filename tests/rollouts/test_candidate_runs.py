@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
-from places import HELPERS
+from places import KILLS
 
 from rollouts import candidates
 
-WORKER = HELPERS / "rollout_kill_worker.py"
+WORKER = KILLS / "rollout_kill_worker.py"
 
 
 def command(folder: Path, model: Path, output: Path) -> list[str]:

@@ -9,7 +9,7 @@ from data.candidate_groups import load_groups, write_groups
 from data.candidates.embedding_table import EmbeddingTable
 from data.io.records import read_rows, write_jsonl
 from data.vqa import common_answer, load_records
-from models.selectors.pointer import load_selector
+from models.selectors.load import load_selector
 from rewards.relevance import relevance
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts import candidates

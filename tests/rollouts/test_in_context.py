@@ -13,7 +13,8 @@ from data.candidates.embedding_table import EmbeddingTable, Part
 from data.io.records import RecordError, read_rows
 from data.vqa import VqaRecord, load_records
 from models.run_folders import mark_complete
-from models.selectors.pointer import PointerSelector, PointerSelectorConfig, load_selector
+from models.selectors.load import load_selector
+from models.selectors.pointer import PointerSelector, PointerSelectorConfig
 from rewards.scoring.statistics import bootstrap_mean, paired_difference
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts import in_context

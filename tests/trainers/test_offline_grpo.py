@@ -262,7 +262,7 @@ def test_bad_settings_are_refused(tmp_path, settings, message):
 
 
 def test_a_selector_is_trained_from_its_warm_start_by_the_command(pointer_groups, tmp_path, capsys):
-    from models.selectors.pointer import load_selector
+    from models.selectors.load import load_selector
 
     start = PointerSelector(PointerSelectorConfig(embedding_size=8, hidden_size=16, dropout=0.5))
     start.save_pretrained(tmp_path / "start")

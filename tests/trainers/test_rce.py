@@ -8,7 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from data.candidate_groups import Candidate
 from models.families.vision_hooks import vision_tower
-from trainers.groups.data import GroupArguments, StoredGroup, load_stored_groups
+from trainers.groups.arguments import GroupArguments
+from trainers.groups.data import StoredGroup, load_stored_groups
 from trainers.losses import rce_loss
 from trainers.rce import RCEConfig, RCETrainer, main
 from trainers.sft import SelectorSFTConfig, SelectorSFTTrainer
@@ -296,7 +297,7 @@ def run_main(pointer_groups, completion_groups, tiny_model, tmp_path, capsys):
 
 @pytest.mark.parametrize("script", [main, sft_main], ids=["rce", "sft"])
 def test_a_selector_is_trained_saved_and_reported(run_main, tmp_path, script):
-    from models.selectors.pointer import load_selector
+    from models.selectors.load import load_selector
 
     status, error = run_main(script, eval_strategy="steps", eval_steps=1, reward_field="vqa_acc_score")
     assert status == 0, error

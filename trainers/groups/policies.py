@@ -4,29 +4,18 @@ A policy turns groups into batches, and a batch into the log-probability of ever
 losses need not know what a candidate is. It calls the model once a batch, through whatever wraps it (DDP, DeepSpeed).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
-from data.candidates.embedding_table import EmbeddingTable
-from data.io.pixel_bounds import PixelBounds
 from data.io.records import RecordError
-from models.generation import prepare_inputs
-from models.shared_prefix.packing import (
-    Rows,
-    SharedPrefix,
-    computing_dtype,
-    continuation_log_probs,
-    different_images,
-    pack_continuations,
-    token_log_probs,
-)
 from trainers.groups.data import StoredGroup
+from trainers.setup.model import ModelAtHand
 
+NEW_SELECTOR = "a new selector"
 Batch = dict[str, Any]
 
 
@@ -69,229 +58,40 @@ class GroupPolicy(Protocol):
         """Scores a batch, through the wrapped model's forward."""
 
 
-# -- selectors --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class PolicyAtHand:
+    """A policy before its weights are loaded.
+
+    Attributes:
+        policy: `None` where the model's processor is out of reach, which only validating a recipe allows.
+        load: the model.
+        by_length: pointers of different lengths are different groups.
+        base_model: for the report.
+        processor: saved beside the model.
+        records: what the policy reads beside the groups, by name.
+    """
+
+    policy: GroupPolicy | None
+    load: Callable[[], nn.Module]
+    by_length: bool
+    base_model: str
+    processor: Any = None
+    known: ModelAtHand | None = None
+    records: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
-class SelectorPolicy:
-    """An example selector (models/selectors/pointer.py): a candidate is a pointer, a step the choice of one example.
-
-    A candidate counts by the sum over its steps: its probability is that of the whole sequence.
-
-    Args:
-        queries, examples: tables of embeddings by the same encoders.
-        label_smoothing: share of the cross-entropy's target that is spread over the pool.
+def prepare_groups(policy: GroupPolicy, groups: Sequence[StoredGroup]) -> list[dict[str, Any]]:
+    """What the policy needs of each group.
 
     Raises:
-        RecordError: the tables were made by different encoders.
+        RecordError: lists the problems of all groups.
     """
-
-    mean_over_steps = False
-    sources = ("query_table", "example_table")
-    """The recipe's keys that queries and examples come from, for messages."""
-
-    def __init__(self, queries: EmbeddingTable, examples: EmbeddingTable, label_smoothing: float = 0.0):
-        queries.check_same_encoders(examples)
-        self.queries, self.examples = queries, examples
-        self.label_smoothing = label_smoothing
-
-    def prepare(self, group: StoredGroup) -> dict[str, Any]:
-        """Row numbers of query and pool, and each pointer as positions in the pool."""
-        errors, found = [], {}
-        parts = (("query", self.queries, [group.id]), ("pool", self.examples, group.pool))
-        for source, (name, table, ids) in zip(self.sources, parts, strict=True):
-            try:
-                found[name] = table.rows(ids)
-            except RecordError as error:
-                errors.append(error.at(f"{group.where}: {source}"))
-        positions = {item: position for position, item in enumerate(group.pool)}
-        outside = [item for one in group.candidates for item in one.pointer if item not in positions]
-        problems = [f"{group.where}: field 'pointer': {item!r} is not in the group's pool" for item in outside]
-        if errors or problems:
-            raise RecordError.joined(errors, problems)
-        pointers = [[positions[item] for item in candidate.pointer] for candidate in group.candidates]
-        return {"query": int(found["query"][0]), "pool": found["pool"], "pointers": pointers}
-
-    def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
-        """Every example of the batch once, and pools as rows of those."""
-        unique, places = np.unique(np.concatenate([item["pool"] for item in items]), return_inverse=True)
-        pools = _padded_rows(np.split(places, np.cumsum([len(item["pool"]) for item in items])[:-1]))
-        sizes = [len(item["pointers"]) for item in items]
-        steps = max(len(pointer) for item in items for pointer in item["pointers"])
-        pointers = torch.full((len(items), max(sizes), steps), -1)
-        for row, item in enumerate(items):
-            for column, pointer in enumerate(item["pointers"]):
-                pointers[row, column, : len(pointer)] = torch.tensor(pointer)
-        return {
-            "index": torch.tensor([item["index"] for item in items]),
-            **self.inputs([item["query"] for item in items], unique),
-            "pools": pools,
-            "pointers": pointers,
-        }
-
-    def inputs(self, queries: Sequence[int], examples: Sequence[int]) -> dict[str, Any]:
-        """What the model reads of these rows of queries and examples."""
-        return {
-            "query_embeddings": torch.from_numpy(self.queries.values[queries]),
-            "example_embeddings": torch.from_numpy(self.examples.values[examples]),
-        }
-
-    def group_log_probs(self, model: nn.Module, batch: Batch) -> GroupLogProbs:
-        inputs = {name: value for name, value in batch.items() if name != "index"}
-        output = model(**inputs, label_smoothing=self.label_smoothing)
-        nothing = _every_parameter(model)
-        return GroupLogProbs(output.log_probs + nothing, output.mask, output.cross_entropy + nothing)
-
-
-def _padded_rows(rows: Sequence[np.ndarray]) -> torch.Tensor:
-    """(B, longest), -1 where a row is shorter."""
-    padded = torch.full((len(rows), max(len(row) for row in rows)), -1)
-    for number, row in enumerate(rows):
-        padded[number, : len(row)] = torch.from_numpy(row)
-    return padded
-
-
-def _every_parameter(model: nn.Module) -> torch.Tensor | float:
-    """0, with a gradient of 0 for every trainable parameter.
-
-    A batch of one-example pointers does not use what remembers earlier choices. DDP and ZeRO wait for the gradient of
-    every parameter, on every process.
-    """
-    if not torch.is_grad_enabled():
-        return 0.0
-    return sum(0.0 * parameter.flatten()[:1].sum() for parameter in model.parameters() if parameter.requires_grad)
-
-
-# -- vision-language models -------------------------------------------------------------------------------------------
-
-
-class VLMPolicy:
-    """A Qwen2-VL: a candidate is a completion, a step one of its tokens; the last step ends the turn.
-
-    A candidate counts by the mean over its tokens, so that long completions weigh what short ones do.
-
-    Args:
-        processor: of the model.
-        bounds: how images are resized.
-        sharing: whether each prompt goes through the model once for all its completions; by default where exact.
-    """
-
-    mean_over_steps = True
-
-    def __init__(self, processor: Any, bounds: PixelBounds, sharing: SharedPrefix | None = None):
-        self.processor = processor
-        self.bounds = bounds
-        self.sharing = sharing or SharedPrefix()
-
-    def prepare(self, group: StoredGroup) -> dict[str, Any]:
-        """The conversation, its images (opened when they are needed), and the tokens of each completion."""
-        tokenizer = self.processor.tokenizer
-        texts = [candidate.completion for candidate in group.candidates]
-        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        reserved = set(tokenizer.all_special_ids)
-        problems = [
-            f"{group.where}: field 'completion': the text contains the special token "
-            f"{tokenizer.convert_ids_to_tokens(token)!r} (found {text!r:.80})"
-            for text, row in zip(texts, ids, strict=True)
-            for token in sorted(reserved.intersection(row))
-        ]
-        if problems:
-            raise RecordError(problems)
-        return {
-            "prompt": group.columns["prompt"],
-            "images": group.columns.get("images") or [],
-            "completions": [[*row, tokenizer.eos_token_id] for row in ids],
-        }
-
-    def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
-        """Rows of prompt and completion; a prompt's images go through the processor once.
-
-        Padding stands left of the prompt and right of the completion. `slot` says which (group, candidate) a row is,
-        `pixel_rows` and `grid_rows` which patches and images it sees, `image_counts` how many images.
-        """
-        images = [[self.bounds.open(image) for image in item["images"]] for item in items]
-        prompts = prepare_inputs(self.processor, [item["prompt"] for item in items], images)
-        sizes = [len(item["completions"]) for item in items]
-        group = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(sizes))  # (N,)
-        completions = [ids for item in items for ids in item["completions"]]
-        longest = max(len(ids) for ids in completions)
-        pad = self.processor.tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in completions])  # (N, C)
-        exists = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in completions])
-        batch = {
-            "index": torch.tensor([item["index"] for item in items]),
-            "input_ids": torch.cat([prompts["input_ids"][group], ids], dim=1),
-            "attention_mask": torch.cat([prompts["attention_mask"][group], exists.long()], dim=1),
-            "completion_mask": exists,
-            "slot": torch.cat([torch.arange(size) + row * max(sizes) for row, size in enumerate(sizes)]),
-            "shape": torch.tensor([len(items), max(sizes)]),
-        }
-        if "mm_token_type_ids" in prompts:
-            text = torch.zeros_like(ids)
-            batch["mm_token_type_ids"] = torch.cat([prompts["mm_token_type_ids"][group], text], dim=1)
-        if "pixel_values" in prompts:
-            batch |= {"pixel_values": prompts["pixel_values"], "image_grid_thw": prompts["image_grid_thw"]}
-            counts = [len(pictures) for pictures in images]
-            patches = prompts["image_grid_thw"].prod(dim=1).tolist()
-            batch["grid_rows"] = _repeated(counts, sizes)
-            batch["image_counts"] = torch.tensor(counts)[group]
-            of_prompt = [
-                sum(patches[start : start + count]) for start, count in zip(_starts(counts), counts, strict=True)
-            ]
-            batch["pixel_rows"] = _repeated(of_prompt, sizes)
-        return batch
-
-    def group_log_probs(self, model: nn.Module, batch: Batch) -> GroupLogProbs:
-        exists = batch["completion_mask"]  # (N, C)
-        steps = exists.shape[1]
-        log_probs = self._shared_log_probs(model, batch)
-        if log_probs is None:
-            log_probs = self._plain_log_probs(model, batch)
-        elif self.sharing.wants_check():
-            with torch.no_grad():
-                plain = self._plain_log_probs(model, batch)
-            self.sharing.compare(log_probs, plain * exists, computing_dtype(model))
-        groups, size = batch["shape"].tolist()
-        mask = exists.new_zeros(groups * size, steps).index_copy(0, batch["slot"], exists).view(groups, size, steps)
-        placed = log_probs.new_zeros(groups * size, steps).index_copy(0, batch["slot"], log_probs * exists)
-        placed = placed.view(groups, size, steps)
-        return GroupLogProbs(placed, mask, -placed)
-
-    def _shared_log_probs(self, model: nn.Module, batch: Batch) -> torch.Tensor | None:
-        """(N, C), each prompt once; `None` where that is not exact or saves nothing."""
-        if not self.sharing.usable(model):
-            return None
-        steps = batch["completion_mask"].shape[1]
-        pixels = grids = None
-        images: list[list[int]] = [[] for _ in batch["input_ids"]]
-        if "pixel_values" in batch:
-            numbers, pixels, grids = different_images(batch["pixel_values"], batch["image_grid_thw"])
-            of_rows = batch["grid_rows"].split(batch["image_counts"].tolist())
-            images = [[numbers[place] for place in places.tolist()] for places in of_rows]
-        mask = batch["attention_mask"]
-        prompts = mask[:, :-steps].sum(dim=1).tolist()
-        rows = Rows(batch["input_ids"], mask, prompts, images, pixels, grids, batch.get("mm_token_type_ids"))
-        if not self.sharing.allowed(rows.why_plain(steps)):
-            return None
-        packed = pack_continuations(model, rows, steps)
-        return None if packed is None else continuation_log_probs(model, packed)[0]
-
-    def _plain_log_probs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """(N, C), each row with its own prompt; anything where a row has no token."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in batch}
-        if "pixel_values" in batch:
-            inputs["pixel_values"] = batch["pixel_values"][batch["pixel_rows"]]
-            inputs["image_grid_thw"] = batch["image_grid_thw"][batch["grid_rows"]]
-        steps = batch["completion_mask"].shape[1]
-        logits = model(**inputs, logits_to_keep=steps + 1, use_cache=False).logits[:, -steps - 1 : -1]
-        tokens = batch["input_ids"][:, -steps:]
-        return torch.stack([token_log_probs(*row)[0] for row in zip(logits, tokens, strict=True)])
-
-
-def _starts(counts: Sequence[int]) -> list[int]:
-    return [sum(counts[:place]) for place in range(len(counts))]
-
-
-def _repeated(counts: Sequence[int], times: Sequence[int]) -> torch.Tensor:
-    """Numbers of rows that come in runs of `counts`, each run so many times in a row."""
-    runs = [torch.arange(start, start + count) for start, count in zip(_starts(counts), counts, strict=True)]
-    return torch.cat([run.repeat(time) for run, time in zip(runs, times, strict=True)])
+    items, errors = [], []
+    for index, group in enumerate(groups):
+        try:
+            items.append({"index": index, **policy.prepare(group)})
+        except RecordError as error:
+            errors.append(error)
+    if errors:
+        raise RecordError.joined(errors)
+    return items

@@ -1,18 +1,18 @@
 """What the scripts that learn from stored groups have in common: the policy at hand, its groups, the run."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from data.candidates.embedding_table import EmbeddingTable
-from data.io.records import RecordError
 from models.hub import hub_options
 from models.memory import Load
-from trainers.groups.data import GroupArguments, HeldOutId, RewardTable, StoredGroup, load_stored_groups
-from trainers.groups.policies import GroupPolicy, SelectorPolicy, VLMPolicy
+from trainers.groups.arguments import GroupArguments
+from trainers.groups.data import HeldOutId, RewardTable, StoredGroup, load_stored_groups
+from trainers.groups.policies import GroupPolicy, PolicyAtHand, prepare_groups
+from trainers.groups.selectors import selector_at_hand
+from trainers.groups.vlm_policy import VLMPolicy
 from trainers.losses import groups_without_contrast
 from trainers.mixins.enough_rows import check_enough_rows
 from trainers.report.record import RunInfo
@@ -21,13 +21,12 @@ from trainers.run.console import say
 from trainers.run.machine import command_line
 from trainers.run.resuming import begin_run
 from trainers.run.script import describe_rewards, train_and_record
+from trainers.setup.adapter_targets import check_adapters
 from trainers.setup.evaluation_rows import Content, evaluation_rows, prompt_content
 from trainers.setup.memory import base_load, say_estimate
 from trainers.setup.model import (
     DEFAULT_REVISION,
-    ModelAtHand,
     base_of_adapters,
-    check_adapters,
     hub_arguments,
     inspect_model,
     load_policy,
@@ -38,125 +37,6 @@ from trainers.setup.model_settings import check_model_settings
 from trainers.setup.recipes import Recipe, RecipeError
 from trainers.setup.task_data import check_lengths, count_tokens
 from trainers.setup.zero_stage import leave_weights_whole
-
-NEW_SELECTOR = "a new selector"
-
-
-@dataclass(frozen=True)
-class PolicyAtHand:
-    """A policy before its weights are loaded.
-
-    Attributes:
-        policy: `None` where the model's processor is out of reach, which only validating a recipe allows.
-        load: the model.
-        by_length: pointers of different lengths are different groups.
-        base_model: for the report.
-        processor: saved beside the model.
-        records: what the policy reads beside the groups, by name.
-    """
-
-    policy: GroupPolicy | None
-    load: Callable[[], nn.Module]
-    by_length: bool
-    base_model: str
-    processor: Any = None
-    known: ModelAtHand | None = None
-    records: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-
-
-# -- selectors --------------------------------------------------------------------------------------------------------
-
-
-def load_table(script: GroupArguments, name: str) -> EmbeddingTable:
-    """The table of embeddings under one of the recipe's keys."""
-    path = getattr(script, name)
-    if path is None:
-        raise RecipeError(f"{name}: policy: selector needs a table of embeddings (python -m rollouts.embeddings)")
-    try:
-        return EmbeddingTable.load(path)
-    except RecordError as error:
-        raise error.at(name) from error
-
-
-def load_query_table(script: GroupArguments) -> EmbeddingTable:
-    """Embeddings of all queries; those of `eval_query_table` under `HeldOutId`s."""
-    queries = load_table(script, "query_table")
-    if script.eval_query_table is None:
-        return queries
-    held_out = load_table(script, "eval_query_table")
-    try:
-        held_out.check_same_encoders(queries)
-    except RecordError as error:
-        raise error.at("eval_query_table") from error
-    ids = [*queries.ids, *map(HeldOutId, held_out.ids)]
-    return EmbeddingTable(ids, np.concatenate([queries.values, held_out.values]), queries.parts)
-
-
-def new_selector_config(settings: dict[str, Any], embedding_size: int, seed: int) -> Any:
-    """Configuration of a new selector.
-
-    Raises:
-        RecipeError: an unknown key or value; lists what is allowed.
-    """
-    from models.selectors.gpt2 import GPT2SelectorConfig
-    from models.selectors.pointer import PointerSelectorConfig
-
-    classes = {config.model_type: config for config in (PointerSelectorConfig, GPT2SelectorConfig)}
-    settings = {"embedding_size": embedding_size, "seed": seed} | settings
-    model_type = settings.pop("model_type", PointerSelectorConfig.model_type)
-    if model_type not in classes:
-        known = ", ".join((*classes, "encoding_selector"))
-        raise RecipeError(f"selector: model_type: expected one of {known}, found {model_type!r}")
-    try:
-        return classes[model_type](**settings)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"selector: {error}") from error
-
-
-def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtHand:
-    """The selector that a recipe names or describes, with its tables of embeddings, or the records it encodes."""
-    from transformers import AutoConfig, AutoModel
-
-    import models.selectors.gpt2  # noqa: F401  registers its configuration
-    from models.selectors.pointer import load_selector
-    from trainers.groups.selectors import encoding_selector_at_hand, reads_records, selector_of_tables
-
-    name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
-    if (name is None) == (script.selector is None):
-        found = "neither" if name is None else "both"
-        raise RecipeError(f"policy: selector needs either model_name_or_path or selector, found {found}")
-    config = None
-    if name is not None:
-        try:
-            config = AutoConfig.from_pretrained(name, **hub)
-        except Exception as error:  # the Hub's client raises many kinds
-            raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
-    model_type = script.selector.get("model_type", "pointer_selector") if config is None else config.model_type
-    if reads_records(script, model_type):
-        return encoding_selector_at_hand(script, args, name, config, hub["revision"])
-    queries, examples = load_query_table(script), load_table(script, "example_table")
-    policy = SelectorPolicy(queries, examples, args.label_smoothing_factor)
-    if config is None:
-        config = new_selector_config(script.selector, examples.width, args.seed)
-    elif model_type == "encoding_selector":
-        config = selector_of_tables(name, hub["revision"], (queries, examples))
-    width = getattr(config, "embedding_size", None)
-    if width != examples.width:
-        raise RecipeError(
-            f"example_table: {script.example_table} has embeddings of {examples.width} numbers, the selector reads "
-            f"{width}"
-        )
-
-    def load() -> nn.Module:
-        if name is None:
-            return AutoModel.from_config(config)
-        try:
-            return load_selector(name, hub["revision"])
-        except ValueError as error:
-            raise RecipeError(f"model_name_or_path: {error}") from error
-
-    return PolicyAtHand(policy, load, by_length=not getattr(config, "stop", False), base_model=name or NEW_SELECTOR)
-
 
 # -- vision-language models -------------------------------------------------------------------------------------------
 
@@ -219,8 +99,7 @@ def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Call
 
     def load(path: str) -> nn.Module:
         if script.policy == "selector":
-            from models.selectors.encoding import load_encoding_selector
-            from models.selectors.pointer import load_selector
+            from models.selectors.load import load_encoding_selector, load_selector
 
             try:
                 load_it = load_selector if script.query_data is None else load_encoding_selector
@@ -301,8 +180,6 @@ def train_on_groups(
         method: for the report.
         trainer_options: further arguments of the trainer.
     """
-    from trainers.rce import prepare_groups
-
     # Policy and data
     at_hand = selector_at_hand if script.policy == "selector" else vlm_at_hand
     hand = at_hand(script, args, model_args)

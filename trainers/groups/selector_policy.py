@@ -1,17 +1,115 @@
-"""An example selector whose encoders learn too: candidates are pointers, queries and examples texts and images."""
+"""An example selector that learns from stored groups: candidates are pointers, queries and examples embeddings, or the
+texts and images that its own encoders read."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
+from torch import nn
 
+from data.candidates.embedding_table import EmbeddingTable
 from data.candidates.examples import SINGLE_IMAGE, record_text
 from data.io.images import image_problems, open_image
 from data.io.records import RecordError
 from data.reports.pool import ItemId
 from data.vqa import VqaRecord
 from models.selectors.encoder_inputs import InputReader, Inputs
-from trainers.groups.policies import SelectorPolicy
+from trainers.groups.data import StoredGroup
+from trainers.groups.policies import Batch, GroupLogProbs
+
+
+class SelectorPolicy:
+    """An example selector (models/selectors/pointer.py): a candidate is a pointer, a step the choice of one example.
+
+    A candidate counts by the sum over its steps: its probability is that of the whole sequence.
+
+    Args:
+        queries, examples: tables of embeddings by the same encoders.
+        label_smoothing: share of the cross-entropy's target that is spread over the pool.
+
+    Raises:
+        RecordError: the tables were made by different encoders.
+    """
+
+    mean_over_steps = False
+    sources = ("query_table", "example_table")
+    """The recipe's keys that queries and examples come from, for messages."""
+
+    def __init__(self, queries: EmbeddingTable, examples: EmbeddingTable, label_smoothing: float = 0.0):
+        queries.check_same_encoders(examples)
+        self.queries, self.examples = queries, examples
+        self.label_smoothing = label_smoothing
+
+    def prepare(self, group: StoredGroup) -> dict[str, Any]:
+        """Row numbers of query and pool, and each pointer as positions in the pool."""
+        errors, found = [], {}
+        parts = (("query", self.queries, [group.id]), ("pool", self.examples, group.pool))
+        for source, (name, table, ids) in zip(self.sources, parts, strict=True):
+            try:
+                found[name] = table.rows(ids)
+            except RecordError as error:
+                errors.append(error.at(f"{group.where}: {source}"))
+        positions = {item: position for position, item in enumerate(group.pool)}
+        outside = [item for one in group.candidates for item in one.pointer if item not in positions]
+        problems = [f"{group.where}: field 'pointer': {item!r} is not in the group's pool" for item in outside]
+        if errors or problems:
+            raise RecordError.joined(errors, problems)
+        pointers = [[positions[item] for item in candidate.pointer] for candidate in group.candidates]
+        return {"query": int(found["query"][0]), "pool": found["pool"], "pointers": pointers}
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
+        """Every example of the batch once, and pools as rows of those."""
+        unique, places = np.unique(np.concatenate([item["pool"] for item in items]), return_inverse=True)
+        pools = _padded_rows(np.split(places, np.cumsum([len(item["pool"]) for item in items])[:-1]))
+        sizes = [len(item["pointers"]) for item in items]
+        steps = max(len(pointer) for item in items for pointer in item["pointers"])
+        pointers = torch.full((len(items), max(sizes), steps), -1)
+        for row, item in enumerate(items):
+            for column, pointer in enumerate(item["pointers"]):
+                pointers[row, column, : len(pointer)] = torch.tensor(pointer)
+        return {
+            "index": torch.tensor([item["index"] for item in items]),
+            **self.inputs([item["query"] for item in items], unique),
+            "pools": pools,
+            "pointers": pointers,
+        }
+
+    def inputs(self, queries: Sequence[int], examples: Sequence[int]) -> dict[str, Any]:
+        """What the model reads of these rows of queries and examples."""
+        return {
+            "query_embeddings": torch.from_numpy(self.queries.values[queries]),
+            "example_embeddings": torch.from_numpy(self.examples.values[examples]),
+        }
+
+    def group_log_probs(self, model: nn.Module, batch: Batch) -> GroupLogProbs:
+        inputs = {name: value for name, value in batch.items() if name != "index"}
+        output = model(**inputs, label_smoothing=self.label_smoothing)
+        nothing = _every_parameter(model)
+        return GroupLogProbs(output.log_probs + nothing, output.mask, output.cross_entropy + nothing)
+
+
+def _padded_rows(rows: Sequence[np.ndarray]) -> torch.Tensor:
+    """(B, longest), -1 where a row is shorter."""
+    padded = torch.full((len(rows), max(len(row) for row in rows)), -1)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = torch.from_numpy(row)
+    return padded
+
+
+def _every_parameter(model: nn.Module) -> torch.Tensor | float:
+    """0, with a gradient of 0 for every trainable parameter.
+
+    A batch of one-example pointers does not use what remembers earlier choices. DDP and ZeRO wait for the gradient of
+    every parameter, on every process.
+    """
+    if not torch.is_grad_enabled():
+        return 0.0
+    return sum(0.0 * parameter.flatten()[:1].sum() for parameter in model.parameters() if parameter.requires_grad)
+
+
+# -- with encoders of its own -----------------------------------------------------------------------------------------
 
 
 class RecordTable:

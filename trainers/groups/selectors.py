@@ -1,11 +1,13 @@
-"""The example selector with encoders of its own that a recipe names or describes, and the records that it reads."""
+"""The example selector that a recipe names or describes, and the tables of embeddings or the records that it reads."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
+from transformers import AutoConfig, AutoModel
 
 from data.candidates.embedding_table import EmbeddingTable
 from data.candidates.examples import load_examples
@@ -13,12 +15,16 @@ from data.io.records import RecordError
 from data.vqa import VqaRecord
 from models.selectors.encoder_inputs import InputReader
 from models.selectors.encoders import load_selector_encoders
-from models.selectors.encoding import EncodingSelector, EncodingSelectorConfig, load_encoding_selector
+from models.selectors.encoding import EncodingSelector, EncodingSelectorConfig
+from models.selectors.gpt2 import GPT2SelectorConfig
+from models.selectors.load import load_encoding_selector, load_selector
 from models.selectors.pointer import PointerSelectorConfig
-from trainers.groups.data import GroupArguments
-from trainers.groups.run import NEW_SELECTOR, PolicyAtHand
-from trainers.groups.selector_policy import EncodingPolicy, RecordTable
+from trainers.groups.arguments import GroupArguments
+from trainers.groups.data import HeldOutId
+from trainers.groups.policies import NEW_SELECTOR, PolicyAtHand
+from trainers.groups.selector_policy import EncodingPolicy, RecordTable, SelectorPolicy
 from trainers.run.console import say
+from trainers.setup.model import hub_arguments
 from trainers.setup.recipes import RecipeError
 
 MODEL_TYPE = EncodingSelectorConfig.model_type
@@ -195,6 +201,52 @@ def selector_of_tables(
     return trained.selector.config
 
 
+# -- the tables -------------------------------------------------------------------------------------------------------
+
+
+def load_table(script: GroupArguments, name: str) -> EmbeddingTable:
+    """The table of embeddings under one of the recipe's keys."""
+    path = getattr(script, name)
+    if path is None:
+        raise RecipeError(f"{name}: policy: selector needs a table of embeddings (python -m rollouts.embeddings)")
+    try:
+        return EmbeddingTable.load(path)
+    except RecordError as error:
+        raise error.at(name) from error
+
+
+def load_query_table(script: GroupArguments) -> EmbeddingTable:
+    """Embeddings of all queries; those of `eval_query_table` under `HeldOutId`s."""
+    queries = load_table(script, "query_table")
+    if script.eval_query_table is None:
+        return queries
+    held_out = load_table(script, "eval_query_table")
+    try:
+        held_out.check_same_encoders(queries)
+    except RecordError as error:
+        raise error.at("eval_query_table") from error
+    ids = [*queries.ids, *map(HeldOutId, held_out.ids)]
+    return EmbeddingTable(ids, np.concatenate([queries.values, held_out.values]), queries.parts)
+
+
+def new_selector_config(settings: dict[str, Any], embedding_size: int, seed: int) -> Any:
+    """Configuration of a new selector.
+
+    Raises:
+        RecipeError: an unknown key or value; lists what is allowed.
+    """
+    classes = {config.model_type: config for config in (PointerSelectorConfig, GPT2SelectorConfig)}
+    settings = {"embedding_size": embedding_size, "seed": seed} | settings
+    model_type = settings.pop("model_type", PointerSelectorConfig.model_type)
+    if model_type not in classes:
+        known = ", ".join((*classes, "encoding_selector"))
+        raise RecipeError(f"selector: model_type: expected one of {known}, found {model_type!r}")
+    try:
+        return classes[model_type](**settings)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"selector: {error}") from error
+
+
 # -- the records ------------------------------------------------------------------------------------------------------
 
 
@@ -227,3 +279,45 @@ def load_selection_records(script: GroupArguments) -> tuple[list[VqaRecord], lis
         where = f"query_data: {script.query_data}, splits {', '.join(splits)}"
         raise RecordError([f"{where}: field 'id': {item!r} stands twice" for item in twice])
     return queries, load("example_data", script.example_split or "train")
+
+
+# -- any selector -----------------------------------------------------------------------------------------------------
+
+
+def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtHand:
+    """The selector that a recipe names or describes, with its tables of embeddings, or the records it encodes."""
+    name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
+    if (name is None) == (script.selector is None):
+        found = "neither" if name is None else "both"
+        raise RecipeError(f"policy: selector needs either model_name_or_path or selector, found {found}")
+    config = None
+    if name is not None:
+        try:
+            config = AutoConfig.from_pretrained(name, **hub)
+        except Exception as error:  # the Hub's client raises many kinds
+            raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
+    model_type = script.selector.get("model_type", "pointer_selector") if config is None else config.model_type
+    if reads_records(script, model_type):
+        return encoding_selector_at_hand(script, args, name, config, hub["revision"])
+    queries, examples = load_query_table(script), load_table(script, "example_table")
+    policy = SelectorPolicy(queries, examples, args.label_smoothing_factor)
+    if config is None:
+        config = new_selector_config(script.selector, examples.width, args.seed)
+    elif model_type == "encoding_selector":
+        config = selector_of_tables(name, hub["revision"], (queries, examples))
+    width = getattr(config, "embedding_size", None)
+    if width != examples.width:
+        raise RecipeError(
+            f"example_table: {script.example_table} has embeddings of {examples.width} numbers, the selector reads "
+            f"{width}"
+        )
+
+    def load() -> nn.Module:
+        if name is None:
+            return AutoModel.from_config(config)
+        try:
+            return load_selector(name, hub["revision"])
+        except ValueError as error:
+            raise RecipeError(f"model_name_or_path: {error}") from error
+
+    return PolicyAtHand(policy, load, by_length=not getattr(config, "stop", False), base_model=name or NEW_SELECTOR)

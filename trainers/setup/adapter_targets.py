@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
-from trainers.setup.model import ALL_LINEAR
+from trainers.setup.model import ALL_LINEAR, base_of_adapters, hub_arguments, lora_config
 from trainers.setup.recipe_keys import closest
 from trainers.setup.recipes import RecipeError
 
@@ -24,6 +24,12 @@ def model_of(config: Any) -> nn.Module:
     """The model that a configuration is of, with a language head."""
     text_only = config.get_text_config() is config
     return (AutoModelForCausalLM if text_only else AutoModelForImageTextToText).from_config(config)
+
+
+def check_adapters(config: Any, args: Any, model_args: Any) -> None:
+    """Raises `RecipeError` if the recipe puts adapters on what the model (`None`: out of reach) does not have."""
+    if base_of_adapters(model_args.model_name_or_path, hub_arguments(args, model_args)) is None:
+        check_adapter_targets(lora_config(model_args, args.freeze_vision_tower), config)
 
 
 def check_adapter_targets(

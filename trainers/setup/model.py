@@ -191,14 +191,6 @@ def lora_config(model_args: Any, freeze_vision_tower: bool, revision: str | None
     return config
 
 
-def check_adapters(config: Any, args: Any, model_args: Any) -> None:
-    """Raises `RecipeError` if the recipe puts adapters on what the model (`None`: out of reach) does not have."""
-    from trainers.setup.adapter_targets import check_adapter_targets
-
-    if base_of_adapters(model_args.model_name_or_path, hub_arguments(args, model_args)) is None:
-        check_adapter_targets(lora_config(model_args, args.freeze_vision_tower), config)
-
-
 def policy_arguments(args: Any, model_args: Any) -> dict[str, Any]:
     """What a trainer takes as `model`, `quantization_config` and `peft_config`.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from models.places import looks_local
+from data.cli.folder_names import looks_local
 from trainers.setup.checks import TEMPLATE_FILES
 from trainers.setup.keyword_settings import check_keywords
 from trainers.setup.model import ModelAtHand, init_kwargs

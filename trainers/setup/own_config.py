@@ -1,11 +1,41 @@
-"""The configuration of a trainer that is made from Python, as TRL's trainers take theirs."""
+"""The configuration of a trainer, made from Python as TRL's trainers take theirs: checked like a recipe's."""
 
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
+from trainers.setup.keyword_settings import check_keyword_settings
+from trainers.setup.setting_rules import check_settings
+
+SMALLER_IS_BETTER = ("kl", "bce")
+"""How figures end of which the best model has the smallest; transformers knows this of losses alone."""
 Config = TypeVar("Config", bound=TrainingArguments)
+
+
+@dataclass
+class CheckedSettings:
+    """Mix-in of configurations, before all others: made from Python too, they hold allowed values only.
+
+    Classes that compare settings with each other do so after `super().__post_init__()`.
+    """
+
+    warmup_ratio: float | None = field(
+        default=None,
+        metadata={"help": "Share of the optimizer steps in which the learning rate rises, in place of warmup_steps."},
+    )
+
+    def __post_init__(self):
+        check_settings(self)
+        if self.warmup_ratio is not None:
+            if self.warmup_steps not in (0, self.warmup_ratio):
+                both = f"{self.warmup_ratio}, and warmup_steps is {self.warmup_steps}"
+                raise ValueError(f"warmup_ratio: {both}: set one of them (warmup_steps: 0 unsets it)")
+            self.warmup_steps = self.warmup_ratio  # below 1, transformers takes it as a share
+        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith(SMALLER_IS_BETTER):
+            self.greater_is_better = False
+        super().__post_init__()
+        check_keyword_settings(self)
 
 
 def own_config(args: Any, config_class: type[Config]) -> Config:

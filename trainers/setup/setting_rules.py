@@ -6,7 +6,7 @@ Ranges of this toolkit's own settings stand here too; what depends on two settin
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache
 from numbers import Integral, Real
@@ -229,39 +229,6 @@ def problem(key: str, value: Any, choices: Sequence | None) -> str | None:
         if wrong:
             return f"expected one of {', '.join(map(_shown, choices))}, found {wrong[0]!r}"
     return None
-
-
-SMALLER_IS_BETTER = ("kl", "bce")
-"""How figures end of which the best model has the smallest; transformers knows this of losses alone."""
-
-
-@dataclass
-class CheckedSettings:
-    """Mix-in of configurations, before all others: made from Python too, they hold allowed values only.
-
-    Classes that compare settings with each other do so after `super().__post_init__()`.
-    """
-
-    warmup_ratio: float | None = field(
-        default=None,
-        metadata={"help": "Share of the optimizer steps in which the learning rate rises, in place of warmup_steps."},
-    )
-
-    def __post_init__(self):
-        from trainers.setup.keyword_settings import (
-            check_keyword_settings,  # imports transformers; this module needs not
-        )
-
-        check_settings(self)
-        if self.warmup_ratio is not None:
-            if self.warmup_steps not in (0, self.warmup_ratio):
-                both = f"{self.warmup_ratio}, and warmup_steps is {self.warmup_steps}"
-                raise ValueError(f"warmup_ratio: {both}: set one of them (warmup_steps: 0 unsets it)")
-            self.warmup_steps = self.warmup_ratio  # below 1, transformers takes it as a share
-        if self.greater_is_better is None and (self.metric_for_best_model or "").endswith(SMALLER_IS_BETTER):
-            self.greater_is_better = False
-        super().__post_init__()
-        check_keyword_settings(self)
 
 
 def check_settings(settings: Any) -> None:

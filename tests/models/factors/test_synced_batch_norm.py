@@ -1,4 +1,4 @@
-"""Batch normalisation of the factor trainer; tests/trainers/test_factor_distribution.py has it on two processes."""
+"""Batch normalisation of the factor trainer; test_factor_distribution.py has it on two processes."""
 
 import pytest
 import torch

@@ -19,8 +19,8 @@ from transformers import (
 from data.factor_labels.text_encoder import BUNDLED_MINILM
 from models.embeddings import load_encoder
 from models.selectors.encoder_inputs import InputReader
-from models.selectors.encoding import EncodingSelector, EncodingSelectorConfig, load_encoding_selector
-from models.selectors.pointer import load_selector
+from models.selectors.encoding import EncodingSelector, EncodingSelectorConfig
+from models.selectors.load import load_encoding_selector, load_selector
 
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
 TEXT = {**TOWER, "vocab_size": 50, "max_position_embeddings": 16}

@@ -6,7 +6,8 @@ import logging
 import pytest
 from stored_groups import POINTERS, write_groups
 
-from trainers.groups.data import GroupArguments, load_stored_groups
+from trainers.groups.arguments import GroupArguments
+from trainers.groups.data import load_stored_groups
 
 
 def test_pointers_of_different_lengths_are_different_groups(tmp_path):

@@ -10,9 +10,11 @@ from data.io.records import RecordError
 from models.families.loading import load_processor, load_vlm, pixel_bounds
 from models.generation import prepare_inputs
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
-from trainers.groups.data import GroupArguments, StoredGroup, load_stored_groups
-from trainers.groups.policies import SelectorPolicy, VLMPolicy
-from trainers.rce import prepare_groups
+from trainers.groups.arguments import GroupArguments
+from trainers.groups.data import StoredGroup, load_stored_groups
+from trainers.groups.policies import prepare_groups
+from trainers.groups.selector_policy import SelectorPolicy
+from trainers.groups.vlm_policy import VLMPolicy
 
 
 @pytest.fixture

@@ -19,18 +19,20 @@ from data.candidates.pools import load_pools
 from data.io.images import open_image
 from data.io.records import RecordError, write_jsonl
 from models.selectors.encoder_inputs import InputReader
-from models.selectors.encoding import EncodingSelector, load_encoding_selector
+from models.selectors.encoding import EncodingSelector
 from models.selectors.gpt2 import GPT2Selector, GPT2SelectorConfig
-from models.selectors.pointer import load_selector
+from models.selectors.load import load_encoding_selector, load_selector
 from rollouts.embeddings import main as embed_main
 from rollouts.example_selection.choices import load_fitting_selector, selected
 from rollouts.example_selection.data import load_selection_data
 from trainers import offline_grpo, rce, sft
-from trainers.groups.data import GroupArguments, load_stored_groups
+from trainers.groups.arguments import GroupArguments
+from trainers.groups.data import load_stored_groups
+from trainers.groups.policies import prepare_groups
 from trainers.groups.run import reference_loader
 from trainers.groups.selector_policy import EncodingPolicy, RecordTable
 from trainers.groups.selectors import load_selection_records
-from trainers.rce import freeze_backbone, prepare_groups
+from trainers.rce import freeze_backbone
 from trainers.setup.recipes import RecipeError
 
 

@@ -297,7 +297,8 @@ def test_t03_a_reward_that_applies_to_no_row_of_the_run(make_grpo, tmp_path, cap
 
 
 def test_t18_a_run_that_keeps_its_best_model_reports_that_one(make_selector_trainer, pointer_groups):
-    from trainers.groups.data import GroupArguments, load_stored_groups
+    from trainers.groups.arguments import GroupArguments
+    from trainers.groups.data import load_stored_groups
     from trainers.rce import RCEConfig, RCETrainer
 
     held_out = load_stored_groups(GroupArguments(dataset_name=str(pointer_groups)), "validation")

@@ -14,7 +14,7 @@ from tiny_encoders import write_coloured_groups, write_coloured_records
 from trl import ModelConfig
 
 from trainers.factors import FactorArguments, FactorTrainingConfig
-from trainers.groups.data import GroupArguments
+from trainers.groups.arguments import GroupArguments
 from trainers.groups.preferences import PreferenceArguments
 from trainers.grpo import GRPOConfig, GRPOScriptArguments
 from trainers.offline_grpo import OfflineGRPOConfig
