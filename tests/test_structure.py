@@ -90,6 +90,7 @@ TESTED_IN = {
     "trainers/mixins/early_stopping.py": "trainers/test_rce.py",
     "trainers/mixins/enough_rows.py": "cases/trainers/test_validation.py",
     "trainers/mixins/finite.py": "cases/trainers/test_non_finite.py",
+    "trainers/mixins/image_bounds.py": "cases/trainers/test_from_python.py",
     "trainers/mixins/rollout_temperature.py": "trainers/test_schedules.py",
     "trainers/mixins/shared_prompts.py": "trainers/mixins/test_shared_grpo.py",
     "trainers/report/curves.py": "trainers/report/test_page.py",

@@ -42,6 +42,7 @@ from trainers.mixins.checkpoints import CompleteCheckpoints
 from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.finite import FiniteTraining
+from trainers.mixins.image_bounds import PixelArguments
 from trainers.report.publishing import PublishedRun
 from trainers.report.record import RunInfo
 from trainers.run.console import say
@@ -85,7 +86,7 @@ class FactorArguments(DataArguments):
 
 
 @dataclass
-class FactorTrainingConfig(CheckedSettings, EarlyStoppingArguments, transformers.TrainingArguments):
+class FactorTrainingConfig(CheckedSettings, PixelArguments, EarlyStoppingArguments, transformers.TrainingArguments):
     """`transformers.TrainingArguments`, with the settings of the predictor and of its loss."""
 
     default_best_metric = "eval_map"
@@ -296,7 +297,7 @@ def load_predictor(
         revision = hub_arguments(args, model_args)["revision"]
         config = transformers.AutoConfig.from_pretrained(name, revision=revision)
         if not isinstance(config, FactorConfig):
-            return from_backbone(name, factors.ids, script.min_pixels, script.max_pixels, revision, **settings)
+            return from_backbone(name, factors.ids, args.min_pixels, args.max_pixels, revision, **settings)
         model = load_factor_predictor(name, "cpu", revision).train()
     except (OSError, ValueError) as error:
         where = "backbone" if name is None else f"model_name_or_path: '{name}' cannot be loaded"

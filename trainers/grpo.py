@@ -32,9 +32,8 @@ from trl.trainer.utils import (
 )
 
 from models.families.adapters import adapter_values, keep_adapters_in_float32
-from models.families.loading import VISION_TOKENS, load_processor, vision_token_ids
+from models.families.loading import VISION_TOKENS, vision_token_ids
 from models.families.vision_hooks import install_vision_hooks, vision_tower
-from models.hub import hub_options
 from models.memory import Load
 from models.shared_prefix.packing import SharedPrefix
 from models.shared_prefix.prefill import shared_prefill
@@ -47,6 +46,7 @@ from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, rest
 from trainers.mixins.dynamic_sampling import DynamicSampling, Rollout, without_contrast
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.finite import FiniteTraining
+from trainers.mixins.image_bounds import PromptArguments, processor_of
 from trainers.mixins.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
 from trainers.mixins.rollout_temperature import ScheduledTemperature
 from trainers.mixins.shared_prompts import SharedLogProbs, SharingArguments
@@ -83,7 +83,7 @@ _MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")
 
 
 @dataclass
-class GRPOConfig(CheckedSettings, SharingArguments, AdaptiveKLArguments, trl.GRPOConfig):
+class GRPOConfig(CheckedSettings, PromptArguments, SharingArguments, AdaptiveKLArguments, trl.GRPOConfig):
     """`trl.GRPOConfig` with the additions below; with their defaults only the advantage clip differs from TRL."""
 
     advantage_clip: float | None = field(
@@ -187,8 +187,7 @@ class GRPOTrainer(
         **kwargs: Any,
     ):
         args = config_or_default(args, GRPOConfig, model, "GRPO")
-        if processing_class is None:
-            processing_class = self._load_processing_class(model, args)
+        processing_class = processor_of(model, args, processing_class)
         args.generation_kwargs = self._without_vision_tokens(args, processing_class)
         if isinstance(processing_class, ProcessorMixin) and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
@@ -223,13 +222,6 @@ class GRPOTrainer(
         self._prepare_temperature()
 
     # -- set-up ------------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _load_processing_class(model: str | PreTrainedModel, args: GRPOConfig) -> Any:
-        """What the parent would load; it is needed before."""
-        name = model if isinstance(model, str) else model.config._name_or_path
-        hub = {"trust_remote_code": args.trust_remote_code} | hub_options(init_kwargs(args))
-        return load_processor(name, **hub)
 
     @staticmethod
     def _loaded(reward: Any, args: GRPOConfig) -> Any:
@@ -602,7 +594,7 @@ def main(argv: list[str] | None = None) -> None:
 
         # Data
         model = inspect_model(
-            model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
+            model_args.model_name_or_path, args, not script.validate_only, hub_arguments(args, model_args)
         )
         check_model_settings(args, model)
         check_adapters(model.config, args, model_args)

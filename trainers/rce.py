@@ -34,6 +34,7 @@ from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, rest
 from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething
 from trainers.mixins.finite import FiniteTraining
+from trainers.mixins.image_bounds import PromptArguments
 from trainers.mixins.shared_prompts import SharingArguments
 from trainers.report.fixed_samples import FixedSamples, chosen
 from trainers.report.group_samples import group_sample
@@ -51,7 +52,9 @@ BACKBONE = ("input_proj", "query_proj", "cand_proj")
 
 
 @dataclass
-class GroupConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, transformers.TrainingArguments):
+class GroupConfig(
+    CheckedSettings, PromptArguments, SharingArguments, EarlyStoppingArguments, transformers.TrainingArguments
+):
     """`transformers.TrainingArguments`, with what trainers on stored groups have in common."""
 
     reward_normalization: Literal["raw", "z_score", "z_score_clamp", "rank"] = field(

@@ -10,8 +10,10 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
 
     before_imports(__file__, "reward", "PreferenceArguments", "RewardConfig", "ModelConfig")
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -20,14 +22,16 @@ import torch
 import trl
 from accelerate import PartialState
 from datasets import Dataset
+from peft import PeftConfig
 from torch import nn
-from transformers import ProcessorMixin, TrainerCallback
+from transformers import AutoConfig, ProcessorMixin, TrainerCallback
 from transformers.activations import ACT2FN
-from trl import ModelConfig
+from trl import ModelConfig, get_quantization_config
 
+from data.io.unreadable import readable_rows
 from data.preferences import PreferenceRecord
 from models.families.adapters import adapter_values, keep_adapters_in_float32
-from models.families.loading import load_processor, pixel_bounds
+from models.families.loading import pixel_bounds
 from models.families.vision_hooks import vision_tower
 from models.hub import hub_options
 from models.reward.inputs import reward_messages
@@ -51,6 +55,7 @@ from trainers.mixins.checkpoints import CompleteCheckpoints
 from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.finite import FiniteTraining
+from trainers.mixins.image_bounds import PromptArguments, hub_of, processor_of
 from trainers.mixins.shared_prompts import SharingArguments
 from trainers.report.fixed_samples import FixedSamples, chosen
 from trainers.report.publishing import PublishedRun
@@ -66,6 +71,7 @@ from trainers.setup.checks import check_set_up
 from trainers.setup.evaluation_rows import evaluation_rows
 from trainers.setup.memory import base_load, say_estimate
 from trainers.setup.model import (
+    ALL_LINEAR,
     ModelAtHand,
     base_of_adapters,
     hub_arguments,
@@ -84,7 +90,7 @@ DEFAULT_BOUNDS = (-5.0, 5.0)
 
 
 @dataclass
-class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, trl.RewardConfig):
+class RewardConfig(CheckedSettings, PromptArguments, SharingArguments, EarlyStoppingArguments, trl.RewardConfig):
     """`trl.RewardConfig` with the additions below; texts are never cut, because half an image cannot be read."""
 
     max_length: int | None = field(
@@ -122,16 +128,6 @@ class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, tr
         metadata={"help": "System text of every conversation, stored with the model; by default the prompts' own."},
     )
     freeze_vision_tower: bool = field(default=False, metadata={"help": "Train everything but the vision tower."})
-    own_folder: bool = field(
-        default=True,
-        metadata={
-            "help": "Write to output_dir_TIMESTAMP, so that no run overwrites another; an unfinished one goes on."
-        },
-    )
-    load_weights_only: bool = field(
-        default=False,
-        metadata={"help": "Take the weights of resume_from_checkpoint, and start optimizer, schedule and data anew."},
-    )
 
     def __post_init__(self):
         self.remove_unused_columns = False  # records are looked up when they are needed
@@ -161,8 +157,6 @@ class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, tr
                 f"margin: expected less than {high - low}, the largest gap between scores of {low} to {high}; found "
                 f"{self.margin}"
             )
-        if self.load_weights_only and self.resume_from_checkpoint is None:
-            raise ValueError("load_weights_only: resume_from_checkpoint must name the checkpoint")
 
     def model_settings(self) -> dict[str, Any]:
         """What the recipe says of the reward model's configuration."""
@@ -182,6 +176,50 @@ class RewardConfig(CheckedSettings, SharingArguments, EarlyStoppingArguments, tr
                     "name, or make it by models.reward.model.from_backbone(name, args.model_settings())"
                 )
 
+
+# -- the model --------------------------------------------------------------------------------------------------------
+
+
+def load_reward_policy(name: str, args: RewardConfig, options: Mapping[str, Any]) -> nn.Module:
+    """The reward model of a folder or Hub id: a new head on a backbone, whose first weights follow `args.seed`; or a
+    reward model or its adapters to train on.
+
+    Args:
+        args: their `model_init_kwargs` are taken out: they may hold what cannot be saved.
+        options: of `from_pretrained`.
+
+    Raises:
+        OSError, ValueError: it cannot be loaded.
+    """
+    args.model_init_kwargs = None
+    torch.manual_seed(args.seed)
+    hub, settings = hub_options(options), args.model_settings()
+    base = base_of_adapters(name, hub)
+    if base is None:
+        return from_backbone(name, settings, **options)
+    stored = AutoConfig.from_pretrained(name, **hub)
+    kept = ("head_activation", "score_min", "score_max", "system_prompt", "language_head")
+    settings = {key: getattr(stored, key) for key in kept} | settings
+    model = from_backbone(base.name, settings, **{**options, "revision": base.revision})
+    model.score_head.float()  # as it was stored
+    return put_adapters(model, name, hub.get("revision"), base)
+
+
+def with_head(config: PeftConfig) -> PeftConfig:
+    """The adapters as a reward model needs them: of the backbone alone, by default of all its linear layers, with the
+    head trained in full and saved beside them."""
+    config = copy(config)
+    config.task_type = None  # PEFT would look for the head of a classifier
+    config.modules_to_save = sorted({HEAD, *(config.modules_to_save or ())})
+    if config.target_modules is None and not config.target_parameters:
+        config.target_modules = ALL_LINEAR
+    given = config.exclude_modules or []
+    patterns = [given] if isinstance(given, str) else [rf"(?:.*\.)?{re.escape(name)}" for name in given]
+    config.exclude_modules = "|".join(f"(?:{pattern})" for pattern in (rf"{HEAD}\..*", *patterns))
+    return config
+
+
+# -- the trainer ------------------------------------------------------------------------------------------------------
 
 Preferences = Sequence[PreferenceRecord] | Dataset
 
@@ -219,16 +257,20 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
         train_dataset, eval_dataset: records of `data.preferences`, or a data set with their columns or TRL's
             (`prompt`, `chosen`, `rejected`, `images`). Evaluation may be on several, by their names.
         processing_class: the model's processor, by default that of its folder or Hub id.
-        samples: where groups are stored for the run's report; by default nowhere.
-        checked: no record is longer than `args.max_length`, which then is not looked for.
+        compute_metrics: is given scores (N, G) as predictions and ranks (N, G) as labels, lower is better, of the
+            responses of N examples; -100 in both where an example has fewer than G.
+        peft_config: adapters of the backbone; the head is trained in full and saved beside them.
+        samples: where groups are stored for the run's report; by default nowhere, or as `report` needs.
+        checked: images and lengths of all records have been checked.
 
     Raises:
         TypeError: another configuration, or a tokenizer in place of a processor.
         ValueError: no data, or settings that contradict the model.
-        RecordError: rows that cannot be used, or are longer than `args.max_length`.
+        RecordError: rows that cannot be used, or are longer than `args.max_length` or `args.max_prompt_length`.
     """
 
     _name = "Reward"
+    report_kind = "reward"
 
     def __init__(
         self,
@@ -246,28 +288,27 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
         **kwargs: Any,
     ):
         args = config_or_default(args, RewardConfig, model, "Reward")
-        if args.load_weights_only and args.resume_from_checkpoint is not None:
-            raise ValueError("load_weights_only: give RewardTrainer the checkpoint as its model, and set neither")
         if data_collator is not None and not callable(data_collator):
             found = type(data_collator).__name__
             raise TypeError(f"data_collator: expected a function, found {found}; data sets come after it, as in TRL")
         if train_dataset is None:
             raise ValueError("train_dataset: expected records or a data set, found none")
         train, evaluation = as_records(train_dataset, "train_dataset"), _evaluation_records(eval_dataset)
-        name = model if isinstance(model, str) else model.config._name_or_path
-        hub = {"trust_remote_code": args.trust_remote_code} | hub_options(init_kwargs(args))
         if not isinstance(processing_class, ProcessorMixin | None):
             found = type(processing_class).__name__
             raise TypeError(f"processing_class: expected the model's processor, which reads images too, found {found}")
+        source = model
         if isinstance(model, str):
-            options, args.model_init_kwargs = hub | init_kwargs(args), None  # they may hold what cannot be saved
-            options |= _quantised(kwargs.pop("quantization_config", None))  # the parent would leave it unread
-            model = from_backbone(model, args.model_settings(), **options)
+            quantised = _quantised(kwargs.pop("quantization_config", None))  # the parent would leave it unread
+            model = load_reward_policy(model, args, hub_of(args) | init_kwargs(args) | quantised)
         else:
             args.check_model(model.config)
-        processing_class = load_processor(name, **hub) if processing_class is None else processing_class
+        processing_class = processor_of(source, args, processing_class)
+        if kwargs.get("peft_config") is not None:
+            kwargs["peft_config"] = with_head(kwargs["peft_config"])
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # the model uses its vision tower on every process
+        self.records = train, evaluation
         self.train_records = examples(train, args.group_responses)
         self.samples = samples
         self._sums: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}
@@ -288,8 +329,8 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
         self.processing_class = self.callback_handler.processing_class = processing_class
         if args.chat_template_path is not None:  # the parent gave it to the tokenizer
             processing_class.chat_template = processing_class.tokenizer.chat_template
-        if args.max_length is not None and not checked:
-            self._check_lengths(train, evaluation)
+        if not checked:
+            self._check_records()
         keep_adapters_in_float32(self.model, trained_before)
         plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         plain.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
@@ -302,8 +343,10 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
             if head.weight is not self.model.get_input_embeddings().weight:
                 head.requires_grad_(False)
 
-    def _check_lengths(self, train: list[PreferenceRecord], evaluation: Any) -> None:
-        """Raises `RecordError` for a record that is longer than allowed; the main process looks for all."""
+    def _check_records(self) -> None:
+        """Raises `RecordError` for records with an image that cannot be read, or longer than allowed; the main process
+        looks for all."""
+        train, evaluation = self.records
         sets = {"train_dataset": train}
         if isinstance(evaluation, dict):
             sets |= {f"eval_dataset {key}": records for key, records in evaluation.items()}
@@ -312,7 +355,8 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
         model = ModelAtHand(self.model.config, self.processing_class, pixel_bounds(self.processing_class))
         for name, records in sets.items():
             if records and self.is_world_process_zero():
-                check_record_lengths(records, name, model, model.config.system_prompt, self.args.max_length)
+                readable_rows(records, [f"{name}, row {number}" for number in range(1, len(records) + 1)])
+                check_record_lengths(records, name, model, model.config.system_prompt, self.args)
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """As it is: the parent would tokenise texts."""
@@ -348,6 +392,23 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
         """(B,): a record's own margin, or the recipe's where there is none."""
         on = self.args.use_margin or self.args.loss_type == "hinge"
         return of_records.nan_to_num(self.args.margin if on else 0.0)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The parent's, whose predictions would be rows of the batch: loss, scores (B, G) and ranks (B, G)."""
+        inputs = self._prepare_inputs(inputs)
+        rows, ranks = inputs["rows"], inputs["ranks"]
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss.detach(), None, None
+        scores = outputs.logits.squeeze(1)[rows.clamp(min=0)].float()
+        return loss.detach(), *(values.masked_fill(rows < 0, -100) for values in (scores, ranks))
 
     # -- figures ------------------------------------------------------------------------------------------------------
 
@@ -452,6 +513,15 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
             for record, places in zip(records, rows, strict=True)
         ]
 
+    def fixed_samples(self) -> FixedSamples:
+        """The same few preferences at every sampled step."""
+        train, evaluation = self.records
+        if isinstance(evaluation, dict):
+            evaluation = next(iter(evaluation.values()), None)
+        source: Source = "training data" if evaluation is None else "held out"
+        few = chosen(train if evaluation is None else evaluation, self.args.seed)
+        return FixedSamples(self, self.samples, lambda step: {source: self.samples_of(few)})
+
     # -- saving -------------------------------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -471,47 +541,14 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
 # -- the script -------------------------------------------------------------------------------------------------------
 
 
-def load_reward_policy(args: RewardConfig, model_args: Any) -> nn.Module:
-    """The reward model that a recipe names: a new head on a backbone, or a reward model or its adapters to train on.
-
-    Raises:
-        RecipeError: it cannot be loaded.
-    """
-    from transformers import AutoConfig
-    from trl import get_quantization_config
-
-    name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
-    options, args.model_init_kwargs = model_init_kwargs(args, model_args), None  # they hold what cannot be saved
-    options |= _quantised(get_quantization_config(model_args))
-    base = base_of_adapters(name, hub)
-    settings = args.model_settings()
-    try:
-        if base is None:
-            return from_backbone(name, settings, **options)
-        stored = AutoConfig.from_pretrained(name, **hub)
-        kept = ("head_activation", "score_min", "score_max", "system_prompt", "language_head")
-        settings = {key: getattr(stored, key) for key in kept} | settings
-        model = from_backbone(base.name, settings, **{**options, "revision": base.revision})
-        model.score_head.float()  # as it was stored
-        return put_adapters(model, name, hub["revision"], base)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
-
-
 def reward_adapters(model_args: Any, freeze_vision_tower: bool, revision: str | None = None) -> Any:
-    """The recipe's adapters, or `None`: of the backbone alone, with the head trained in full and saved beside them.
+    """The recipe's adapters, or `None`.
 
     Args:
         revision: of the backbone.
     """
     config = lora_config(model_args, freeze_vision_tower, revision)
-    if config is None:
-        return None
-    config.task_type = None  # PEFT would look for the head of a classifier
-    config.modules_to_save = sorted({HEAD, *(config.modules_to_save or ())})
-    left_out = [rf"{HEAD}\..*"] + ([config.exclude_modules] if config.exclude_modules else [])
-    config.exclude_modules = "|".join(f"(?:{pattern})" for pattern in left_out)
-    return config
+    return None if config is None else with_head(config)
 
 
 def check_reward_adapters(config: Any, args: RewardConfig, model_args: Any) -> None:
@@ -524,15 +561,6 @@ def check_reward_adapters(config: Any, args: RewardConfig, model_args: Any) -> N
             raise error if isinstance(error, RecipeError) else RecipeError(f"model_name_or_path: {error}") from error
 
 
-def preference_samples(
-    trainer: RewardTrainer, eval_records: Sequence[PreferenceRecord] | None, train_records: Sequence[PreferenceRecord]
-) -> FixedSamples:
-    """The same few preferences at every sampled step."""
-    source: Source = "training data" if eval_records is None else "held out"
-    few = chosen(train_records if eval_records is None else eval_records, trainer.args.seed)
-    return FixedSamples(trainer, trainer.samples, lambda step: {source: trainer.samples_of(few)})
-
-
 def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((PreferenceArguments, RewardConfig, ModelConfig), argv)
@@ -540,17 +568,17 @@ def main(argv: list[str] | None = None) -> None:
         hold_output(script, args)
 
         # Data
-        if args.load_weights_only:
+        if script.load_weights_only:
             model_args.model_name_or_path, args.resume_from_checkpoint = args.resume_from_checkpoint, None
         hub = hub_arguments(args, model_args)
-        model = inspect_model(model_args.model_name_or_path, script, not script.validate_only, hub)
+        model = inspect_model(model_args.model_name_or_path, args, not script.validate_only, hub)
         check_model_settings(args, model)
         use_chat_template(args, model)
         check_reward_adapters(model.config, args, model_args)
         system_prompt = args.system_prompt or getattr(model.config, "system_prompt", None)
 
         def load(source: str, split: str) -> tuple[list[PreferenceRecord], Lengths | None]:
-            return load_checked_preferences(script, split, model, system_prompt, args.max_length, source)
+            return load_checked_preferences(script, split, model, system_prompt, args, source)
 
         train_records, lengths = load(script.dataset_name, script.dataset_train_split)
         eval_records = None
@@ -572,7 +600,7 @@ def main(argv: list[str] | None = None) -> None:
             say("valid")
             return
         data = {"train": train_records, "evaluation": eval_records}
-        if args.own_folder:
+        if script.own_folder:
             record = partial(origin_of, "Reward", script, args, model_args, data)
             args.output_dir = own_folder(args.output_dir, script.resume != "false", record)
         start = begin_run("Reward", script, args, model_args, data)
@@ -580,8 +608,12 @@ def main(argv: list[str] | None = None) -> None:
             return
 
         # Trainer
-        torch.manual_seed(args.seed)  # the head's first weights
-        policy = load_reward_policy(args, model_args)
+        name = model_args.model_name_or_path
+        options = model_init_kwargs(args, model_args) | _quantised(get_quantization_config(model_args))
+        try:
+            policy = load_reward_policy(name, args, options)
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
         adapters = None
         if not hasattr(policy, "peft_config"):
             adapters = reward_adapters(model_args, args.freeze_vision_tower, hub["revision"])
@@ -595,7 +627,7 @@ def main(argv: list[str] | None = None) -> None:
             checked=True,
             peft_config=adapters,
         )
-        trainer.add_callback(preference_samples(trainer, eval_records, train_records))
+        trainer.add_callback(trainer.fixed_samples())
 
         # Train, save, report
         info = RunInfo(
@@ -603,7 +635,7 @@ def main(argv: list[str] | None = None) -> None:
             command=command_line(),
             recipe=recipe.text,
             dataset=script.dataset_name,
-            base_model=model_args.model_name_or_path,
+            base_model=name,
             kind="reward",
         )
         train_and_record(trainer, info, recipe, start)

@@ -30,6 +30,7 @@ from trainers.losses import best_weights, groups_without_contrast, weighted_cros
 from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.finite import FiniteTraining
+from trainers.mixins.image_bounds import PromptArguments
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.report.fixed_samples import demonstration_samples, held_out_rows
 from trainers.report.publishing import PublishedRun
@@ -56,7 +57,7 @@ from trainers.setup.task_data import to_dataset
 
 
 @dataclass
-class SFTConfig(CheckedSettings, trl.SFTConfig):
+class SFTConfig(CheckedSettings, PromptArguments, trl.SFTConfig):
     """`trl.SFTConfig`; texts are never cut, because half an image cannot be read: `max_prompt_length` checks them."""
 
     max_length: int | None = field(default=None, metadata={"help": "Must stay null; see max_prompt_length."})
@@ -163,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
 
         # Data
         model = inspect_model(
-            model_args.model_name_or_path, script, not script.validate_only, hub_arguments(args, model_args)
+            model_args.model_name_or_path, args, not script.validate_only, hub_arguments(args, model_args)
         )
         check_model_settings(args, model)
         use_chat_template(args, model)

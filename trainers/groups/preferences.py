@@ -23,11 +23,21 @@ GROUP_KEYS = ("rows", "ranks", "margins", "index")
 
 @dataclass
 class PreferenceArguments(DataArguments):
-    """Where preferences come from, and what is done with rows that cannot be used."""
+    """Where preferences come from, what is done with rows that cannot be used, and where a run begins."""
 
     skip_bad_rows: bool = field(
         default=False,
         metadata={"help": "Leave out rows that cannot be used, and say how many; else they are an error."},
+    )
+    own_folder: bool = field(
+        default=True,
+        metadata={
+            "help": "Write to output_dir_TIMESTAMP, so that no run overwrites another; an unfinished one goes on."
+        },
+    )
+    load_weights_only: bool = field(
+        default=False,
+        metadata={"help": "Take the weights of resume_from_checkpoint, and start optimizer, schedule and data anew."},
     )
 
 
@@ -101,16 +111,20 @@ def _longest(
 
 
 def check_record_lengths(
-    records: Sequence[PreferenceRecord], name: str, model: ModelAtHand, system_prompt: str | None, max_length: int
+    records: Sequence[PreferenceRecord], name: str, model: ModelAtHand, system_prompt: str | None, args: Any
 ) -> None:
-    """Raises `RecordError` if a prompt with its longest response has more tokens than `max_length`.
+    """Raises `RecordError` if a prompt with its longest response has more tokens than `args.max_length`, or a prompt
+    than `args.max_prompt_length`.
 
     Args:
         name: of the data, for the message.
         model: with its processor.
     """
+    if args.max_length is None and args.max_prompt_length is None:
+        return
     lengths = _lengths(records, _Counter(model, system_prompt))
-    check_lengths(_longest(records, lengths, 2), name, max_length, "max_length, response included")
+    check_lengths(_longest(records, lengths, 1), name, args.max_prompt_length, "max_prompt_length")
+    check_lengths(_longest(records, lengths, 2), name, args.max_length, "max_length, response included")
 
 
 def load_checked_preferences(
@@ -118,13 +132,13 @@ def load_checked_preferences(
     split: str,
     model: ModelAtHand,
     system_prompt: str | None,
-    max_length: int | None,
+    args: Any,
     source: str | None = None,
 ) -> tuple[list[PreferenceRecord], Lengths | None]:
     """Records of a split; on the main process every image is decoded and every text counted.
 
     Args:
-        max_length: tokens that a prompt with its longest response may have.
+        args: with `max_length`, tokens that a prompt with its longest response may have, and `max_prompt_length`.
         source: by default the recipe's `dataset_name`.
 
     Returns:
@@ -141,10 +155,10 @@ def load_checked_preferences(
         return records, None
     text = getattr(model.config, "get_text_config", lambda: None)()
     positions = getattr(text, "max_position_embeddings", None)
-    limits = [(limit, name) for limit, name in ((max_length, "max_length"), (positions, "positions")) if limit]
+    limits = [(limit, name) for limit, name in ((args.max_length, "max_length"), (positions, "positions")) if limit]
     lengths = _lengths(records, _Counter(model, system_prompt))
     fits = [
-        all(prompt + response <= limit for limit, _ in limits) and prompt <= (arguments.max_prompt_length or prompt)
+        all(prompt + response <= limit for limit, _ in limits) and prompt <= (args.max_prompt_length or prompt)
         for prompt, response, _ in lengths
     ]
     too_long = 0
@@ -158,7 +172,7 @@ def load_checked_preferences(
         return records, None
     exact = model.processor is not None
     prompts, wholes = (_longest(records, lengths, parts, exact) for parts in (1, 2))
-    check_lengths(prompts, source, arguments.max_prompt_length, "max_prompt_length")
+    check_lengths(prompts, source, args.max_prompt_length, "max_prompt_length")
     for limit, name in limits:
         name = "max_length, response included" if name == "max_length" else "positions of the model"
         check_lengths(wholes, source, limit, name)

@@ -46,7 +46,7 @@ def vlm_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtH
     name = model_args.model_name_or_path
     if name is None:
         raise RecipeError("model_name_or_path: policy: vlm needs a model")
-    known = inspect_model(name, script, not script.validate_only, hub_arguments(args, model_args))
+    known = inspect_model(name, args, not script.validate_only, hub_arguments(args, model_args))
     check_model_settings(args, known)
     check_adapters(known.config, args, model_args)
     policy = None if known.processor is None else VLMPolicy(known.processor, known.bounds)
@@ -67,7 +67,7 @@ def _say_prompts(
     """Counts the prompts' tokens, checks that they fit, and prints the memory estimate."""
     rows = [{"id": group.id, **group.columns} for group in groups]
     counts = count_tokens(rows, script.dataset_name, hand.known.bounds, hand.processor)
-    check_lengths(counts, script.dataset_name, script.max_prompt_length, "max_prompt_length")
+    check_lengths(counts, script.dataset_name, args.max_prompt_length, "max_prompt_length")
     completions = [candidate.completion for group in groups for candidate in group.candidates]
     load: Load = replace(
         base_load(script, args, model_args, counts),

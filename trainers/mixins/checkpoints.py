@@ -145,11 +145,14 @@ class CompleteCheckpoints:
     # -- resuming -----------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """The parent's, which would load what it can of a checkpoint that is damaged or was cut short.
+        """The parent's, which would load what it can of a checkpoint that is damaged or was cut short, and does not
+        read `args.resume_from_checkpoint`.
 
         Raises:
             RecipeError: the checkpoint is not as it was written.
         """
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = self.args.resume_from_checkpoint
         if resume_from_checkpoint != self.found_whole:
             resume_from_checkpoint = whole_checkpoint(resume_from_checkpoint, self.args.output_dir)
         return super().train(resume_from_checkpoint, *args, **kwargs)

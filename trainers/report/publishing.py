@@ -4,19 +4,23 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import TrainerCallback
 
-from data.cli.secrets import hide_in_arguments
+from data.cli.secrets import hide_in_arguments, recipe_without_secrets, without_secrets
 from data.errors import UserError
 from data.io.records import atomic_write
 from trainers.report.page import write_card, write_report
 from trainers.report.record import RunInfo, RunRecord, SessionClock, kept_model, load_record
 from trainers.report.samples import SampleLog
 from trainers.run.console import warn
+from trainers.run.machine import command_line
+from trainers.run.origin import changed_settings
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +31,82 @@ class PublishError(UserError, RuntimeError):
     """The Hub cannot be reached, or refuses."""
 
 
+def published_info(info: RunInfo) -> RunInfo:
+    """The same without secrets."""
+    named = {name: without_secrets(getattr(info, name)) for name in ("command", "dataset", "base_model", "rewards")}
+    return replace(info, recipe=recipe_without_secrets(info.recipe), **named)
+
+
 class PublishedRun:
     """Trainer mix-in: writes the run's own model card instead of TRL's, pushes a checkpoint after its report has been
     written, and says in one message why a push failed.
 
+    Args:
+        report: `train` leaves report, samples, figures and model card in the output folder, as the scripts do.
+
     Attributes:
-        run_info: set by the training script; without it, TRL's card is written.
+        run_info: set by the training script, or by `report`; without it, TRL's card is written.
+        samples: where groups are stored for the report.
+        report_kind: of `RunInfo`.
     """
 
     run_info: RunInfo | None = None
+    samples: SampleLog | None = None
+    report_kind = "vlm"
     _unpushed: str | None = None  # folder of a checkpoint whose push was put off
+
+    def __init__(self, *args: Any, report: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._report = report
+
+    # -- what subclasses add ------------------------------------------------------------------------------------------
+
+    def fixed_samples(self) -> TrainerCallback | None:
+        """What asks the model for answers to the same few prompts now and then; `None` where none are shown."""
+        return None
+
+    def described_rewards(self) -> list[str]:
+        """A line for each reward, if the method has any."""
+        return []
+
+    # -- a report from Python -----------------------------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The parent's; with `report`, what it leaves is written too."""
+        if not self._report:
+            return super().train(*args, **kwargs)
+        if self.run_info is None:
+            self._begin_report()
+        output = super().train(*args, **kwargs)
+        self.save_state()
+        self.create_model_card()
+        return output
+
+    def _begin_report(self) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        sets = {"training": self.train_dataset, "evaluation": self.eval_dataset}
+        settings = yaml.safe_dump(changed_settings(self.args))
+        info = RunInfo(
+            method=type(self).__name__.removesuffix("Trainer"),
+            command=command_line(),
+            recipe=f"# Settings of a program, which has the model and the data.\n{settings}",
+            dataset="given in the program",
+            base_model=model.config._name_or_path or f"a new {type(model).__name__}",
+            rewards=self.described_rewards(),
+            kind=self.report_kind,
+            rows={name: len(rows) for name, rows in sets.items() if hasattr(rows, "__len__")},
+        )
+        self.run_info = published_info(info)
+        if self.samples is None:
+            self.samples = SampleLog(self.args.output_dir)
+        fixed = self.fixed_samples()
+        for callback in (fixed, ReportCallback(self)):
+            if callback is not None:
+                self.add_callback(callback)
+        if self.is_world_process_zero():
+            store_recipe(self.args.output_dir, self.run_info.recipe)
+
+    # -- the card -----------------------------------------------------------------------------------------------------
 
     def create_model_card(self, model_name: str | None = None, *args, **kwargs) -> None:
         if self.run_info is None:

@@ -6,7 +6,7 @@ checkpoint: a checkpoint of another run is told by it.
 
 import enum
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -111,10 +111,15 @@ def _default(item: Any) -> Any:
 
 def _settings(arguments: Any) -> dict[str, Any]:
     """What differs from the defaults, but for what is harmless or told by content."""
-    values = arguments.to_dict() if hasattr(arguments, "to_dict") else vars(arguments)
     left_out = HARMLESS | set(SOURCES)
     if getattr(arguments, "load_best_model_at_end", False):
         left_out -= set(CHOOSE_THE_BEST)
+    return changed_settings(arguments, left_out)
+
+
+def changed_settings(arguments: Any, left_out: Container[str] = ()) -> dict[str, Any]:
+    """The settings of a dataclass that differ from its defaults, as JSON can hold them."""
+    values = arguments.to_dict() if hasattr(arguments, "to_dict") else vars(arguments)
     named = [item for item in fields(arguments) if item.init and item.name in values and item.name not in left_out]
     found = {item.name: (_plain(values[item.name]), _default(item)) for item in named}
     return {name: value for name, (value, default) in found.items() if value != default}

@@ -46,7 +46,7 @@ def hold_output(script: Any, args: Any) -> None:
     Raises:
         RecipeError: on every process alike: another program writes to it.
     """
-    if not script.validate_only and not getattr(args, "own_folder", False):
+    if not script.validate_only and not getattr(script, "own_folder", False):
         _for_all(lambda: hold(args.output_dir))
 
 

@@ -14,8 +14,8 @@ from accelerate import PartialState
 
 from data.cli.commands import ending, handling_terminate, with_rank
 from data.cli.locks import releasing_locks
-from data.cli.secrets import hide_in_arguments, recipe_without_secrets, without_secrets
-from trainers.report.publishing import ReportCallback, store_recipe
+from data.cli.secrets import hide_in_arguments
+from trainers.report.publishing import ReportCallback, published_info, store_recipe
 from trainers.report.record import RunInfo
 from trainers.run.console import say, shorten_output
 from trainers.run.origin import write_run
@@ -62,7 +62,7 @@ def readable_errors() -> Iterator[None]:
 
 
 def load_checked_rows(
-    arguments: DataArguments, split: str, model: ModelAtHand, source: str | None = None
+    arguments: DataArguments, args: Any, split: str, model: ModelAtHand, source: str | None = None
 ) -> tuple[list[dict], TokenCounts | None]:
     """Rows of a split; on the main process every image is decoded and every prompt counted.
 
@@ -78,7 +78,7 @@ def load_checked_rows(
     if not main:
         return rows, None
     counts = count_tokens(rows, source, model.bounds, model.processor)
-    check_lengths(counts, source, arguments.max_prompt_length, "max_prompt_length")
+    check_lengths(counts, source, args.max_prompt_length, "max_prompt_length")
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model.config else None
     check_lengths(counts, source, positions, "positions of the model")
     kind = "exact" if counts.exact else "upper bound"
@@ -95,12 +95,12 @@ def load_rows_and_held_out(
         RecordError: lists what is wrong with the data.
         RecipeError: the evaluation would be on rows that are trained on.
     """
-    rows, counts = load_checked_rows(arguments, arguments.dataset_train_split, model)
+    rows, counts = load_checked_rows(arguments, args, arguments.dataset_train_split, model)
     if args.eval_strategy == "no":
         return rows, None, counts
 
     def load(source: str, split: str) -> list[dict]:
-        return load_checked_rows(arguments, split, model, source)[0]
+        return load_checked_rows(arguments, args, split, model, source)[0]
 
     return *evaluation_rows(arguments, args.seed, rows, load, prompt_content), counts
 
@@ -134,12 +134,6 @@ def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, start: RunStar
         say(f"pushed to {trainer.hub_model_id}")
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
-
-
-def published_info(info: RunInfo) -> RunInfo:
-    """The same without secrets."""
-    named = {name: without_secrets(getattr(info, name)) for name in ("command", "dataset", "base_model", "rewards")}
-    return replace(info, recipe=recipe_without_secrets(info.recipe), **named)
 
 
 def describe_rewards(specs: Sequence[Any], weights: Sequence[float] | None) -> list[str]:

@@ -98,7 +98,10 @@ def check_set_up(method: str, script: DataArguments, args: Any, model_args: Any)
     ):
         check_model_folder(key, name)
     check_trained_weights(method, script, args, model_args)
-    if args.resume_from_checkpoint is not None and not getattr(args, "load_weights_only", False):
+    weights_only = getattr(script, "load_weights_only", False)
+    if weights_only and args.resume_from_checkpoint is None:
+        raise RecipeError("load_weights_only: resume_from_checkpoint must name the checkpoint")
+    if args.resume_from_checkpoint is not None and not weights_only:
         check_checkpoint(Path(args.resume_from_checkpoint))
     if method == "SFT":
         check_prompts_with_completions(args)
@@ -240,7 +243,7 @@ def check_trained_weights(method: str, script: Any, args: Any, model_args: Any) 
     quantised = [key for key in asked if key != "use_peft"]
     if not quantised or model_args.use_peft:
         return
-    weights_only = getattr(args, "load_weights_only", False)
+    weights_only = getattr(script, "load_weights_only", False)
     name = args.resume_from_checkpoint if weights_only else model_args.model_name_or_path
     if name is not None and base_of_adapters(name, hub_arguments(args, model_args)) is None:
         raise RecipeError(

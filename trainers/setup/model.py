@@ -12,7 +12,7 @@ from data.io.pixel_bounds import PixelBounds
 from models.families.loading import load_processor, pixel_bounds
 from models.families.published import PUBLISHED_MAX_PIXELS, PUBLISHED_MIN_PIXELS, PUBLISHED_PATCH_SIZE, known_config
 from models.hub import AdapterBase, adapter_base, file_at_hand, hub_options, model_class
-from trainers.setup.recipes import DataArguments, RecipeError
+from trainers.setup.recipes import RecipeError
 
 ALL_LINEAR = "all-linear"
 _NAME = re.compile(r"[\w.]+")
@@ -89,12 +89,11 @@ def base_of_adapters(name: str, hub: Mapping[str, Any]) -> AdapterBase | None:
     return AdapterBase(base.name, asked)
 
 
-def inspect_model(
-    name: str, arguments: DataArguments, required: bool, hub: dict[str, Any] | None = None
-) -> ModelAtHand:
+def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | None = None) -> ModelAtHand:
     """Configuration and processor of a model, which may be out of reach when a recipe is only validated.
 
     Args:
+        args: with `min_pixels` and `max_pixels`.
         required: an unreachable model is an error.
         hub: of `hub_arguments`.
 
@@ -108,9 +107,8 @@ def inspect_model(
     try:
         place, its_hub = (name, hub) if base is None else (base.name, {**hub, "revision": base.revision})
         config = AutoConfig.from_pretrained(place, **its_hub)
-        if base is not None and _has_processor(name, hub):
-            place, its_hub = name, hub
-        processor = load_processor(place, arguments.min_pixels, arguments.max_pixels, **its_hub)
+        place, its_hub = place_of_processor(name, hub)
+        processor = load_processor(place, args.min_pixels, args.max_pixels, **its_hub)
         return ModelAtHand(config, processor, pixel_bounds(processor))
     except ValueError as error:
         if "min_pixels" in str(error):
@@ -123,9 +121,17 @@ def inspect_model(
     from trainers.run.console import say  # imports transformers, which most errors need not wait for
 
     say(f"note: {name} cannot be reached from here; token counts are upper bounds")
-    low = arguments.min_pixels or PUBLISHED_MIN_PIXELS
-    high = max(low, arguments.max_pixels or PUBLISHED_MAX_PIXELS)
+    low = args.min_pixels or PUBLISHED_MIN_PIXELS
+    high = max(low, args.max_pixels or PUBLISHED_MAX_PIXELS)
     return ModelAtHand(known_config(name), None, PixelBounds(low, high, PUBLISHED_PATCH_SIZE))
+
+
+def place_of_processor(name: str, hub: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Where the processor of a model is, and what is asked of that place: adapters may leave it to their base."""
+    base = base_of_adapters(name, hub)
+    if base is None or _has_processor(name, hub):
+        return name, dict(hub)
+    return base.name, {**hub, "revision": base.revision}
 
 
 def _has_processor(name: str, hub: Mapping[str, Any]) -> bool:

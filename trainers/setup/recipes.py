@@ -28,7 +28,7 @@ class RecipeError(UserError, ValueError):
 
 @dataclass
 class DataArguments:
-    """Where the data comes from, and how it is shown to the model."""
+    """Where the data comes from, and how a run begins."""
 
     dataset_name: str = field(metadata={"help": "File, folder with splits, or Hub data set (data/tasks.py)."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -55,11 +55,6 @@ class DataArguments:
     answer_tags: bool = field(
         default=False, metadata={"help": "Visual question answering asks for an <answer> element."}
     )
-    min_pixels: int | None = field(default=None, metadata={"help": "Smallest width * height of an image."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Largest width * height of an image."})
-    max_prompt_length: int | None = field(
-        default=None, metadata={"help": "Tokens a prompt may have, images included; a longer one is an error."}
-    )
     validate_only: bool = field(
         default=False, metadata={"help": "Check recipe, data and token counts, print the memory estimate, and stop."}
     )
@@ -82,8 +77,6 @@ class DataArguments:
         resume, self.resume = self.resume, str(self.resume).lower()
         if self.resume not in ("true", "false", "changed"):
             raise ValueError(f"resume: expected true, false or changed, found {resume!r}")
-        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels ({self.min_pixels}) must not exceed max_pixels ({self.max_pixels})")
 
 
 def parse_entries(entries: Sequence[Any] | None) -> list[Any] | None:

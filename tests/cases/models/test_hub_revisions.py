@@ -37,6 +37,7 @@ from trainers.setup.recipes import DataArguments, RecipeError
 
 V1 = {"revision": "v1", "trust_remote_code": False}
 DATA = DataArguments(dataset_name="rows.jsonl")
+BOUNDS = SimpleNamespace(min_pixels=None, max_pixels=None)
 MODEL, ADAPTERS, REWARD, ENCODER = (f"someone/{name}" for name in ("model", "adapters", "reward", "encoder"))
 
 
@@ -119,7 +120,7 @@ def is_of_v1(model, weights) -> bool:
 
 @pytest.mark.parametrize(("name", "revision"), [(MODEL, "v1"), (ADAPTERS, "main")])
 def test_p12_config_and_processor(hub, name, revision):
-    known = inspect_model(name, DATA, True, {"revision": revision})
+    known = inspect_model(name, BOUNDS, True, {"revision": revision})
     assert (known.config.model_type, type(known.processor).__name__) == ("qwen2_vl", "Qwen2VLProcessor")
 
 
@@ -237,8 +238,11 @@ def test_p12_adapters_of_a_reward_model(hub, weights, tmp_path):
     hub.put("someone/judge", tmp_path / "adapters")
     del hub.repos["someone/judge"]["files"]["adapter_config.json"]  # as if it were a model there
     args = RewardConfig(str(tmp_path / "run"), use_cpu=True, bf16=False)
-    asked = ModelConfig("someone/judge", model_revision="v1", dtype="float32")
-    for model in (load_reward_model("someone/judge", "cpu", revision="v1")[0], load_reward_policy(args, asked)):
+    asked = {"revision": "v1", "dtype": "float32"}
+    for model in (
+        load_reward_model("someone/judge", "cpu", revision="v1")[0],
+        load_reward_policy("someone/judge", args, asked),
+    ):
         assert has_base_of_v1(model, weights)
         assert model.peft_config["default"].revision == "v1"
 
@@ -284,7 +288,7 @@ def test_p12_a_run_knows_the_commit_it_started_from(hub, tmp_path):
     args = OfflineGRPOConfig(
         str(tmp_path), use_cpu=True, bf16=False, reference_model=ADAPTERS, model_init_kwargs={"revision": "v1"}
     )
-    inspect_model(MODEL, DATA, True, V1)
+    inspect_model(MODEL, BOUNDS, True, V1)
     load_vlm(ADAPTERS, "cpu")
     sources = run_origin("offline GRPO", (DATA, args, ModelConfig(MODEL)), {})["sources"]
     assert sources["model_name_or_path"]["content"] == f"{MODEL} at {hub.repos[MODEL]['branches']['v1'][0]}"

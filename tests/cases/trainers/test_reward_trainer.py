@@ -58,12 +58,6 @@ def test_p01_equal_settings_are_no_contradiction(tiny_reward_model, tmp_path):
     RewardTrainer(model, config(tmp_path, **settings), None, RECORDS, processing_class=processor)
 
 
-def test_p01_weights_only_is_refused(tiny_model, tmp_path):
-    args = config(tmp_path, load_weights_only=True, resume_from_checkpoint=str(tiny_model))
-    with pytest.raises(ValueError, match="load_weights_only"):
-        RewardTrainer(str(tiny_model), args, train_dataset=RECORDS)
-
-
 def turn(role: str, *content) -> list[dict]:
     return [{"role": role, "content": list(content)}]
 

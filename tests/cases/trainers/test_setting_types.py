@@ -94,6 +94,8 @@ OWN = [
     ("factors", "FactorTrainingConfig", {"head_dropout": 1.0}, "head_dropout: expected a number from 0 to below 1"),
     ("factors", "FactorTrainingConfig", {"trained_blocks": -1}, "trained_blocks: expected at least 0, found -1"),
     ("factors", "FactorTrainingConfig", {"early_stopping_patience": 1.5}, "early_stopping_patience: expected a whole"),
+    ("sft", "SFTConfig", {"max_pixels": "100"}, "max_pixels: expected a whole number, found '100'"),
+    ("factors", "FactorTrainingConfig", {"min_pixels": 9, "max_pixels": 4}, "min_pixels .9. must not exceed max_pix"),
     ("reward", "RewardConfig", {"margin": "wide"}, "margin: expected a number, found 'wide'"),
 ]
 
@@ -134,8 +136,8 @@ def test_p01_the_best_model_has_the_smallest_kl(tmp_path, metric, greater):
 
 def test_p01_settings_of_the_data_from_python():
     for cls in (DataArguments, GroupArguments):
-        with pytest.raises(ValueError, match="^max_pixels: expected a whole number, found '100'$"):
-            cls(dataset_name="x", max_pixels="100")
+        with pytest.raises(ValueError, match="^answer_tags: expected true or false, found 'yes'$"):
+            cls(dataset_name="x", answer_tags="yes")
         with pytest.raises(ValueError, match="^eval_share: expected a number from above 0 to below 1, found 1$"):
             cls(dataset_name="x", eval_share=1)
 

@@ -755,7 +755,7 @@ def test_t08_adapters_are_trained_further_on_quantised_weights(monkeypatch):
     adapters, model = (SimpleNamespace(model_name_or_path=name, **named) for name in ("adapters", "model"))
     weights = SimpleNamespace(load_weights_only=True, resume_from_checkpoint="adapters")
     checks.check_trained_weights("GRPO", SimpleNamespace(), SimpleNamespace(), adapters)
-    checks.check_trained_weights("reward", SimpleNamespace(), weights, model)
+    checks.check_trained_weights("reward", weights, weights, model)
     with pytest.raises(checks.RecipeError, match="load_in_4bit: quantised weights are not trained"):
         checks.check_trained_weights("reward", SimpleNamespace(), SimpleNamespace(), model)
 

@@ -167,17 +167,17 @@ def test_sft_shows_prompt_right_answer_and_what_the_model_writes(tiny_model, tas
 def test_a_reward_model_shows_who_is_chosen_and_whether_it_agrees(tiny_reward_model, tmp_path):
     from data.preferences import load_preferences
     from models.reward.model import load_reward_model
-    from trainers.reward import RewardConfig, RewardTrainer, preference_samples
+    from trainers.reward import RewardConfig, RewardTrainer
 
     folder = write_preferences(tmp_path / "data")
     records, held_out = (load_preferences(str(folder), split)[0] for split in ("train", "validation"))
 
     def run(log: SampleLog) -> RewardTrainer:
         model, processor = load_reward_model(str(tiny_reward_model), device="cpu")
-        args = RewardConfig(output_dir=str(log.path.parent), own_folder=False, **settings())
+        args = RewardConfig(output_dir=str(log.path.parent), **settings())
         trainer = RewardTrainer(model.train(), args, None, records, held_out, processor, samples=log)
         if log.path.parent.name == "shown":
-            trainer.add_callback(preference_samples(trainer, held_out, records))
+            trainer.add_callback(trainer.fixed_samples())
         trainer.train()
         return trainer
 
