@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from data.rows.messages import texts_of
-from rewards.scoring.columns import ColumnError, ColumnType, TypeProblem, read_column
+from rewards.scoring.columns import ColumnError, ColumnType, TypeProblem, missing_column, read_column
 
 Completion = str | list[dict[str, Any]]
 
@@ -59,9 +59,8 @@ class Reward(ABC):
         missing = [column for column in self.columns if column not in columns]
         needed = [column for column in missing if column not in self.optional]
         if needed or (missing and len(missing) == len(self.columns)):
-            wish = f"the column '{needed[0]}'" if needed else f"one of the columns {', '.join(self.columns)}"
-            having = ", ".join(sorted(column for column in columns if isinstance(columns[column], list)))
-            raise ColumnError([f"reward '{self.name}' needs {wish}; the data has: {having}"])
+            having = [column for column, values in columns.items() if isinstance(values, list)]
+            raise missing_column(self.name, needed[:1] or self.columns, having)
         if not self.columns:
             return [self.score(completion_text(completion)) for completion in completions]
         empty = [None] * len(completions)

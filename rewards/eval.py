@@ -64,7 +64,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def choose_specs(names: list[str] | None, recipe: dict[str, Any], on_error: str) -> list[RewardSpec]:
-    """Entries for the rewards asked for, with the recipe's parameters; by default all of the recipe's."""
+    """Entries for the rewards asked for, with the recipe's parameters; by default all of the recipe's.
+
+    Args:
+        on_error: "skip" counts the rows that fail, all of them where the recipe sets no `max_error_rate`.
+    """
     in_recipe = recipe.get("reward_funcs") or []
     if not isinstance(in_recipe, list):
         raise RewardSpecError(f"reward_funcs: expected a list of entries, found {in_recipe!r}")
@@ -73,7 +77,7 @@ def choose_specs(names: list[str] | None, recipe: dict[str, Any], on_error: str)
     specs = in_recipe if names is None else [by_name.get(ALIASES.get(name, name), {"name": name}) for name in names]
     if not specs:
         raise RewardSpecError("no rewards: name some with --rewards, or give a --recipe that has reward_funcs")
-    return [{**spec, "on_error": on_error} for spec in specs]
+    return [{"max_error_rate": 1.0, **spec, "on_error": on_error} for spec in specs]
 
 
 def _storable(row: dict) -> dict:

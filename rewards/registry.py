@@ -126,6 +126,19 @@ def build_rewards(specs: Sequence[RewardSpec], agents: Sequence[str | dict] | No
     return rewards
 
 
+def check_weights(
+    specs: Sequence[RewardSpec], weights: Sequence[float] | None, option: str = "reward_weights"
+) -> None:
+    """Raises `RewardSpecError` unless there is a weight for each entry of `reward_funcs`, or none at all.
+
+    Args:
+        option: what gives the weights, for the message.
+    """
+    if weights is not None and len(weights) != len(specs):
+        names = ", ".join(map(spec_name, specs)) or "none"
+        raise RewardSpecError(f"{option}: expected {len(specs)} numbers, one for each of {names}; found {weights}")
+
+
 def needed_columns(reward: GuardedReward) -> tuple[str, ...]:
     """Columns that a reward declares, or those of its arguments that a user's own function has no default for."""
     return reward.function.columns if isinstance(reward.function, Reward) else own_arguments(reward.function)

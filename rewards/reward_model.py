@@ -13,7 +13,7 @@ from models.run_folders import MODEL_FILE, find_model
 from models.zero3 import whole_models
 from rewards.base import Completion, Reward, completion_text
 from rewards.scoring import columns as column_types
-from rewards.scoring.columns import QUESTIONS, ColumnError
+from rewards.scoring.columns import QUESTIONS, ColumnError, missing_column
 
 MODEL_TYPES = ("qwen2_vl_reward", "qwen2_5_vl_reward")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -144,8 +144,8 @@ class RewardModel(Reward):
         named = [columns[name] for name in columns if is_image_name(name) and isinstance(columns[name], list)]
         pictures = _first_known(len(completions), [images, *named])
         if completions and all(prompt is None for prompt in prompts):
-            having = ", ".join(sorted(name for name, column in columns.items() if isinstance(column, list)))
-            raise ColumnError([f"reward '{self.name}' needs one of {', '.join(QUESTIONS)}; the data has: {having}"])
+            having = [name for name, column in columns.items() if isinstance(column, list)]
+            raise missing_column(self.name, QUESTIONS, having)
         rows = [number for number, prompt in enumerate(prompts) if prompt is not None]
         texts = [without_special_tokens(completion_text(completions[row])) for row in rows]
         asked = [prompts[row] for row in rows]

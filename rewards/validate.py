@@ -30,6 +30,12 @@ def _needs_model(spec: RewardSpec) -> bool:
     return isinstance(name, str) and getattr(import_reward(name), "needs_model", False)
 
 
+def _counting_all(spec: RewardSpec) -> RewardSpec:
+    """The entry with its failures listed, however many there are, where they do not stop at the first."""
+    spec = {"name": spec} if isinstance(spec, str) else spec
+    return {**spec, "max_error_rate": 1.0} if isinstance(spec, dict) else spec
+
+
 def shortfalls(rows: list[dict], recipe: dict, source: str) -> list[str]:
     """A sentence for every right answer that a reward of the recipe scores below its maximum, or fails on.
 
@@ -37,7 +43,7 @@ def shortfalls(rows: list[dict], recipe: dict, source: str) -> list[str]:
     """
     specs = recipe.get("reward_funcs") or []
     if isinstance(specs, list):
-        specs = [spec for spec in specs if not _needs_model(spec)]
+        specs = [_counting_all(spec) for spec in specs if not _needs_model(spec)]
     check_columns(build_rewards(specs, recipe.get("agents")), rows, source)
     scores, failures = score_rows(specs, recipe.get("agents"), [{**row, "completion": row["gold"]} for row in rows])
     found = [failure.describe() for failure in failures]

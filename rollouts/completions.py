@@ -11,6 +11,7 @@ Started again after it was stopped, it goes on; `accelerate launch` divides the 
 import argparse
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from data.reports.pool import ItemId
 from models.errors import ModelError
 from models.places import model_place
 from rewards.eval import choose_specs, read_recipe
-from rewards.registry import RewardSpec, RewardSpecError, build_rewards, spec_name
-from rewards.scoring.guard import ON_ERROR, Failure, GuardedReward, RewardError
+from rewards.registry import RewardSpec, build_rewards, check_weights, spec_name
+from rewards.scoring.guard import ON_ERROR, Failure, GuardedReward, settle
 
 VERSION = 1
 """Raised when the same settings make other rows."""
@@ -44,16 +45,12 @@ def choose_weights(
     """
     names = [spec_name(spec) for spec in specs]
     if given is not None:
-        if len(given) != len(names):
-            raise RewardSpecError(
-                f"--weights: expected {len(names)}, one for each of {', '.join(names)}; found {given}"
-            )
+        check_weights(specs, given, "--weights")
         return dict(zip(names, map(float, given), strict=True))
     in_recipe, weights = recipe.get("reward_funcs") or [], recipe.get("reward_weights")
     if weights is None:
         return dict.fromkeys(names, 1.0)
-    if len(weights) != len(in_recipe):
-        raise RewardSpecError(f"reward_weights: expected {len(in_recipe)}, one a reward, found {weights!r}")
+    check_weights(in_recipe, weights)
     by_name = dict(zip(map(spec_name, in_recipe), map(float, weights), strict=True))
     return {name: by_name.get(name, 1.0) for name in names}
 
@@ -102,6 +99,8 @@ class CompletionMaker:
         self.seed = seed
         self.bounds = pixel_bounds(processor)
         self.failures: list[Failure] = []
+        self.scored = 0
+        self._failed: Counter[str] = Counter()
 
     def groups(self, rows: Sequence[dict]) -> list[dict]:
         """A group for each row of `data.tasks.load_rows`."""
@@ -150,15 +149,13 @@ class CompletionMaker:
         """Scores of each row by reward name.
 
         Raises:
-            RewardError: a reward returned what is not numbers, or failed under `on_error: raise`.
+            RewardError: see `rewards.scoring.guard.settle`.
         """
         from rewards.scoring.rows import score_chunk
 
         scores, failures = score_chunk(self.rewards, rows)
-        strict = {reward.name for reward in self.rewards if reward.on_error == "raise"}
-        for failure in failures:
-            if failure.fatal or failure.reward in strict:
-                raise RewardError(failure.describe())
+        self.scored += len(rows)
+        settle(self.rewards, failures, self._failed, self.scored)
         self.failures += failures
         return [{name: values[number] for name, values in scores.items()} for number in range(len(rows))]
 

@@ -11,7 +11,7 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
     before_imports(__file__, "GRPO", "GRPOScriptArguments", "GRPOConfig", "ModelConfig")
 
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from models.shared_prefix.packing import SharedPrefix
 from models.shared_prefix.prefill import shared_prefill
 from rewards.registry import build_rewards
 from rewards.scoring.columns import check_columns
-from rewards.scoring.guard import LARGEST_REWARD, WHY_NO_LARGER, Failure, GuardedReward, RewardError, guard
+from rewards.scoring.guard import LARGEST_REWARD, WHY_NO_LARGER, Failure, GuardedReward, RewardError, guard, settle
 from trainers.losses import advantages_of_compared, best_of_group, compared_rewards
 from trainers.mixins.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
@@ -218,7 +218,7 @@ class GRPOTrainer(
         self._held_back: list[dict[str, Any]] = []  # columns of each local row that only the rewards see
         self._reward_rows = 0
         self._fits = False  # whether stored rollouts are cut as this run's are
-        self._reward_errors: dict[str, int] = defaultdict(int)
+        self._reward_errors: Counter[str] = Counter()
         self._prepare_temperature()
 
     # -- set-up ------------------------------------------------------------------------------------------------------
@@ -406,8 +406,9 @@ class GRPOTrainer(
         inputs = [{**row, **kept} for row, kept in zip(inputs, self._held_back, strict=True)]
         self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         guarded = [reward for reward in self.reward_funcs if isinstance(reward, GuardedReward)]
-        mine = [(self.accelerator.process_index, failure) for reward in guarded for failure in reward.failures]
-        failures: list[tuple[int, Failure]] = gather_object(mine)
+        rank = self.accelerator.process_index
+        mine = [replace(failure, rank=rank) for reward in guarded for failure in reward.failures]
+        failures: list[Failure] = gather_object(mine)
         self._reward_rows += len(self._rewards_per_func)
         if failures or self._reward_errors:
             self._apply_failure_policy(guarded, failures)
@@ -437,27 +438,13 @@ class GRPOTrainer(
             f"expected finite numbers whose sum is between -1e18 and 1e18: {WHY_NO_LARGER}"
         )
 
-    def _apply_failure_policy(self, guarded: list[GuardedReward], failures: list[tuple[int, Failure]]) -> None:
-        """Raises the same error on every process, or counts the errors and goes on.
-
-        Raises:
-            RewardError: names reward, rank, row and cause.
-        """
+    def _apply_failure_policy(self, guarded: list[GuardedReward], failures: list[Failure]) -> None:
+        """Raises the same error on every process, or counts the errors and goes on; see `settle`."""
+        settle(guarded, failures, self._reward_errors, self._reward_rows)
+        mode = "train" if self.model.training else "eval"
         for reward in guarded:
-            own = [(rank, failure) for rank, failure in failures if failure.reward == reward.name]
-            for rank, failure in own:
-                if failure.fatal or reward.on_error == "raise":
-                    raise RewardError(failure.describe(rank))
-            self._reward_errors[reward.name] += len(own)
-            mode = "train" if self.model.training else "eval"
-            self._metrics[mode][f"rewards/{reward.name}/errors"].append(float(len(own)))
-            rate = self._reward_errors[reward.name] / self._reward_rows
-            if own and rate > reward.max_error_rate:
-                rank, failure = own[-1]
-                raise RewardError(
-                    f"reward '{reward.name}' failed for {100 * rate:.1f}% of the rows so far, more than its "
-                    f"max_error_rate of {100 * reward.max_error_rate:.1f}%; the last: {failure.describe(rank)}"
-                )
+            errors = sum(failure.reward == reward.name for failure in failures)
+            self._metrics[mode][f"rewards/{reward.name}/errors"].append(float(errors))
 
     # -- loss and schedules ------------------------------------------------------------------------------------------
 
@@ -523,7 +510,7 @@ class GRPOTrainer(
         self.load_temperature_state(state)
         self._metrics["train"] = restored_metrics(state["metrics"])
         self._reward_rows = state["reward_rows"]
-        self._reward_errors = defaultdict(int, state["reward_errors"])
+        self._reward_errors = Counter(state["reward_errors"])
 
     def _micro_steps_so_far(self) -> int:
         """Where in the order of its micro-batches the run is, under a layout that is not the checkpoint's.

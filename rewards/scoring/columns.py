@@ -5,7 +5,7 @@ every row before anything expensive starts; a reward that is called by itself re
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from data.io.json_text import half_character
@@ -18,6 +18,18 @@ QUESTIONS = ("prompt", "question", "query")
 
 class ColumnError(RecordError):
     """A row lacks a column that a reward needs, or holds something else in it; the message names both."""
+
+
+def missing_column(reward: str, wanted: Sequence[str], having: Iterable[str], where: str = "") -> ColumnError:
+    """The error that says which column a reward needs, and which there are.
+
+    Args:
+        wanted: columns of which one would do.
+        where: file and row, for messages.
+    """
+    wish = f"the column '{wanted[0]}'" if len(wanted) == 1 else f"one of the columns {', '.join(wanted)}"
+    place = f"{where}: " if where else ""
+    return ColumnError([f"{place}reward '{reward}' needs {wish}; the data has: {', '.join(sorted(having))}"])
 
 
 class TypeProblem(ValueError):
@@ -160,12 +172,11 @@ def check_columns(rewards: Sequence[Any], rows: Sequence[dict], source: str) -> 
                 _check_cell(function, reward.name, column, row, f"{source}: row {_name(row, position)}")
             found.update(column for column in columns if row.get(column) is not None)
         if columns and rows and not found and set(columns) == set(optional):
-            raise ColumnError([f"{source}: no row has any of {', '.join(columns)}, of which {reward.name} needs one"])
+            raise missing_column(reward.name, columns, _known(rows), source)
         needed = [column for column in columns if column not in optional and column not in found]
         if rows and needed:
-            raise ColumnError(
-                [f"{source}: column '{needed[0]}', which reward '{reward.name}' needs: null in every row"]
-            )
+            column = f"the column '{needed[0]}', which is null in every row"
+            raise ColumnError([f"{source}: reward '{reward.name}' needs {column}"])
     for reward in rewards:
         if reward.on_error == "raise" and hasattr(reward.function, "check_files"):
             reward.function.check_files(rows)
@@ -189,8 +200,12 @@ def own_arguments(function: Callable) -> tuple[str, ...]:
 def _check_arguments(reward: Any, rows: Sequence[dict], source: str) -> None:
     for column in own_arguments(reward.function) if rows else ():
         if not any(column in row for row in rows):
-            having = ", ".join(sorted({name for row in rows for name in row}))
-            raise ColumnError([f"{source}: no column '{column}', which reward '{reward.name}' needs; it has {having}"])
+            raise missing_column(reward.name, [column], _known(rows), source)
+
+
+def _known(rows: Sequence[dict]) -> set[str]:
+    """Columns in which some row has something."""
+    return {name for row in rows for name, value in row.items() if value is not None}
 
 
 def _name(row: dict, position: int) -> str:
@@ -200,8 +215,7 @@ def _name(row: dict, position: int) -> str:
 def _check_cell(function: Any, reward: str, column: str, row: dict, where: str) -> None:
     if column not in row:
         if column not in function.optional:
-            having = ", ".join(sorted(row))
-            raise ColumnError([f"{where}: no column '{column}', which reward '{reward}' needs; it has {having}"])
+            raise missing_column(reward, [column], row, where)
         return
     read = getattr(function, "data_types", {}).get(column)
     try:

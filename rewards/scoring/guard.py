@@ -9,8 +9,8 @@ import asyncio
 import inspect
 import math
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,7 @@ class Failure:
         cause: type and text of the exception, or what was wrong with the returned value.
         details: the last lines of the traceback, or nothing.
         fatal: stops the run whatever `on_error` says: the reward is not one.
+        rank: of the process that it happened on, where there are several.
     """
 
     reward: str
@@ -42,9 +43,10 @@ class Failure:
     cause: str
     details: str = ""
     fatal: bool = False
+    rank: int | None = None
 
-    def describe(self, rank: int | None = None) -> str:
-        where = "" if rank is None else f" on rank {rank}"
+    def describe(self) -> str:
+        where = "" if self.rank is None else f" on rank {self.rank}"
         details = f"\n{self.details}" if self.details else ""
         return f"reward '{self.reward}' failed{where} at row {self.row}: {self.cause}{details}"
 
@@ -119,7 +121,7 @@ class GuardedReward:
         function: `reward(completions, **columns)`.
         name: for logs and messages.
         on_error: "raise" stops at the first failing row; "skip" gives the row `None` and goes on.
-        max_error_rate: with "skip", the share of rows, over the whole run, above which the run stops.
+        max_error_rate: with "skip", the share of rows, over the whole run, above which the run stops (`settle`).
     """
 
     def __init__(self, function: Callable, name: str, on_error: str = "raise", max_error_rate: float = 0.1):
@@ -238,6 +240,32 @@ class GuardedAsyncReward(GuardedReward):
         rows = zip(names, _single_rows(completions, columns), strict=True)
         scores = await asyncio.gather(*(score_alone(name, row) for name, row in rows))
         return self._settled([score for [score] in scores], names, batch_error)
+
+
+def settle(rewards: Iterable[GuardedReward], failures: Sequence[Failure], failed: Counter[str], rows: int) -> None:
+    """Counts failures, and ends the run where the policy of their reward says so.
+
+    Args:
+        rewards: that may have failed.
+        failures: new ones, of any of the rewards, from all processes.
+        failed: rows that each reward, by its name, has failed for so far; the new ones are added.
+        rows: scored so far.
+
+    Raises:
+        RewardError: a reward failed under `on_error: raise`, for more than `max_error_rate` of all rows, or returned
+            what is not a list of finite numbers.
+    """
+    failed.update(failure.reward for failure in failures)
+    for reward in rewards:
+        own = [failure for failure in failures if failure.reward == reward.name]
+        for failure in own:
+            if failure.fatal or reward.on_error == "raise":
+                raise RewardError(failure.describe())
+        if own and failed[reward.name] > reward.max_error_rate * rows:
+            raise RewardError(
+                f"reward '{reward.name}' failed for {failed[reward.name] / rows:.1%} of {rows:,} rows so far, more "
+                f"than its max_error_rate of {reward.max_error_rate:.1%}; the last: {own[-1].describe()}"
+            )
 
 
 def guard(function: Callable, name: str, **policy: Any) -> GuardedReward:

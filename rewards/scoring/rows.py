@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from data.cli.processes import process_pool
 from rewards.base import Reward
 from rewards.registry import RewardSpec, build_rewards, needed_columns, optional_columns
-from rewards.scoring.guard import Failure, GuardedAsyncReward, GuardedReward, RewardError
+from rewards.scoring.guard import Failure, GuardedAsyncReward, GuardedReward, settle
 
 CHUNK = 2_048
 PARALLEL_FROM = 4 * CHUNK
@@ -80,7 +81,7 @@ def score_rows(
         workers: processes for the rewards that read texts only; by default one a core.
 
     Raises:
-        RewardError: a reward returned what is not numbers, or failed under `on_error: raise`.
+        RewardError: see `rewards.scoring.guard.settle`.
     """
     rewards = build_rewards(specs, agents)
     rows = [row if row.get("id") is not None else {**row, "id": number} for number, row in enumerate(rows)]
@@ -88,20 +89,18 @@ def score_rows(
     parallel = [_is_text_only(reward) and workers > 1 and len(rows) >= PARALLEL_FROM for reward in rewards]
     scores: Scores = {reward.name: [] for reward in rewards}
     failures: list[Failure] = []
+    failed: Counter[str] = Counter()
 
-    def collect(result: tuple[Scores, list[Failure]], policies: dict[str, GuardedReward]) -> None:
+    def collect(result: tuple[Scores, list[Failure]]) -> None:
         for name, values in result[0].items():
             scores[name].extend(values)
         failures.extend(result[1])
-        for failure in result[1]:
-            if failure.fatal or policies[failure.reward].on_error == "raise":
-                raise RewardError(failure.describe())
+        settle(rewards, result[1], failed, len(rows))
 
-    policies = {reward.name: reward for reward in rewards}
     here = [reward for reward, elsewhere in zip(rewards, parallel, strict=True) if not elsewhere]
     if here:
         for chunk in tqdm(list(_chunks(rows)), desc="scoring", unit="chunk", disable=len(rows) < CHUNK):
-            collect(score_chunk(here, chunk), policies)
+            collect(score_chunk(here, chunk))
     there = [spec for spec, elsewhere in zip(specs, parallel, strict=True) if elsewhere]
     if there:
         columns = {"completion", "id"}
@@ -111,5 +110,5 @@ def score_rows(
         with process_pool(workers) as processes:
             results = processes.map(partial(_score_in_worker, there, agents), chunks)
             for result in tqdm(results, total=len(chunks), desc="scoring", unit="chunk"):
-                collect(result, policies)
+                collect(result)
     return scores, failures

@@ -282,8 +282,8 @@ def test_compare_refuses(two_evaluations, tmp_path, after, message):
 def test_a_missing_column_is_named(completions, tmp_path):
     message = error_of("--input", completions, "--output-dir", str(tmp_path), "--rewards", "vqa_accuracy")
     assert message == (
-        f"error: {completions}: row 'a': no column 'answers', which reward 'vqa_accuracy' needs; "
-        "it has completion, ground_truth_agents, id"
+        f"error: {completions}: row 'a': reward 'vqa_accuracy' needs the column 'answers'; "
+        "the data has: completion, ground_truth_agents, id"
     )
 
 

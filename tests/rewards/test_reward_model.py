@@ -100,7 +100,7 @@ def test_rows_without_a_prompt_get_none(reward):
 
 
 def test_no_prompt_at_all_is_an_error(reward):
-    with pytest.raises(ColumnError, match="needs one of prompt, question, query; the data has: answers"):
+    with pytest.raises(ColumnError, match="needs one of the columns prompt, question, query; the data has: answers"):
         reward(["red"], answers=[["red"]])
 
 
@@ -208,7 +208,7 @@ def test_rows_of_a_file_without_any_prompt_are_refused_before_the_model_is_loade
     entry = {"name": "reward_model", "model": "somebody/reward-model"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"reward_funcs": [entry]}), encoding="utf-8")
     files = ["--input", str(tmp_path / "completions.jsonl"), "--output-dir", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match="no row has any of prompt, question, query, of which reward_model needs one"):
+    with pytest.raises(SystemExit, match="reward 'reward_model' needs one of the columns prompt, question, query"):
         eval_command.main([*files, "--recipe", str(tmp_path / "recipe.yaml")])
 
 

@@ -163,7 +163,7 @@ def test_visual_question_answering_with_and_without_tags(tmp_path, report_data, 
         ({"reward_funcs": ["nonsense"]}, "unknown reward 'nonsense'; expected one of agent_selection"),
         ({"reward_funcs": "agent_selection"}, "reward_funcs: expected a list of entries, found 'agent_selection'"),
         ({"agents": ["blurr"]}, "unknown agent 'blurr'"),
-        ({"reward_funcs": ["vqa_accuracy"]}, "no column 'answers', which reward 'vqa_accuracy' needs"),
+        ({"reward_funcs": ["vqa_accuracy"]}, "reward 'vqa_accuracy' needs the column 'answers'"),
         ({"dataset_name": "nowhere/at/all"}, "nowhere/at/all: no such file or folder"),
     ],
 )

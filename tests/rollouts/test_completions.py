@@ -145,9 +145,9 @@ def test_weights():
     assert choose_weights(["a", "c"], None, recipe) == {"a": 2.0, "c": 1.0}
     assert choose_weights(["a", "c"], [4, 5], recipe) == {"a": 4.0, "c": 5.0}
     assert choose_weights(["a"], None, {}) == {"a": 1.0}
-    with pytest.raises(RewardSpecError, match=r"--weights: expected 2, one for each of a, c; found \[4\]"):
+    with pytest.raises(RewardSpecError, match=r"--weights: expected 2 numbers, one for each of a, c; found \[4\]"):
         choose_weights(["a", "c"], [4], recipe)
-    with pytest.raises(RewardSpecError, match="reward_weights: expected 2, one a reward, found \\[1\\]"):
+    with pytest.raises(RewardSpecError, match="reward_weights: expected 2 numbers, .* a, b; found \\[1\\]"):
         choose_weights(["a"], None, {**recipe, "reward_weights": [1]})
     assert weighted_sum({"a": None, "b": None}, {"a": 1.0, "b": 1.0}) is None
     assert weighted_sum({"a": 0.25, "b": None, "c": 1.0}, {"a": 2.0, "b": 1.0, "c": -1.0}) == -0.5
@@ -159,7 +159,7 @@ def test_weights():
         (["--rewards", "nonsense"], "nonsense"),
         (["--temperature", "0"], "--temperature: expected above 0"),
         (["--num-completions", "0"], "--num-completions: expected at least 1"),
-        (["--rewards", "vqa_accuracy"], "no column 'answers', which reward 'vqa_accuracy' needs"),
+        (["--rewards", "vqa_accuracy"], "reward 'vqa_accuracy' needs the column 'answers'"),
         ([], "no rewards"),
     ],
 )

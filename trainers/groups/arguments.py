@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rewards.registry import spec_name
+from rewards.registry import check_weights
 from trainers.setup.recipes import DataArguments, parse_entries, parse_mapping
 
 
@@ -80,12 +80,7 @@ class GroupArguments(DataArguments):
             raise ValueError(f"selector: expected a mapping, found {self.selector}")
         if self.reward_funcs and self.reward_field is not None:
             raise ValueError("reward_funcs and reward_field both say what the reward is: set one of them")
-        if self.reward_weights is not None and len(self.reward_weights) != len(self.reward_funcs or ()):
-            names = ", ".join(spec_name(spec) for spec in self.reward_funcs or ()) or "none"
-            count = len(self.reward_funcs or ())
-            raise ValueError(
-                f"reward_weights: expected {count} numbers, one for each of {names}; found {self.reward_weights}"
-            )
+        check_weights(self.reward_funcs or (), self.reward_weights)
         if self.shots is not None and not (self.shots and all(count >= 1 for count in self.shots)):
             raise ValueError(f"shots: expected numbers of at least 1, found {self.shots}")
         data = ("query_data", "query_splits", "example_data", "example_split")

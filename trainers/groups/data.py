@@ -5,6 +5,7 @@ Where the reward comes from is the recipe's choice: what is stored as `reward`, 
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,12 @@ from data.candidate_groups import Candidate, CandidateGroup, load_groups
 from data.candidates.pools import load_pools
 from data.io.records import RecordError
 from data.reports.pool import ItemId
-from rewards.registry import build_rewards, needed_columns
-from rewards.scoring.guard import GuardedReward, RewardError
+from rewards.registry import build_rewards
+from rewards.scoring.columns import check_columns
+from rewards.scoring.guard import GuardedReward, settle
 from trainers.groups.arguments import GroupArguments
 from trainers.losses import groups_without_contrast
-from trainers.setup.recipes import DataArguments, RecipeError
+from trainers.setup.recipes import DataArguments
 from trainers.setup.task_data import load_task_rows
 
 logger = logging.getLogger(__name__)
@@ -291,15 +293,10 @@ def _scored(
     ]
     names = dict.fromkeys(name for row in rows for name in row)
     table = {name: [row.get(name) for row in rows] for name in names}
+    check_columns(rewards, [{name: row.get(name) for name in names} for row in rows], source)
     completions = [one.completion or "" for group in groups for one in group.candidates]
     totals: list[float | None] = [None] * len(rows)
     for reward, weight in zip(rewards, weights, strict=True):
-        missing = [name for name in needed_columns(reward) if name not in table]
-        if missing:
-            raise RecipeError(
-                f"reward_funcs: '{reward.name}' needs the column '{missing[0]}', which neither groups nor candidates "
-                f"of {source} have; they have {', '.join(sorted(table))}"
-            )
         for place, score in enumerate(_checked_scores(reward, completions, table)):
             if score is not None:
                 totals[place] = (totals[place] or 0.0) + weight * score
@@ -315,15 +312,7 @@ def _reward_row(group: CandidateGroup, columns: dict, candidate: Candidate) -> d
 
 def _checked_scores(reward: GuardedReward, completions: list[str], table: dict[str, list]) -> list[float | None]:
     scores = reward(completions, **table)
+    settle([reward], reward.failures, Counter(), len(completions))
     if reward.failures:
-        failure = reward.failures[0]
-        rate = len(reward.failures) / len(completions)
-        if failure.fatal or reward.on_error == "raise":
-            raise RewardError(failure.describe())
-        if rate > reward.max_error_rate:
-            raise RewardError(
-                f"reward '{reward.name}' failed for {100 * rate:.1f}% of the candidates, more than its max_error_rate "
-                f"of {100 * reward.max_error_rate:.1f}%; the first: {failure.describe()}"
-            )
         logger.warning("reward '%s' failed for %d candidates, which have none", reward.name, len(reward.failures))
     return scores

@@ -3,13 +3,13 @@
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from models.errors import ModelError
 from models.places import check_model_place
-from rewards.registry import spec_name
+from rewards.registry import check_weights, spec_name
 from trainers.setup.evaluation_rows import check_evaluation
 from trainers.setup.model import DEFAULT_REVISION, base_of_adapters, hub_arguments
 from trainers.setup.recipe_keys import closest
@@ -266,16 +266,6 @@ def check_prompts_with_completions(args: Any) -> None:
         raise RecipeError(
             f"chat_template_path: expected a file *.jinja or *.j2, which suits a processor, found '{path}'"
         )
-
-
-# -- rewards ----------------------------------------------------------------------------------------------------------
-
-
-def check_weights(specs: Sequence[Any], weights: Sequence[float] | None) -> None:
-    """Raises `RecipeError` unless there is a weight for each reward, or none at all."""
-    if weights is not None and len(weights) != len(specs):
-        names = ", ".join(spec_name(spec) for spec in specs)
-        raise RecipeError(f"reward_weights: expected {len(specs)} numbers, one for each of {names}; found {weights}")
 
 
 # -- the metric that chooses the best model ---------------------------------------------------------------------------

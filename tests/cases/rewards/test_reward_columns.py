@@ -143,7 +143,7 @@ def test_f08_every_column_of_every_reward_has_a_type():
 
 @pytest.mark.parametrize("rows", [[{"answers": None}], [{"answers": None}, {"answers": None}]])
 def test_f08_a_column_of_nulls_is_as_good_as_missing(rows):
-    with pytest.raises(ColumnError, match="column 'answers', which reward 'vqa_accuracy' needs: null in every row"):
+    with pytest.raises(ColumnError, match="'vqa_accuracy' needs the column 'answers', which is null in every row"):
         check_columns(build_rewards(["vqa_accuracy"]), rows, "my.jsonl")
     check_columns(build_rewards(["vqa_accuracy"]), [*rows, {"answers": TEN}], "my.jsonl")
 

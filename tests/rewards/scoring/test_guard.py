@@ -3,13 +3,14 @@
 import asyncio
 import math
 import re
-from collections import deque
+from collections import Counter, deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from rewards.scoring.guard import Failure, GuardedAsyncReward, GuardedReward, _own_copy, guard
+from rewards.scoring.guard import Failure, GuardedAsyncReward, GuardedReward, RewardError, _own_copy, guard, settle
 
 
 def returning(values):
@@ -269,7 +270,23 @@ def test_interrupting_is_not_a_failure():
 def test_messages_name_reward_rank_row_and_cause():
     failure = Failure("length", "'r7'", "RuntimeError: nothing", details="line 3")
     assert failure.describe() == "reward 'length' failed at row 'r7': RuntimeError: nothing\nline 3"
-    assert failure.describe(rank=2).startswith("reward 'length' failed on rank 2 at row 'r7': ")
+    assert replace(failure, rank=2).describe().startswith("reward 'length' failed on rank 2 at row 'r7': ")
+
+
+def test_failures_end_the_run_as_the_policy_of_their_reward_says():
+    skipping = guard(length, "length", on_error="skip", max_error_rate=0.25)
+    strict = guard(length, "strict")
+    failure = Failure("length", "'r7'", "RuntimeError: nothing")
+    failed = Counter()
+    settle([skipping, strict], [failure], failed, 4)
+    settle([skipping, strict], [], failed, 3)  # nothing new: the rate is judged where something fails
+    with pytest.raises(RewardError, match=r"'length' failed for 33.3% of 6 rows so far, .* of 25.0%; .* row 'r7'"):
+        settle([skipping, strict], [failure], failed, 6)
+    assert failed == {"length": 2}
+    with pytest.raises(RewardError, match="^reward 'length' failed at row 'r7'"):
+        settle([skipping], [replace(failure, fatal=True)], Counter(), 100)
+    with pytest.raises(RewardError, match="^reward 'strict' failed on rank 1 at row 'r7'"):
+        settle([skipping, strict], [replace(failure, reward="strict", rank=1)], Counter(), 100)
 
 
 def test_async_functions_and_callables_become_async_rewards():

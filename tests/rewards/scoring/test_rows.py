@@ -126,9 +126,17 @@ def test_columns_that_only_some_rows_have_are_none_elsewhere(own):
 
 def test_skipped_rows_are_none_and_counted(small_chunks, own):
     rows = [{"completion": letter, "id": letter + "0"} for letter in "abcdxfgh"]
-    scores, failures = score_rows([{"name": "own_scores.fail_at_x", "on_error": "skip"}], None, rows, workers=1)
+    spec = {"name": "own_scores.fail_at_x", "on_error": "skip", "max_error_rate": 0.125}
+    scores, failures = score_rows([spec], None, rows, workers=1)
     assert scores["fail_at_x"] == [1.0] * 4 + [None] + [1.0] * 3
     assert [(failure.row, failure.cause) for failure in failures] == [("'x0'", "RuntimeError: found x")]
+
+
+def test_more_failures_than_allowed_stop(small_chunks, own):
+    rows = [{"completion": letter} for letter in "abcdxfgh"]
+    spec = {"name": "own_scores.fail_at_x", "on_error": "skip", "max_error_rate": 0.12}
+    with pytest.raises(RewardError, match="failed for 12.5% of 8 rows .*; the last: .* failed at row 4"):
+        score_rows([spec], None, rows, workers=1)
 
 
 def test_failures_of_processes_come_back(small_chunks, rows):
@@ -177,8 +185,8 @@ def test_the_first_row_without_a_column_is_named():
     rewards = build_rewards(["xml_format", "agent_selection"])
     rows = [{"completion": "x", "ground_truth_agents": []}, {"completion": "y", "id": "b", "answers": []}]
     message = (
-        "my.jsonl: row 'b': no column 'ground_truth_agents', which reward 'agent_selection' needs; "
-        "it has answers, completion, id$"
+        "my.jsonl: row 'b': reward 'agent_selection' needs the column 'ground_truth_agents'; "
+        "the data has: answers, completion, id$"
     )
     with pytest.raises(ColumnError, match=message):
         check_columns(rewards, rows, "my.jsonl")
@@ -189,7 +197,7 @@ def test_optional_columns_may_be_missing_in_rows_and_chunks_but_not_in_all(small
     check_columns(build_rewards(["candidate"]), rows, "my.jsonl")
     for workers in (1, 2):
         assert score_rows(["candidate"], None, rows * 2, workers)[0] == {"candidate": ([None] * 4 + [0.5]) * 2}
-    with pytest.raises(ColumnError, match="my.jsonl: no row has any of vqa_correct, .*, of which candidate needs"):
+    with pytest.raises(ColumnError, match="my.jsonl: reward 'candidate' needs one of the columns vqa_correct, "):
         check_columns(build_rewards(["candidate"]), rows[:4], "my.jsonl")
 
 

@@ -274,7 +274,7 @@ def test_good_recipe_validates(grpo_main):
         ({"reward_funcs": ["agent_selektion"]}, ["agent_selektion", "strict_xml_format"]),
         (
             {"reward_funcs": ["vqa_accuracy"]},
-            ["no column 'answers', which reward 'vqa", "ground_truth_agents"],
+            ["reward 'vqa_accuracy' needs the column 'answers'", "ground_truth_agents"],
         ),
         ({"reward_funcs": [{"name": "combined", "agent_wait": 1}]}, ["combined", "agent_wait", "agent_weight"]),
         ({"reward_weights": [1.0, 2.0]}, ["reward_weights: expected 1 numbers, one for each of agent_selection"]),
