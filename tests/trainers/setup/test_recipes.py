@@ -69,6 +69,21 @@ def test_recipe_says_how_to_run_it_and_on_what(recipe):
         assert keys["accelerate_config"] in command
 
 
+OF_THE_RUN = {"model_name_or_path", "dataset_name", "query_table", "example_table", "output_dir", "use_cpu", "bf16"}
+OF_THE_RUN |= {"logging_steps", "save_strategy"}
+
+
+@pytest.mark.parametrize("stage", ["sft", "rce", "offline_grpo"])
+def test_selectors_are_trained_on_gpus_by_what_was_measured_on_the_test_bed(stage):
+    """docs/example_selection.md has the measurements of the recipes for CPUs."""
+    paths = (ROOT / "recipes" / f"selector_{stage}{kind}.yaml" for kind in ("_tiny", ""))
+    measured, real = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths)
+    method = {key: value for key, value in measured.items() if key not in OF_THE_RUN}
+    assert len(method) > 9
+    assert {key: real.get(key) for key in method} == method
+    assert "reference_model" not in real
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_validates_as_a_command(recipe, data_of, model_of_reports, run_command, tmp_path):
