@@ -36,8 +36,11 @@ def summarise(scores: list[float | None], errors: int = 0) -> dict:
     }
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float] | None:
+def wilson_interval(successes: float, trials: int, z: float = 1.959963984540054) -> tuple[float, float] | None:
     """Wilson's score interval of a share; `None` without trials.
+
+    The formula of `scipy.stats.binomtest(..).proportion_ci(method="wilson")`, which takes whole successes only: of two
+    equal scores, each is half a success.
 
     Args:
         z: standard deviations on each side; the default is that of 95%.
@@ -53,23 +56,28 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _bootstrap_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """Means of resampled values, (samples,), in blocks so that memory stays small."""
-    rng = np.random.default_rng(seed)
-    block = max(1, 5_000_000 // max(1, len(values)))
-    means = []
-    for start in range(0, samples, block):
-        picks = rng.integers(len(values), size=(min(block, samples - start), len(values)))
-        means.append(values[picks].mean(axis=1))
-    return np.concatenate(means)
-
-
 def bootstrap_mean(values: list[float], samples: int = 10_000, confidence: float = 0.95, seed: int = 0) -> Interval:
-    """The mean with its percentile bootstrap interval."""
+    """The mean with its percentile bootstrap interval.
+
+    Raises:
+        ValueError: no values.
+    """
+    from scipy import stats  # takes longer to import than `--help` may
+
     array = np.asarray(values, dtype=np.float64)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(_bootstrap_means(array, samples, seed), [tail, 1 - tail])
-    return Interval(float(array.mean()), float(low), float(high))
+    if len(array) == 1:  # scipy wants two
+        return Interval(*3 * [float(array[0])])
+    block = max(1, 5_000_000 // max(1, len(array)))  # resampled at once, so that memory stays small
+    found = stats.bootstrap(
+        [array],
+        np.mean,
+        n_resamples=samples,
+        batch=block,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(array.mean()), float(found.low), float(found.high))
 
 
 def paired_difference(before: list[float], after: list[float], **options) -> Interval:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rewards.scoring.statistics import Interval, bootstrap_mean, paired_difference, summarise
+from rewards.scoring.statistics import Interval, bootstrap_mean, paired_difference, summarise, wilson_interval
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +44,24 @@ def test_summary_of_nothing(scores):
     assert summary["quantiles"] == {}
 
 
-@pytest.mark.parametrize("confidence", [0.5, 0.95])
-def test_interval_agrees_with_scipys_percentile_bootstrap(values, confidence):
-    interval = bootstrap_mean(values, confidence=confidence)
-    expected = stats.bootstrap(
-        (values,), np.mean, n_resamples=20_000, confidence_level=confidence, method="percentile", random_state=1
-    )
-    width = expected.confidence_interval.high - expected.confidence_interval.low
-    assert interval.estimate == pytest.approx(np.mean(values), rel=1e-12)
-    assert interval.low == pytest.approx(expected.confidence_interval.low, abs=0.05 * width)
-    assert interval.high == pytest.approx(expected.confidence_interval.high, abs=0.05 * width)
+def test_interval_is_the_percentile_bootstrap():
+    values = [0.0, 0.25, 0.5, 1.0, -1.0] * 4
+    picks = np.random.default_rng(0).integers(20, size=(10_000, 20))
+    means = np.array(values)[picks].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert bootstrap_mean(values) == Interval(np.mean(values), low, high)
+
+
+def test_interval_of_one_value_and_of_none():
+    assert bootstrap_mean([0.25]) == Interval(0.25, 0.25, 0.25)
+    with pytest.raises(ValueError, match="at least|two or more"):
+        bootstrap_mean([])
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 3), (3, 3), (8, 10), (401, 1000)])
+def test_wilson_intervals_are_those_of_scipy(successes, trials):
+    expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+    assert wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_interval_of_many_values_which_are_resampled_in_blocks():
