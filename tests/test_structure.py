@@ -93,6 +93,7 @@ TESTED_IN = {
     "trainers/mixins/image_bounds.py": "cases/trainers/test_from_python.py",
     "trainers/mixins/rollout_temperature.py": "trainers/test_schedules.py",
     "trainers/mixins/shared_prompts.py": "trainers/mixins/test_shared_grpo.py",
+    "trainers/mixins/vision_tower.py": "trainers/setup/test_adapters.py",
     "trainers/report/curves.py": "trainers/report/test_page.py",
     "trainers/report/fixed_samples.py": "trainers/report/test_page_samples.py",
     "trainers/report/group_samples.py": "trainers/report/test_page_samples.py",

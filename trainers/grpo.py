@@ -31,9 +31,7 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
-from models.families.adapters import adapter_values, keep_adapters_in_float32
 from models.families.loading import VISION_TOKENS, vision_token_ids
-from models.families.vision_hooks import install_vision_hooks, vision_tower
 from models.memory import Load
 from models.shared_prefix.packing import SharedPrefix
 from models.shared_prefix.prefill import shared_prefill
@@ -50,6 +48,7 @@ from trainers.mixins.image_bounds import PromptArguments, processor_of
 from trainers.mixins.rollout_batch import Batch, load_batches, rows_in, save_batches, shuffle_by_groups
 from trainers.mixins.rollout_temperature import ScheduledTemperature
 from trainers.mixins.shared_prompts import SharedLogProbs, SharingArguments
+from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.report.fixed_samples import held_out_rows, rollout_samples
 from trainers.report.publishing import PublishedRun
 from trainers.report.record import RunInfo
@@ -83,7 +82,9 @@ _MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")
 
 
 @dataclass
-class GRPOConfig(CheckedSettings, PromptArguments, SharingArguments, AdaptiveKLArguments, trl.GRPOConfig):
+class GRPOConfig(
+    CheckedSettings, PromptArguments, SharingArguments, VisionTowerArguments, AdaptiveKLArguments, trl.GRPOConfig
+):
     """`trl.GRPOConfig` with the additions below; with their defaults only the advantage clip differs from TRL."""
 
     advantage_clip: float | None = field(
@@ -112,7 +113,6 @@ class GRPOConfig(CheckedSettings, PromptArguments, SharingArguments, AdaptiveKLA
         default=0,
         metadata={"help": "How often groups whose rewards are all equal are replaced by groups of other prompts."},
     )
-    freeze_vision_tower: bool = field(default=False, metadata={"help": "Train everything but the vision tower."})
     keep_groups_together: bool = field(
         default=True, metadata={"help": "Shuffle whole groups instead of rows before cutting micro-batches."}
     )
@@ -158,6 +158,7 @@ class GRPOTrainer(
     FiniteTraining,
     CompleteCheckpoints,
     PublishedRun,
+    TrainsVisionTower,
     trl.GRPOTrainer,
 ):
     """`trl.GRPOTrainer` that scores with guarded rewards, computes advantages by `trainers.losses.group_advantages`
@@ -189,11 +190,8 @@ class GRPOTrainer(
         args = config_or_default(args, GRPOConfig, model, "GRPO")
         processing_class = processor_of(model, args, processing_class)
         args.generation_kwargs = self._without_vision_tokens(args, processing_class)
-        if isinstance(processing_class, ProcessorMixin) and args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
         rewards = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         self.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
-        trained_before = adapter_values(model)
         with class_of_its_revision(model, args):
             super().__init__(
                 model,
@@ -206,11 +204,6 @@ class GRPOTrainer(
                 **kwargs,
             )
         self.reward_funcs = [self._guarded(reward) for reward in self.reward_funcs]  # those of environments too
-        keep_adapters_in_float32(self.model, trained_before)
-        if self._is_vlm:
-            self._prepare_vision(args)
-        elif args.freeze_vision_tower:
-            raise ValueError(f"freeze_vision_tower: {type(self.model).__name__} reads texts only, and has none")
         self.samples = samples
         self.curriculum = Curriculum(args.curriculum_top_k, args.curriculum_share)
         self._check_can_redraw()
@@ -251,14 +244,6 @@ class GRPOTrainer(
             suppressed = set(options.get("suppress_tokens") or []) | set(vision_token_ids(processing_class.tokenizer))
             options["suppress_tokens"] = sorted(suppressed)
         return options
-
-    def _prepare_vision(self, args: GRPOConfig) -> None:
-        distributed = self.accelerator.num_processes > 1
-        install_vision_hooks(self.model, distributed)
-        if self.ref_model is not None:
-            install_vision_hooks(self.ref_model, distributed)
-        if args.freeze_vision_tower:
-            vision_tower(self.model).requires_grad_(False)
 
     def _get_train_sampler(self, dataset=None) -> Sampler:
         return GroupSampler(

@@ -23,7 +23,6 @@ from torch import nn
 from transformers import EvalPrediction
 from trl import ModelConfig
 
-from models.families.vision_hooks import install_vision_hooks, vision_tower
 from models.shared_prefix.packing import SharedPrefix
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import RewardTable, StoredGroup
@@ -36,6 +35,7 @@ from trainers.mixins.enough_rows import TrainsSomething
 from trainers.mixins.finite import FiniteTraining
 from trainers.mixins.image_bounds import PromptArguments
 from trainers.mixins.shared_prompts import SharingArguments
+from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.report.fixed_samples import FixedSamples, chosen
 from trainers.report.group_samples import group_sample
 from trainers.report.publishing import PublishedRun
@@ -53,7 +53,12 @@ BACKBONE = ("input_proj", "query_proj", "cand_proj")
 
 @dataclass
 class GroupConfig(
-    CheckedSettings, PromptArguments, SharingArguments, EarlyStoppingArguments, transformers.TrainingArguments
+    CheckedSettings,
+    PromptArguments,
+    SharingArguments,
+    VisionTowerArguments,
+    EarlyStoppingArguments,
+    transformers.TrainingArguments,
 ):
     """`transformers.TrainingArguments`, with what trainers on stored groups have in common."""
 
@@ -64,7 +69,6 @@ class GroupConfig(
     freeze_backbone: bool = field(
         default=False, metadata={"help": "Selector: leave input_proj, query_proj and cand_proj as they are."}
     )
-    freeze_vision_tower: bool = field(default=False, metadata={"help": "VLM: train everything but the vision tower."})
     model_init_kwargs: dict | str | None = field(
         default=None, metadata={"help": "VLM: further arguments of from_pretrained."}
     )
@@ -96,7 +100,9 @@ class PreparedGroups(torch.utils.data.Dataset):
         return self.items[number]
 
 
-class RCETrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, transformers.Trainer):
+class RCETrainer(
+    TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, TrainsVisionTower, transformers.Trainer
+):
     """`transformers.Trainer` on stored groups: the loss is `trainers.losses.rce_loss`, averaged over all groups of an
     optimizer step however they are spread over micro-batches and processes.
 
@@ -154,9 +160,6 @@ class RCETrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Published
         self.model_accepts_loss_kwargs = True  # the loss below is divided by the groups of the whole step
         if isinstance(policy, VLMPolicy):
             policy.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
-            install_vision_hooks(self.model, self.accelerator.num_processes > 1)
-            if args.freeze_vision_tower:
-                vision_tower(self.model).requires_grad_(False)
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 

@@ -30,9 +30,7 @@ from trl import ModelConfig, get_quantization_config
 
 from data.io.unreadable import readable_rows
 from data.preferences import PreferenceRecord
-from models.families.adapters import adapter_values, keep_adapters_in_float32
 from models.families.loading import pixel_bounds
-from models.families.vision_hooks import vision_tower
 from models.hub import hub_options
 from models.reward.inputs import reward_messages
 from models.reward.model import HEAD, RewardOutput, from_backbone, reward_model_of
@@ -57,6 +55,7 @@ from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.finite import FiniteTraining
 from trainers.mixins.image_bounds import PromptArguments, hub_of, processor_of
 from trainers.mixins.shared_prompts import SharingArguments
+from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.report.fixed_samples import FixedSamples, chosen
 from trainers.report.publishing import PublishedRun
 from trainers.report.record import RunInfo
@@ -90,7 +89,9 @@ DEFAULT_BOUNDS = (-5.0, 5.0)
 
 
 @dataclass
-class RewardConfig(CheckedSettings, PromptArguments, SharingArguments, EarlyStoppingArguments, trl.RewardConfig):
+class RewardConfig(
+    CheckedSettings, PromptArguments, SharingArguments, VisionTowerArguments, EarlyStoppingArguments, trl.RewardConfig
+):
     """`trl.RewardConfig` with the additions below; texts are never cut, because half an image cannot be read."""
 
     max_length: int | None = field(
@@ -127,7 +128,6 @@ class RewardConfig(CheckedSettings, PromptArguments, SharingArguments, EarlyStop
         default=None,
         metadata={"help": "System text of every conversation, stored with the model; by default the prompts' own."},
     )
-    freeze_vision_tower: bool = field(default=False, metadata={"help": "Train everything but the vision tower."})
 
     def __post_init__(self):
         self.remove_unused_columns = False  # records are looked up when they are needed
@@ -243,7 +243,9 @@ def _quantised(config: Any) -> dict[str, Any]:
     return {} if config is None else {"quantization_config": config, "device_map": {"": PartialState().device}}
 
 
-class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, trl.RewardTrainer):
+class RewardTrainer(
+    TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, TrainsVisionTower, trl.RewardTrainer
+):
     """`trl.RewardTrainer` on prompts with images and any number of ranked responses, with the losses of
     `trainers.losses.preference_loss`.
 
@@ -306,13 +308,10 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
         processing_class = processor_of(source, args, processing_class)
         if kwargs.get("peft_config") is not None:
             kwargs["peft_config"] = with_head(kwargs["peft_config"])
-        if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = False  # the model uses its vision tower on every process
         self.records = train, evaluation
         self.train_records = examples(train, args.group_responses)
         self.samples = samples
         self._sums: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}
-        trained_before = adapter_values(model)
         collator = PreferenceCollator(processing_class, model.config.system_prompt, bool(args.lm_loss_weight))
         super().__init__(
             model,
@@ -331,17 +330,20 @@ class RewardTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
             processing_class.chat_template = processing_class.tokenizer.chat_template
         if not checked:
             self._check_records()
-        keep_adapters_in_float32(self.model, trained_before)
-        plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        plain.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
-        plain.keeps_vision_busy = self.accelerator.num_processes > 1
+        self._plain_model().sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
         self.reward_config = model.config  # which bounds, which system prompt
-        if args.freeze_vision_tower:
-            vision_tower(self.model).requires_grad_(False)
         if self.reward_config.language_head and not args.lm_loss_weight:
             head = self.model.get_output_embeddings()
             if head.weight is not self.model.get_input_embeddings().weight:
                 head.requires_grad_(False)
+
+    def _plain_model(self) -> Any:
+        """The reward model, without adapters around it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def mix_with_rows_of_text(self, distributed: bool) -> None:
+        """The model does it itself."""
+        self._plain_model().keeps_vision_busy = distributed
 
     def _check_records(self) -> None:
         """Raises `RecordError` for records with an image that cannot be read, or longer than allowed; the main process

@@ -22,8 +22,6 @@ from trl import ModelConfig
 
 from data.io.records import RecordError
 from data.rows.chat import completion_length
-from models.families.adapters import adapter_values, keep_adapters_in_float32
-from models.families.vision_hooks import install_vision_hooks, vision_tower
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
@@ -31,6 +29,7 @@ from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, rest
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.finite import FiniteTraining
 from trainers.mixins.image_bounds import PromptArguments
+from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.report.fixed_samples import demonstration_samples, held_out_rows
 from trainers.report.publishing import PublishedRun
@@ -57,11 +56,10 @@ from trainers.setup.task_data import to_dataset
 
 
 @dataclass
-class SFTConfig(CheckedSettings, PromptArguments, trl.SFTConfig):
+class SFTConfig(CheckedSettings, PromptArguments, VisionTowerArguments, trl.SFTConfig):
     """`trl.SFTConfig`; texts are never cut, because half an image cannot be read: `max_prompt_length` checks them."""
 
     max_length: int | None = field(default=None, metadata={"help": "Must stay null; see max_prompt_length."})
-    freeze_vision_tower: bool = field(default=False, metadata={"help": "Train everything but the vision tower."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,23 +67,17 @@ class SFTConfig(CheckedSettings, PromptArguments, trl.SFTConfig):
             raise ValueError("max_length cuts images in two: leave it null and set max_prompt_length")
 
 
-class SFTTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, trl.SFTTrainer):
+class SFTTrainer(
+    TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, TrainsVisionTower, trl.SFTTrainer
+):
     """`trl.SFTTrainer` whose batches may lack images on some processes, with the vision tower frozen if asked."""
 
     _name = "SFT"
 
     def __init__(self, model: str | PreTrainedModel, args: trl.SFTConfig | None = None, *others: Any, **kwargs: Any):
         args = config_or_default(args, SFTConfig, model, "SFT")
-        if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = False  # the hooks below use the vision tower on every process
-        trained_before = adapter_values(model)
         with class_of_its_revision(model, args):
             super().__init__(model, args, *others, **kwargs)
-        keep_adapters_in_float32(self.model, trained_before)
-        if self._is_vlm:
-            install_vision_hooks(self.model, self.accelerator.num_processes > 1)
-        if args.freeze_vision_tower:
-            vision_tower(self.model).requires_grad_(False)
 
     def extra_state(self) -> dict[str, Any]:
         return {"tokens": self._total_train_tokens, "metrics": metrics_state(self._metrics["train"])}

@@ -16,12 +16,21 @@ from torch import nn
 
 def vision_language_model(model: nn.Module) -> nn.Module:
     """The module whose forward takes both pixels and tokens (`Qwen2VLModel` and its relatives)."""
-    for module in model.modules():
-        if hasattr(module, "visual") and hasattr(module, "language_model"):
-            return module
-    raise ValueError(
-        f"{type(model).__name__} has no vision tower: expected a model with `visual` and `language_model`"
-    )
+    found = _combined(model)
+    if found is None:
+        raise ValueError(
+            f"{type(model).__name__} has no vision tower: expected a model with `visual` and `language_model`"
+        )
+    return found
+
+
+def has_vision_tower(model: nn.Module) -> bool:
+    """Whether it is a Qwen2-VL, maybe inside PEFT and other wrappers."""
+    return _combined(model) is not None
+
+
+def _combined(model: nn.Module) -> nn.Module | None:
+    return next((one for one in model.modules() if hasattr(one, "visual") and hasattr(one, "language_model")), None)
 
 
 def vision_tower(model: nn.Module) -> nn.Module:
