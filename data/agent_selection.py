@@ -1,7 +1,7 @@
 """Records of the agent-selection task: a data-quality report, and which filtering agents are the right answer.
 
-    python -m data.agent_selection input.json --output-dir outputs/data
-    python -m data.agent_selection input.jsonl --validate-only
+    python -m data.agent_selection --dataset_name input.json --output_dir outputs/data
+    python -m data.agent_selection --dataset_name input.jsonl --validate_only
 
 Reads two forms and writes the second, divided into training, validation and test:
 
@@ -14,17 +14,18 @@ Paths are relative to the file they stand in. `pool` is the folder of the data s
 (`data/reports/pool.py`); agents run on it when filtering is rewarded.
 """
 
-import argparse
 import os
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr, field_validator, model_validator
 
+from data.cli.arguments import OptionError, option, seed_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.counts import counted
@@ -47,7 +48,7 @@ from data.io.records import (
     write_json,
     write_jsonl,
 )
-from data.io.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
+from data.io.splits import SPLITS, ShareArguments, divide
 from data.io.unreadable import LeftOut, readable_rows, with_positions_as_ids
 from data.prompts import unwritable_character
 from data.reports.pool import ITEMS_FILE, ItemId, load_pool
@@ -123,7 +124,7 @@ def _with_absolute_paths(record: AgentSelectionRecord, base: Path) -> AgentSelec
 def _from_raw(raw: RawReport, agent_list: list[str] | None, location: Location) -> list[AgentSelectionRecord]:
     agents = raw.agent_list if raw.agent_list is not None else agent_list
     if agents is None:
-        raise RecordError([f"{location}: field 'agent_list': missing, and no --agent-list was given"])
+        raise RecordError([f"{location}: field 'agent_list': missing, and no --agent_list was given"])
     rows = [
         {
             "report": raw.report,
@@ -273,39 +274,38 @@ def kept_together(record: AgentSelectionRecord) -> list[tuple[str, str]]:
     return [report] if record.pool is None else [report, ("pool", os.path.realpath(record.pool))]
 
 
-def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares]:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.agent_selection",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("input", type=Path, help="JSON or JSONL file (or parquet, or a saved data set)")
-    parser.add_argument("--output-dir", type=Path, help="where to write (not needed with --validate-only)")
-    add_share_arguments(parser)
-    parser.add_argument("--seed", type=int, default=42, help="of the shuffle before splitting")
-    parser.add_argument("--agent-list", nargs="+", metavar="AGENT", help="agents of raw reports that name none")
-    parser.add_argument("--format", choices=FORMATS, default="hf")
-    parser.add_argument("--validate-only", action="store_true", help="list every problem and write nothing")
-    arguments = parse_and_hold(parser, argv)
-    if arguments.output_dir is None and not arguments.validate_only:
-        parser.error("--output-dir is needed unless --validate-only is given")
-    return arguments, read_share_arguments(parser, arguments)
+@dataclass(kw_only=True)
+class AgentSelectionArguments(ShareArguments):
+    """Which reports to read, and how to divide and write them."""
+
+    dataset_name: str = option("JSON or JSONL file (or parquet, or a saved data set)", old=("input",), positional=True)
+    output_dir: Path | None = option("folder to write to; not needed with validate_only", None)
+    seed: int = seed_option("of the shuffle before splitting", 42)
+    agent_list: tuple[str, ...] | None = option("agents of raw reports that name none", None)
+    format: str = option("of what is written", "hf", choices=FORMATS)
+    validate_only: bool = option("list every problem and write nothing", False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.output_dir is None and not self.validate_only:
+            raise OptionError("--output_dir is needed unless --validate_only is given")
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments, shares = _parse_arguments(argv)
+    arguments = parse_and_hold(AgentSelectionArguments, argv)
+    source = arguments.dataset_name
     try:
-        records = parse_records(read_rows(arguments.input), base_folder(arguments.input), arguments.agent_list)
+        records = parse_records(read_rows(source), base_folder(source), arguments.agent_list)
         if not records:
-            raise RecordError([f"{arguments.input}: expected at least one record, found none"])
+            raise RecordError([f"{source}: expected at least one record, found none"])
     except RecordError as error:
-        sys.exit("\n".join([*error.problems, f"error: {error.count} in {arguments.input}"]))
-    print(f"{arguments.input}: {counted(len(records), 'valid record')}")
+        sys.exit("\n".join([*error.problems, f"error: {error.count} in {source}"]))
+    print(f"{source}: {counted(len(records), 'valid record')}")
     if arguments.validate_only:
         return
-    splits = divide(records, shares, arguments.seed, keys=kept_together)
-    refuse_own_input(arguments.input, arguments.output_dir)
+    splits = divide(records, arguments.shares, arguments.seed, keys=kept_together)
+    refuse_own_input(source, arguments.output_dir)
     write_splits(splits, arguments.output_dir, arguments.format)
     sizes = describe_sizes({name: len(part) for name, part in splits.items()})
     print(f"written to {arguments.output_dir} as {arguments.format}: {sizes}")

@@ -1,19 +1,21 @@
 """Demonstrations as hasty people would give them, for a warm start that leaves reinforcement learning its work.
 
-    python -m data.annotators outputs/data --output-dir outputs/demonstrations --hasty 0.6
+    python -m data.annotators --dataset_name outputs/data --output_dir outputs/demonstrations
 
 Reads records of agent selection and writes them with the agents that an annotator would have chosen: a hasty one
 names one problem and stops, the others name every right agent. Records in, records out: `trainers/sft.py` learns from
 either.
 """
 
-import argparse
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
+from data.cli.arguments import option, seed_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import SHARE
 from data.io.output_folder import refuse_own_input, write_split, writing
 from data.io.records import available_splits
 
@@ -46,25 +48,28 @@ def _write_demonstrations(
     print(f"{split}: {len(records)} demonstrations, {before - after} of {before} agents left out")
 
 
+@dataclass(kw_only=True)
+class AnnotatorArguments:
+    """Whose right answers annotators give, and how many of them are hasty."""
+
+    dataset_name: str = option(
+        "folder with train.jsonl and validation.jsonl, or another form of records", old=("input",), positional=True
+    )
+    output_dir: Path = option("folder to write the demonstrations to")
+    hasty_share: float = option("share of annotators who stop after one agent", 0.6, within=SHARE, old=("hasty",))
+    seed: int = seed_option("of who is hasty")
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.annotators", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("input", help="folder with train.jsonl and validation.jsonl, or another form of records")
-    parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--hasty", type=float, default=0.6, help="share of annotators who stop after one agent")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parse_and_hold(parser, argv)
-    if not 0 <= arguments.hasty <= 1:
-        parser.error(f"--hasty: expected 0 to 1, found {arguments.hasty}")
-    refuse_own_input(arguments.input, arguments.output_dir)
-    source = Path(arguments.input)
+    arguments = parse_and_hold(AnnotatorArguments, argv)
+    refuse_own_input(arguments.dataset_name, arguments.output_dir)
+    source = Path(arguments.dataset_name)
     splits = available_splits(source, SPLITS) or list(SPLITS) if source.is_dir() else ["train"]
-    records = {split: load_records(arguments.input, split) for split in splits}
+    records = {split: load_records(arguments.dataset_name, split) for split in splits}
     with writing(arguments.output_dir) as folder:
         for split in SPLITS:
-            _write_demonstrations(folder, split, records.get(split, []), arguments.hasty, arguments.seed)
+            _write_demonstrations(folder, split, records.get(split, []), arguments.hasty_share, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Candidate groups: a query, several candidates for it, and how well each of them did. JSONL, a group a line.
 
-    python -m data.candidate_groups beams.json --output groups.jsonl
-    python -m data.candidate_groups groups.jsonl --output rl_data.json --to rl
-    python -m data.candidate_groups groups.jsonl --examples outputs/vqa --split train
+    python -m data.candidate_groups --dataset_name beams.json --output groups.jsonl
+    python -m data.candidate_groups --dataset_name groups.jsonl --output rl_data.json --to rl
+    python -m data.candidate_groups --dataset_name groups.jsonl --examples outputs/vqa --split train
 
 The first two convert from and to the JSON of earlier systems (`data/candidates/earlier_formats.py`), told by its
 content; the last, without --output, only checks. Group:
@@ -14,30 +14,31 @@ model. What may stand beside it is in `Candidate`; further columns of groups and
 completions may bring its own `prompt`, with `images`, which are read as those of any such row (`data/rows/chat.py`).
 """
 
-import argparse
 import json
 from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from tqdm import tqdm
 
 from data.candidates.earlier_formats import (
-    CONSTRUCT_ORDERS,
-    RL_FORMS,
+    ConstructOrder,
     EarlierFormat,
     EntryLocation,
+    RLForm,
     beam_entry,
     entries_by_key,
     read_earlier,
     rl_entry,
 )
 from data.candidates.pools import load_pools
-from data.cli.arguments import at_least
+from data.cli.arguments import OptionError, option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_1
 from data.io.counts import counted
 from data.io.field_types import Count, Finite, Hit, IdList, OneId, Share
 from data.io.images import resolve_images
@@ -373,43 +374,47 @@ def _to_json(row: dict) -> str:
 # -- command ----------------------------------------------------------------------------------------------------------
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.candidate_groups",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(kw_only=True)
+class CandidateGroupArguments:
+    """Which groups to check, and what to write them as."""
+
+    dataset_name: Path = option(
+        "groups (JSONL), or an earlier system's beams or RL data (JSON)", old=("input",), positional=True
     )
-    parser.add_argument("input", type=Path, help="groups (JSONL), or an earlier system's beams or RL data (JSON)")
-    parser.add_argument("--output", type=Path, help="where to write; without it the input is only checked")
-    parser.add_argument("--to", choices=("groups", "rl", "beams"), default="groups", help="format to write")
-    parser.add_argument("--examples", help="VQA records that pointers name; every id must be among theirs")
-    parser.add_argument("--split", default="train", help="split of --examples, and of INPUT if it is a folder")
-    parser.add_argument("--pools", type=Path, help="candidate pools (JSONL), for RL data or beams that lack them")
-    parser.add_argument("--shots", type=at_least(1), help="only groups made for this number of examples")
-    parser.add_argument("--integer-ids", action="store_true", help="query ids that stand only in keys are integers")
-    order_help = "of beams: where a newly selected example was put, before or after the earlier ones"
-    parser.add_argument("--construct-order", choices=CONSTRUCT_ORDERS, default="left", help=order_help)
-    form_help = "of RL data to write: ids, or positions in the pool; by default local if every group has a pool"
-    parser.add_argument("--form", choices=RL_FORMS, help=form_help)
-    arguments = parse_and_hold(parser, argv)
-    if arguments.to == "groups" and arguments.output is not None and arguments.output.suffix != ".jsonl":
-        parser.error(f"--output: expected a name that ends in .jsonl, found '{arguments.output}'; groups are JSONL")
-    return arguments
+    output: Path | None = option("where to write; without it the groups are only checked", None)
+    to: Literal["groups", "rl", "beams"] = option("format to write", "groups")
+    examples: str | None = option("VQA records that pointers name; every id must be among theirs", None)
+    split: str = option("split of examples, and of dataset_name if it is a folder", "train")
+    pools: Path | None = option("candidate pools (JSONL), for RL data or beams that lack them", None)
+    shots: int | None = option("only groups made for this number of examples", None, within=AT_LEAST_1)
+    integer_ids: bool = option("query ids that stand only in keys are integers", False)
+    construct_order: ConstructOrder = option(
+        "of beams: where a newly selected example was put, before or after the earlier ones", "left"
+    )
+    form: RLForm | None = option(
+        "of RL data to write: ids, or positions in the pool; by default local if every group has a pool", None
+    )
+
+    def __post_init__(self):
+        if self.to == "groups" and self.output is not None and self.output.suffix != ".jsonl":
+            raise OptionError(
+                f"--output: expected a name that ends in .jsonl, found '{self.output}'; groups are JSONL"
+            )
 
 
-def _write(arguments: argparse.Namespace, groups: list[CandidateGroup]) -> None:
-    if arguments.to == "groups":
-        write_groups(arguments.output, groups)
-    elif arguments.to == "beams":
-        write_earlier(arguments.output, groups, lambda row: beam_entry(row, arguments.construct_order))
+def _write(output: Path, groups: list[CandidateGroup], to: str, construct_order: str, form: str | None) -> None:
+    if to == "groups":
+        write_groups(output, groups)
+    elif to == "beams":
+        write_earlier(output, groups, lambda row: beam_entry(row, construct_order))
     else:
-        form = arguments.form or ("local" if all(group.pool is not None for group in groups) else "global")
-        write_earlier(arguments.output, groups, lambda row: rl_entry(row, form))
+        form = form or ("local" if all(group.pool is not None for group in groups) else "global")
+        write_earlier(output, groups, lambda row: rl_entry(row, form))
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments = _parse_arguments(argv)
+    arguments = parse_and_hold(CandidateGroupArguments, argv)
     example_ids = None
     if arguments.examples is not None:
         from data.vqa import load_records, record_ids
@@ -417,17 +422,17 @@ def main(argv: list[str] | None = None) -> None:
         example_ids = set(record_ids(load_records(arguments.examples, arguments.split, check_files=False)))
     pools = {} if arguments.pools is None else load_pools(arguments.pools, example_ids)
     earlier = EarlierFormat(arguments.construct_order, arguments.integer_ids, pools)
-    groups = load_groups(arguments.input, arguments.split, example_ids, earlier=earlier)
+    groups = load_groups(arguments.dataset_name, arguments.split, example_ids, earlier=earlier)
     if arguments.shots is not None:
         groups = [group for group in groups if group.shots == arguments.shots]
         if not groups:
-            raise RecordError([f"{arguments.input}: field 'shots': no group has {arguments.shots}"])
+            raise RecordError([f"{arguments.dataset_name}: field 'shots': no group has {arguments.shots}"])
     candidates = sum(len(group.candidates) for group in groups)
     count = f"{counted(len(groups), 'group')} with {counted(candidates, 'candidate')}"
     if arguments.output is None:
         print(f"{count}: no problems found")
         return
-    _write(arguments, groups)
+    _write(arguments.output, groups, arguments.to, arguments.construct_order, arguments.form)
     print(f"{count} written to {arguments.output}")
 
 

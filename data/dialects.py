@@ -1,6 +1,6 @@
 """A visual question answering task whose answers can only be read from shown examples.
 
-    python -m data.dialects --output-dir outputs/dialects --seed 0
+    python -m data.dialects --output_dir outputs/dialects --seed 0
 
 Images and questions are easy-VQA's, unchanged. Its open questions are phrased in six ways. Each way is a dialect with
 words of its own: (dialect, colour) and (dialect, shape) are answered by nouns that a seed draws, so that no model can
@@ -12,7 +12,6 @@ Writes records of data/vqa.py: `train.jsonl` (examples to choose from), `queries
 how many attributes the answer has; `color` and `shape` are for hand-written rules.
 """
 
-import argparse
 import random
 import re
 from collections.abc import Iterable
@@ -20,9 +19,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data.cli.arguments import at_least
+from data.cli.arguments import option, seed_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_1
 from data.io.counts import counted
 from data.io.image_sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits
 from data.io.output_folder import write_split, writing
@@ -186,18 +186,21 @@ def _row(number: int, split: str, scene: Scene, nouns: dict[tuple[str, str], str
     }
 
 
+@dataclass(kw_only=True)
+class DialectArguments:
+    """How many records to draw."""
+
+    output_dir: Path = option("folder to write the records to")
+    seed: int = seed_option("of the nouns and of the choice of records")
+    train_examples: int = option("examples to choose from", 2000, within=AT_LEAST_1)
+    train_queries: int = option("queries to train on", 3000, within=AT_LEAST_1)
+    dev: int = option("queries to choose a model by", 400, within=AT_LEAST_1)
+    test: int = option("queries to report on", 1000, within=AT_LEAST_1)
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.dialects", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0, help="of the nouns and of the choice of records")
-    parser.add_argument("--train-examples", type=at_least(1), default=2000, help="examples to choose from")
-    parser.add_argument("--train-queries", type=at_least(1), default=3000)
-    parser.add_argument("--dev", type=at_least(1), default=400)
-    parser.add_argument("--test", type=at_least(1), default=1000)
-    arguments = parse_and_hold(parser, argv)
+    arguments = parse_and_hold(DialectArguments, argv)
     sizes = {
         "train": arguments.train_examples,
         "queries": arguments.train_queries,

@@ -1,7 +1,7 @@
 """Annotations for the factor predictor on easy-VQA's images: known damages, or what its questions state.
 
-    python -m data.easy_factors --kind damages --output-dir outputs/factors/damages --images 3000
-    python -m data.easy_factors --kind attributes --output-dir outputs/factors/attributes --images 2000
+    python -m data.easy_factors --kind damages --output_dir outputs/factors/damages --images 3000
+    python -m data.easy_factors --kind attributes --output_dir outputs/factors/attributes --images 2000
 
 Writes train.jsonl, validation.jsonl and test.jsonl for `python -m data.factors`, with the phrases that different
 annotators would use for the same thing.
@@ -14,7 +14,6 @@ attributes   the images as they are, with the shape and the colour that their qu
 Training, validation and test images never overlap.
 """
 
-import argparse
 import os
 import random
 import shutil
@@ -23,10 +22,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.cli.arguments import add_skip_argument, at_least
+from data.cli.arguments import option, seed_option, skip_unreadable_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.processes import process_pool
+from data.cli.ranges import AT_LEAST_1
 from data.factors import FactorAnnotation, parse_annotations
 from data.io.image_sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits, readable_items
 from data.io.images import open_image
@@ -162,18 +162,21 @@ def write_attributes(output_dir: Path, splits: dict[str, list[SourceItem]], size
         write_split(output_dir, split, rows, _read)
 
 
+@dataclass(kw_only=True)
+class EasyFactorArguments:
+    """Which annotations to make of how many images."""
+
+    kind: str = option("what the annotations say", choices=KINDS)
+    output_dir: Path = option("folder to write the annotations to")
+    images: int = option("all splits together, divided 8 : 1 : 1", 2000, within=AT_LEAST_1)
+    seed: int = seed_option("of damages and phrases")
+    workers: int = option("processes that damage images", os.cpu_count(), within=AT_LEAST_1)
+    skip_unreadable: bool = skip_unreadable_option()
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.easy_factors", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kind", choices=KINDS, required=True)
-    parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--images", type=at_least(1), default=2000, help="all splits together, divided 8 : 1 : 1")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes that damage images")
-    add_skip_argument(parser)
-    arguments = parse_and_hold(parser, argv)
+    arguments = parse_and_hold(EasyFactorArguments, argv)
     sizes = dict(zip(SPLITS, split_sizes(arguments.images, DEFAULT_SHARES), strict=True))
     skipping = Skipping(arguments.skip_unreadable)
     splits = {

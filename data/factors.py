@@ -1,7 +1,7 @@
 """Records of the factor predictor: images, free texts on what should be filtered, and the factors that they mean.
 
-    python -m data.factors annotations.jsonl --output-dir outputs/factors/data
-    python -m data.factors annotations.jsonl --validate-only
+    python -m data.factors --dataset_name annotations.jsonl --output_dir outputs/factors/data
+    python -m data.factors --dataset_name annotations.jsonl --validate_only
 
 Reads annotations, one image a line, and writes them with their factors, divided into training, validation and test:
 
@@ -10,11 +10,10 @@ labelled     {"image_path", "image_id"?, "filter_factor_texts": [text], "factors
 
 and `factors.json`, the set of factors with the texts that mean each (`data/factor_labels/clusters.py`). A folder with
 `train`, `validation` and `test` keeps its splits. Factors are made from the training split alone, or from
-`--factor-list`, a file of `{"filter_factors": [text]}`; texts that mean none of them are dropped, and counted.
+`--factor_list`, a file of `{"filter_factors": [text]}`; texts that mean none of them are dropped, and counted.
 Paths are relative to the file they stand in. Images may also come as bytes, and are then written as files.
 """
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -26,11 +25,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, field_validator, model_validator
 
-from data.cli.arguments import add_skip_argument, at_least
+from data.cli.arguments import OptionError, option, seed_option, skip_unreadable_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_1, Range
 from data.factor_labels.clusters import DEFAULT_THRESHOLD, FactorSet, abstract_factors
-from data.factor_labels.text_encoder import BUNDLED_MINILM, Encode, EncoderError, encoder_place, load_text_encoder
+from data.factor_labels.text_encoder import Encode, EncoderError, encoder_option, load_text_encoder
 from data.io.counts import counted
 from data.io.digests import image_bytes_digest
 from data.io.image_sources import picture_keys
@@ -50,7 +50,7 @@ from data.io.records import (
     read_rows,
     write_json,
 )
-from data.io.splits import SPLITS, Shares, add_share_arguments, divide, read_share_arguments
+from data.io.splits import SPLITS, ShareArguments, Shares, divide
 from data.io.unreadable import LeftOut, Skipping, readable_rows
 from data.reports.pool import ItemId
 from data.rows.row_images import gather_images
@@ -156,7 +156,7 @@ def _load(
             continue
         record = record.model_copy(update={"image_path": resolve_image(record.image_path, base)})
         if not record.filter_factor_texts and not allow_empty:
-            expected = "expected at least one text; images that nothing applies to need --allow-empty"
+            expected = "expected at least one text; images that nothing applies to need --allow_empty"
             problems.append(f"{location}: field 'filter_factor_texts': {expected}, found []")
         for factor in getattr(record, "factors", []) if known is not None else []:
             if factor not in known:
@@ -274,7 +274,7 @@ def without_rare(factors: FactorSet, splits: dict[str, list[FactorAnnotation]], 
     kept = tuple(factor for factor in factors.factors if images[factor.id] >= least)
     if not kept:
         most = max(images.values(), default=0)
-        raise RecordError([f"--min-count {least}: no factor is left; the most frequent one has {most} images"])
+        raise RecordError([f"--min_count {least}: no factor is left; the most frequent one has {most} images"])
     rare = {factor.id: images[factor.id] for factor in factors.factors if images[factor.id] < least}
     return factors.model_copy(update={"factors": kept}), rare
 
@@ -326,24 +326,23 @@ def describe(factors: FactorSet, labelled: Labelled, rare: dict[str, int]) -> st
 
 
 def _load_splits(
-    arguments: argparse.Namespace, shares: Shares, skipping: Skipping
+    source: Path, allow_empty: bool, shares: Shares, seed: int, skipping: Skipping
 ) -> dict[str, list[FactorAnnotation]]:
     """Annotations by split: a folder's own splits, or a file's rows divided."""
-    source = arguments.annotations
     if not source.is_dir():
         left_out = skipping.of("annotations")
-        rows = parse_annotations(read_rows(source), base_folder(source), arguments.allow_empty, left_out=left_out)
+        rows = parse_annotations(read_rows(source), base_folder(source), allow_empty, left_out=left_out)
         if not rows:
             raise RecordError([f"{source}: expected at least one annotation, found none"])
         rows.sort(key=_name_of)  # the file's order must not decide what is trained on
         picture_of = dict(zip(map(id, rows), picture_keys(row.image_path for row in rows), strict=True))
-        return divide(rows, shares, arguments.seed, keys=lambda record: [picture_of[id(record)]])
+        return divide(rows, shares, seed, keys=lambda record: [picture_of[id(record)]])
     splits, errors = {}, []
     for split in dict.fromkeys(("train", *available_splits(source, SPLITS))):
         left_out = skipping.of(f"{split} annotations")
         rows = read_rows(source, split)
         try:
-            splits[split] = parse_annotations(rows, base_folder(source), arguments.allow_empty, left_out=left_out)
+            splits[split] = parse_annotations(rows, base_folder(source), allow_empty, left_out=left_out)
         except RecordError as error:
             errors.append(error)
     try:
@@ -375,58 +374,53 @@ def _pictures_on_two_sides(source: Path, splits: dict[str, list[FactorAnnotation
     return problems
 
 
-def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares]:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.factors", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclass(kw_only=True)
+class FactorDataArguments(ShareArguments):
+    """Which annotations to read, and how factors are made of their texts."""
+
+    dataset_name: Path = option(
+        "JSONL, JSON or parquet file, or a folder with the splits", old=("annotations",), positional=True
     )
-    parser.add_argument("annotations", type=Path, help="JSONL, JSON or parquet file, or a folder with the splits")
-    parser.add_argument("--output-dir", type=Path, help="where to write (not needed with --validate-only)")
-    parser.add_argument("--factor-list", type=Path, help="texts to make factors of, instead of the training split's")
-    parser.add_argument(
-        "--encoder",
-        type=encoder_place,
-        default=BUNDLED_MINILM,
-        help=f"sentence-transformers: folder, Hub id, or {BUNDLED_MINILM}",
-    )
-    parser.add_argument("--threshold", type=float, default=DEFAULT_THRESHOLD,
-                        help=f"smallest cosine of texts of one factor, {DEFAULT_THRESHOLD} by default")  # fmt: skip
-    parser.add_argument("--min-count", type=at_least(1), default=1, help="drop factors of fewer training images")
-    parser.add_argument("--allow-empty", action="store_true", help="images may have no texts: no factor applies")
-    add_skip_argument(parser)
-    add_share_arguments(parser)
-    parser.add_argument("--seed", type=int, default=42, help="of the shuffle before splitting a file")
-    parser.add_argument("--validate-only", action="store_true", help="list every problem and write nothing")
-    arguments = parse_and_hold(parser, argv)
-    if arguments.output_dir is None and not arguments.validate_only:
-        parser.error("--output-dir is needed unless --validate-only is given")
-    if not -1 <= arguments.threshold <= 1:
-        parser.error(f"--threshold: expected a cosine, -1 to 1, found {arguments.threshold}")
-    return arguments, read_share_arguments(parser, arguments)
+    output_dir: Path | None = option("folder to write to; not needed with validate_only", None)
+    factor_list: Path | None = option("texts to make factors of, instead of the training split's", None)
+    encoder: str = encoder_option()
+    threshold: float = option("smallest cosine of texts of one factor", DEFAULT_THRESHOLD, within=Range(-1, 1))
+    min_count: int = option("drop factors of fewer training images", 1, within=AT_LEAST_1)
+    allow_empty: bool = option("images may have no texts: no factor applies", False)
+    skip_unreadable: bool = skip_unreadable_option()
+    seed: int = seed_option("of the shuffle before splitting a file", 42)
+    validate_only: bool = option("list every problem and write nothing", False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.output_dir is None and not self.validate_only:
+            raise OptionError("--output_dir is needed unless --validate_only is given")
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments, shares = _parse_arguments(argv)
+    arguments = parse_and_hold(FactorDataArguments, argv)
+    source = arguments.dataset_name
     try:
         if arguments.output_dir is not None:
-            refuse_own_input(arguments.annotations, arguments.output_dir)
+            refuse_own_input(source, arguments.output_dir)
         skipping = Skipping(arguments.skip_unreadable)
-        splits = _load_splits(arguments, shares, skipping)
+        splits = _load_splits(source, arguments.allow_empty, arguments.shares, arguments.seed, skipping)
         skipping.report()
         listed = load_factor_list(arguments.factor_list) if arguments.factor_list else None
-        print(f"{arguments.annotations}: {counted(sum(map(len, splits.values())), 'valid annotation')}")
+        print(f"{source}: {counted(sum(map(len, splits.values())), 'valid annotation')}")
         if arguments.validate_only:
             return
         texts = listed or [text for record in splits["train"] for text in record.filter_factor_texts]
         if not texts:
-            raise RecordError([f"{arguments.annotations}: the training split has no texts to make factors of"])
+            raise RecordError([f"{source}: the training split has no texts to make factors of"])
         encode = load_text_encoder(arguments.encoder)
         factors = abstract_factors(texts, encode, arguments.encoder, arguments.threshold)
         factors, rare = without_rare(factors, splits, encode, arguments.min_count)
         labelled = label(splits, factors, encode)
         write_labelled(arguments.output_dir, labelled, factors, skipping)
     except RecordError as error:
-        sys.exit("\n".join([*error.problems, f"error: {error.count} in {arguments.annotations}"]))
+        sys.exit("\n".join([*error.problems, f"error: {error.count} in {source}"]))
     except EncoderError as error:
         sys.exit(f"error: {error}")
     print(describe(factors, labelled, rare))

@@ -1,6 +1,6 @@
 """Records of preferences: two or more responses to a prompt with images, ranked by people.
 
-    python -m data.preferences --source easy_vqa --output-dir outputs/preferences
+    python -m data.preferences --source easy_vqa --output_dir outputs/preferences
 
 writes preferences from easy-VQA (data/easy_preferences.py). Record, in JSONL, JSON, parquet or a HF data set:
 
@@ -11,7 +11,6 @@ TRL's form is read too: {"prompt", "chosen", "rejected", "images"?}, texts or ch
 be what the messages of `chosen` and `rejected` have in common.
 """
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from typing import Any
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from data.cli.arguments import at_least
+from data.cli.arguments import OptionError, option, seed_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_0, AT_LEAST_1
 from data.easy_preferences import ATTRIBUTES, KINDS, write_easy_preferences
 from data.io.counts import counted
 from data.io.field_types import Finite, OneId
@@ -229,37 +229,33 @@ def as_pairs(record: PreferenceRecord) -> list[PreferenceRecord]:
     ]
 
 
+@dataclass(kw_only=True)
+class PreferenceArguments:
+    """How many preferences and answers to write, and about what."""
+
+    source: str = option("where images and questions come from", choices=("easy_vqa",))
+    output_dir: Path = option("folder to write the preferences to")
+    pairs: int = option("training pairs", 12_000, within=AT_LEAST_1)
+    attributes_first: int = option(
+        "training pairs about colours and shapes alone before the others", 0, within=AT_LEAST_0
+    )
+    held_out_pairs: int = option("pairs of validation and of test, each", 1_000, within=AT_LEAST_1)
+    answers: int = option("training answers, for a warm start", 12_000, within=AT_LEAST_1)
+    shapes_first: int = option("answers about shapes alone before the others", 0, within=AT_LEAST_0)
+    hasty: int = option("training answers of which most answer another question", 0, within=AT_LEAST_0)
+    kinds: tuple[str, ...] = option("kinds of questions", tuple(KINDS), choices=tuple(KINDS))
+    seed: int = seed_option("of what is drawn")
+
+    def __post_init__(self):
+        if self.attributes_first and not set(ATTRIBUTES) & set(self.kinds):
+            raise OptionError(
+                f"--attributes_first: none of {', '.join(ATTRIBUTES)} is among --kinds {' '.join(self.kinds)}"
+            )
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.preferences", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--source", choices=["easy_vqa"], required=True)
-    parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--pairs", type=at_least(1), default=12_000, help="training pairs")
-    parser.add_argument(
-        "--attributes-first",
-        type=at_least(0),
-        default=0,
-        help="training pairs about colours and shapes alone before the others",
-    )
-    parser.add_argument(
-        "--held-out-pairs", type=at_least(1), default=1_000, help="pairs of validation and of test, each"
-    )
-    parser.add_argument("--answers", type=at_least(1), default=12_000, help="training answers, for a warm start")
-    parser.add_argument(
-        "--shapes-first", type=at_least(0), default=0, help="answers about shapes alone before the others"
-    )
-    parser.add_argument(
-        "--hasty", type=at_least(0), default=0, help="training answers of which most answer another question"
-    )
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="kinds of questions")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parse_and_hold(parser, argv)
-    if arguments.attributes_first and not set(ATTRIBUTES) & set(arguments.kinds):
-        parser.error(
-            f"--attributes-first: none of {', '.join(ATTRIBUTES)} is among --kinds {' '.join(arguments.kinds)}"
-        )
+    arguments = parse_and_hold(PreferenceArguments, argv)
     written = write_easy_preferences(
         arguments.output_dir,
         arguments.pairs,

@@ -1,14 +1,13 @@
 """Data-quality reports written from measurements, on pools of real images that were damaged in known ways.
 
-    python -m data.quality_reports --source easy_vqa --output-dir outputs/data --reports 640 --pool-size 12
-    python -m data.quality_reports --source my_images/ --output-dir outputs/report --no-damage
+    python -m data.quality_reports --source easy_vqa --output_dir outputs/data --reports 640 --pool_size 12
+    python -m data.quality_reports --source my_images/ --output_dir outputs/report --no_damage
 
 With damage: records for `data.agent_selection` in train.jsonl, validation.jsonl and test.jsonl, whose right answer is
 known because the damage is. Without: a report on the images as they are, for a trained model to read.
 Killed and started again, the same command keeps the pools that are finished.
 """
 
-import argparse
 import json
 import math
 import os
@@ -23,15 +22,16 @@ import numpy as np
 from tqdm import tqdm
 
 from data.agent_selection import load_records
-from data.cli.arguments import add_skip_argument, at_least
+from data.cli.arguments import OptionError, option, seed_option, skip_unreadable_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.processes import process_pool
+from data.cli.ranges import AT_LEAST_1, Range
 from data.io.image_sources import SourceItem, load_all, load_splits, readable_items
 from data.io.images import open_image
 from data.io.output_folder import write_split, writing
 from data.io.records import write_json, write_jsonl
-from data.io.splits import SPLITS, Shares, add_share_arguments, read_share_arguments, split_sizes
+from data.io.splits import SPLITS, ShareArguments, Shares, split_sizes
 from data.io.unreadable import Skipping
 from data.reports.aspects import (
     ASPECTS,
@@ -297,50 +297,42 @@ def report_on_images(output_dir: Path, settings: Settings, workers: int, skippin
     return record
 
 
-def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares]:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.quality_reports",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--source", required=True, help="easy_vqa, a folder of images, or a data set (path or Hub id)")
-    parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--reports", type=at_least(1), default=640, help="number of reports, all splits together")
-    parser.add_argument("--pool-size", type=at_least(1), default=12, help="items that a report is about")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--agent-list", nargs="+", choices=AGENTS, default=list(AGENTS), metavar="AGENT",
-                        help=f"agents that reports are about, of: {', '.join(AGENTS)}")  # fmt: skip
-    parser.add_argument("--damages", type=int, nargs=2, default=(1, 3), metavar=("LEAST", "MOST"),
-                        help="number of damages in a pool")  # fmt: skip
-    parser.add_argument(
-        "--images", type=at_least(0), default=1, help=f"sample images shown with a report, 0 to {MAX_IMAGES}"
-    )
-    parser.add_argument("--vague", action="store_true", help="reports say that something is wrong and not what")
-    add_share_arguments(parser)
-    add_skip_argument(parser)
-    parser.add_argument("--no-damage", action="store_true", help="report on the images as they are")
-    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes")
-    arguments = parse_and_hold(parser, argv)
-    if arguments.images > MAX_IMAGES:
-        parser.error(f"--images: expected 0 to {MAX_IMAGES}, found {arguments.images}")
-    if not 1 <= arguments.damages[0] <= arguments.damages[1]:
-        parser.error(f"--damages: expected 1 <= LEAST <= MOST, found {arguments.damages}")
-    if not arguments.no_damage and arguments.pool_size < 4:
-        parser.error(f"--pool-size: expected at least 4, found {arguments.pool_size}")
-    return arguments, read_share_arguments(parser, arguments)
+@dataclass(kw_only=True)
+class QualityReportArguments(ShareArguments):
+    """Which images reports are about, and how they are damaged."""
+
+    source: str = option("easy_vqa, a folder of images, or a data set (path or Hub id)")
+    output_dir: Path = option("folder to write the reports and their pools to")
+    reports: int = option("number of reports, all splits together", 640, within=AT_LEAST_1)
+    pool_size: int = option("items that a report is about", 12, within=AT_LEAST_1)
+    seed: int = seed_option("of pools, damages and wording")
+    agent_list: tuple[str, ...] = option("agents that reports are about", AGENTS, choices=AGENTS)
+    damages: tuple[int, int] = option("least and largest number of damages in a pool", (1, 3))
+    images: int = option("sample images shown with a report", 1, within=Range(0, MAX_IMAGES))
+    vague: bool = option("reports say that something is wrong and not what", False)
+    skip_unreadable: bool = skip_unreadable_option()
+    no_damage: bool = option("report on the images as they are", False)
+    workers: int = option("processes", os.cpu_count(), within=AT_LEAST_1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 1 <= self.damages[0] <= self.damages[1]:
+            raise OptionError(f"--damages: expected 1 <= least <= most, found {self.damages[0]} {self.damages[1]}")
+        if not self.no_damage and self.pool_size < 4:
+            raise OptionError(f"--pool_size: expected at least 4, found {self.pool_size}")
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments, shares = _parse_arguments(argv)
+    arguments = parse_and_hold(QualityReportArguments, argv)
     settings = Settings(
         source=arguments.source,
         pool_size=arguments.pool_size,
         seed=arguments.seed,
-        agents=tuple(arguments.agent_list),
+        agents=arguments.agent_list,
         images=arguments.images,
-        damages=tuple(arguments.damages),
-        shares=shares,
+        damages=arguments.damages,
+        shares=arguments.shares,
         vague=arguments.vague,
     )
     skipping = Skipping(arguments.skip_unreadable)

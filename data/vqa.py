@@ -1,7 +1,7 @@
 """Records of visual question answering: an image, a question, and the answers of annotators.
 
-    python -m data.vqa --source easy_vqa --output-dir outputs/vqa
-    python -m data.vqa --questions Q.json --annotations A.json --image-dir val2014/ --output-dir outputs/vqa
+    python -m data.vqa --source easy_vqa --output_dir outputs/vqa
+    python -m data.vqa --questions Q.json --annotations A.json --image_dir val2014/ --output_dir outputs/vqa
 
 The second form reads the official VQAv2 and OK-VQA files. Record:
 
@@ -10,9 +10,9 @@ The second form reads the official VQAv2 and OK-VQA files. Record:
 Answers are a list with one of each annotator; a text is the right answer, as if ten annotators agreed on it.
 """
 
-import argparse
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from data.cli.arguments import add_limit_argument
+from data.cli.arguments import OptionError, limit_option, option, seed_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.counts import counted
@@ -46,7 +46,7 @@ from data.io.records import (
     read_json,
     read_rows,
 )
-from data.io.splits import Shares, add_share_arguments, read_share_arguments
+from data.io.splits import ShareArguments, Shares
 from data.io.unreadable import LeftOut, readable_rows, with_positions_as_ids
 from data.reports.pool import ItemId
 from data.rows.answers import ANNOTATORS, SEVERAL, AnswerError, annotators_answers, problem_of_tags
@@ -283,31 +283,30 @@ def official_rows(questions: Path, annotations: Path, image_dir: Path) -> list[d
     return rows
 
 
-def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, Shares]:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.vqa", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--source", choices=[EASY_VQA])
-    parser.add_argument("--questions", type=Path, help="official questions file")
-    parser.add_argument("--annotations", type=Path, help="official annotations file")
-    parser.add_argument("--image-dir", type=Path, help="folder with the images of the official files")
-    parser.add_argument("--split", default="train", help="name of the split that the official files make")
-    add_limit_argument(parser, "records of each split")
-    parser.add_argument("--seed", type=int, default=0)
-    add_share_arguments(parser)
-    parser.add_argument("--output-dir", type=Path, required=True)
-    arguments = parse_and_hold(parser, argv)
-    official = (arguments.questions, arguments.annotations, arguments.image_dir)
-    if arguments.source is None and any(value is None for value in official):
-        parser.error("give --source easy_vqa, or all of --questions, --annotations and --image-dir")
-    return arguments, read_share_arguments(parser, arguments)
+@dataclass(kw_only=True)
+class VqaArguments(ShareArguments):
+    """Which questions to read, and what to write of them."""
+
+    source: str | None = option("where images and questions come from", None, choices=(EASY_VQA,))
+    questions: Path | None = option("official questions file", None)
+    annotations: Path | None = option("official annotations file", None)
+    image_dir: Path | None = option("folder with the images of the official files", None)
+    split: str = option("name of the split that the official files make", "train")
+    limit: int | None = limit_option("records of each split")
+    seed: int = seed_option("of what is drawn")
+    output_dir: Path = option("folder to write the records to")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.source is None and None in (self.questions, self.annotations, self.image_dir):
+            raise OptionError("give --source easy_vqa, or all of --questions, --annotations and --image_dir")
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments, shares = _parse_arguments(argv)
+    arguments = parse_and_hold(VqaArguments, argv)
     if arguments.source:
-        splits = _easy_vqa_rows(shares, arguments.seed)
+        splits = _easy_vqa_rows(arguments.shares, arguments.seed)
     else:
         rows = official_rows(arguments.questions, arguments.annotations, arguments.image_dir)
         splits = {arguments.split: rows}

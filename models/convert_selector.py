@@ -1,22 +1,23 @@
 """Imports a pointer selector of the earlier system (Lever-Plus): v1, v2 or v3, a `.pt` or `.ckpt` file.
 
-    python -m models.convert_selector results/okvqa/model_cpk/v3/rce_epoch5.pt --output-dir outputs/rce
+    python -m models.convert_selector --checkpoint results/rce_epoch5.pt --output_dir outputs/rce
 
 Its checkpoints hold no configuration. Widths, layers and the history are read from the weights; the number of heads
 leaves no trace in them, and is given. A weight that is not known here (other variants, encoders trained along) is an
 error that lists all of them: nothing is left out in silence. Nothing but tensors and plain values is unpickled.
 """
 
-import argparse
 import pickle
 import re
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from data.cli.arguments import at_least
+from data.cli.arguments import option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import ABOVE_0, AT_LEAST_1
 from models.errors import ModelError
 
 STATE_KEYS = ("model_state_dict", "state_dict")
@@ -130,25 +131,24 @@ def convert(path: Path, num_heads: int = 1, temperature: float = 0.1):
     return selector.eval(), notes
 
 
+@dataclass(kw_only=True)
+class ConvertSelectorArguments:
+    """Which selector to convert, and what its weights do not tell."""
+
+    checkpoint: Path = option(".pt or .ckpt file of the earlier system", positional=True)
+    output_dir: Path = option("a folder that is not there yet, or empty")
+    num_heads: int = option("of its attention", 1, within=AT_LEAST_1)
+    temperature: float = option("of its softmax", 0.1, within=ABOVE_0)
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m models.convert_selector",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("checkpoint", type=Path, metavar="OLD", help=".pt or .ckpt file of the earlier system")
-    parser.add_argument("--output-dir", type=Path, required=True, help="a folder that is not there yet, or empty")
-    parser.add_argument(
-        "--num-heads", type=at_least(1), default=1, help="of its attention (default 1, as in its configurations)"
-    )
-    parser.add_argument("--temperature", type=float, default=0.1, help="of its softmax (default 0.1)")
-    arguments = parse_and_hold(parser, argv)
+    arguments = parse_and_hold(ConvertSelectorArguments, argv)
     folder = arguments.output_dir
     if not arguments.checkpoint.is_file():
         raise ModelError(f"{arguments.checkpoint}: no such file")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"--output-dir {folder}: exists and is not an empty folder")
+        raise ModelError(f"--output_dir {folder}: exists and is not an empty folder")
     selector, notes = convert(arguments.checkpoint, arguments.num_heads, arguments.temperature)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as made:

@@ -1,9 +1,12 @@
 """Where a model is: a folder, or an id of the Hub; and which of the two a name can only be meant as."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING
 from pathlib import Path
+from typing import Any
 
+from data.cli.arguments import option
 from data.cli.commands import machine_problem
 from data.cli.folder_names import problem_of_place
 from data.errors import UserError
@@ -13,10 +16,6 @@ from models.run_folders import find_model, newest_complete_checkpoint
 
 MODEL_FILES = ("config.json", "adapter_config.json")
 """One of them is in the folder of every model, but for those of sentence-transformers, which have `MODULES_FILE`."""
-
-
-class ModelOptionError(UserError):
-    """An option that names no model. It is no `ValueError`, of which argparse would only say "invalid value"."""
 
 
 def check_model_place(name: str, of_a_run: bool = False) -> None:
@@ -39,21 +38,32 @@ def check_model_place(name: str, of_a_run: bool = False) -> None:
     raise ModelError(f"{problem}; its newest complete checkpoint is {newest}" if newest else problem)
 
 
-def model_place(option: str) -> Callable[[str], str]:
-    """A `type` of argparse: the name of a model, checked by `check_model_place` before anything is read.
+def model_option(text: str, default: str | None = MISSING, **settings: Any) -> Any:
+    """A field of a command's dataclass that names a model, which is checked before anything is read.
 
     Args:
-        option: which the message names.
+        settings: of `data.cli.arguments.option`.
     """
+    return option(text, default, read=_read_place, **settings)
 
-    def read(name: str) -> str:
+
+def _read_place(name: str) -> str:
+    check_model_place(name, of_a_run=True)
+    return name
+
+
+def model_place(name: str):
+    def read(value: str) -> str:
         try:
-            check_model_place(name, of_a_run=True)
+            return _read_place(value)
         except ModelError as error:
-            raise ModelOptionError(f"{option}: {error}") from error
-        return name
+            raise PlaceError(f"{name}: {error}") from error
 
     return read
+
+
+class PlaceError(UserError):
+    pass
 
 
 @contextmanager

@@ -1,19 +1,20 @@
 """A small Qwen2-VL with random weights, of the real classes, for machines without internet or accelerator.
 
-    python -m models.tiny --output-dir outputs/tiny --corpus outputs/data/train.jsonl
+    python -m models.tiny --output_dir outputs/tiny --corpus outputs/data/train.jsonl
 
 Saves model, tokenizer and processor, loadable by `AutoModelForImageTextToText` and `AutoProcessor`. The tokenizer is a
 byte-level BPE with Qwen2's pre-tokenisation, trained on the corpus (any text file) so that its sequences are short.
 """
 
-import argparse
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from data.cli.arguments import at_least
+from data.cli.arguments import OptionError, option, seed_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_1
 from data.io.records import RecordError
 
 PATCH_SIZE = 8
@@ -213,25 +214,30 @@ def _strings(value) -> Iterable[str]:
             yield from _strings(part)
 
 
+@dataclass(kw_only=True)
+class TinyArguments:
+    """How large the model is, and what its tokenizer is trained on."""
+
+    output_dir: Path = option("folder to write the model to")
+    seed: int = seed_option("of the random weights")
+    corpus: Path | None = option("text or JSONL file that the tokenizer is trained on", None)
+    vocab_size: int = option("tokens, as far as the corpus has so many", 1024)
+    hidden_size: int = option("a multiple of 32", 128)
+    layers: int = option("of the language model", 2, within=AT_LEAST_1)
+
+    def __post_init__(self):
+        least = 256 + len(SPECIAL_TOKENS)
+        if self.hidden_size < 32 or self.hidden_size % 32:
+            raise OptionError(f"--hidden_size: expected a multiple of 32, found {self.hidden_size}")
+        if self.vocab_size < least:
+            raise OptionError(
+                f"--vocab_size: expected at least {least} (bytes and special tokens), found {self.vocab_size}"
+            )
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m models.tiny", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the random weights")
-    parser.add_argument("--corpus", type=Path, help="text or JSONL file that the tokenizer is trained on")
-    parser.add_argument("--vocab-size", type=at_least(1), default=1024)
-    parser.add_argument("--hidden-size", type=int, default=128, help="a multiple of 32")
-    parser.add_argument("--layers", type=at_least(1), default=2)
-    arguments = parse_and_hold(parser, argv)
-    if arguments.hidden_size < 32 or arguments.hidden_size % 32:
-        parser.error(f"--hidden-size: expected a multiple of 32, found {arguments.hidden_size}")
-    if arguments.vocab_size < 256 + len(SPECIAL_TOKENS):
-        least = 256 + len(SPECIAL_TOKENS)
-        parser.error(
-            f"--vocab-size: expected at least {least} (bytes and special tokens), found {arguments.vocab_size}"
-        )
+    arguments = parse_and_hold(TinyArguments, argv)
     corpus = list(DEFAULT_CORPUS)
     if arguments.corpus is not None:
         corpus += _read_corpus(arguments.corpus)

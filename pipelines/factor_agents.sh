@@ -25,22 +25,22 @@ started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 
 say "1/6 Vague reports on damaged pools"
-[ -f "$out/without/test.jsonl" ] || python -m data.quality_reports --source easy_vqa --output-dir "$out/without" \
-    --seed "$seed" --reports 1600 --pool-size 8 --damages 1 2 --vague --agent-list $agents \
-    --train-split .8 --val-split .05 --test-split .15
+[ -f "$out/without/test.jsonl" ] || python -m data.quality_reports --source easy_vqa --output_dir "$out/without" \
+    --seed "$seed" --reports 1600 --pool_size 8 --damages 1 2 --vague --agent_list $agents \
+    --train_split .8 --val_split .05 --test_split .15
 
 say "2/6 The same with predicted factors"
 [ -f "$out/with/test.jsonl" ] || python -m rollouts.factor_reports "$out/without" \
-    --factors "$factors/damages_model" --output-dir "$out/with"
+    --factors "$factors/damages_model" --output_dir "$out/with"
 
 say "3/6 Build a tiny Qwen2-VL"
-[ -f "$out/tiny/model.safetensors" ] || python -m models.tiny --output-dir "$out/tiny" \
-    --corpus "$out/with/train.jsonl" --hidden-size 96 --seed "$seed"
+[ -f "$out/tiny/model.safetensors" ] || python -m models.tiny --output_dir "$out/tiny" \
+    --corpus "$out/with/train.jsonl" --hidden_size 96 --seed "$seed"
 
 say "4/6 Warm start (SFT) on demonstrations of hasty annotators, and GRPO, on either"
 for kind in without with; do
-    [ -f "$out/demonstrations_$kind/train.jsonl" ] || python -m data.annotators "$out/$kind" \
-        --output-dir "$out/demonstrations_$kind" --hasty 0.5 --seed "$seed"
+    [ -f "$out/demonstrations_$kind/train.jsonl" ] || python -m data.annotators --dataset_name "$out/$kind" \
+        --output_dir "$out/demonstrations_$kind" --hasty_share 0.5 --seed "$seed"
     [ -f "$out/sft_$kind/model.safetensors" ] || $launch trainers/sft.py --config $sft --seed "$seed" \
         --agents $agents --max_steps "$sft_steps" --model_name_or_path "$out/tiny" \
         --dataset_name "$out/demonstrations_$kind" --output_dir "$out/sft_$kind"
@@ -56,5 +56,5 @@ say "5/6 The head of a vision tower learns the same factors"
 say "6/6 Compare on the same held-out reports"
 python -m rollouts.compare_factors "$out/without" --split test --recipe $grpo --agents $agents \
     --routing "$factors/routing.yaml" --predictors resnet="$factors/damages_model" qwen_head="$out/qwen_head" \
-    --vlm "$out/grpo_without" --vlm-with-factors "$out/grpo_with" --output-dir "$out/comparison"
+    --vlm "$out/grpo_without" --vlm_with_factors "$out/grpo_with" --output_dir "$out/comparison"
 say "Done. Table: $out/comparison/comparison.json"

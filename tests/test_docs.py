@@ -22,6 +22,8 @@ import pytest
 import yaml
 from places import ROOT
 
+import data.cli.locks
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("data", "filter_agents", "models", "rewards", "rollouts", "trainers", "benchmarks")
 FOLDERS = (*PACKAGES, "accelerate_configs", "docs", "recipes", "tests")
@@ -246,15 +248,20 @@ class Parsed(Exception):
 @pytest.fixture
 def only_parse(monkeypatch):
     """Function: a program that parses its arguments, and the arguments -> whether the program takes them."""
-    parse = argparse.ArgumentParser.parse_args
+    parse, parse_options = argparse.ArgumentParser.parse_args, data.cli.locks.parse_arguments
 
     def parse_and_stop(self, args=None, namespace=None):
         parse(self, args, namespace)
         raise Parsed
 
+    def parse_options_and_stop(kind, argv):
+        parse_options(kind, argv)
+        raise Parsed
+
     def run(program, arguments: list[str]) -> bool:
         with monkeypatch.context() as patch:
             patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+            patch.setattr("data.cli.locks.parse_arguments", parse_options_and_stop)
             patch.setattr(sys, "argv", ["program", *arguments])
             patch.setattr("models.places.check_model_place", lambda name, of_a_run: None)  # made by earlier commands
             try:

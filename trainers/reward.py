@@ -28,6 +28,7 @@ from transformers import AutoConfig, ProcessorMixin, TrainerCallback
 from transformers.activations import ACT2FN
 from trl import ModelConfig, get_quantization_config
 
+from data.cli.suggestions import closest
 from data.io.unreadable import readable_rows
 from data.preferences import PreferenceRecord
 from models.families.loading import pixel_bounds
@@ -82,7 +83,6 @@ from trainers.setup.model import (
 )
 from trainers.setup.model_settings import check_model_settings, use_chat_template
 from trainers.setup.own_config import CheckedSettings, config_or_default
-from trainers.setup.recipe_keys import closest
 from trainers.setup.recipes import RecipeError, parse_recipe
 
 DEFAULT_BOUNDS = (-5.0, 5.0)

@@ -6,9 +6,11 @@
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data.cli.arguments import option
 from data.cli.folder_names import problem_of_place
 from data.errors import UserError
 
@@ -37,15 +39,16 @@ def bundled_minilm() -> str:
     return str(Path(package.origin).parent / "model")
 
 
-def encoder_place(name: str) -> str:
-    """A `type` of argparse: the name of an encoder, checked before anything is read.
+def encoder_option() -> Any:
+    """`encoder: str`, a field of a command's dataclass that names an encoder, checked before anything is read."""
+    text = f"sentence-transformers: folder, Hub id, or {BUNDLED_MINILM}"
+    return option(text, BUNDLED_MINILM, read=_read_place)
 
-    Raises:
-        UserError: it is meant as a folder, and there is none that holds a model.
-    """
+
+def _read_place(name: str) -> str:
     problem = problem_of_place(name, [MODULES_FILE, "config.json"])
     if problem is not None:
-        raise UserError(f"--encoder: {problem}")
+        raise EncoderError(problem)
     return name
 
 

@@ -54,7 +54,7 @@ def refuse_own_input(source: str | Path, output_dir: Path) -> None:
     source, place = Path(source).resolve(), output_dir.resolve()
     is_split = source.is_file() and source.parent == place and source.stem in SPLITS
     if place == source or is_split:
-        raise RecordError([f"--output-dir {output_dir}: would overwrite the input {source}; choose another folder"])
+        raise RecordError([f"--output_dir {output_dir}: would overwrite the input {source}; choose another folder"])
 
 
 def remove_split(folder: Path, split: str) -> None:

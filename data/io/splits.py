@@ -1,9 +1,12 @@
 """Training, validation and test: names, shares, and dividing records among them."""
 
-import argparse
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
+
+from data.cli.arguments import OptionError, option
+from data.cli.ranges import SHARE
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_SHARES = (0.8, 0.1, 0.1)
@@ -12,18 +15,21 @@ Shares = tuple[float, float, float]
 """Of training, validation and test; they add up to 1."""
 
 
-def add_share_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--train-split`, `--val-split` and `--test-split`."""
-    for name, share in zip(("train", "val", "test"), DEFAULT_SHARES, strict=True):
-        parser.add_argument(f"--{name}-split", type=float, default=share, help=f"share, {share} by default")
+@dataclass(kw_only=True)
+class ShareArguments:
+    """Shares of the splits."""
 
+    train_split: float = option("share of the records", DEFAULT_SHARES[0], within=SHARE)
+    val_split: float = option("share of the records", DEFAULT_SHARES[1], within=SHARE)
+    test_split: float = option("share of the records", DEFAULT_SHARES[2], within=SHARE)
 
-def read_share_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Shares:
-    """The three shares; ends the program with a message if they do not add up to 1."""
-    shares = (arguments.train_split, arguments.val_split, arguments.test_split)
-    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        parser.error(f"--train-split, --val-split and --test-split must add up to 1, found {shares}")
-    return shares
+    def __post_init__(self):
+        if abs(sum(self.shares) - 1) > 1e-6:
+            raise OptionError(f"--train_split, --val_split and --test_split must add up to 1, found {self.shares}")
+
+    @property
+    def shares(self) -> Shares:
+        return self.train_split, self.val_split, self.test_split
 
 
 def split_sizes(total: int, shares: Shares) -> tuple[int, int, int]:

@@ -192,7 +192,7 @@ def _with_id(row: Any, position: int) -> Any:
 
 
 class Skipping:
-    """What a command that may have `--skip-unreadable` leaves out of its data sets.
+    """What a command that may have `--skip_unreadable` leaves out of its data sets.
 
     Args:
         wanted: whether it has.

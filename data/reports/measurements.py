@@ -14,10 +14,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import imagehash
 import numpy as np
 from PIL import Image
-from skimage.measure import blur_effect
 
 from data.cli.processes import process_pool
 from data.io.digests import picture_digest
@@ -119,6 +117,8 @@ def measure_blur(image: Image.Image) -> float:
     pixels = np.asarray(working, dtype=np.float64) / 255
     if min(pixels.shape) <= BLUR_FILTER_SIZE or np.ptp(pixels) == 0:
         return 1.0  # nothing to see is as bad as out of focus
+    from skimage.measure import blur_effect  # imports scipy, which `--help` of many commands can do without
+
     return float(blur_effect(pixels, h_size=BLUR_FILTER_SIZE))
 
 
@@ -146,6 +146,8 @@ def measure_pixel_block(image: Image.Image) -> int:
 
 def measure_image(image: Image.Image) -> dict:
     """The figures of `Measurement` that depend on the picture alone."""
+    import imagehash  # imports scipy
+
     width, height = image.size
     luminance = _luminance(image)
     return {

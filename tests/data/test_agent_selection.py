@@ -79,7 +79,7 @@ def test_other_ids_are_refused_with_their_place(write_lines, bad_id):
         ({**RAW, "filtered_datasets": {}}, "field 'filtered_datasets': Input should be a valid list (found {})"),
         ({**RAW, "filtered_datasets": [{}]}, "field 'filtered_datasets.0.data_ids': Field required (found missing)"),
         ({**RAW, "agent_list": [""]}, "field 'ground_truth_agents': Value error, agent names must not be empty"),
-        ({**RAW, "agent_list": None}, "field 'agent_list': missing, and no --agent-list was given"),
+        ({**RAW, "agent_list": None}, "field 'agent_list': missing, and no --agent_list was given"),
         ({"report": "x", "agent_list": ["a"]}, "field 'filtered_datasets': Field required (found missing)"),
     ],
 )
@@ -180,7 +180,7 @@ def test_what_was_written_in_any_format_is_read_again(write_lines, tmp_path, pho
     )
     expected = load_records(path)
     folder = tmp_path / "deep" / "out"
-    main([str(path), "--output-dir", str(folder), "--format", file_format, "--seed", "1"])
+    main(["--dataset_name", str(path), "--output_dir", str(folder), "--format", file_format, "--seed", "1"])
     read = {split: load_records(folder, split) for split in ("train", "validation", "test")}
     assert {split: len(records) for split, records in read.items()} == {"train": 8, "validation": 1, "test": 1}
 
@@ -193,7 +193,16 @@ def test_what_was_written_in_any_format_is_read_again(write_lines, tmp_path, pho
 def test_the_hf_format_can_be_read_by_the_datasets_library_alone(write_lines, tmp_path):
     from datasets import load_from_disk
 
-    main([str(write_lines("in.jsonl", *VARIED, *VARIED)), "--output-dir", str(tmp_path / "out"), "--val-split", "0.1"])
+    main(
+        [
+            "--dataset_name",
+            str(write_lines("in.jsonl", *VARIED, *VARIED)),
+            "--output_dir",
+            str(tmp_path / "out"),
+            "--val_split",
+            "0.1",
+        ]
+    )
     assert {name: len(part) for name, part in load_from_disk(tmp_path / "out").items()} == {
         "train": 4,
         "validation": 2,
@@ -203,8 +212,8 @@ def test_the_hf_format_can_be_read_by_the_datasets_library_alone(write_lines, tm
 
 def test_metadata_of_the_splits_names_sizes_and_agents(write_lines, tmp_path):
     path = write_lines("in.jsonl", RAW, {**RAW, "report": "Other."}, _record(ground_truth_agents=["zoom", "alpha"]))
-    shares = ["--train-split", "0.6", "--val-split", "0.4", "--test-split", "0"]
-    main([str(path), "--output-dir", str(tmp_path / "out"), "--format", "jsonl", *shares])
+    shares = ["--train_split", "0.6", "--val_split", "0.4", "--test_split", "0"]
+    main(["--dataset_name", str(path), "--output_dir", str(tmp_path / "out"), "--format", "jsonl", *shares])
     assert json.loads((tmp_path / "out" / "metadata.json").read_text()) == {
         "format": "jsonl",
         "sizes": {"train": 4, "validation": 1, "test": 0},
@@ -216,41 +225,52 @@ def test_the_seed_decides_which_record_stands_in_which_split(write_lines, tmp_pa
     path = write_lines("in.jsonl", *(_record(id=number, report=f"no. {number}") for number in range(40)))
 
     def ids(name, seed):
-        main([str(path), "--output-dir", str(tmp_path / name), "--format", "jsonl", "--seed", str(seed)])
+        main(
+            [
+                "--dataset_name",
+                str(path),
+                "--output_dir",
+                str(tmp_path / name),
+                "--format",
+                "jsonl",
+                "--seed",
+                str(seed),
+            ]
+        )
         return [record.id for record in load_records(tmp_path / name, "test")]
 
     assert ids("a", 1) == ids("b", 1)
     assert ids("a", 1) != ids("c", 2)
 
 
-@pytest.mark.parametrize("shares", [("0.5", "0.2", "0.2"), ("0.8", "0.3", "-0.1"), ("1", "1", "1")])
+@pytest.mark.parametrize("shares", [("0.5", "0.2", "0.2"), ("0.8", "0.3", "0.1"), ("1", "1", "1")])
 def test_shares_must_add_up_to_one(write_lines, tmp_path, capsys, shares):
     options = [
-        part for pair in zip(("--train-split", "--val-split", "--test-split"), shares, strict=True) for part in pair
+        part for pair in zip(("--train_split", "--val_split", "--test_split"), shares, strict=True) for part in pair
     ]
     with pytest.raises(SystemExit) as caught:
-        main([str(write_lines("in.jsonl", RAW)), "--output-dir", str(tmp_path / "out"), *options])
+        main(["--dataset_name", str(write_lines("in.jsonl", RAW)), "--output_dir", str(tmp_path / "out"), *options])
     assert caught.value.code == 2
-    assert "--train-split, --val-split and --test-split must add up to 1, found (" in capsys.readouterr().err
+    assert "--train_split, --val_split and --test_split must add up to 1, found (" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_an_output_folder_is_needed_for_writing(write_lines, capsys):
     with pytest.raises(SystemExit):
-        main([str(write_lines("in.jsonl", RAW))])
-    assert "--output-dir is needed unless --validate-only is given" in capsys.readouterr().err
+        main(["--dataset_name", str(write_lines("in.jsonl", RAW))])
+    assert "--output_dir is needed unless --validate_only is given" in capsys.readouterr().err
 
 
 def test_validate_only_writes_nothing_for_good_records(write_lines, tmp_path, capsys):
     path = write_lines("in.jsonl", RAW)
-    main([str(path), "--validate-only", "--output-dir", str(tmp_path / "out")])
+    main(["--dataset_name", str(path), "--validate_only", "--output_dir", str(tmp_path / "out")])
     assert capsys.readouterr().out == f"{path}: 2 valid records\n"
     assert not (tmp_path / "out").exists()
 
 
 def test_validate_only_lists_every_problem_and_fails(run_command, write_lines):
     path = write_lines("in.jsonl", *[_record(report="")] * 30, RAW)
-    finished = run_command("-m", "data.agent_selection", path, "--validate-only")
+    finished = run_command("-m", "data.agent_selection", "--dataset_name", path, "--validate_only")
     assert finished.returncode == 1
     lines = finished.stderr.strip().splitlines()
     found = "String should have at least 1 character (found '')"
@@ -261,21 +281,21 @@ def test_validate_only_lists_every_problem_and_fails(run_command, write_lines):
 def test_one_problem_is_no_problems(write_lines):
     path = write_lines("in.jsonl", _record(report=""), RAW)
     with pytest.raises(SystemExit) as caught:
-        main([str(path), "--validate-only"])
+        main(["--dataset_name", str(path), "--validate_only"])
     assert str(caught.value).endswith(f"\nerror: 1 problem in {path}")
 
 
 def test_malformed_records_stop_the_command_before_it_writes(write_lines, tmp_path):
     path = write_lines("in.jsonl", RAW, {**RAW, "agent_list": None})
     with pytest.raises(SystemExit, match="in.jsonl:2: field 'agent_list': missing"):
-        main([str(path), "--output-dir", str(tmp_path / "out")])
+        main(["--dataset_name", str(path), "--output_dir", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_takes_the_agents_of_raw_reports(write_lines, tmp_path):
     path = write_lines("in.jsonl", {**RAW, "agent_list": None})
-    main([str(path), "--output-dir", str(tmp_path), "--format", "json", "--train-split", "1", "--val-split", "0",
-          "--test-split", "0", "--agent-list", "zoom", "crop"])  # fmt: skip
+    main(["--dataset_name", str(path), "--output_dir", str(tmp_path), "--format", "json", "--train_split", "1",
+          "--val_split", "0", "--test_split", "0", "--agent_list", "zoom", "crop"])  # fmt: skip
     assert [record.ground_truth_agents for record in load_records(tmp_path)] == [["zoom", "crop"]] * 2
 
 

@@ -47,7 +47,18 @@ def test_the_right_answer_itself_is_not_changed():
 
 
 def test_the_command_writes_demonstrations_that_still_find_their_files(report_data, tmp_path, capsys):
-    main([str(report_data), "--output-dir", str(tmp_path / "out"), "--hasty", "1", "--seed", "1"])
+    main(
+        [
+            "--dataset_name",
+            str(report_data),
+            "--output_dir",
+            str(tmp_path / "out"),
+            "--hasty_share",
+            "1",
+            "--seed",
+            "1",
+        ]
+    )
     for split, size in (("train", 24), ("validation", 4)):
         originals, annotated = load_records(report_data, split), load_records(tmp_path / "out", split)
         assert len(annotated) == size
@@ -65,7 +76,7 @@ def test_the_command_writes_demonstrations_that_still_find_their_files(report_da
 
 def test_the_same_seed_gives_the_same_demonstrations(report_data, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        main([str(report_data), "--output-dir", str(tmp_path / name), "--seed", str(seed)])
+        main(["--dataset_name", str(report_data), "--output_dir", str(tmp_path / name), "--seed", str(seed)])
     first, again, other = ((tmp_path / name / "train.jsonl").read_bytes() for name in "abc")
     assert first == again != other
 
@@ -73,10 +84,10 @@ def test_the_same_seed_gives_the_same_demonstrations(report_data, tmp_path):
 @pytest.mark.parametrize("hasty", ["-0.1", "1.5", "nan"])
 def test_hasty_is_a_share(hasty, capsys):
     with pytest.raises(SystemExit):
-        main(["in", "--output-dir", "out", f"--hasty={hasty}"])
-    assert "--hasty: expected 0 to 1, found" in capsys.readouterr().err
+        main(["--dataset_name", "in", "--output_dir", "out", f"--hasty_share={hasty}"])
+    assert "--hasty_share: expected a number from 0 to 1, found" in capsys.readouterr().err
 
 
 def test_a_missing_split_is_an_error_that_names_it(tmp_path):
     with pytest.raises(SystemExit, match="error: .*: found none of train.jsonl,"):
-        main([str(tmp_path), "--output-dir", str(tmp_path / "out")])
+        main(["--dataset_name", str(tmp_path), "--output_dir", str(tmp_path / "out")])

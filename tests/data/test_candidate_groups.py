@@ -305,8 +305,8 @@ def test_what_could_not_be_read_is_not_written(path):
 
 def test_the_command_checks_and_copies(path, capsys):
     write(path, ROWS)
-    main([str(path)])
-    main([str(path), "--output", str(path.with_name("copy.jsonl"))])
+    main(["--dataset_name", str(path)])
+    main(["--dataset_name", str(path), "--output", str(path.with_name("copy.jsonl"))])
     assert capsys.readouterr().out.splitlines() == [
         "2 groups with 3 candidates: no problems found",
         f"2 groups with 3 candidates written to {path.with_name('copy.jsonl')}",
@@ -318,15 +318,15 @@ def test_the_command_looks_ids_up_in_the_examples(path, tmp_path):
     write(path, [{"id": 1, "candidates": [{"pointer": [0, 2]}]}])
     record = {"question": "q", "answers": ["a"], "image": "none.png"}
     write(tmp_path / "train.jsonl", [record] * 3)
-    main([str(path), "--examples", str(tmp_path)])
+    main(["--dataset_name", str(path), "--examples", str(tmp_path)])
     write(tmp_path / "dev.jsonl", [{**record, "id": number} for number in (0, 1)])
     with pytest.raises(SystemExit) as caught:
-        main([str(path), "--examples", str(tmp_path), "--split", "dev"])
+        main(["--dataset_name", str(path), "--examples", str(tmp_path), "--split", "dev"])
     message = "field 'candidates.0.pointer': expected ids of the examples' data set, found [2]"
     assert caught.value.code == f"error: {path}:1: {message}"
     write(tmp_path / "train.jsonl", [record, {**record, "id": 0}])
     with pytest.raises(SystemExit) as caught:
-        main([str(path), "--examples", str(tmp_path)])
+        main(["--dataset_name", str(path), "--examples", str(tmp_path)])
     assert "field 'id': 0 is record 1's id too" in caught.value.code
 
 
@@ -334,23 +334,23 @@ def test_the_command_takes_groups_of_one_number_of_shots(path):
     rows = [{"id": 1, "shots": shots, "candidates": [{"pointer": list(range(shots))}]} for shots in (1, 2)]
     write(path, rows)
     output = path.with_name("rl.json")
-    main([str(path), "--output", str(output), "--to", "rl", "--shots", "2"])
+    main(["--dataset_name", str(path), "--output", str(output), "--to", "rl", "--shots", "2"])
     candidates = [{"pointer": [0, 1]}]
     entry = {"query": {"query_id": 1}, "shots": 2, "pointer_candidates": candidates}
     assert json.loads(output.read_text(encoding="utf-8")) == {"1": entry}
     assert [group_row(group) for group in load_groups(output)] == [{**rows[1], "query": {"query_id": 1}}]
     with pytest.raises(SystemExit) as caught:
-        main([str(path), "--output", str(output), "--to", "rl", "--shots", "3"])
+        main(["--dataset_name", str(path), "--output", str(output), "--to", "rl", "--shots", "3"])
     assert caught.value.code == f"error: {path}: field 'shots': no group has 3"
 
 
 def test_the_command_ends_with_status_1_and_one_message(path, run_command):
     write(path, [{"id": 1, "candidates": []}])
-    done = run_command("-m", "data.candidate_groups", path, "--output", path.with_name("out.jsonl"))
+    done = run_command("-m", "data.candidate_groups", "--dataset_name", path, "--output", path.with_name("out.jsonl"))
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {path}:1: field 'candidates': List should have at least 1 item")
     assert not path.with_name("out.jsonl").exists()
-    missing = run_command("-m", "data.candidate_groups", path.with_name("no.jsonl"))
+    missing = run_command("-m", "data.candidate_groups", "--dataset_name", path.with_name("no.jsonl"))
     assert (missing.returncode, "no such file" in missing.stderr) == (1, True)
 
 
@@ -358,7 +358,7 @@ def test_completions_cannot_become_pointers(path):
     write(path, [{"id": 1, "candidates": [{"completion": "x"}]}])
     for form in ("rl", "beams"):
         with pytest.raises(SystemExit) as caught:
-            main([str(path), "--output", str(path.with_name("o.json")), "--to", form])
+            main(["--dataset_name", str(path), "--output", str(path.with_name("o.json")), "--to", form])
         assert caught.value.code == (
             "error: group 1: field 'candidates.0.pointer': missing; this format has no place for completions"
         )

@@ -376,6 +376,6 @@ def test_each_mutation_gets_its_error(tmp_path, number):
     records = [{"id": item, "question": "q", "answers": ["a"], "image": "none.png"} for item in EXAMPLES]
     examples.write_bytes(as_bytes(records))
     with pytest.raises(SystemExit) as ended:
-        main([str(path), "--output", str(tmp_path / "out.jsonl"), "--examples", str(examples)])
+        main(["--dataset_name", str(path), "--output", str(tmp_path / "out.jsonl"), "--examples", str(examples)])
     assert ended.value.code == f"error: {problem}"
     assert not (tmp_path / "out.jsonl").exists()

@@ -22,7 +22,7 @@ from data.vqa import load_records
 from rewards.vqa_accuracy import VqaAccuracy
 
 SIZES = {"train": 120, "queries": 90, "dev": 60, "test": 96}
-OPTIONS = ["--train-examples", "120", "--train-queries", "90", "--dev", "60", "--test", "96"]
+OPTIONS = ["--train_examples", "120", "--train_queries", "90", "--dev", "60", "--test", "96"]
 
 
 def _easy_vqa() -> dict[str, dict[tuple[str, str], str]]:
@@ -38,7 +38,7 @@ def _easy_vqa() -> dict[str, dict[tuple[str, str], str]]:
 
 
 def _write(folder, seed: int = 5) -> dict[str, list[dict]]:
-    main(["--output-dir", str(folder), "--seed", str(seed), *OPTIONS])
+    main(["--output_dir", str(folder), "--seed", str(seed), *OPTIONS])
     return {split: [json.loads(line) for line in (folder / f"{split}.jsonl").open()] for split in SIZES}
 
 
@@ -155,12 +155,12 @@ def test_nouns_are_words_that_no_question_and_no_rule_of_vqa_accuracy_changes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--train-examples", "9000"], "train: 9000 records need 1500 questions 'what .*', found "),
+        (["--train_examples", "9000"], "train: 9000 records need 1500 questions 'what .*', found "),
         (["--dev", "0"], "--dev: expected at least 1, found 0"),
     ],
 )
 def test_sizes_that_cannot_be_had(options, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["--output-dir", str(tmp_path / "out"), *options])
+        main(["--output_dir", str(tmp_path / "out"), *options])
     assert re.search(message, f"{stop.value} {capsys.readouterr().err}")
     assert not (tmp_path / "out").exists()

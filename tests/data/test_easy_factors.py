@@ -22,7 +22,7 @@ def rows(folder, split: str) -> list[dict]:
 @pytest.fixture(scope="module")
 def damages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("damages")
-    main(["--kind", "damages", "--output-dir", str(folder), "--images", "100", "--workers", "2"])
+    main(["--kind", "damages", "--output_dir", str(folder), "--images", "100", "--workers", "2"])
     return folder
 
 
@@ -47,14 +47,14 @@ def test_some_pictures_have_no_damage_and_some_have_two(damages):
 
 
 def test_the_same_seed_makes_the_same_pictures(damages, tmp_path):
-    main(["--kind", "damages", "--output-dir", str(tmp_path), "--images", "20", "--workers", "1"])
+    main(["--kind", "damages", "--output_dir", str(tmp_path), "--images", "20", "--workers", "1"])
     assert rows(tmp_path, "train") == rows(damages, "train")[:16]
     for row in rows(tmp_path, "train"):
         assert (tmp_path / row["image_path"]).read_bytes() == (damages / row["image_path"]).read_bytes()
 
 
 def test_attributes_name_a_shape_and_a_colour(tmp_path):
-    main(["--kind", "attributes", "--output-dir", str(tmp_path), "--images", "100"])
+    main(["--kind", "attributes", "--output_dir", str(tmp_path), "--images", "100"])
     paths = set()
     for split in SPLITS:
         for row in rows(tmp_path, split):
@@ -80,4 +80,4 @@ def test_what_questions_state():
 
 def test_more_images_than_there_are_is_an_error(tmp_path):
     with pytest.raises(SystemExit, match="error: --images: 8000 wanted in the train split, easy-VQA has"):
-        main(["--kind", "attributes", "--output-dir", str(tmp_path), "--images", "10000"])
+        main(["--kind", "attributes", "--output_dir", str(tmp_path), "--images", "10000"])

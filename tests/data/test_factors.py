@@ -52,7 +52,7 @@ def write(path, rows):
 
 
 def test_annotations_are_labelled_divided_and_counted(pictures, capsys):
-    main([str(write(pictures / "a.jsonl", annotations())), "--output-dir", str(pictures / "out")])
+    main(["--dataset_name", str(write(pictures / "a.jsonl", annotations())), "--output_dir", str(pictures / "out")])
     printed = capsys.readouterr().out
     factors = load_factor_set(pictures / "out")
     assert len(factors.ids) == 3
@@ -72,9 +72,9 @@ def test_annotations_are_labelled_divided_and_counted(pictures, capsys):
 
 def test_the_order_of_the_annotations_changes_nothing(pictures):
     rows = annotations()
-    main([str(write(pictures / "a.jsonl", rows)), "--output-dir", str(pictures / "first")])
+    main(["--dataset_name", str(write(pictures / "a.jsonl", rows)), "--output_dir", str(pictures / "first")])
     random.Random(1).shuffle(rows)
-    main([str(write(pictures / "a.jsonl", rows)), "--output-dir", str(pictures / "second")])
+    main(["--dataset_name", str(write(pictures / "a.jsonl", rows)), "--output_dir", str(pictures / "second")])
     for name in (FACTORS_FILE, "train.jsonl", "validation.jsonl", "test.jsonl"):
         assert (pictures / "first" / name).read_bytes() == (pictures / "second" / name).read_bytes()
 
@@ -89,7 +89,7 @@ def test_a_folder_keeps_its_splits_and_factors_come_from_training(pictures, caps
     parts = {"train": rows[:30], "validation": rows[30:35], "test": rows[35:]}
     for split, part in parts.items():
         write(pictures / "raw" / f"{split}.jsonl", part)
-    main([str(pictures / "raw"), "--output-dir", str(pictures / "out")])
+    main(["--dataset_name", str(pictures / "raw"), "--output_dir", str(pictures / "out")])
     factors = load_factor_set(pictures / "out")
     assert "stock market prices fell" not in factors.id_of_text
     test = load_labelled(pictures / "out", "test", factors.ids)
@@ -105,13 +105,22 @@ def test_an_image_in_two_splits_is_an_error(pictures):
     for split, part in {"train": rows[:30], "validation": rows[29:31], "test": rows[31:]}.items():
         write(pictures / "raw" / f"{split}.jsonl", part)
     with pytest.raises(SystemExit, match=r"29\.png of the validation split is also in the train split"):
-        main([str(pictures / "raw"), "--output-dir", str(pictures / "out")])
+        main(["--dataset_name", str(pictures / "raw"), "--output_dir", str(pictures / "out")])
 
 
 def test_a_list_decides_which_factors_there_are(pictures, capsys):
     (pictures / "list.json").write_text(json.dumps({"filter_factors": ["image too dark", "blurry photo"]}))
     source = write(pictures / "a.jsonl", annotations())
-    main([str(source), "--output-dir", str(pictures / "out"), "--factor-list", str(pictures / "list.json")])
+    main(
+        [
+            "--dataset_name",
+            str(source),
+            "--output_dir",
+            str(pictures / "out"),
+            "--factor_list",
+            str(pictures / "list.json"),
+        ]
+    )
     assert load_factor_set(pictures / "out").ids == ["blurry_photo", "image_too_dark"]
     printed = capsys.readouterr().out
     assert "'has a watermark'" in printed
@@ -122,20 +131,20 @@ def test_rare_factors_are_dropped_and_named(pictures, capsys):
     rows = annotations()
     rows[0]["filter_factor_texts"].append("lens flare")
     source = write(pictures / "a.jsonl", rows)
-    main([str(source), "--output-dir", str(pictures / "out"), "--min-count", "2", "--train-split", "1",
-          "--val-split", "0", "--test-split", "0"])  # fmt: skip
+    main(["--dataset_name", str(source), "--output_dir", str(pictures / "out"), "--min_count", "2",
+          "--train_split", "1", "--val_split", "0", "--test_split", "0"])  # fmt: skip
     assert "dropped 1 rare factors: lens_flare (1 images)" in capsys.readouterr().out
     assert len(load_factor_set(pictures / "out").ids) == 3
-    with pytest.raises(SystemExit, match="--min-count 100: no factor is left"):
-        main([str(source), "--output-dir", str(pictures / "out"), "--min-count", "100"])
+    with pytest.raises(SystemExit, match="--min_count 100: no factor is left"):
+        main(["--dataset_name", str(source), "--output_dir", str(pictures / "out"), "--min_count", "100"])
 
 
 def test_images_without_texts_need_to_be_allowed(pictures, capsys):
     source = write(pictures / "a.jsonl", annotations(empty=True))
     with pytest.raises(SystemExit, match=r"a\.jsonl:1: field 'filter_factor_texts': expected at least one text; .*"):
-        main([str(source), "--output-dir", str(pictures / "out")])
+        main(["--dataset_name", str(source), "--output_dir", str(pictures / "out")])
     assert not (pictures / "out").exists()
-    main([str(source), "--output-dir", str(pictures / "out"), "--allow-empty"])
+    main(["--dataset_name", str(source), "--output_dir", str(pictures / "out"), "--allow_empty"])
     factors = load_factor_set(pictures / "out")
     assert any(not record.factors for record in load_labelled(pictures / "out", "train", factors.ids))
 
@@ -168,7 +177,7 @@ def test_broken_annotations_are_named(pictures, line, message):
     second = line if isinstance(line, bytes) else json.dumps(line).encode()
     (pictures / "a.jsonl").write_bytes(json.dumps(GOOD).encode() + b"\n" + second + b"\n")
     with pytest.raises(SystemExit) as caught:
-        main([str(pictures / "a.jsonl"), "--validate-only"])
+        main(["--dataset_name", str(pictures / "a.jsonl"), "--validate_only"])
     import re
 
     assert re.search(message, str(caught.value))
@@ -180,14 +189,14 @@ def test_broken_annotations_are_named(pictures, line, message):
 def test_all_problems_are_listed(pictures, capsys):
     rows = [GOOD | {"image_path": f"images/{number}"} for number in (91, 92, 93)]
     with pytest.raises(SystemExit) as caught:
-        main([str(write(pictures / "a.jsonl", rows)), "--validate-only"])
+        main(["--dataset_name", str(write(pictures / "a.jsonl", rows)), "--validate_only"])
     assert str(caught.value).count("no such image file") == 3
 
 
 def test_a_file_without_annotations_is_an_error(pictures):
     (pictures / "a.jsonl").write_text("\n")
     with pytest.raises(SystemExit, match="expected at least one annotation, found none"):
-        main([str(pictures / "a.jsonl"), "--validate-only"])
+        main(["--dataset_name", str(pictures / "a.jsonl"), "--validate_only"])
 
 
 @pytest.mark.parametrize(
@@ -242,14 +251,14 @@ def test_multi_hot_labels():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--threshold", "1.5"], "--threshold: expected a cosine, -1 to 1, found 1.5"),
-        (["--min-count", "0"], "--min-count: expected at least 1, found 0"),
-        (["--train-split", "0.5"], "must add up to 1"),
+        (["--threshold", "1.5"], "--threshold: expected a number from -1 to 1, found 1.5"),
+        (["--min_count", "0"], "--min_count: expected at least 1, found 0"),
+        (["--train_split", "0.5"], "must add up to 1"),
     ],
 )
 def test_bad_arguments_are_named(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as caught:
-        main([str(tmp_path / "a.jsonl"), "--output-dir", str(tmp_path / "out"), *arguments])
+        main(["--dataset_name", str(tmp_path / "a.jsonl"), "--output_dir", str(tmp_path / "out"), *arguments])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -259,4 +268,4 @@ def test_an_encoder_that_is_not_there_is_named(pictures):
     with pytest.raises(
         SystemExit, match="error: encoder nowhere/nothing: cannot be loaded as a sentence-transformers"
     ):
-        main([str(source), "--output-dir", str(pictures / "out"), "--encoder", "nowhere/nothing"])
+        main(["--dataset_name", str(source), "--output_dir", str(pictures / "out"), "--encoder", "nowhere/nothing"])

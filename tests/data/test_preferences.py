@@ -326,14 +326,14 @@ def test_a_broken_image_in_parquet_names_its_row(tmp_path):
 # -- easy-VQA ---------------------------------------------------------------------------------------------------------
 
 
-SIZES = ["--pairs", "3000", "--held-out-pairs", "400", "--answers", "800", "--shapes-first", "50"]
-SIZES += ["--attributes-first", "201", "--hasty", "400"]
+SIZES = ["--pairs", "3000", "--held_out_pairs", "400", "--answers", "800", "--shapes_first", "50"]
+SIZES += ["--attributes_first", "201", "--hasty", "400"]
 
 
 @pytest.fixture(scope="module")
 def easy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("easy")
-    main(["--source", "easy_vqa", "--output-dir", str(folder), *SIZES])
+    main(["--source", "easy_vqa", "--output_dir", str(folder), *SIZES])
     return folder
 
 
@@ -465,11 +465,11 @@ def test_the_answers_are_chat_rows_with_shapes_first(easy):
 
 
 def test_the_same_seed_gives_the_same_files(easy, tmp_path):
-    main(["--source", "easy_vqa", "--output-dir", str(tmp_path), *SIZES])
+    main(["--source", "easy_vqa", "--output_dir", str(tmp_path), *SIZES])
     for name in ("train.jsonl", "test.jsonl", "test_other_image.jsonl", "answers/validation.jsonl"):
         assert (tmp_path / name).read_bytes() == (easy / name).read_bytes()
 
 
 def test_kinds_can_be_chosen(tmp_path):
-    main(["--source", "easy_vqa", "--output-dir", str(tmp_path), "--pairs", "60", "--kinds", "shape"])
+    main(["--source", "easy_vqa", "--output_dir", str(tmp_path), "--pairs", "60", "--kinds", "shape"])
     assert {row["kind"] for row in read(tmp_path, "train.jsonl")} == {"shape"}

@@ -45,9 +45,9 @@ def every_record(records) -> list:
 
 
 def _make(folder: Path, *arguments, source="easy_vqa", reports=5, pool_size=4) -> Path:
-    shares = ["--train-split", "0.6", "--val-split", "0.2", "--test-split", "0.2"]
-    main(["--source", str(source), "--output-dir", str(folder), "--reports", str(reports), "--seed", "7",
-          "--pool-size", str(pool_size), "--workers", "1", *shares, *arguments])  # fmt: skip
+    shares = ["--train_split", "0.6", "--val_split", "0.2", "--test_split", "0.2"]
+    main(["--source", str(source), "--output_dir", str(folder), "--reports", str(reports), "--seed", "7",
+          "--pool_size", str(pool_size), "--workers", "1", *shares, *arguments])  # fmt: skip
     return folder
 
 
@@ -195,8 +195,8 @@ def test_more_reports_keep_those_that_are_there(image_folder, tmp_path):
 
 
 def test_a_changed_command_makes_its_pools_anew(image_folder, tmp_path):
-    _make(tmp_path / "a", "--agent-list", "blur_filter", "exposure_filter", source=image_folder)
-    changed = ["--agent-list", "exact_duplicate_filter", "--images", "2"]
+    _make(tmp_path / "a", "--agent_list", "blur_filter", "exposure_filter", source=image_folder)
+    changed = ["--agent_list", "exact_duplicate_filter", "--images", "2"]
     assert _contents(_make(tmp_path / "a", *changed, source=image_folder)) == _contents(
         _make(tmp_path / "b", *changed, source=image_folder)
     )
@@ -204,7 +204,7 @@ def test_a_changed_command_makes_its_pools_anew(image_folder, tmp_path):
 
 def test_a_folder_of_images_gives_records_whose_answer_is_right(image_folder, tmp_path):
     agents = [aspect.agent for aspect in ASPECTS]
-    _make(tmp_path, "--agent-list", *agents, "--images", "4", source=image_folder, reports=10, pool_size=5)
+    _make(tmp_path, "--agent_list", *agents, "--images", "4", source=image_folder, reports=10, pool_size=5)
     executor = Executor(build_agents())
     found = [record for split in SPLITS for record in load_records(tmp_path, split)]
     assert len(found) == 10
@@ -217,7 +217,7 @@ def test_a_folder_of_images_gives_records_whose_answer_is_right(image_folder, tm
 
 def test_without_damage_a_folder_is_only_reported_on(image_folder, tmp_path, capsys):
     before = _contents(image_folder)
-    _make(tmp_path, "--no-damage", source=image_folder, pool_size=20)
+    _make(tmp_path, "--no_damage", source=image_folder, pool_size=20)
     assert _contents(image_folder) == before
     (record,) = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
     assert "20 items" in record["report"]
@@ -234,7 +234,7 @@ def test_without_damage_flaws_that_are_there_are_counted(photo, tmp_path, seed):
     for number in range(8):
         picture = photo.point(lambda value: value // 12) if number in (2, 5) else photo
         picture.save(tmp_path / "poor" / f"{number}.png")
-    _make(tmp_path, "--no-damage", "--agent-list", "exposure_filter", "--images", "0", "--seed", seed,
+    _make(tmp_path, "--no_damage", "--agent_list", "exposure_filter", "--images", "0", "--seed", seed,
           source=tmp_path / "poor", pool_size=8)  # fmt: skip
     record = json.loads((tmp_path / "report.jsonl").read_text())
     assert record["images"] == []
@@ -247,7 +247,7 @@ def test_without_damage_a_broken_image_is_named(image_folder, tmp_path):
     broken = sorted(folder.iterdir())[5]
     broken.write_bytes(broken.read_bytes()[:500])
     with pytest.raises(SystemExit, match=f"error: 1 of 48 images cannot be read:\n.*{broken}: cannot be decoded"):
-        _make(tmp_path / "out", "--no-damage", source=folder, pool_size=100)
+        _make(tmp_path / "out", "--no_damage", source=folder, pool_size=100)
 
 
 @pytest.mark.parametrize(
@@ -277,15 +277,15 @@ def test_numbers_are_written_shortly(value, text):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images", "5"], "--images: expected 0 to 4, found 5"),
-        (["--damages", "0", "2"], "--damages: expected 1 <= LEAST <= MOST, found [0, 2]"),
-        (["--damages", "3", "2"], "--damages: expected 1 <= LEAST <= MOST, found [3, 2]"),
-        (["--pool-size", "3"], "--pool-size: expected at least 4, found 3"),
+        (["--images", "5"], "--images: expected a number from 0 to 4, found 5"),
+        (["--damages", "0", "2"], "--damages: expected 1 <= least <= most, found 0 2"),
+        (["--damages", "3", "2"], "--damages: expected 1 <= least <= most, found 3 2"),
+        (["--pool_size", "3"], "--pool_size: expected at least 4, found 3"),
         (["--reports", "0"], "--reports: expected at least 1, found 0"),
-        (["--agent-list", "zoom"], "argument --agent-list: invalid choice: 'zoom'"),
-        (["--train-split", "0.5"], "must add up to 1, found (0.5, 0.2, 0.2)"),
+        (["--agent_list", "zoom"], "argument --agent_list: invalid choice: 'zoom'"),
+        (["--train_split", "0.5"], "must add up to 1, found (0.5, 0.2, 0.2)"),
         (["--workers", "0"], "--workers: expected at least 1, found 0"),
-        (["--no-damage", "--pool-size", "0"], "--pool-size: expected at least 1, found 0"),
+        (["--no_damage", "--pool_size", "0"], "--pool_size: expected at least 1, found 0"),
     ],
 )
 def test_bad_arguments_are_named(tmp_path, capsys, arguments, message):
@@ -307,7 +307,7 @@ def test_a_missing_source_is_named_by_the_worker_that_looks_for_it(tmp_path):
 def test_a_split_without_images_is_an_error_that_names_it(photo, tmp_path):
     (tmp_path / "few").mkdir()
     photo.save(tmp_path / "few" / "only.png")
-    shares = ["--train-split", "0", "--val-split", "0.5", "--test-split", "0.5"]
+    shares = ["--train_split", "0", "--val_split", "0.5", "--test_split", "0.5"]
     with pytest.raises(SystemExit, match="^error: --source .*few has no images left for the validation split"):
         _make(tmp_path / "out", *shares, source=tmp_path / "few")
 

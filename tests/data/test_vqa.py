@@ -179,8 +179,8 @@ def test_an_unreadable_official_file_is_named(official, content, problem):
 
 def test_the_command_writes_official_files_as_records(official, tmp_path):
     questions, annotations, images = official()
-    files = ["--questions", str(questions), "--annotations", str(annotations), "--image-dir", str(images)]
-    main([*files, "--split", "validation", "--output-dir", str(tmp_path / "out")])
+    files = ["--questions", str(questions), "--annotations", str(annotations), "--image_dir", str(images)]
+    main([*files, "--split", "validation", "--output_dir", str(tmp_path / "out")])
     records = load_records(tmp_path / "out", "validation")
     assert [(record.id, len(record.answers)) for record in records] == [(262148000, 2), (9001, 10)]
 
@@ -188,13 +188,13 @@ def test_the_command_writes_official_files_as_records(official, tmp_path):
 def test_the_command_says_which_official_file_is_missing(official, tmp_path):
     questions, annotations, images = official()
     annotations.unlink()
-    files = ["--questions", str(questions), "--annotations", str(annotations), "--image-dir", str(images)]
+    files = ["--questions", str(questions), "--annotations", str(annotations), "--image_dir", str(images)]
     with pytest.raises(SystemExit, match="error: .*A.json: cannot be read: No such file"):
-        main([*files, "--output-dir", str(tmp_path / "out")])
+        main([*files, "--output_dir", str(tmp_path / "out")])
 
 
 def test_the_command_writes_easy_vqa_with_as_many_records_as_wanted(tmp_path, capsys):
-    main(["--source", "easy_vqa", "--output-dir", str(tmp_path / "out"), "--limit", "5"])
+    main(["--source", "easy_vqa", "--output_dir", str(tmp_path / "out"), "--limit", "5"])
     images = set()
     for split in ("train", "validation", "test"):
         records = load_records(tmp_path / "out", split)
@@ -207,7 +207,7 @@ def test_the_command_writes_easy_vqa_with_as_many_records_as_wanted(tmp_path, ca
 @pytest.mark.parametrize("arguments", [[], ["--questions", "Q.json"], ["--source", "coco"]])
 def test_the_command_asks_for_one_complete_source(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main([*arguments, "--output-dir", str(tmp_path)])
+        main([*arguments, "--output_dir", str(tmp_path)])
     message = capsys.readouterr().err
     assert "give --source easy_vqa, or all of --questions" in message or "invalid choice: 'coco'" in message
 
@@ -216,7 +216,7 @@ def test_easy_vqa_answers_can_earn_full_accuracy(tmp_path):
     """Its one answer a question counts as ten annotators', or the official rule would never give a point."""
     from rewards.registry import build_reward
 
-    main(["--source", "easy_vqa", "--output-dir", str(tmp_path), "--limit", "5"])
+    main(["--source", "easy_vqa", "--output_dir", str(tmp_path), "--limit", "5"])
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     answers = [row["answers"] for row in rows]
     assert [len(given) for given in answers] == [10] * 5

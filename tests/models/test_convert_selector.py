@@ -42,7 +42,7 @@ FILES = {
 def test_logits_after_conversion_are_the_oracles(case_id, name, tmp_path):
     case = CASES[case_id]
     old, folder = FILES[name](tmp_path / name, case.part("w")), tmp_path / "new" / "selector"
-    main([str(old), "--output-dir", str(folder), "--num-heads", str(case.config["num_heads"])])
+    main(["--checkpoint", str(old), "--output_dir", str(folder), "--num_heads", str(case.config["num_heads"])])
     selector = load_selector(folder)
     assert selector.config.num_layers == case.config["num_layers"]
     output = selector(**case.inputs(), return_logits=True)
@@ -50,7 +50,14 @@ def test_logits_after_conversion_are_the_oracles(case_id, name, tmp_path):
 
 
 def test_what_was_stored_beside_the_weights_is_told(tmp_path, capsys):
-    main([str(pt_file(tmp_path / "old.pt", CASES["c000"].part("w"))), "--output-dir", str(tmp_path / "new")])
+    main(
+        [
+            "--checkpoint",
+            str(pt_file(tmp_path / "old.pt", CASES["c000"].part("w"))),
+            "--output_dir",
+            str(tmp_path / "new"),
+        ]
+    )
     said = capsys.readouterr().out
     assert "2 layers, history gate, epoch 5, phase rce, kl_beta 0.15" in said
     assert {file.name for file in (tmp_path / "new").iterdir()} == {"config.json", "model.safetensors"}
@@ -141,9 +148,9 @@ def test_files_of_another_form_are_refused(content, tmp_path):
 
 def test_errors_of_the_command(tmp_path):
     with pytest.raises(SystemExit, match=r"error: .*none\.pt: no such file"):
-        main([str(tmp_path / "none.pt"), "--output-dir", str(tmp_path / "new")])
+        main(["--checkpoint", str(tmp_path / "none.pt"), "--output_dir", str(tmp_path / "new")])
     old = pt_file(tmp_path / "old.pt", CASES["c000"].part("w"))
     with pytest.raises(SystemExit, match="num_heads: expected a divisor of hidden_size 16, found 3"):
-        main([str(old), "--output-dir", str(tmp_path / "new"), "--num-heads", "3"])
+        main(["--checkpoint", str(old), "--output_dir", str(tmp_path / "new"), "--num_heads", "3"])
     with pytest.raises(SystemExit, match="exists and is not an empty folder"):
-        main([str(old), "--output-dir", str(tmp_path)])
+        main(["--checkpoint", str(old), "--output_dir", str(tmp_path)])

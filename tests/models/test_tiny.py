@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLForC
 
 from models.tiny import SPECIAL_TOKENS, build_model, build_tokenizer, main
 
-SMALL = ["--hidden-size", "32", "--vocab-size", "300", "--layers", "1"]
+SMALL = ["--hidden_size", "32", "--vocab_size", "300", "--layers", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def _read(folder):
 
 def test_the_same_seed_gives_the_same_files_and_another_seed_other_weights(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        main(["--output-dir", str(tmp_path / name), "--seed", str(seed), *SMALL])
+        main(["--output_dir", str(tmp_path / name), "--seed", str(seed), *SMALL])
     first, again, other = (_read(tmp_path / name) for name in "abc")
     assert first == again
     assert {name for name in first if first[name] != other[name]} == {"model.safetensors"}
@@ -121,7 +121,7 @@ def test_a_corpus_makes_its_texts_shorter(tmp_path):
     (tmp_path / "corpus.jsonl").write_text((json.dumps({"report": report}) + "\n\n") * 3)
     lengths = {}
     for name, options in {"without": [], "with": ["--corpus", str(tmp_path / "corpus.jsonl")]}.items():
-        main(["--output-dir", str(tmp_path / name), "--hidden-size", "32", "--vocab-size", "500", *options])
+        main(["--output_dir", str(tmp_path / name), "--hidden_size", "32", "--vocab_size", "500", *options])
         tokenizer = AutoProcessor.from_pretrained(tmp_path / name).tokenizer
         lengths[name] = len(tokenizer.encode(report))
         assert len(tokenizer) == 500
@@ -132,22 +132,22 @@ def test_lines_of_a_corpus_end_at_line_feeds_only(tmp_path):
     (tmp_path / "corpus.jsonl").write_text(
         json.dumps({"report": "a\u2028b\x85c"}, ensure_ascii=False), encoding="utf-8"
     )
-    main(["--output-dir", str(tmp_path / "out"), "--corpus", str(tmp_path / "corpus.jsonl"), *SMALL])
+    main(["--output_dir", str(tmp_path / "out"), "--corpus", str(tmp_path / "corpus.jsonl"), *SMALL])
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--hidden-size", "48"], "--hidden-size: expected a multiple of 32, found 48"),
-        (["--hidden-size", "0"], "--hidden-size: expected a multiple of 32, found 0"),
-        (["--vocab-size", "263"], "--vocab-size: expected at least 264 (bytes and special tokens), found 263"),
+        (["--hidden_size", "48"], "--hidden_size: expected a multiple of 32, found 48"),
+        (["--hidden_size", "0"], "--hidden_size: expected a multiple of 32, found 0"),
+        (["--vocab_size", "263"], "--vocab_size: expected at least 264 (bytes and special tokens), found 263"),
         (["--layers", "0"], "--layers: expected at least 1, found 0"),
     ],
 )
 def test_bad_arguments_are_named(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as caught:
-        main(["--output-dir", str(tmp_path / "out"), *arguments])
+        main(["--output_dir", str(tmp_path / "out"), *arguments])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -165,7 +165,7 @@ def test_an_unreadable_corpus_is_named(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(SystemExit, match=f"^error: --corpus {tmp_path / name}: {message}"):
-        main(["--output-dir", str(tmp_path / "out"), "--corpus", str(tmp_path / name), *SMALL])
+        main(["--output_dir", str(tmp_path / "out"), "--corpus", str(tmp_path / name), *SMALL])
     assert not (tmp_path / "out").exists()
 
 

@@ -1,23 +1,16 @@
 """The report that every run leaves in its output folder: one HTML file with curves, samples, recipe and versions.
 
-    python -m trainers.report outputs/grpo --held-out outputs/after/comparison.json
-
-writes report and model card of a finished run again, with held-out results: `comparison.json` of
-`rewards.eval --compare`, `summary.json` of `rewards.reward_bench` or of `rollouts.in_context`.
+`python -m trainers.report` writes it again, with results on data that was held out.
 """
 
-import argparse
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data.cli.commands import command
-from data.cli.locks import hold
 from data.io.records import RecordError, atomic_write
 from trainers.report.curves import as_svg, describe_figure, draw_figures
 from trainers.report.held_out import read_held_out
@@ -158,7 +151,7 @@ def write_card(output_dir: str | Path, record: RunRecord, history: History) -> N
         file.write(render_model_card(output_dir, record, history))
 
 
-# -- the command ------------------------------------------------------------------------------------------------------
+# -- of a finished run ------------------------------------------------------------------------------------------------
 
 
 def read_history(output_dir: Path) -> list[dict]:
@@ -193,19 +186,3 @@ def add_held_out(output_dir: Path, files: Sequence[Path]) -> Path:
     path = write_report(output_dir, record, history)
     write_card(output_dir, record, history)
     return path
-
-
-@command
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m trainers.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="output_dir of a finished run")
-    parser.add_argument("--held-out", type=Path, nargs="+", default=[], metavar="FILE", help="results to be shown")
-    arguments = parser.parse_args(argv)
-    hold(arguments.run)
-    sys.stdout.write(f"written: {add_held_out(arguments.run, arguments.held_out)}\n")
-
-
-if __name__ == "__main__":
-    main()

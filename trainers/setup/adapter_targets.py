@@ -12,8 +12,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
+from data.cli.suggestions import closest
 from trainers.setup.model import ALL_LINEAR, base_of_adapters, hub_arguments, lora_config
-from trainers.setup.recipe_keys import closest
 from trainers.setup.recipes import RecipeError
 
 ADAPTABLE = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, Conv1D)

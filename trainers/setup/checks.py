@@ -12,7 +12,7 @@ from models.places import check_model_place
 from rewards.registry import check_weights, spec_name
 from trainers.setup.evaluation_rows import check_evaluation
 from trainers.setup.model import DEFAULT_REVISION, base_of_adapters, hub_arguments
-from trainers.setup.recipe_keys import closest
+from trainers.setup.recipe_keys import closest_key
 from trainers.setup.recipes import DataArguments, RecipeError
 
 TRACKERS = {
@@ -317,7 +317,7 @@ def check_metric(method: str, script: Any, args: Any) -> None:
         raise RecipeError(f"metric_for_best_model: {metric} is never measured with eval_strategy: no")
     known = logged_metrics(method, script, args)
     if metric.removeprefix("eval_") not in known:
-        hint = closest(metric.removeprefix("eval_"), known)
+        hint = closest_key(metric.removeprefix("eval_"), known)
         why = "; there is no KL with beta: 0" if method == "GRPO" and metric.removeprefix("eval_") == "kl" else ""
         raise RecipeError(
             f"metric_for_best_model: an evaluation of {method} logs no '{metric}'{why}; expected {hint}"

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from data.cli.commands import with_rank
+from data.cli.help import described, entry
 from data.errors import UserError
 from trainers.setup.checks import check_set_up
 from trainers.setup.recipe_keys import Key, keys_of_source
@@ -50,15 +51,14 @@ def before_imports(script: str, method: str, *classes: str) -> None:
 
 def help_text(path: Path, keys: Sequence[Key]) -> str:
     """What `--help` prints: the keys of this toolkit; those of TRL's and transformers' are in their documentation."""
-    lines = [ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "", ""]
-    lines += [f"usage: accelerate launch trainers/{path.name} --config RECIPE [--KEY VALUE ...]", ""]
+    lines = [f"usage: accelerate launch trainers/{path.name} --config RECIPE [--KEY VALUE ...]", ""]
     lines += ["Keys of this toolkit, in a recipe or on the command line, which wins:", ""]
     for key in keys:
         if key.ours and (path.stem, key.name) not in REFUSED:
-            lines.append(f"  {key.name}: {key.shown_annotation} = {key.shown_default}\n      {key.help}")
+            lines.append(entry(key.name, key.shown_annotation, key.shown_default, key.help))
     lines += ["", "And every key of TRL's configuration for this method, transformers.TrainingArguments and"]
     lines += ["trl.ModelConfig. A key that none of them has is an error that names the closest ones."]
-    return "\n".join(lines) + "\n"
+    return described(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), lines)
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------

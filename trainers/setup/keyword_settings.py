@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import GenerationConfig
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, SchedulerType, get_scheduler
 
-from trainers.setup.recipe_keys import closest
+from data.cli.suggestions import closest
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 """Texts that TRL takes for the `dtype` of `model_init_kwargs`."""

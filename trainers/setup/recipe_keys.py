@@ -4,7 +4,6 @@ Importing TRL and transformers takes many seconds. Reading their source lets `--
 """
 
 import ast
-import difflib
 import importlib.util
 import typing
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from data.cli.suggestions import closest
 from trainers.setup.setting_rules import choices_of
 
 ROOT = Path(__file__).parents[2]
@@ -74,18 +74,13 @@ SHORT_FORMS = {
 """What people call keys in conversation, and in other toolkits."""
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that does not exist: the closest three, or nothing if none is close.
+def closest_key(name: str, known: Iterable[str]) -> str:
+    """A hint for a key that does not exist, also by what people call it in conversation.
 
-    >>> closest("lr", ["learning_rate", "lora_r"])
+    >>> closest_key("lr", ["learning_rate", "lora_r"])
     "did you mean 'learning_rate' or 'lora_r'? "
     """
-    listed = list(known)
-    meant = [key for key in (SHORT_FORMS.get(name.lower().replace("-", "_")),) if key in listed]
-    close = [*meant, *(key for key in difflib.get_close_matches(name, listed, n=3, cutoff=0.5) if key not in meant)][
-        :3
-    ]
-    return f"did you mean {' or '.join(repr(one) for one in close)}? " if close else ""
+    return closest(name, known, SHORT_FORMS)
 
 
 # -- of classes -------------------------------------------------------------------------------------------------------

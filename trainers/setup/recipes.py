@@ -16,7 +16,7 @@ from data.cli.secrets import command_without_secrets, remember_secrets
 from data.cli.shipped import RECIPES, shipped_file
 from data.errors import UserError
 from data.io.json_text import half_character
-from trainers.setup.recipe_keys import Key, closest, keys_of_classes
+from trainers.setup.recipe_keys import Key, closest_key, keys_of_classes
 from trainers.setup.setting_rules import check_settings, problem
 
 WHERE_TO_READ = "`--help` lists the keys of this toolkit, docs/recipes.md says where all others are documented"
@@ -123,7 +123,7 @@ def _key_nodes(path: Path, text: str) -> dict[str, tuple[int, Any]]:
 
 
 def _unknown_key(where: str, key: str, known: Iterable[str]) -> RecipeError:
-    return RecipeError(f"{where}: unknown key '{key}'; {closest(key, known)}{WHERE_TO_READ}")
+    return RecipeError(f"{where}: unknown key '{key}'; {closest_key(key, known)}{WHERE_TO_READ}")
 
 
 def _check_value(where: str, key: Key, value: Any) -> Any:

@@ -6,12 +6,14 @@ Ranges of this toolkit's own settings stand here too; what depends on two settin
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import Enum
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from data.cli.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, POSITIVE_SHARE, SHARE, Range
 
 ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 TRACKERS = ("azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow",
@@ -41,29 +43,6 @@ MAPPINGS_OR_FILES = ("accelerator_config", "fsdp_config")
 """Settings that are a mapping, or the name of a file with one."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """Numbers that a setting may be; the bounds belong to it unless it is open there."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
-        return above and below and math.isfinite(value)
-
-    def __str__(self) -> str:
-        if self.high == math.inf:
-            return f"a number above {self.low:g}" if self.open_low else f"at least {self.low:g}"
-        low, high = ("above " if self.open_low else ""), ("below " if self.open_high else "")
-        return f"a number from {low}{self.low:g} to {high}{self.high:g}"
-
-
-ABOVE_0, AT_LEAST_0, AT_LEAST_1 = Range(0, open_low=True), Range(0), Range(1)
-SHARE, POSITIVE_SHARE, BELOW_1 = Range(0, 1), Range(0, 1, open_low=True), Range(0, 1, open_high=True)
 PORT = Range(1, 65_535)
 RANGES = {
     # transformers.TrainingArguments

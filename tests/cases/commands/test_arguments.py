@@ -127,7 +127,7 @@ def test_f10_an_impossible_count_is_a_clear_error(command, arguments, option, va
     with pytest.raises(SystemExit) as status:
         importlib.import_module(command).main([*arguments, f"--{option}", value])
     assert status.value.code == 2
-    shown = capsys.readouterr().err
+    shown = capsys.readouterr().err.replace("_", "-")
     assert f"--{option}: expected" in shown or (value == "many" and f"--{option}: invalid int value" in shown)
     assert value in shown
     assert not list(tmp_path.iterdir())  # nothing was begun

@@ -190,8 +190,7 @@ def twins(tmp_path) -> Path:
 
 def test_n1_copies_of_a_picture_stay_in_one_split_of_factors(twins):
     _annotated(twins / "in", [f"{copy}{number}.png" for number in range(10) for copy in "ab"])
-    arguments, shares = factors._parse_arguments([str(twins / "in" / "all.jsonl"), "--validate-only"])
-    splits = factors._load_splits(arguments, shares, Skipping(False))
+    splits = factors._load_splits(twins / "in" / "all.jsonl", False, (0.8, 0.1, 0.1), 42, Skipping(False))
     names = [{Path(record.image_path).stem[1:] for record in records} for records in splits.values()]
     assert sum(map(len, names)) == len(set.union(*names)) == 10
     assert all(names)

@@ -47,7 +47,7 @@ WITHOUT_DATA = {
     "models.tiny_reader": "--output-dir RUN",
     "trainers.offline_grpo": "--dataset_name x --policy selector --output_dir RUN",
     "trainers.rce": "--dataset_name x --policy selector --output_dir RUN",
-    "trainers.report.page": "RUN",
+    "trainers.report.__main__": "--output_dir RUN",
     "trainers.reward": "--dataset_name x --model_name_or_path x --own_folder false --output_dir RUN" + CPU,
     "trainers.sft": "--dataset_name x --model_name_or_path x --output_dir RUN" + CPU,
 }

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainers.report.__main__ import main
 from trainers.report.curves import draw_figures
 from trainers.report.logged_figures import last_figures
-from trainers.report.page import card_figures, main, render_model_card, write_report
+from trainers.report.page import card_figures, render_model_card, write_report
 from trainers.report.publishing import ReportCallback
 from trainers.report.record import KeptModel, RunInfo, RunRecord, Session, kept_model, load_record
 from trainers.report.samples import SampleGroup, SampleLog
@@ -320,7 +321,7 @@ def test_held_out_results_go_into_report_and_card(tmp_path, capsys):
     (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": HISTORY}))
     (tmp_path / "comparison.json").write_text(json.dumps(COMPARISON))
     for _ in range(2):  # the second replaces what the first put there
-        main([str(tmp_path), "--held-out", str(tmp_path / "comparison.json")])
+        main(["--output_dir", str(tmp_path), "--held_out", str(tmp_path / "comparison.json")])
     for name in ("report.html", "README.md"):
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert text.count("+0.250 [+0.125, +0.375]") == 1
@@ -344,9 +345,9 @@ def test_a_file_without_held_out_results_is_named(content, message, tmp_path):
     if content is not None:
         (tmp_path / "other.json").write_text(content)
     with pytest.raises(SystemExit, match=message):
-        main([str(tmp_path), "--held-out", str(tmp_path / "other.json")])
+        main(["--output_dir", str(tmp_path), "--held_out", str(tmp_path / "other.json")])
 
 
 def test_no_results_without_a_finished_run(tmp_path):
     with pytest.raises(SystemExit, match=r"trainer_state\.json: cannot be read"):
-        main([str(tmp_path), "--held-out", "x.json"])
+        main(["--output_dir", str(tmp_path), "--held_out", "x.json"])

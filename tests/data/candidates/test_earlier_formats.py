@@ -94,8 +94,8 @@ def convert(tmp_path):
     def run(content, to: str, reading: tuple[str, ...] = (), writing: tuple[str, ...] = ()):
         paths = [tmp_path / name for name in ("in.json", "groups.jsonl", "out.json")]
         paths[0].write_text(json.dumps(content), encoding="utf-8")
-        main([str(paths[0]), "--output", str(paths[1]), *reading])
-        main([str(paths[1]), "--output", str(paths[2]), "--to", to, *writing])
+        main(["--dataset_name", str(paths[0]), "--output", str(paths[1]), *reading])
+        main(["--dataset_name", str(paths[1]), "--output", str(paths[2]), "--to", to, *writing])
         return load_groups(paths[1]), json.loads(paths[2].read_text(encoding="utf-8"))
 
     return run
@@ -127,7 +127,7 @@ def test_the_seeds_data_comes_back_as_it_was(convert):
 
 
 def test_keys_become_integers_if_asked_for(convert):
-    [group], written = convert(SEED, "rl", ("--integer-ids",))
+    [group], written = convert(SEED, "rl", ("--integer_ids",))
     assert group.id == 12
     assert written == {"12": {"query": {"query_id": 12}, **SEED["12"]}}
 
@@ -182,7 +182,7 @@ def test_columns_of_groups_become_the_query(tmp_path):
     rows = [{"id": 1, "question": "q?", "answers": ["a"], "extra": 5, "candidates": [{"pointer": [3], "reward": 0.5}]}]
     path = tmp_path / "groups.jsonl"
     path.write_text(json.dumps(rows[0]), encoding="utf-8")
-    main([str(path), "--output", str(tmp_path / "rl.json"), "--to", "rl"])
+    main(["--dataset_name", str(path), "--output", str(tmp_path / "rl.json"), "--to", "rl"])
     written = json.loads((tmp_path / "rl.json").read_text(encoding="utf-8"))
     assert written["1"]["query"] == {"query_id": 1, "question": "q?", "gt_answers_raw": ["a"]}
     [group] = load_groups(tmp_path / "rl.json")
@@ -192,7 +192,7 @@ def test_columns_of_groups_become_the_query(tmp_path):
 
 def test_an_integer_id_stands_in_the_query(convert):
     content = {"12": {"query": {"question": "q?"}, **SEED["12"]}}
-    _, written = convert(content, "rl", ("--integer-ids",))
+    _, written = convert(content, "rl", ("--integer_ids",))
     assert written["12"]["query"] == {"query_id": 12, "question": "q?"}
 
 
@@ -210,7 +210,7 @@ def test_groups_survive_the_way_through_rl_data(tmp_path):
     path = tmp_path / "groups.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for form in ("global", "local"):
-        main([str(path), "--output", str(tmp_path / "rl.json"), "--to", "rl", "--form", form])
+        main(["--dataset_name", str(path), "--output", str(tmp_path / "rl.json"), "--to", "rl", "--form", form])
         again = [group_row(group) for group in load_groups(tmp_path / "rl.json")]
         assert [{name: row[name] for name in ("id", "pool", "candidates")} for row in again] == rows
 
@@ -315,7 +315,7 @@ def test_step_scores_are_the_shots(convert):
 
 
 def test_shown_on_the_right_means_selected_in_this_order(convert):
-    order = ("--construct-order", "right")
+    order = ("--construct_order", "right")
     [group], written = convert(SHORT_BEAMS, "beams", order, order)
     assert [candidate.pointer for candidate in group.candidates] == [[22, 7], [7, 3]]
     assert written == SHORT_BEAMS
@@ -381,7 +381,7 @@ def test_only_scored_candidates_are_beams(tmp_path):
     path = tmp_path / "in.json"
     path.write_text(json.dumps(SEED), encoding="utf-8")
     with pytest.raises(SystemExit) as caught:
-        main([str(path), "--output", str(tmp_path / "beams.json"), "--to", "beams"])
+        main(["--dataset_name", str(path), "--output", str(tmp_path / "beams.json"), "--to", "beams"])
     assert caught.value.code == "error: group '12': field 'candidates.1.beam_score': missing; beams have one each"
     assert not (tmp_path / "beams.json").exists()
 
@@ -390,7 +390,7 @@ def test_an_example_cannot_have_the_querys_id_in_beams(tmp_path):
     path = tmp_path / "groups.jsonl"
     path.write_text('{"id": 7, "candidates": [{"pointer": [5, 7], "beam_score": 1.0}]}', encoding="utf-8")
     with pytest.raises(SystemExit) as caught:
-        main([str(path), "--output", str(tmp_path / "o.json"), "--to", "beams"])
+        main(["--dataset_name", str(path), "--output", str(tmp_path / "o.json"), "--to", "beams"])
     assert "group 7: field 'candidates.0.pointer': 7 is the query's id too" in caught.value.code
 
 
@@ -433,5 +433,5 @@ def test_ids_that_are_the_same_text(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     write_groups(path, load_groups(path))
     with pytest.raises(SystemExit) as caught:
-        main([str(path), "--output", str(tmp_path / "o.json"), "--to", "beams"])
+        main(["--dataset_name", str(path), "--output", str(tmp_path / "o.json"), "--to", "beams"])
     assert caught.value.code == "error: group '1': field 'id': its text '1' is taken by another group or _meta"

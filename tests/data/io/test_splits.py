@@ -1,12 +1,11 @@
 """Sizes of splits, and dividing records among them."""
 
-import argparse
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.io.splits import add_share_arguments, divide, read_share_arguments, split_sizes
+from data.cli.arguments import parse_arguments
+from data.io.splits import ShareArguments, divide, split_sizes
 
 
 @pytest.mark.parametrize(
@@ -52,17 +51,15 @@ def test_the_seed_decides_the_order():
 
 
 def _read(*arguments: str):
-    parser = argparse.ArgumentParser()
-    add_share_arguments(parser)
-    return read_share_arguments(parser, parser.parse_args(arguments))
+    return parse_arguments(ShareArguments, arguments).shares
 
 
 def test_shares_are_read_and_have_defaults():
     assert _read() == (0.8, 0.1, 0.1)
-    assert _read("--train-split", "0.5", "--val-split", ".3", "--test-split", ".2") == (0.5, 0.3, 0.2)
+    assert _read("--train_split", "0.5", "--val_split", ".3", "--test_split", ".2") == (0.5, 0.3, 0.2)
 
 
-@pytest.mark.parametrize("arguments", [["--train-split", "0.9"], ["--train-split", "1.1", "--val-split", "-0.2"]])
+@pytest.mark.parametrize("arguments", [["--train_split", "0.9"], ["--train_split", "0.5", "--val_split", "0.6"]])
 def test_shares_that_do_not_add_up_end_the_program(arguments, capsys):
     with pytest.raises(SystemExit):
         _read(*arguments)

@@ -10,8 +10,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data.dialects import KEYS, NOUNS, Scene, answer_of, training_and_test_scenes
 from data.prompts import in_context_messages
-from models import tiny_reader
-from models.tiny_reader import (
+from models import tiny_reader_training
+from models.tiny_reader import main
+from models.tiny_reader_training import (
     NO_KEY,
     TURNS,
     Conversations,
@@ -20,7 +21,6 @@ from models.tiny_reader import (
     build,
     image_features,
     image_tokens,
-    main,
     make_batch,
     mirror,
     read_images,
@@ -38,8 +38,8 @@ def scenes() -> list[Scene]:
 
 def _train(folder: Path, scenes: list[Scene], seed: int) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny_reader, "training_and_test_scenes", lambda: (scenes, scenes))
-        main(["--output-dir", str(folder), "--seed", str(seed), "--vision-epochs", "1", "--reading-steps", "3"])
+        patch.setattr(tiny_reader_training, "training_and_test_scenes", lambda: (scenes, scenes))
+        main(["--output_dir", str(folder), "--seed", str(seed), "--vision_epochs", "1", "--reading_steps", "3"])
     return folder
 
 
@@ -172,14 +172,14 @@ def test_reading_changes_the_language_model_and_leaves_the_tower(scenes):
 
 def test_numbers_of_steps_that_train_nothing_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(["--output-dir", str(tmp_path / "out"), "--reading-steps", "0"])
-    assert "--reading-steps: expected at least 1, found 0" in capsys.readouterr().err
+        main(["--output_dir", str(tmp_path / "out"), "--reading_steps", "0"])
+    assert "--reading_steps: expected at least 1, found 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_it_reads_answers_about_images_it_never_saw(tmp_path, capsys):
-    main(["--output-dir", str(tmp_path)])
+    main(["--output_dir", str(tmp_path)])
     share = float(capsys.readouterr().out.split(" of the nouns")[0].split()[-1])
     assert share > 0.95
     model = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32).eval()
