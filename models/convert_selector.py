@@ -7,13 +7,12 @@ leaves no trace in them, and is given. A weight that is not known here (other va
 error that lists all of them: nothing is left out in silence. Nothing but tensors and plain values is unpickled.
 """
 
-import pickle
 import re
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.candidates.torch_files import read_torch_file
 from data.cli.arguments import option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
@@ -33,15 +32,7 @@ def read_state(path: Path) -> tuple[dict, dict]:
     Raises:
         ValueError: not such a checkpoint.
     """
-    import torch
-
-    if not zipfile.is_zipfile(path):
-        raise ModelError(f"{path}: not a file that torch.save wrote")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{path}: not a checkpoint of tensors and plain values alone: {reason}") from error
+    content = read_torch_file(path)
     if not isinstance(content, dict):
         raise ModelError(f"{path}: expected a dictionary, found {type(content).__name__}")
     key = next((key for key in STATE_KEYS if key in content), None)
@@ -145,8 +136,6 @@ class ConvertSelectorArguments:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_and_hold(ConvertSelectorArguments, argv)
     folder = arguments.output_dir
-    if not arguments.checkpoint.is_file():
-        raise ModelError(f"{arguments.checkpoint}: no such file")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"--output_dir {folder}: exists and is not an empty folder")
     selector, notes = convert(arguments.checkpoint, arguments.num_heads, arguments.temperature)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data.candidates.embedding_table import EmbeddingTable, Part
+from data.candidates.embedding_table import EmbeddingTable, Part, written_table_path
 from data.candidates.examples import TEXTS, check_single_images, load_examples, readable_examples, record_text
 from data.cli.arguments import add_skip_argument
 from data.cli.commands import command
@@ -157,6 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     named = arguments.text_encoder is not None or arguments.image_encoder is not None
     if named == (arguments.selector is not None):
         parser.error("give --text-encoder, --image-encoder, or both; or --selector")
+    written_table_path(arguments.output)
     skipping = Skipping(arguments.skip_unreadable)
     records = read_records(arguments, skipping)
     cache = arguments.cache_dir or None

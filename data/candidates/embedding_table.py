@@ -1,7 +1,8 @@
 """A table of embeddings: one row of numbers for each id, in one safetensors file.
 
 The file holds the tensor `values` and, as JSON in its metadata, the ids (integers stay integers) and the parts that a
-row is made of: the image's numbers first, then the text's.
+row is made of: the image's numbers first, then the text's. Tables of earlier systems, which torch.save wrote, are read
+too.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from data.candidates.torch_files import TORCH_SUFFIXES, read_vectors
 from data.io.records import RecordError
 from data.reports.pool import ItemId
 
@@ -174,29 +176,39 @@ class EmbeddingTable:
 
     def save(self, path: str | Path) -> Path:
         """Writes one safetensors file, atomically: `path` itself if it ends so, otherwise one in that folder."""
-        path = table_path(path)
+        path = written_table_path(path)
         parts = [part.model_dump() for part in self.parts]
         save_tensors(path, {"values": self.values}, {"ids": json.dumps(self.ids), "parts": json.dumps(parts)})
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> "EmbeddingTable":
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, or what torch.save did (`data.candidates.torch_files.read_vectors`).
 
         Raises:
             RecordError: names the file and what is wrong with it.
         """
         path = table_path(path)
+        if path.suffix in TORCH_SUFFIXES:
+            ids, values = read_vectors(path)
+            return cls._of_file(path, ids, values, ())
         tensors, metadata = load_tensors(path, ["values"])
         if tensors["values"].dtype != np.float32:
             raise RecordError([f"{path}: tensor 'values': expected float32, found {tensors['values'].dtype}"])
         try:
             ids = _IDS.validate_json(metadata.get("ids", ""))
             parts = tuple(_PARTS.validate_json(metadata.get("parts", "[]")))
-            return cls(ids, tensors["values"], parts)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise RecordError([f"{path}: metadata: expected the ids and parts as JSON: {first['msg']}"]) from error
+        return cls._of_file(path, ids, tensors["values"], parts)
+
+    @classmethod
+    def _of_file(
+        cls, path: Path, ids: list[int | str], values: np.ndarray, parts: tuple[Part, ...]
+    ) -> "EmbeddingTable":
+        try:
+            return cls(ids, values, parts)
         except RecordError as error:
             raise error.at(str(path)) from error
 
@@ -204,4 +216,16 @@ class EmbeddingTable:
 def table_path(path: str | Path) -> Path:
     """The file of a table that is named by its file or its folder."""
     path = Path(path)
-    return path if path.suffix == ".safetensors" else path / TABLE_FILE
+    return path if path.suffix in (".safetensors", *TORCH_SUFFIXES) else path / TABLE_FILE
+
+
+def written_table_path(path: str | Path) -> Path:
+    """The same, of a table that is to be written.
+
+    Raises:
+        RecordError: a name of torch.save's files.
+    """
+    path = table_path(path)
+    if path.suffix in TORCH_SUFFIXES:
+        raise RecordError([f"{path}: tables are written as .safetensors; expected a name that ends so, or a folder"])
+    return path

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from data.candidates.embedding_table import EmbeddingTable
 from data.candidates.pools import write_pools
@@ -88,6 +89,19 @@ def test_tables_must_hold_every_id_and_come_from_the_same_encoders(selection_fil
     EmbeddingTable(queries.ids, queries.values[:, :4], queries.parts[:1]).save(tmp_path / "other.safetensors")
     with pytest.raises(RecordError, match="two tables made by different encoders"):
         load_tables(tmp_path / "other.safetensors", paths[1], data)
+
+
+def test_tables_of_an_earlier_system_are_read(selection_files, tmp_path):
+    data = load(selection_files, TEST, "pools-test.jsonl")
+    paths = selection_files / "test.safetensors", selection_files / "train.safetensors"
+    for path in paths:
+        table = EmbeddingTable.load(path)
+        torch.save(dict(zip(table.ids, torch.from_numpy(table.values), strict=True)), tmp_path / f"{path.stem}.pt")
+    read = load_tables(tmp_path / "test.pt", tmp_path / "train.pt", data)
+    for table, path in zip(read, paths, strict=True):
+        assert (table.values == EmbeddingTable.load(path).values).all()
+    with pytest.raises(RecordError, match="two tables made by different encoders"):
+        load_tables(tmp_path / "test.pt", paths[1], data)
 
 
 def test_a_batch_holds_each_example_once(selection_files):
