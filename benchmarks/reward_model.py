@@ -21,7 +21,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.families.published import known_config
-from models.reward.model import Qwen2VLForRewardModel, Qwen2VLRewardConfig
+from models.reward.config import Qwen2VLRewardConfig
+from models.reward.model import Qwen2VLForRewardModel
 from trainers.losses import preference_loss
 
 QUESTION, RESPONSE = 32, 128

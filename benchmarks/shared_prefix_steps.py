@@ -138,7 +138,8 @@ def steps(arguments: argparse.Namespace) -> None:
 
 def reward_pairs(rounds: int) -> None:
     """Forward and backward of a reward model on 4 pairs."""
-    from models.reward.model import Qwen2VLForRewardModel, Qwen2VLRewardConfig
+    from models.reward.config import Qwen2VLRewardConfig
+    from models.reward.model import Qwen2VLForRewardModel
     from trainers.losses import preference_loss
 
     plain = tiny.build_model(tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400), **CPU_MODEL)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from models.families.loading import vision_token_ids
-from models.shared_prefix.packing import why_plain
 from models.shared_prefix.prefill import shared_prefill
+from models.shared_prefix.sharing import reason_not_shared
 
 Conversation = list[dict[str, Any]]
 
@@ -77,7 +77,7 @@ def generate(
     """
     inputs = prepare_inputs(processor, conversations, images).to(model.device)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
-    with torch.inference_mode(), evaluating(model), shared_prefill(model, on=why_plain(model) is None):
+    with torch.inference_mode(), evaluating(model), shared_prefill(model, on=reason_not_shared(model) is None):
         output = model.generate(
             **inputs,
             **(sampling or {"do_sample": False}),

@@ -119,7 +119,7 @@ class RewardModel(Reward):
     @cached_property
     def _loaded(self) -> Any:
         from data.io.shards import process_state
-        from models.reward.model import load_reward_model
+        from models.reward.load import load_reward_model
 
         device = self.device or process_state().device
         if self.sharded:

@@ -34,6 +34,8 @@ from rewards.eval import read_recipe
 from rewards.scoring.inputs import generate_completions
 from rewards.scoring.rows import score_rows
 from rewards.scoring.statistics import bootstrap_mean, paired_difference
+from rollouts.factor_reports import predict_records, routed_selection, with_factors
+from rollouts.factor_routing import load_routes
 
 REWARDS = ("agent_selection", "filtering_quality")
 WITHOUT, WITH = "vlm", "vlm_with_factors"
@@ -106,8 +108,6 @@ def _row(record: AgentSelectionRecord, completion: str) -> dict:
 def _by_factors(way: Way, task: Task) -> tuple[list[dict], float, int]:
     from tqdm import tqdm
 
-    from filter_agents.factor_reports import predict_records, routed_selection
-    from filter_agents.factor_routing import load_routes
     from filter_agents.registry import build_agents
     from models.factors.predictor import load_factor_predictor
 
@@ -126,7 +126,6 @@ def _by_factors(way: Way, task: Task) -> tuple[list[dict], float, int]:
 
 
 def _by_vlm(way: Way, task: Task) -> tuple[list[dict], float, int]:
-    from filter_agents.factor_reports import predict_records, with_factors
     from models.factors.predictor import load_factor_predictor
     from models.families.loading import load_vlm
 

@@ -11,7 +11,7 @@ that has no pool. Killed and started again, the same command goes on; the splits
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,59 @@ from data.cli.arguments import add_restart_argument, at_least
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.digests import rows_digest
+from data.io.images import ImageSource
 from data.io.output_folder import refuse_own_input, write_split, writing
 from data.io.records import RecordError, available_splits
 from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.splits import SPLITS
+from data.prompts import format_selection
+from data.reports.pool import load_pool
+from data.reports.wording import factor_sentence
+from data.tasks import DEFAULT_PROMPT
 from models.places import model_place
+from rollouts.factor_routing import Routes
+
+ROUTED_REASONING = "The predicted factors lead to these agents."
+
+
+def images_of(record: AgentSelectionRecord) -> list[ImageSource]:
+    """What is looked at for a record."""
+    if record.pool is None:
+        return list(record.images)
+    pool = load_pool(record.pool)
+    return [str(pool.image_path(item)) for item in pool.items]
+
+
+def predict_records(records: Sequence[AgentSelectionRecord], model: Any, batch_size: int = 64) -> list[Counter]:
+    """For each record, the number of its images that each factor applies to.
+
+    Args:
+        model: a factor predictor (`models/factors/predictor.py`).
+    """
+    images = [images_of(record) for record in records]
+    found = iter(model.predict([image for part in images for image in part], batch_size))
+    return [Counter(factor for _ in part for factor in next(found)) for part in images]
+
+
+def with_factors(
+    record: AgentSelectionRecord, counts: Mapping[str, int], factors: Sequence[str], names: Mapping[str, str]
+) -> AgentSelectionRecord:
+    """The record with a sentence on its factors at the end of its report.
+
+    Args:
+        counts: factor id -> number of images.
+        factors: ids in the order in which they are to be named.
+        names: id -> readable name.
+    """
+    named = {names.get(factor, factor): counts.get(factor, 0) for factor in factors}
+    sentence = factor_sentence(named, len(images_of(record)))
+    return record.model_copy(update={"report": f"{record.report} {sentence}"})
+
+
+def routed_selection(counts: Mapping[str, int], routes: Routes, least_images: int = 1) -> str:
+    """What a model would answer that chose the agents of all factors found on at least so many images."""
+    agents = [routes[factor] for factor, count in counts.items() if count >= least_images and routes[factor]]
+    return format_selection(dict.fromkeys(agents, DEFAULT_PROMPT), ROUTED_REASONING)
 
 
 def predict_split(
@@ -36,8 +84,6 @@ def predict_split(
     restart: bool = False,
 ) -> list[Counter]:
     """For each record, the number of its images that each factor applies to; what is in `work` is not made again."""
-    from filter_agents.factor_reports import images_of, predict_records
-
     ids = list(range(len(records)))
     reports = rows_digest({"report": record.report, "images": images_of(record)} for record in records)
     settings = {"model": fingerprint, "reports": reports}
@@ -96,7 +142,6 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_and_hold(parser, argv)
 
     from data.reports.measurements import check_pools
-    from filter_agents.factor_reports import with_factors
     from models.factors.predictor import load_factor_predictor
     from models.run_folders import find_model, model_fingerprint
 

@@ -104,7 +104,7 @@ def tiny_reward_model(tiny_model, tmp_path_factory) -> Path:
     import torch
 
     from models.families.loading import load_processor
-    from models.reward.model import from_backbone
+    from models.reward.load import from_backbone
 
     torch.manual_seed(0)
     model = from_backbone(str(tiny_model), {"system_prompt": "Judge the answer."}, dtype=torch.float32)

@@ -32,9 +32,8 @@ from trl.trainer.utils import (
 )
 
 from models.families.loading import VISION_TOKENS, vision_token_ids
-from models.memory import Load
-from models.shared_prefix.packing import SharedPrefix
 from models.shared_prefix.prefill import shared_prefill
+from models.shared_prefix.sharing import SharedPrefix
 from rewards.registry import build_rewards
 from rewards.scoring.columns import check_columns
 from rewards.scoring.guard import LARGEST_REWARD, WHY_NO_LARGER, Failure, GuardedReward, RewardError, guard, settle
@@ -60,7 +59,7 @@ from trainers.run.script import describe_rewards, load_rows_and_held_out, readab
 from trainers.schedules import Curriculum
 from trainers.setup.adapter_targets import check_adapters
 from trainers.setup.checks import check_set_up
-from trainers.setup.memory import base_load, say_estimate
+from trainers.setup.memory import MemoryDemand, base_load, say_estimate
 from trainers.setup.model import (
     class_of_its_revision,
     hub_arguments,
@@ -545,7 +544,7 @@ class GRPOScriptArguments(DataArguments):
             raise ValueError("reward_funcs: expected at least one reward, found none")
 
 
-def _load(script: GRPOScriptArguments, args: GRPOConfig, model_args: ModelConfig, counts: TokenCounts) -> Load:
+def _load(script: GRPOScriptArguments, args: GRPOConfig, model_args: ModelConfig, counts: TokenCounts) -> MemoryDemand:
     return replace(
         base_load(script, args, model_args, counts),
         reference=args.beta > 0 and not model_args.use_peft,

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import EvalPrediction
 from trl import ModelConfig
 
-from models.shared_prefix.packing import SharedPrefix
+from models.shared_prefix.sharing import SharedPrefix
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import RewardTable, StoredGroup
 from trainers.groups.policies import Batch, GroupLogProbs, GroupPolicy, prepare_groups

@@ -34,8 +34,9 @@ from data.preferences import PreferenceRecord
 from models.families.loading import pixel_bounds
 from models.hub import hub_options
 from models.reward.inputs import reward_messages
-from models.reward.model import HEAD, RewardOutput, from_backbone, reward_model_of
-from models.shared_prefix.packing import SharedPrefix
+from models.reward.load import from_backbone, reward_model_of
+from models.reward.model import HEAD, RewardOutput
+from models.shared_prefix.sharing import SharedPrefix
 from rewards.preferences.accuracy import ranked_pairs
 from trainers.groups.preferences import (
     GROUP_KEYS,

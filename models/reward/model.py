@@ -6,8 +6,7 @@ them (`from_backbone`).
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
-    Qwen2_5_VLConfig,
     Qwen2_5_VLModel,
-    Qwen2VLConfig,
     Qwen2VLModel,
 )
 from transformers.activations import ACT2FN
@@ -32,77 +29,15 @@ from transformers.utils import ModelOutput
 
 from data.io.images import ImageSource
 from models.errors import ModelError
-from models.families.loading import load_processor
 from models.families.vision_hooks import blank_image
 from models.generation import evaluating
-from models.hub import AdapterBase, adapter_base, hub_options
-from models.places import loading
+from models.hub import hub_options
+from models.reward.config import Qwen2_5_VLRewardConfig, Qwen2VLRewardConfig
 from models.reward.inputs import Prompt, ResponseGroup, encode_groups, read_requests
-from models.run_folders import find_model
-from models.shared_prefix.packing import SharedPrefix, computing_dtype, pack_conversations
+from models.shared_prefix.packing import pack_conversations
+from models.shared_prefix.sharing import SharedPrefix, computing_dtype
 
 HEAD = "score_head"
-
-
-class _RewardConfig:
-    """What a reward model's configuration has beyond its backbone's.
-
-    Attributes:
-        head_activation: between the two layers of the head, a name of `transformers.activations.ACT2FN`.
-        score_min, score_max: bounds of the score; both `None` for none.
-        system_prompt: system text of every conversation that is scored; with `None`, the prompt's own.
-        language_head: keep the backbone's language-model head, for a language-model loss beside the ranking.
-    """
-
-    def _check(self) -> None:
-        if self.head_activation not in ACT2FN:
-            known = ", ".join(sorted(ACT2FN))
-            raise ValueError(f"head_activation: expected one of {known}, found {self.head_activation!r}")
-        if (self.score_min is None) != (self.score_max is None):
-            raise ValueError("score_min and score_max: expected both or neither")
-        if self.score_min is not None and not self.score_min < self.score_max:
-            raise ValueError(f"score_min ({self.score_min}) must be below score_max ({self.score_max})")
-
-    def backbone(self) -> Any:
-        """The configuration of the plain vision-language model."""
-        ours = ("model_type", "architectures", "head_activation", "score_min", "score_max", "system_prompt")
-        ours += ("language_head", "id2label", "label2id", "quantization_config", "transformers_version")
-        values = {key: value for key, value in self.to_dict().items() if key not in ours}
-        return AutoConfig.for_model(self.backbone_type, **values)
-
-
-class Qwen2VLRewardConfig(_RewardConfig, Qwen2VLConfig):
-    __doc__ = _RewardConfig.__doc__
-    model_type = "qwen2_vl_reward"
-    backbone_type = "qwen2_vl"
-
-    head_activation: str = "silu"
-    score_min: float | None = -5.0
-    score_max: float | None = 5.0
-    system_prompt: str | None = None
-    language_head: bool = False
-
-    def __post_init__(self, **kwargs):
-        self._check()
-        super().__post_init__(**kwargs)
-        self.num_labels = 1
-
-
-class Qwen2_5_VLRewardConfig(_RewardConfig, Qwen2_5_VLConfig):
-    __doc__ = _RewardConfig.__doc__
-    model_type = "qwen2_5_vl_reward"
-    backbone_type = "qwen2_5_vl"
-
-    head_activation: str = "silu"
-    score_min: float | None = -5.0
-    score_max: float | None = 5.0
-    system_prompt: str | None = None
-    language_head: bool = False
-
-    def __post_init__(self, **kwargs):
-        self._check()
-        super().__post_init__(**kwargs)
-        self.num_labels = 1
 
 
 def bound_scores(raw: torch.Tensor, low: float | None, high: float | None) -> torch.Tensor:
@@ -416,88 +351,3 @@ for _model in REWARD_MODELS:
     register_checkpoint_conversion_mapping(  # the backbone has the same place as in the published models' class
         _model.__name__, get_checkpoint_conversion_mapping("Qwen2VLForConditionalGeneration"), overwrite=True
     )
-
-
-def reward_model_class(name: str | Path, hub: Mapping[str, Any]) -> type:
-    """The class for a backbone or reward model.
-
-    Args:
-        hub: see `models.hub`.
-
-    Raises:
-        ValueError: neither a Qwen2-VL nor a Qwen2.5-VL.
-    """
-    return _class_of(AutoConfig.from_pretrained(name, **hub), name)
-
-
-def _class_of(config: Any, name: str | Path) -> type:
-    for model in REWARD_MODELS:
-        if config.model_type in (model.config_class.model_type, model.config_class.backbone_type):
-            return model
-    known = ", ".join(model.config_class.backbone_type for model in REWARD_MODELS)
-    raise ModelError(f"{name}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
-
-
-def reward_model_of(config: Any, settings: dict[str, Any] | None = None) -> Any:
-    """A reward model with random weights, of the configuration of a backbone or reward model, which stays as it is."""
-    model = _class_of(config, config.name_or_path)
-    return model(model.config_with(deepcopy(config), settings))
-
-
-def from_backbone(name: str | Path, settings: dict[str, Any] | None = None, **kwargs: Any):
-    """`from_backbone` of the class that fits."""
-    return reward_model_class(name, hub_options(kwargs)).from_backbone(name, settings, **kwargs)
-
-
-def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto", revision: str | None = None):
-    """Model and processor of a trained reward model: a folder (of a run too, or of adapters) or Hub id.
-
-    Args:
-        device: where to put it; by default an accelerator if there is one.
-        revision: branch, tag or commit of a Hub repository.
-
-    Returns:
-        The model in eval mode with its processor attached, and the processor.
-
-    Raises:
-        ModelError: there is no such model.
-        ValueError: it is no reward model, or its weights are not exactly those of its configuration; lists them.
-    """
-    with loading(path):
-        path = find_model(path)
-        config = AutoConfig.from_pretrained(path, revision=revision)
-    if config.model_type not in [model.config_class.model_type for model in REWARD_MODELS]:
-        known = ", ".join(model.config_class.model_type for model in REWARD_MODELS)
-        raise ModelError(f"{path}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        device = accelerator or "cpu"
-    base = adapter_base(path, revision)
-    if base is not None:
-        model = _with_adapters(path, revision, base, config, device, dtype)
-    else:
-        model = from_backbone(path, dtype=dtype, revision=revision).to(device)
-    processor = load_processor(path, revision=revision)
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    plain.processor = processor
-    return model.eval(), processor
-
-
-def _with_adapters(path: str, revision: str | None, base: AdapterBase, config: Any, device: Any, dtype: Any):
-    """Adapters, and the head that was trained with them, on their backbone."""
-    from peft import PeftModel
-
-    names = ("head_activation", "score_min", "score_max", "system_prompt", "language_head")
-    options: dict[str, Any] = {"dtype": dtype}
-    quantization = getattr(config, "quantization_config", None)
-    if quantization is not None:
-        from transformers import BitsAndBytesConfig
-
-        values = quantization if isinstance(quantization, dict) else quantization.to_dict()
-        options |= {"quantization_config": BitsAndBytesConfig.from_dict(values), "device_map": {"": device}}
-    settings = {name: getattr(config, name) for name in names}
-    model = from_backbone(base.name, settings, revision=base.revision, **options)
-    if quantization is None:
-        model.to(device)
-    model.score_head.float()  # as it was trained and stored
-    return PeftModel.from_pretrained(model, path, revision=revision)

@@ -95,7 +95,7 @@ class StoredScores:
     restart: bool = False
 
     def _load(self) -> Any:
-        from models.reward.model import load_reward_model
+        from models.reward.load import load_reward_model
 
         device = self.device or process_state().device
         try:

@@ -4,8 +4,8 @@ import pytest
 from transformers import AutoConfig
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
-from models.memory import count_parameters
 from models.zero3 import whole_models
+from trainers.setup.memory import count_parameters
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def undisturbed(folder, tiny_reward_model, tmp_path_factory) -> tuple[Path, floa
 
 @pytest.fixture(scope="module")
 def model(tiny_reward_model):
-    from models.reward.model import load_reward_model
+    from models.reward.load import load_reward_model
 
     return load_reward_model(tiny_reward_model, "cpu")[0]
 

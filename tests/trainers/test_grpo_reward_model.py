@@ -20,7 +20,7 @@ def logged(trainer, key: str) -> list[float]:
 
 
 def test_two_steps_with_images(make_grpo, entry, tiny_reward_model):
-    from models.reward.model import load_reward_model
+    from models.reward.load import load_reward_model
 
     calls = []
     [reward] = build_rewards([entry])

@@ -16,7 +16,7 @@ from trl import ModelConfig
 from data.preferences import load_preferences
 from models.families.loading import load_processor
 from models.families.vision_hooks import vision_tower
-from models.reward.model import from_backbone, load_reward_model
+from models.reward.load import from_backbone, load_reward_model
 from trainers.reward import RewardConfig, RewardTrainer, main, reward_adapters
 from trainers.run.origin import write_run
 from trainers.run.own_folder import own_folder

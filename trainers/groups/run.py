@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from models.hub import hub_options
-from models.memory import Load
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import HeldOutId, RewardTable, StoredGroup, load_stored_groups
 from trainers.groups.policies import GroupPolicy, PolicyAtHand, prepare_groups
@@ -23,7 +22,7 @@ from trainers.run.resuming import begin_run
 from trainers.run.script import describe_rewards, train_and_record
 from trainers.setup.adapter_targets import check_adapters
 from trainers.setup.evaluation_rows import Content, evaluation_rows, prompt_content
-from trainers.setup.memory import base_load, say_estimate
+from trainers.setup.memory import MemoryDemand, base_load, say_estimate
 from trainers.setup.model import (
     DEFAULT_REVISION,
     base_of_adapters,
@@ -69,7 +68,7 @@ def _say_prompts(
     counts = count_tokens(rows, script.dataset_name, hand.known.bounds, hand.processor)
     check_lengths(counts, script.dataset_name, args.max_prompt_length, "max_prompt_length")
     completions = [candidate.completion for group in groups for candidate in group.candidates]
-    load: Load = replace(
+    load: MemoryDemand = replace(
         base_load(script, args, model_args, counts),
         rows=args.per_device_train_batch_size * max(len(group.candidates) for group in groups),
         completion_tokens=max(len(text.encode()) for text in completions) // 3 + 1,

@@ -11,13 +11,12 @@ from data.io.records import RecordError
 from models.generation import prepare_inputs
 from models.shared_prefix.packing import (
     Rows,
-    SharedPrefix,
-    computing_dtype,
     continuation_log_probs,
     different_images,
     pack_continuations,
     token_log_probs,
 )
+from models.shared_prefix.sharing import SharedPrefix, computing_dtype
 from trainers.groups.data import StoredGroup
 from trainers.groups.policies import Batch, GroupLogProbs
 
@@ -128,7 +127,7 @@ class VLMPolicy:
         mask = batch["attention_mask"]
         prompts = mask[:, :-steps].sum(dim=1).tolist()
         rows = Rows(batch["input_ids"], mask, prompts, images, pixels, grids, batch.get("mm_token_type_ids"))
-        if not self.sharing.allowed(rows.why_plain(steps)):
+        if not self.sharing.allowed(rows.reason_not_shared(steps)):
             return None
         packed = pack_continuations(model, rows, steps)
         return None if packed is None else continuation_log_probs(model, packed)[0]

@@ -7,14 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.shared_prefix.packing import (
-    Rows,
-    SharedPrefix,
-    computing_dtype,
-    different_images,
-    pack_continuations,
-    parse_mode,
-)
+from models.shared_prefix.packing import Rows, different_images, pack_continuations
+from models.shared_prefix.sharing import SharedPrefix, computing_dtype, parse_mode
 
 
 @dataclass
@@ -60,7 +54,7 @@ class SharedLogProbs:
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """As the parent's."""
         arguments = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
-        if not self.sharing.usable(model) or not self.sharing.allowed(_why_plain(others, compute_aux_loss)):
+        if not self.sharing.usable(model) or not self.sharing.allowed(_reason_not_shared(others, compute_aux_loss)):
             return super()._get_per_token_logps_and_entropies(*arguments, **others)
         size = batch_size or len(input_ids)
         parts = []
@@ -82,7 +76,7 @@ class SharedLogProbs:
         packable = _as_rows(rows, width, images)
         with self.accelerator.autocast():
             batch = None
-            if self.sharing.allowed(packable.why_plain(width)):
+            if self.sharing.allowed(packable.reason_not_shared(width)):
                 batch = pack_continuations(model, packable, width)
             if batch is None:
                 labels = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100)
@@ -98,7 +92,7 @@ class SharedLogProbs:
 _KNOWN = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids", "num_tiles")
 
 
-def _why_plain(others: dict[str, Any], compute_aux_loss: bool) -> str | None:
+def _reason_not_shared(others: dict[str, Any], compute_aux_loss: bool) -> str | None:
     unknown = [name for name, value in others.items() if value is not None and name not in _KNOWN]
     if unknown or compute_aux_loss:
         return f"batches with {', '.join(unknown) or 'a load-balancing loss'}"

@@ -19,7 +19,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from data.io.pixel_bounds import PixelBounds
 from data.io.records import RecordError
 from models.generation import evaluating, generate
-from models.shared_prefix.packing import SharedPrefix
+from models.shared_prefix.sharing import SharedPrefix
 from trainers.report.samples import SampleGroup, SampleLog, Source, right_answers
 from trainers.run.console import say, warn
 from trainers.setup.evaluation_rows import prompt_content

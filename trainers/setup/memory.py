@@ -1,4 +1,8 @@
-"""The memory estimate that a run prints before it starts: what its recipe asks of each device."""
+"""The memory estimate that a run prints before it starts: what its recipe asks of each device.
+
+Weights are counted exactly, on the meta device. Activations are counted as what gradient checkpointing keeps (the
+input of every layer) plus one layer at work; generation as its key-value cache plus one layer's prefill.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,10 +11,180 @@ import yaml
 from accelerate import PartialState
 
 from data.cli.shipped import ACCELERATE_CONFIGS, shipped_file
-from models.memory import Load, estimate_memory, format_estimate
+from models.zero3 import whole_models
 from trainers.run.console import say
 from trainers.setup.recipes import DataArguments, RecipeError
 from trainers.setup.task_data import TokenCounts
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A 4-bit weight, its share of a block's 8-bit constant, and of that constant's own (bitsandbytes, double quant)."""
+DEVICE_OVERHEAD = 0.8e9
+"""CUDA context and library workspaces, bytes."""
+FRAGMENTATION = 1.05
+HEAD_TILE = 4096 * 32768
+"""Logits that TRL's fused head holds at once."""
+LAYER_HIDDEN = 16
+LAYER_INTERMEDIATE = 6
+"""Values of hidden and of intermediate width that one layer holds a token, forward and backward."""
+
+
+@dataclass(frozen=True)
+class MemoryDemand:
+    """What a recipe asks of a device.
+
+    Attributes:
+        processes: devices that share the work.
+        zero_stage: DeepSpeed ZeRO stage, 0 without it.
+        offload: optimizer and parameters are kept in the host's memory (ZeRO offload).
+        dtype: of the weights.
+        four_bit: linear layers are quantised to NF4.
+        lora_rank: of the adapters of all linear layers (of the vision tower too, unless it is frozen), or `None` for
+            full training.
+        optimizer_bytes: for each trainable parameter; 8 for Adam in float32, 2 in 8 bits.
+        reference: a copy of the weights is kept for the KL.
+        freeze_vision: the vision tower is not trained.
+        rows: completions in a forward pass of training.
+        generated_rows: completions generated at once.
+        prompt_tokens, completion_tokens: of the longest row.
+        patches: of the vision tower in one row (four for each visual token).
+        checkpointing: gradient checkpointing.
+        vllm_share: of the device's memory that vLLM takes, or `None` without it.
+    """
+
+    processes: int = 1
+    zero_stage: int = 0
+    offload: bool = False
+    dtype: str = "bfloat16"
+    four_bit: bool = False
+    lora_rank: int | None = None
+    optimizer_bytes: float = 8
+    reference: bool = False
+    freeze_vision: bool = False
+    rows: int = 1
+    generated_rows: int = 1
+    prompt_tokens: int = 1024
+    completion_tokens: int = 256
+    patches: int = 0
+    checkpointing: bool = True
+    vllm_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Counts of a model's parameters."""
+
+    linear: int  # in linear layers that quantisation replaces
+    other: int  # embeddings, norms, output head
+    vision: int
+    adapter_widths: int  # sum of inputs and outputs of all linear layers of the language model, for LoRA
+    vision_adapter_widths: int  # the same of the vision tower
+    largest_linear: int
+
+    @property
+    def total(self) -> int:
+        return self.linear + self.other
+
+
+def count_parameters(config) -> Parameters:
+    """Counts without allocating any weight."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with whole_models(), torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    head = model.get_output_embeddings()
+    linear = adapter_widths = vision_adapter_widths = largest = 0
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            linear += module.weight.numel()
+            largest = max(largest, module.weight.numel())
+            if ".visual." in name:
+                vision_adapter_widths += module.in_features + module.out_features
+            else:
+                adapter_widths += module.in_features + module.out_features
+    total = sum(parameter.numel() for parameter in model.parameters())
+    vision = sum(parameter.numel() for parameter in model.model.visual.parameters())
+    return Parameters(linear, total - linear, vision, adapter_widths, vision_adapter_widths, largest)
+
+
+def _weights(parameters: Parameters, load: MemoryDemand) -> float:
+    if load.four_bit:
+        return parameters.linear * NF4_BYTES + parameters.other * 2
+    return parameters.total * BYTES[load.dtype]
+
+
+def _training_activations(config, load: MemoryDemand, parameters: Parameters) -> float:
+    text, vision = config.get_text_config(), config.vision_config
+    tokens = load.rows * (load.prompt_tokens + load.completion_tokens)
+    width = BYTES[load.dtype]
+    layer = (LAYER_HIDDEN * text.hidden_size + LAYER_INTERMEDIATE * text.intermediate_size) * tokens * width
+    kept_layers = 1 if load.checkpointing else 0
+    kept = text.hidden_size * tokens * width * text.num_hidden_layers
+    if not kept_layers:
+        kept = layer * text.num_hidden_layers
+    vision_width = getattr(vision, "embed_dim", None) or vision.hidden_size
+    patches = load.rows * load.patches
+    vision_kept = 0 if load.freeze_vision else patches * vision_width * width * vision.depth
+    vision_layer = patches * vision_width * (LAYER_HIDDEN + 4 * LAYER_INTERMEDIATE) * width
+    dequantised = 2 * parameters.largest_linear if load.four_bit else 0
+    return kept + max(layer, vision_layer) + vision_kept + HEAD_TILE * 4 + dequantised
+
+
+def _generation(config, load: MemoryDemand) -> float:
+    text = config.get_text_config()
+    head_dim = text.hidden_size // text.num_attention_heads
+    tokens = load.generated_rows * (load.prompt_tokens + load.completion_tokens)
+    cache = tokens * text.num_hidden_layers * 2 * text.num_key_value_heads * head_dim * BYTES[load.dtype]
+    prefill = load.generated_rows * load.prompt_tokens * (4 * text.hidden_size + 3 * text.intermediate_size)
+    logits = load.generated_rows * text.vocab_size * 4 * 3
+    return cache + prefill * BYTES[load.dtype] + logits
+
+
+def estimate_memory(config, load: MemoryDemand) -> dict[str, float]:
+    """Bytes on each device, by what they are for; `peak` is their sum with the larger of training and generation.
+
+    Args:
+        config: of a Qwen2-VL or Qwen2.5-VL model.
+    """
+    parameters = count_parameters(config)
+    sharded = load.processes if load.zero_stage == 3 else 1
+    adapter_widths = parameters.adapter_widths + (0 if load.freeze_vision else parameters.vision_adapter_widths)
+    adapters = load.lora_rank * adapter_widths if load.lora_rank else 0
+    frozen_vision = parameters.vision if load.freeze_vision else 0
+    trainable = adapters or parameters.total - frozen_vision
+    weights = _weights(parameters, load) / sharded + adapters * 4
+    width = 4 if adapters else BYTES[load.dtype]  # adapters are kept in float32
+    gradients = trainable * width / (load.processes if load.zero_stage >= 2 else 1)
+    master = 4 if load.zero_stage and load.dtype != "float32" and not adapters else 0
+    optimizer = trainable * (load.optimizer_bytes + master) / (load.processes if load.zero_stage else 1)
+    if load.offload:
+        weights, gradients, optimizer = 2 * parameters.largest_linear * 2, 0.0, 0.0
+    parts = {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "reference": _weights(parameters, load) / sharded if load.reference else 0.0,
+        "training activations": _training_activations(config, load, parameters),
+        "generation": 0.0 if load.vllm_share is not None else _generation(config, load),
+        "overhead": DEVICE_OVERHEAD,
+    }
+    working = max(parts["training activations"], parts["generation"])
+    static = sum(parts[name] for name in ("weights", "gradients", "optimizer", "reference", "overhead"))
+    return {**parts, "peak": (static + working) * FRAGMENTATION}
+
+
+def format_estimate(parts: dict[str, float], load: MemoryDemand) -> str:
+    """The estimate as text."""
+    lines = [f"memory estimate for each of {load.processes} device(s):"]
+    lines += [f"  {name:<22}{size / 1e9:8.2f} GB" for name, size in parts.items() if name != "peak"]
+    lines.append(f"  {'peak':<22}{parts['peak'] / 1e9:8.2f} GB (training and generation take turns)")
+    if load.vllm_share is not None:
+        lines.append(f"  vLLM takes {100 * load.vllm_share:.0f}% of the device beside it")
+    return "\n".join(lines)
+
+
+# -- of a recipe ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -40,12 +214,12 @@ def planned_spread(path: str) -> Spread:
         raise RecipeError(f"accelerate_config: {path}: expected a file that accelerate can launch: {error}") from error
 
 
-def base_load(arguments: DataArguments, args: Any, model_args: Any, counts: TokenCounts) -> Load:
+def base_load(arguments: DataArguments, args: Any, model_args: Any, counts: TokenCounts) -> MemoryDemand:
     """What a recipe asks of each device, as far as all methods have it in common."""
     planned = arguments.validate_only and arguments.accelerate_config is not None
     spread = planned_spread(arguments.accelerate_config) if planned else _launched_spread(args)
     eight_bit = "8bit" in str(args.optim).lower()
-    return Load(
+    return MemoryDemand(
         processes=spread.processes,
         zero_stage=spread.zero_stage,
         offload=spread.offload,
@@ -61,7 +235,7 @@ def base_load(arguments: DataArguments, args: Any, model_args: Any, counts: Toke
     )
 
 
-def say_estimate(config: Any, load: Load) -> None:
+def say_estimate(config: Any, load: MemoryDemand) -> None:
     """Prints the memory estimate, where the model's configuration is known."""
     if config is None:
         say("memory estimate: not possible, the model's configuration is out of reach")

@@ -55,7 +55,7 @@ def test_p12_one_revision_for_config_and_processor(asked, tmp_path, monkeypatch,
 
 
 def test_p12_reward_models(asked, tiny_model, tiny_reward_model):
-    from models.reward.model import from_backbone
+    from models.reward.load import from_backbone
     from rewards.registry import build_reward
 
     from_backbone(str(tiny_model), revision="v2")

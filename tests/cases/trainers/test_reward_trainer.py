@@ -36,7 +36,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda one: next(iter(one)))
 def test_p01_settings_of_the_model_are_honoured_or_refused(tiny_model, tiny_reward_model, tmp_path, settings):
-    from models.reward.model import load_reward_model
+    from models.reward.load import load_reward_model
 
     args = config(tmp_path, **settings)
     trainer = RewardTrainer(str(tiny_model), args, train_dataset=RECORDS)
@@ -51,7 +51,7 @@ def test_p01_settings_of_the_model_are_honoured_or_refused(tiny_model, tiny_rewa
 
 
 def test_p01_equal_settings_are_no_contradiction(tiny_reward_model, tmp_path):
-    from models.reward.model import load_reward_model
+    from models.reward.load import load_reward_model
 
     model, processor = load_reward_model(tiny_reward_model, "cpu")
     settings = {"score_min": -5.0, "system_prompt": "Judge the answer."}

@@ -21,7 +21,7 @@ sys.path[0] = str(Path(__file__).parents[3])
 def main() -> None:
     kills, seed, seconds, module = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
     command = importlib.import_module(module)
-    later = ("rollouts.frozen_vlm.answers", "rollouts.frozen_vlm.engine", "models.reward.model", "data.io.shards")
+    later = ("rollouts.frozen_vlm.answers", "rollouts.frozen_vlm.engine", "models.reward.load", "data.io.shards")
     for name in later:  # what commands import themselves, where they need it
         importlib.import_module(name)
 

@@ -11,7 +11,7 @@ from worker_main import run_all
 
 from data.preferences import load_preferences
 from models.families.loading import load_processor
-from models.reward.model import from_backbone
+from models.reward.load import from_backbone
 from trainers.reward import RewardConfig, RewardTrainer
 
 PARTS = ("visual.patch_embed", "layers.0", "score_head")

@@ -15,17 +15,10 @@ from transformers import (
 )
 
 from models.families.loading import load_processor
+from models.reward.config import Qwen2_5_VLRewardConfig, Qwen2VLRewardConfig
 from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
-from models.reward.model import (
-    Qwen2_5_VLForRewardModel,
-    Qwen2_5_VLRewardConfig,
-    Qwen2VLForRewardModel,
-    Qwen2VLRewardConfig,
-    bound_scores,
-    from_backbone,
-    last_real_tokens,
-    load_reward_model,
-)
+from models.reward.load import from_backbone, load_reward_model
+from models.reward.model import Qwen2_5_VLForRewardModel, Qwen2VLForRewardModel, bound_scores, last_real_tokens
 
 
 def picture(width: int, height: int, colour: str) -> Image.Image:

@@ -12,14 +12,8 @@ from prefix_cases import Batch, Prompt, as_rows, plain_log_probs, tiny_qwen2_5_v
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from models.shared_prefix.packing import (
-    SharedPrefix,
-    SharedPrefixError,
-    continuation_log_probs,
-    different_images,
-    pack_continuations,
-    why_plain,
-)
+from models.shared_prefix.packing import continuation_log_probs, different_images, pack_continuations
+from models.shared_prefix.sharing import SharedPrefix, SharedPrefixError, reason_not_shared
 
 TOLERANCE = 5e-6
 MAKERS = {"qwen2": tiny_qwen2_vl, "qwen2.5": tiny_qwen2_5_vl}
@@ -99,7 +93,7 @@ def assert_same(plain: tuple, shared: tuple) -> None:
 def test_values_and_gradients_are_those_of_the_plain_way(batch, family, attention, kind):
     model = cached_model(family, attention)
     checkpointing(model, kind)
-    assert why_plain(model) is None
+    assert reason_not_shared(model) is None
     assert_same(*both_ways(model, batch))
 
 
@@ -109,7 +103,7 @@ def test_adapters_learn_the_same(kind):
     model = get_peft_model(tiny_qwen2_vl(), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
     model.train()
     checkpointing(model, kind)
-    assert why_plain(model) is None
+    assert reason_not_shared(model) is None
     plain, shared = both_ways(model, MIXED)
     assert plain[1]
     assert all("lora" in name for name in plain[1])
@@ -210,27 +204,27 @@ def test_prompts_that_do_not_repeat_go_the_plain_way():
 
 def test_dropout_counts_in_training_only():
     model = get_peft_model(tiny_qwen2_vl(), LoraConfig(r=2, lora_dropout=0.1, target_modules=["q_proj"]))
-    assert "dropout of 0.1" in why_plain(model.train())
-    assert why_plain(model.eval()) is None
+    assert "dropout of 0.1" in reason_not_shared(model.train())
+    assert reason_not_shared(model.eval()) is None
     attention = tiny_qwen2_vl().train()
     for layer in attention.model.language_model.layers:
         layer.self_attn.attention_dropout = 0.2
-    assert "attention dropout of 0.2" in why_plain(attention)
+    assert "attention dropout of 0.2" in reason_not_shared(attention)
 
 
 def test_unknown_models_are_named():
     text = Qwen2ForCausalLM(
         Qwen2Config(vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     )
-    assert "Qwen2ForCausalLM" in why_plain(text)
+    assert "Qwen2ForCausalLM" in reason_not_shared(text)
     model = tiny_qwen2_vl()
     model.model.language_model.config._attn_implementation = "flash_attention_2"
-    assert "flash_attention_2" in why_plain(model)
+    assert "flash_attention_2" in reason_not_shared(model)
     sliding = tiny_qwen2_vl()
     sliding.model.language_model.config.layer_types = ["full_attention", "sliding_attention"]
-    assert "sliding window" in why_plain(sliding)
+    assert "sliding window" in reason_not_shared(sliding)
     virtual = get_peft_model(tiny_qwen2_vl(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    assert "before the prompt" in why_plain(virtual)
+    assert "before the prompt" in reason_not_shared(virtual)
 
 
 def test_auto_warns_once_and_true_raises():

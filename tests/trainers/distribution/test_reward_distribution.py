@@ -8,7 +8,7 @@ from distributed_runs import STRATEGIES, deepspeed_config, run_worker
 from preference_runs import settings, write_preferences
 
 from models.families.loading import load_processor
-from models.reward.model import from_backbone, load_reward_model
+from models.reward.load import from_backbone, load_reward_model
 
 
 @pytest.fixture(scope="module")

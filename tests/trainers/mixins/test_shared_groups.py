@@ -9,8 +9,8 @@ from prefix_cases import tiny_qwen2_5_vl
 from data.preferences import load_preferences
 from models.families.loading import load_processor, load_vlm
 from models.reward.inputs import ResponseGroup, encode_groups
-from models.reward.model import from_backbone
-from models.shared_prefix.packing import SharedPrefix, SharedPrefixError
+from models.reward.load import from_backbone
+from models.shared_prefix.sharing import SharedPrefix, SharedPrefixError
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
 from trainers.rce import RCEConfig, RCETrainer
 from trainers.reward import RewardConfig, RewardTrainer

@@ -8,7 +8,7 @@ from peft import LoraConfig
 import models.shared_prefix.packing
 from models.families.loading import vision_token_ids
 from models.families.vision_hooks import vision_tower
-from models.shared_prefix.packing import SharedPrefixError
+from models.shared_prefix.sharing import SharedPrefixError
 from trainers.grpo import GRPOConfig
 
 SAME = {"advantage_clip": None, "keep_groups_together": False}

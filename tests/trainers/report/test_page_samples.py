@@ -166,7 +166,7 @@ def test_sft_shows_prompt_right_answer_and_what_the_model_writes(tiny_model, tas
 
 def test_a_reward_model_shows_who_is_chosen_and_whether_it_agrees(tiny_reward_model, tmp_path):
     from data.preferences import load_preferences
-    from models.reward.model import load_reward_model
+    from models.reward.load import load_reward_model
     from trainers.reward import RewardConfig, RewardTrainer
 
     folder = write_preferences(tmp_path / "data")

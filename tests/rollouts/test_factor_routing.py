@@ -9,15 +9,8 @@ from data.factor_labels.clusters import abstract_factors
 from data.factor_labels.text_encoder import BUNDLED_MINILM, load_text_encoder
 from data.io.records import RecordError
 from data.reports.pool import Item, Pool
-from filter_agents.factor_routing import (
-    check_routes,
-    load_routes,
-    routed_agents,
-    run_routes,
-    suggest_routes,
-    write_routes,
-)
 from filter_agents.registry import build_agents
+from rollouts.factor_routing import check_routes, load_routes, routed_agents, run_routes, suggest_routes, write_routes
 
 FACTORS = ["dark", "small", "red"]
 ROUTES = {"dark": "exposure_filter", "small": "resolution_filter", "red": None}

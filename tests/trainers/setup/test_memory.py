@@ -9,10 +9,17 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from models import memory
 from models.families.published import KNOWN_MODELS, known_config
-from models.memory import DEVICE_OVERHEAD, FRAGMENTATION, Load, count_parameters, estimate_memory, format_estimate
+from trainers.setup.memory import (
+    DEVICE_OVERHEAD,
+    FRAGMENTATION,
+    MemoryDemand,
+    count_parameters,
+    estimate_memory,
+    format_estimate,
+)
 
 SMALL = "Qwen/Qwen2-VL-2B-Instruct"
-FULL = Load(rows=2, generated_rows=4, prompt_tokens=1000, completion_tokens=100, patches=400)
+FULL = MemoryDemand(rows=2, generated_rows=4, prompt_tokens=1000, completion_tokens=100, patches=400)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +62,7 @@ def test_adapters_are_as_many_as_peft_makes(tiny_model, freeze_vision):
     lora = LoraConfig(r=4, target_modules="all-linear", exclude_modules=exclude)
     adapted = get_peft_model(AutoModelForImageTextToText.from_pretrained(tiny_model), lora)
     trainable, _ = adapted.get_nb_trainable_parameters()
-    parts = estimate_memory(config, Load(lora_rank=4, freeze_vision=freeze_vision, dtype="float32"))
+    parts = estimate_memory(config, MemoryDemand(lora_rank=4, freeze_vision=freeze_vision, dtype="float32"))
     assert trainable == 4 * (counts.adapter_widths + (0 if freeze_vision else counts.vision_adapter_widths))
     assert parts["gradients"] == 4 * trainable
     assert parts["optimizer"] == 8 * trainable
@@ -180,7 +187,7 @@ def test_larger_models_take_more(estimate):
 
 def test_the_text_names_every_part_in_gigabytes():
     parts = {"weights": 4.418e9, "gradients": 0.0, "peak": 5.5e9}
-    assert format_estimate(parts, Load(processes=2)).splitlines() == [
+    assert format_estimate(parts, MemoryDemand(processes=2)).splitlines() == [
         "memory estimate for each of 2 device(s):",
         "  weights                   4.42 GB",
         "  gradients                 0.00 GB",

@@ -1,0 +1,101 @@
+"""Reward models loaded from a folder or the Hub: trained ones, and new ones on a backbone."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from models.errors import ModelError
+from models.families.loading import load_processor
+from models.hub import AdapterBase, adapter_base, hub_options
+from models.places import loading
+from models.reward.model import REWARD_MODELS
+from models.run_folders import find_model
+
+
+def reward_model_class(name: str | Path, hub: Mapping[str, Any]) -> type:
+    """The class for a backbone or reward model.
+
+    Args:
+        hub: see `models.hub`.
+
+    Raises:
+        ValueError: neither a Qwen2-VL nor a Qwen2.5-VL.
+    """
+    return _class_of(AutoConfig.from_pretrained(name, **hub), name)
+
+
+def _class_of(config: Any, name: str | Path) -> type:
+    for model in REWARD_MODELS:
+        if config.model_type in (model.config_class.model_type, model.config_class.backbone_type):
+            return model
+    known = ", ".join(model.config_class.backbone_type for model in REWARD_MODELS)
+    raise ModelError(f"{name}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
+
+
+def reward_model_of(config: Any, settings: dict[str, Any] | None = None) -> Any:
+    """A reward model with random weights, of the configuration of a backbone or reward model, which stays as it is."""
+    model = _class_of(config, config.name_or_path)
+    return model(model.config_with(deepcopy(config), settings))
+
+
+def from_backbone(name: str | Path, settings: dict[str, Any] | None = None, **kwargs: Any):
+    """`from_backbone` of the class that fits."""
+    return reward_model_class(name, hub_options(kwargs)).from_backbone(name, settings, **kwargs)
+
+
+def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto", revision: str | None = None):
+    """Model and processor of a trained reward model: a folder (of a run too, or of adapters) or Hub id.
+
+    Args:
+        device: where to put it; by default an accelerator if there is one.
+        revision: branch, tag or commit of a Hub repository.
+
+    Returns:
+        The model in eval mode with its processor attached, and the processor.
+
+    Raises:
+        ModelError: there is no such model.
+        ValueError: it is no reward model, or its weights are not exactly those of its configuration; lists them.
+    """
+    with loading(path):
+        path = find_model(path)
+        config = AutoConfig.from_pretrained(path, revision=revision)
+    if config.model_type not in [model.config_class.model_type for model in REWARD_MODELS]:
+        known = ", ".join(model.config_class.model_type for model in REWARD_MODELS)
+        raise ModelError(f"{path}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = accelerator or "cpu"
+    base = adapter_base(path, revision)
+    if base is not None:
+        model = _with_adapters(path, revision, base, config, device, dtype)
+    else:
+        model = from_backbone(path, dtype=dtype, revision=revision).to(device)
+    processor = load_processor(path, revision=revision)
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain.processor = processor
+    return model.eval(), processor
+
+
+def _with_adapters(path: str, revision: str | None, base: AdapterBase, config: Any, device: Any, dtype: Any):
+    """Adapters, and the head that was trained with them, on their backbone."""
+    from peft import PeftModel
+
+    names = ("head_activation", "score_min", "score_max", "system_prompt", "language_head")
+    options: dict[str, Any] = {"dtype": dtype}
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None:
+        from transformers import BitsAndBytesConfig
+
+        values = quantization if isinstance(quantization, dict) else quantization.to_dict()
+        options |= {"quantization_config": BitsAndBytesConfig.from_dict(values), "device_map": {"": device}}
+    settings = {name: getattr(config, name) for name in names}
+    model = from_backbone(base.name, settings, revision=base.revision, **options)
+    if quantization is None:
+        model.to(device)
+    model.score_head.float()  # as it was trained and stored
+    return PeftModel.from_pretrained(model, path, revision=revision)

@@ -1,0 +1,138 @@
+"""Whether prompts are shared: what a recipe asks for, where it is exact, and the check that both ways agree."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Qwen2_5_VLModel, Qwen2VLModel
+
+from data.errors import UserError
+from models.families.vision_hooks import vision_language_model
+from models.shared_prefix.attention import IMPLEMENTATIONS
+
+MODES = ("auto", "true", "false")
+
+
+class SharedPrefixError(UserError, ValueError):
+    """A batch cannot share its prompts exactly although it must, or both ways differ."""
+
+
+def reason_not_shared(model: nn.Module) -> str | None:
+    """Why prompts of a model cannot be shared exactly as it is now; `None` if they can."""
+    try:
+        combined = vision_language_model(model)
+    except ValueError as error:
+        return str(error)
+    if not isinstance(combined, Qwen2VLModel | Qwen2_5_VLModel):
+        return f"{type(combined).__name__} is neither a Qwen2-VL nor a Qwen2.5-VL"
+    text = combined.language_model.config
+    implementation = text._attn_implementation
+    if implementation not in IMPLEMENTATIONS:
+        return f"attn_implementation {implementation!r} takes no such mask (of {', '.join(IMPLEMENTATIONS)})"
+    if set(text.layer_types) != {"full_attention"}:
+        return "the model has layers with a sliding window"
+    for module in model.modules():
+        config = getattr(module, "peft_config", None)
+        if isinstance(config, dict) and any(one.is_prompt_learning for one in config.values()):
+            return "adapters that put tokens before the prompt"
+    return _randomness(model) if model.training else None
+
+
+def _randomness(model: nn.Module) -> str | None:
+    """What would be drawn for each row by itself in training."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 and module.training:
+            return f"dropout of {module.p} in {name}, which is drawn anew for each row"
+        if getattr(module, "attention_dropout", 0.0) and module.training:
+            return f"attention dropout of {module.attention_dropout} in {name}"
+        if getattr(module, "neftune_noise_alpha", None):
+            return f"noise on the embeddings (neftune_noise_alpha of {module.neftune_noise_alpha})"
+    return None
+
+
+class SharedPrefix:
+    """Whether a trainer shares prompts, and the check that it does so exactly.
+
+    Args:
+        mode: "auto" goes the plain way where sharing would not be exact, and says so once; "true" raises instead;
+            "false" always goes the plain way.
+        check: compare both ways on the first batch.
+    """
+
+    def __init__(self, mode: str = "auto", check: bool = False):
+        self.mode = parse_mode(mode)
+        self._check = check and self.mode != "false"
+        self._warned: set[str] = set()
+
+    def usable(self, model: nn.Module) -> bool:
+        """Whether to share the prompts of a batch for a model as it is now.
+
+        Raises:
+            SharedPrefixError: the recipe says that they must be, and they cannot.
+        """
+        return self.mode != "false" and self.allowed(reason_not_shared(model))
+
+    def allowed(self, reason: str | None) -> bool:
+        """Whether there is nothing against sharing; warns of a reason once."""
+        if reason is None:
+            return True
+        if self.mode == "true":
+            raise SharedPrefixError(f"shared_prefix: true: prompts cannot be shared exactly: {reason}")
+        if reason not in self._warned:
+            self._warned.add(reason)
+            warnings.warn(f"each row computes its prompt by itself (shared_prefix: auto): {reason}", stacklevel=3)
+        return False
+
+    def wants_check(self) -> bool:
+        """Whether this batch is to be computed both ways: the first, if the recipe asks for it."""
+        wanted, self._check = self._check, False
+        return wanted
+
+    @contextmanager
+    def unchecked(self) -> Iterator[None]:
+        """Leaves the check to the first batch after this block."""
+        wanted, self._check = self._check, False
+        try:
+            yield
+        finally:
+            self._check = wanted
+
+    def compare(self, shared: torch.Tensor, plain: torch.Tensor, dtype: torch.dtype) -> None:
+        """Stops on a difference between both ways.
+
+        Args:
+            shared, plain: of the same tokens; dtype: what the model computes in.
+
+        Raises:
+            SharedPrefixError: they differ by more than rounding.
+        """
+        allowed = 1e-4 if dtype == torch.float32 else 0.1
+        difference = (shared.detach().float() - plain.detach().float()).abs()
+        typical = difference.max() if dtype == torch.float32 else difference.mean()
+        if not typical <= allowed:
+            raise SharedPrefixError(
+                f"shared_prefix_check: values with shared prompts differ from the plain way's by {typical:.3g} (at "
+                f"most {allowed} is rounding in {dtype}); set shared_prefix: false, and report it"
+            )
+
+
+def computing_dtype(model: nn.Module) -> torch.dtype:
+    """What the matrix products of a model are made in at this place of a program."""
+    weight = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def parse_mode(value: Any) -> str:
+    """`auto`, `true` or `false`, also as YAML's truth values.
+
+    Raises:
+        ValueError: anything else.
+    """
+    mode = str(value).lower()
+    if mode not in MODES:
+        raise ValueError(f"shared_prefix: expected one of {', '.join(MODES)}, found {value!r}")
+    return mode
