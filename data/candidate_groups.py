@@ -28,8 +28,10 @@ from data.candidates.earlier_formats import (
     ConstructOrder,
     EarlierFormat,
     EntryLocation,
+    Positions,
     RLForm,
     beam_entry,
+    check_ids_alone,
     entries_by_key,
     read_earlier,
     rl_entry,
@@ -296,9 +298,10 @@ def load_groups(
 
 
 def _located_rows(source: str | Path, split: str, earlier: EarlierFormat | None) -> Iterator[tuple[Location, Any]]:
-    path = Path(source)
+    path, how = Path(source), earlier or EarlierFormat()
     if path.is_file() and path.suffix == ".json":
-        return read_earlier(path, earlier or EarlierFormat())
+        return read_earlier(path, how)
+    check_ids_alone(source, how)
     return read_rows(source, split)
 
 
@@ -388,6 +391,11 @@ class CandidateGroupArguments:
     pools: Path | None = option("candidate pools (JSONL), for RL data or beams that lack them", None)
     shots: int | None = option("only groups made for this number of examples", None, within=AT_LEAST_1)
     integer_ids: bool = option("query ids that stand only in keys are integers", False)
+    positions: Positions | None = option(
+        "of RL data or beams to read: what stands in place of ids. pool: pointers are positions in their query's "
+        "pool; examples: all ids, queries' too, are positions in examples. From 0",
+        None,
+    )
     construct_order: ConstructOrder = option(
         "of beams: where a newly selected example was put, before or after the earlier ones", "left"
     )
@@ -396,6 +404,8 @@ class CandidateGroupArguments:
     )
 
     def __post_init__(self):
+        if self.positions == "examples" and self.examples is None:
+            raise OptionError("--positions: examples: expected --examples, the data set that they are positions in")
         if self.to == "groups" and self.output is not None and self.output.suffix != ".jsonl":
             raise OptionError(
                 f"--output: expected a name that ends in .jsonl, found '{self.output}'; groups are JSONL"
@@ -415,13 +425,14 @@ def _write(output: Path, groups: list[CandidateGroup], to: str, construct_order:
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_and_hold(CandidateGroupArguments, argv)
-    example_ids = None
+    example_ids, in_order = None, []
     if arguments.examples is not None:
         from data.vqa import load_records, record_ids
 
-        example_ids = set(record_ids(load_records(arguments.examples, arguments.split, check_files=False)))
+        in_order = record_ids(load_records(arguments.examples, arguments.split, check_files=False))
+        example_ids = set(in_order)
     pools = {} if arguments.pools is None else load_pools(arguments.pools, example_ids)
-    earlier = EarlierFormat(arguments.construct_order, arguments.integer_ids, pools)
+    earlier = EarlierFormat(arguments.construct_order, arguments.integer_ids, pools, arguments.positions, in_order)
     groups = load_groups(arguments.dataset_name, arguments.split, example_ids, earlier=earlier)
     if arguments.shots is not None:
         groups = [group for group in groups if group.shots == arguments.shots]

@@ -2,13 +2,14 @@
 
 Each file is one object with an entry for each query, keyed by the query's id as a text.
 
-    beams     {"12": {"id_list": [[shot_n, ..., shot_1, 12], ...], "score_list": [0.3, ...],
+    beams     {"12": {"id_list": [[shot_n, ..., shot_1, 12], ...], "score_list": [0.3, ...],    12 may be left out
                       "beams"?: [{"shots": [{"id", "score"}, ...], "final_score", "full_sequence"}, ...],
                       "shot_scores"?: [[...], ...], "few_shot_num"?}}
     RL data   {"_meta"?: {...}, "12": {"query"?: {"query_id": 12, ...}, "candidate_pool_ids"?: [ids],
                       "pointer_candidates": [{"pointer", ...}, ...]}}
         global form:  pointer = ids, pointer_pos (if given) = positions in the pool
         local form:   pointer = positions in candidate_pool_ids, pointer_global = ids
+        by position:  pointer = positions alone, and `EarlierFormat.positions` says of what
 
 A pool is taken from the file or from `EarlierFormat.pools`, and never made up from the candidates' ids: that would be
 another, smaller pool than the one the candidates were chosen from. `_meta` is left out.
@@ -16,7 +17,7 @@ another, smaller pool than the one the candidates were chosen from. `_meta` is l
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,6 +33,7 @@ ConstructOrder = Literal["left", "right"]
 CONSTRUCT_ORDERS = get_args(ConstructOrder)
 RLForm = Literal["global", "local"]
 RL_FORMS = get_args(RLForm)
+Positions = Literal["pool", "examples"]
 META = "_meta"
 
 
@@ -45,11 +47,28 @@ class EarlierFormat:
         integer_ids: entries that do not repeat their query's id (seed-format RL data without `query`) have integers
             as ids; by default they are texts, as JSON keys are.
         pools: by query id, where the file has none.
+        positions: what stands in place of ids. "pool": pointers of RL data are positions in their query's pool;
+            "examples": all ids of the file, queries' too, are positions in `example_ids`. From 0.
+        example_ids: of the examples' data set, in its order.
+        query_last: of beams: whether an `id_list` has the query's id last; the content of a file decides it.
     """
 
     construct_order: ConstructOrder = "left"
     integer_ids: bool = False
     pools: Mapping[ItemId, Sequence[ItemId]] = field(default_factory=dict)
+    positions: Positions | None = None
+    example_ids: Sequence[ItemId] = ()
+    query_last: bool = True
+
+    def ids(self, given: Sequence[ItemId], place: str) -> list[ItemId]:
+        """What stands for ids in the file, as ids.
+
+        Raises:
+            EntryError: no position in the examples' data set, which `place` is said to be.
+        """
+        return (
+            _at(self.example_ids, given, place, "the examples' data set") if self.positions == "examples" else [*given]
+        )
 
 
 @dataclass(frozen=True)
@@ -74,6 +93,18 @@ class EntryError(UserError, ValueError):
         super().__init__("; ".join(f"field '{name}': {text}" for name, text in problems))
 
 
+def _at(ids: Sequence[ItemId], positions: Sequence[Any], place: str, what: str) -> list[ItemId]:
+    """The ids at these positions.
+
+    Raises:
+        EntryError: the field `place` has something else.
+    """
+    for position in positions:
+        if not isinstance(position, int) or not 0 <= position < len(ids):
+            raise EntryError((place, f"expected positions in {what} of {len(ids)}, found {position!r}"))
+    return [ids[position] for position in positions]
+
+
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -87,11 +118,13 @@ def read_earlier(path: Path, how: EarlierFormat) -> Iterator[tuple[Location, Any
     """
     content, suspect = read_json(path, decode_json)
     if isinstance(content, list):
+        check_ids_alone(path, how)
         yield from read_rows(path)
         return
     if not isinstance(content, dict):
         raise RecordError([f"{path}: expected a JSON object or list, found {type(content).__name__}"])
     content.pop(META, None)
+    how = replace(how, query_last=_query_stands_last(content))
     kinds: dict[str, str] = {}
     while content:
         key = next(iter(content))
@@ -101,6 +134,22 @@ def read_earlier(path: Path, how: EarlierFormat) -> Iterator[tuple[Location, Any
             yield EntryLocation(str(path), key, "query"), Malformed(problem)
         else:
             yield from _read_entry(path, key, entry, how, kinds)
+
+
+def _query_stands_last(content: dict) -> bool:
+    """Whether a list of the file's beams ends with its query's id. No query is its own example, so one is enough."""
+    lists = (
+        (key, entry["id_list"]) for key, entry in content.items() if isinstance(entry, dict) and "id_list" in entry
+    )
+    beams = ((key, ids) for key, given in lists if isinstance(given, list) for ids in given)
+    return any(isinstance(ids, list) and ids and str(ids[-1]) == key for key, ids in beams)
+
+
+def check_ids_alone(path: str | Path, how: EarlierFormat) -> None:
+    """Raises a `RecordError` if positions are asked for of groups that are written as this toolkit's."""
+    if how.positions is not None:
+        expected = "expected an earlier system's beams or RL data, one JSON object; the pointers of groups are ids"
+        raise RecordError([f"{path}: positions: {how.positions}: {expected}"])
 
 
 def _read_entry(path: Path, key: str, entry: Any, how: EarlierFormat, kinds: dict) -> Iterator[tuple[Location, Any]]:
@@ -136,15 +185,13 @@ def _parse(model: type[BaseModel], value: Any, prefix: str = "") -> Any:
 
 def _query_id(key: str, given: ItemId | None, where: str, how: EarlierFormat) -> ItemId:
     """The id of a query, with its type; `given` is how the entry repeats it, if it does."""
-    if given is not None:
-        if str(given) != key:
-            raise EntryError((where, f"expected {key}, the key of this entry, found {given!r}"))
-        return given
-    if not how.integer_ids:
-        return key
-    if not re.fullmatch(r"-?\d{1,18}", key):
-        raise EntryError((where, f"expected an integer as key of this entry, found {key!r}"))
-    return int(key)
+    if given is not None and str(given) != key:
+        raise EntryError((where, f"expected {key}, the key of this entry, found {given!r}"))
+    if given is None and (how.integer_ids or how.positions == "examples"):
+        if not re.fullmatch(r"-?\d{1,18}", key):
+            raise EntryError((where, f"expected an integer as key of this entry, found {key!r}"))
+        given = int(key)
+    return how.ids([key if given is None else given], where)[0]
 
 
 def _further(entry: BaseModel) -> dict:
@@ -182,30 +229,33 @@ class _LocalPointer(BaseModel):
 def _rl_row(key: str, entry: dict, how: EarlierFormat) -> dict:
     parsed = _parse(_RLEntry, entry)
     query_id = _query_id(key, parsed.query and parsed.query.query_id, "query.query_id", how)
-    pool = parsed.candidate_pool_ids
+    pool = parsed.candidate_pool_ids and how.ids(parsed.candidate_pool_ids, "candidate_pool_ids")
     if query_id in how.pools:
         if pool is not None and list(pool) != list(how.pools[query_id]):
             raise EntryError(("candidate_pool_ids", "differs from the pool that was given for this query"))
         pool = list(how.pools[query_id])
     local = any("pointer_global" in candidate for candidate in parsed.pointer_candidates)
-    if local and parsed.candidate_pool_ids is None:
+    if (local and parsed.candidate_pool_ids is None) or (how.positions == "pool" and pool is None):
         raise EntryError(("candidate_pool_ids", "missing, and pointers are positions in it"))
     row: dict[str, Any] = {"id": query_id}
     if entry.get("query") is not None:
-        row["query"] = entry["query"]
+        row["query"] = entry["query"] | ({"query_id": query_id} if how.positions == "examples" else {})
     if pool is not None:
         row["pool"] = pool
     row |= _further(parsed)
     row["candidates"] = [
-        _rl_candidate(candidate, f"pointer_candidates.{number}.", local, pool)
+        _rl_candidate(candidate, f"pointer_candidates.{number}.", local, pool, how)
         for number, candidate in enumerate(parsed.pointer_candidates)
     ]
     return row
 
 
-def _rl_candidate(candidate: dict, place: str, local: bool, pool: list[ItemId] | None) -> dict:
+def _rl_candidate(candidate: dict, place: str, local: bool, pool: list[ItemId] | None, how: EarlierFormat) -> dict:
     pointer = _parse(_LocalPointer if local else _GlobalPointer, candidate, place)
-    ids = pointer.pointer_global if local else pointer.pointer
+    if how.positions == "pool" and not local:
+        ids = _at(pool, pointer.pointer, f"{place}pointer", "a pool")
+    else:
+        ids = how.ids(pointer.pointer_global if local else pointer.pointer, f"{place}pointer")
     positions = pointer.pointer if local else pointer.pointer_pos
     field_name = place + ("pointer" if local else "pointer_pos")
     if positions is not None and len(positions) != len(ids):
@@ -249,31 +299,49 @@ def _beam_row(key: str, entry: dict, how: EarlierFormat) -> dict:
         values = getattr(parsed, name)
         if values is not None and len(values) != number:
             raise EntryError((name, f"expected {number} entries, one for each of id_list, found {len(values)}"))
-    query_ids = [_query_id(key, ids[-1], f"id_list.{beam}", how) for beam, ids in enumerate(parsed.id_list)]
-    if any(type(query_id) is not type(query_ids[0]) for query_id in query_ids):
-        raise EntryError(("id_list", "expected the query's id last, of one type, found integers and texts"))
-    row: dict[str, Any] = {"id": query_ids[0]}
-    if query_ids[0] in how.pools:
-        row["pool"] = list(how.pools[query_ids[0]])
+    if how.positions == "pool":
+        raise EntryError(("id_list", "expected pointers of RL data, for positions: pool, found beams"))
+    query_id, shown = _query_and_shown(key, parsed, how)
+    row: dict[str, Any] = {"id": query_id}
+    if query_id in how.pools:
+        row["pool"] = list(how.pools[query_id])
     if parsed.few_shot_num is not None:
         row["few_shot_num"] = parsed.few_shot_num
-    candidates = [_beam_candidate(parsed, beam, how.construct_order) for beam in range(number)]
+    candidates = [_beam_candidate(parsed, beam, shown[beam], how) for beam in range(number)]
     return row | _further(parsed) | {"candidates": candidates}
 
 
-def _beam_candidate(entry: _BeamEntry, beam: int, order: ConstructOrder) -> dict:
-    shown = entry.id_list[beam][:-1]
-    if not shown:
-        raise EntryError((f"id_list.{beam}", "expected at least one example before the query, found none"))
-    pointer = shown[::-1] if order == "left" else list(shown)
+def _query_and_shown(key: str, entry: _BeamEntry, how: EarlierFormat) -> tuple[ItemId, list[list[ItemId]]]:
+    """The query's id, and the examples of each beam as they are shown; `id_list` has the query's id last, or not."""
+    if not how.query_last and not _longer_than_steps(entry):
+        query_id = _query_id(key, None, "id_list", how)
+        return query_id, [how.ids(ids, f"id_list.{beam}") for beam, ids in enumerate(entry.id_list)]
+    query_ids = [_query_id(key, ids[-1], f"id_list.{beam}", how) for beam, ids in enumerate(entry.id_list)]
+    if any(type(ids[-1]) is not type(entry.id_list[0][-1]) for ids in entry.id_list):
+        raise EntryError(("id_list", "expected the query's id last, of one type, found integers and texts"))
+    for beam, ids in enumerate(entry.id_list):
+        if len(ids) == 1:
+            raise EntryError((f"id_list.{beam}", "expected at least one example before the query, found none"))
+    return query_ids[0], [how.ids(ids[:-1], f"id_list.{beam}") for beam, ids in enumerate(entry.id_list)]
+
+
+def _longer_than_steps(entry: _BeamEntry) -> bool:
+    """Whether lists are longer than beams have steps: they end with a query's id, which is not that of the key."""
+    steps = [*(entry.shot_scores or ()), *(beam.shots for beam in entry.beams or ())]
+    longest = max(map(len, steps), default=entry.few_shot_num)
+    return longest is not None and max(map(len, entry.id_list)) > longest
+
+
+def _beam_candidate(entry: _BeamEntry, beam: int, shown: list[ItemId], how: EarlierFormat) -> dict:
+    pointer = shown[::-1] if how.construct_order == "left" else shown
     candidate: dict[str, Any] = {"pointer": pointer, "gen_method": "beam", "beam_rank": beam}
     candidate["beam_score"] = entry.score_list[beam]
     steps = None if entry.shot_scores is None else entry.shot_scores[beam]
     if entry.beams is not None:
         detail, place = entry.beams[beam], f"beams.{beam}"
-        selected = [shot.id for shot in detail.shots]
+        selected = how.ids([shot.id for shot in detail.shots], f"{place}.shots")
         if selected != pointer:
-            text = f"expected {pointer} (id_list under construct_order {order}), found {selected}"
+            text = f"expected {pointer} (id_list under construct_order {how.construct_order}), found {selected}"
             raise EntryError((f"{place}.shots", text))
         if detail.full_sequence not in (None, entry.id_list[beam]):
             text = f"expected {entry.id_list[beam]}, as in id_list, found {detail.full_sequence!r:.80}"
