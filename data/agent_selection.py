@@ -25,7 +25,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr, field_validator, model_validator
 
-from data.cli.arguments import OptionError, option, seed_option
+from data.cli.arguments import option, seed_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.counts import counted
@@ -48,7 +48,7 @@ from data.io.records import (
     write_json,
     write_jsonl,
 )
-from data.io.splits import SPLITS, ShareArguments, divide
+from data.io.splits import SPLITS, DivisionArguments, divide
 from data.io.unreadable import LeftOut, readable_rows, with_positions_as_ids
 from data.prompts import unwritable_character
 from data.reports.pool import ITEMS_FILE, ItemId, load_pool
@@ -190,10 +190,8 @@ def parse_records(
             problems.extend(problem for record in parsed for problem in _problems_of_files(record, location))
         records.extend(parsed)
         places += [str(location)] * len(parsed)
-    if check_files:
-        records = readable_rows(with_positions_as_ids(records, left_out), places, problems, left_out)
-    elif problems:
-        raise RecordError(problems)
+    records = with_positions_as_ids(records, left_out)
+    records = readable_rows(records, places, problems, left_out, check_files=check_files)
     if len(agent_lists) > 1:
         shown = "; ".join(", ".join(agents) for agents in sorted(agent_lists)[:3])
         warnings.warn(f"the reports name {len(agent_lists)} different agent lists, among them: {shown}", stacklevel=2)
@@ -275,20 +273,13 @@ def kept_together(record: AgentSelectionRecord) -> list[tuple[str, str]]:
 
 
 @dataclass(kw_only=True)
-class AgentSelectionArguments(ShareArguments):
+class AgentSelectionArguments(DivisionArguments):
     """Which reports to read, and how to divide and write them."""
 
     dataset_name: str = option("JSON or JSONL file (or parquet, or a saved data set)", old=("input",), positional=True)
-    output_dir: Path | None = option("folder to write to; not needed with validate_only", None)
     seed: int = seed_option("of the shuffle before splitting", 42)
     agent_list: tuple[str, ...] | None = option("agents of raw reports that name none", None)
     format: str = option("of what is written", "hf", choices=FORMATS)
-    validate_only: bool = option("list every problem and write nothing", False)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.output_dir is None and not self.validate_only:
-            raise OptionError("--output_dir is needed unless --validate_only is given")
 
 
 @command

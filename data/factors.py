@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, field_validator, model_validator
 
-from data.cli.arguments import OptionError, option, seed_option, skip_unreadable_option
+from data.cli.arguments import option, seed_option, skip_unreadable_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1, Range
@@ -45,12 +45,12 @@ from data.io.records import (
     check_finished,
     describe_problems,
     field_error,
-    parse_row,
+    parsed_rows,
     read_json,
     read_rows,
     write_json,
 )
-from data.io.splits import SPLITS, ShareArguments, Shares, divide
+from data.io.splits import SPLITS, DivisionArguments, Shares, divide
 from data.io.unreadable import LeftOut, Skipping, readable_rows
 from data.reports.pool import ItemId
 from data.rows.row_images import gather_images
@@ -148,12 +148,7 @@ def _load(
     left_out: LeftOut | None = None,
 ) -> list[Any]:
     records, problems, places, where = [], [], [], {}
-    for location, row in rows:
-        try:
-            record = parse_row(location, row, record_type)
-        except RecordError as error:
-            problems.extend(error.problems)
-            continue
+    for location, record in parsed_rows(rows, record_type, problems):
         record = record.model_copy(update={"image_path": resolve_image(record.image_path, base)})
         if not record.filter_factor_texts and not allow_empty:
             expected = "expected at least one text; images that nothing applies to need --allow_empty"
@@ -169,11 +164,8 @@ def _load(
             problems.append(f"{location}: field 'image_path': {name} is also that of {first}")
         places.append(str(location))
         records.append(record)
-    if check_files:
-        return readable_rows(records, places, problems, left_out, lambda record: [record.image_path], "image_path")
-    if problems:
-        raise RecordError(problems)
-    return records
+    images_of = lambda record: [record.image_path]  # noqa: E731
+    return readable_rows(records, places, problems, left_out, images_of, "image_path", check_files=check_files)
 
 
 def _key_of(image: Any) -> Any:
@@ -375,13 +367,12 @@ def _pictures_on_two_sides(source: Path, splits: dict[str, list[FactorAnnotation
 
 
 @dataclass(kw_only=True)
-class FactorDataArguments(ShareArguments):
+class FactorDataArguments(DivisionArguments):
     """Which annotations to read, and how factors are made of their texts."""
 
     dataset_name: Path = option(
         "JSONL, JSON or parquet file, or a folder with the splits", old=("annotations",), positional=True
     )
-    output_dir: Path | None = option("folder to write to; not needed with validate_only", None)
     factor_list: Path | None = option("texts to make factors of, instead of the training split's", None)
     encoder: str = encoder_option()
     threshold: float = option("smallest cosine of texts of one factor", DEFAULT_THRESHOLD, within=Range(-1, 1))
@@ -389,12 +380,6 @@ class FactorDataArguments(ShareArguments):
     allow_empty: bool = option("images may have no texts: no factor applies", False)
     skip_unreadable: bool = skip_unreadable_option()
     seed: int = seed_option("of the shuffle before splitting a file", 42)
-    validate_only: bool = option("list every problem and write nothing", False)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.output_dir is None and not self.validate_only:
-            raise OptionError("--output_dir is needed unless --validate_only is given")
 
 
 @command

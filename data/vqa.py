@@ -41,8 +41,8 @@ from data.io.records import (
     RecordType,
     base_folder,
     field_error,
-    parse_row,
     parse_rows,
+    parsed_rows,
     read_json,
     read_rows,
 )
@@ -132,23 +132,15 @@ def parse_records(
         RecordError: lists every problem of every row.
     """
     records, problems, places = [], [], []
-    for location, row in rows:
-        try:
-            record = parse_row(location, row, VqaRecord)
-        except RecordError as error:
-            problems.extend(error.problems)
-            continue
+    for location, record in parsed_rows(rows, VqaRecord, problems):
         problem = problem_of_tags(record.answers) if answer_tags else None
         if problem is not None:
             problems.append(f"{location}: field 'answers': {problem}")
             continue
         records.append(record.model_copy(update={"images": resolve_images(record.images, base)}))
         places.append(str(location))
-    if check_files:
-        return readable_rows(with_positions_as_ids(records, left_out), places, problems, left_out)
-    if problems:
-        raise RecordError(problems)
-    return records
+    records = with_positions_as_ids(records, left_out)
+    return readable_rows(records, places, problems, left_out, check_files=check_files)
 
 
 def load_records(

@@ -21,8 +21,8 @@ correctness_mode "01"; under "pm1" 0 to 1 becomes -1 to 1. In the separated mode
 """
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from rewards.base import Reward
 from rewards.scoring import columns as column_types
@@ -42,12 +42,6 @@ CORRECTNESS_MODES = ("01", "pm1")
 REWARD_CLIP = (-5.0, 5.0)
 
 
-def check_mode(reward_mode: str) -> None:
-    """Raises `ValueError`, which lists the modes, if this is none of them."""
-    if reward_mode not in REWARD_MODES:
-        raise ValueError(f"reward_mode: expected one of {', '.join(REWARD_MODES)}, found {reward_mode!r}")
-
-
 def _number(name: str, value: float | None) -> float:
     """A finite float; 0 for what is missing."""
     if value is None:
@@ -55,6 +49,13 @@ def _number(name: str, value: float | None) -> float:
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number or None, found {value!r:.80}")
     return float(value)
+
+
+def _weight(name: str, value: float) -> float:
+    """A finite float."""
+    if value is None:
+        raise ValueError(f"{name}: expected a finite number, found None")
+    return _number(name, value)
 
 
 def _check_clip(reward_clip: Sequence[float]) -> tuple[float, float]:
@@ -65,72 +66,6 @@ def _check_clip(reward_clip: Sequence[float]) -> tuple[float, float]:
     if low > high:
         raise ValueError(f"reward_clip: expected the smaller bound first, found {reward_clip!r}")
     return low, high
-
-
-def _legacy_correctness(vqa_correct: float | None, vqa_acc_score: float | None, correctness_mode: str) -> float:
-    known = vqa_acc_score if vqa_correct is None else vqa_correct
-    if known is None:
-        return 0.0
-    value = _number("vqa_correct or vqa_acc_score", known)
-    return value if correctness_mode == "01" else 2 * value - 1
-
-
-def candidate_reward(
-    *,
-    vqa_correct: float | None = None,
-    vqa_acc_score: float | None = None,
-    vqa_gt_prob: float | None = None,
-    vqa_rel_score: float | None = None,
-    beam_score: float | None = None,
-    logprob_score: float | None = None,
-    reward_mode: str = "hard_plus_soft",
-    hard_weight: float = 1.0,
-    soft_weight: float = 1.0,
-    rel_weight: float = 0.1,
-    alpha: float = 0.0,
-    beta: float = 0.0,
-    correctness_mode: str = "01",
-    use_logprob: bool = False,
-    reward_clip: Sequence[float] = REWARD_CLIP,
-) -> float:
-    """The reward of one candidate, within `reward_clip`; see the table of this module.
-
-    Args:
-        correctness_mode: of the legacy mode; anything but "01" acts as "pm1".
-
-    Raises:
-        ValueError: an unknown mode, a clip that is none, or a number that is NaN or infinite.
-
-    >>> candidate_reward(vqa_correct=1, vqa_acc_score=0.6)
-    1.6
-    """
-    check_mode(reward_mode)
-    low, high = _check_clip(reward_clip)
-    hard_weight, soft_weight = _number("hard_weight", hard_weight), _number("soft_weight", soft_weight)
-    correct = _number("vqa_correct", vqa_correct)
-    if reward_mode == "legacy":
-        quality = -_number("logprob_score", logprob_score) if use_logprob and logprob_score is not None else None
-        quality = _number("beam_score", beam_score) if quality is None else quality
-        right = _legacy_correctness(vqa_correct, vqa_acc_score, correctness_mode)
-        reward = _number("alpha", alpha) * quality + _number("beta", beta) * right
-    elif reward_mode == "hard_only":
-        reward = hard_weight * correct
-    else:
-        name, value = ("vqa_gt_prob", vqa_gt_prob) if "gtprob" in reward_mode else ("vqa_acc_score", vqa_acc_score)
-        soft = soft_weight * _number(name, value)
-        if reward_mode == "soft_only":
-            reward = soft
-        elif reward_mode.endswith("separated"):
-            reward = soft + (2 * hard_weight if correct == 1 else 0.0)
-        elif reward_mode == "hard_plus_soft_v2":
-            reward = 2 * hard_weight * correct + soft
-        else:
-            reward = hard_weight * correct + soft
-    if reward_mode == "hard_plus_gtprob_plus_rel":
-        reward += _number("rel_weight", rel_weight) * _number("vqa_rel_score", vqa_rel_score) * (1 - correct)
-    if math.isnan(reward):
-        raise ValueError(f"reward_mode {reward_mode}: the fields are too large to be added")
-    return min(high, max(low, reward))
 
 
 class CandidateReward(Reward):
@@ -163,31 +98,79 @@ class CandidateReward(Reward):
         use_logprob: bool = False,
         reward_clip: Sequence[float] = REWARD_CLIP,
     ):
-        check_mode(reward_mode)
+        if reward_mode not in REWARD_MODES:
+            raise ValueError(f"reward_mode: expected one of {', '.join(REWARD_MODES)}, found {reward_mode!r}")
         if correctness_mode not in CORRECTNESS_MODES:
             expected = ", ".join(CORRECTNESS_MODES)
             raise ValueError(f"correctness_mode: expected one of {expected}, found {correctness_mode!r}")
         self.minimum, self.maximum = _check_clip(reward_clip)
-        weights = {"hard_weight": hard_weight, "soft_weight": soft_weight, "rel_weight": rel_weight}
-        for name, weight in {**weights, "alpha": alpha, "beta": beta}.items():
-            if weight is None:
-                raise ValueError(f"{name}: expected a finite number, found None")
-            _number(name, weight)
-        self.settings = {
-            "reward_mode": reward_mode,
-            **weights,
-            "alpha": alpha,
-            "beta": beta,
-            "correctness_mode": correctness_mode,
-            "use_logprob": use_logprob,
-            "reward_clip": (self.minimum, self.maximum),
-        }
+        self.reward_mode, self.correctness_mode, self.use_logprob = reward_mode, correctness_mode, use_logprob
+        self.hard_weight, self.soft_weight = _weight("hard_weight", hard_weight), _weight("soft_weight", soft_weight)
+        self.rel_weight = _weight("rel_weight", rel_weight)
+        self.alpha, self.beta = _weight("alpha", alpha), _weight("beta", beta)
 
     def score(self, text: str, *row: float | None) -> float | None:
         fields = dict(zip(self.columns, row, strict=True))
-        if all(fields[name] is None for name in REWARD_MODES[self.settings["reward_mode"]]):
+        if all(fields[name] is None for name in REWARD_MODES[self.reward_mode]):
             return None
-        return candidate_reward(**fields, **self.settings)
+        return self.reward(**fields)
+
+    def reward(self, **fields: float | None) -> float:
+        """The reward of one candidate, within `reward_clip`; see the table of this module.
+
+        Args:
+            fields: those of `columns` that the candidate has.
+
+        Raises:
+            ValueError: a number that is NaN or infinite.
+        """
+        mode, correct = self.reward_mode, _number("vqa_correct", fields.get("vqa_correct"))
+        if mode == "legacy":
+            reward = self.alpha * self._quality(fields) + self.beta * self._correctness(fields)
+        elif mode == "hard_only":
+            reward = self.hard_weight * correct
+        else:
+            name = "vqa_gt_prob" if "gtprob" in mode else "vqa_acc_score"
+            soft = self.soft_weight * _number(name, fields.get(name))
+            if mode == "soft_only":
+                reward = soft
+            elif mode.endswith("separated"):
+                reward = soft + (2 * self.hard_weight if correct == 1 else 0.0)
+            elif mode == "hard_plus_soft_v2":
+                reward = 2 * self.hard_weight * correct + soft
+            else:
+                reward = self.hard_weight * correct + soft
+        if mode == "hard_plus_gtprob_plus_rel":
+            reward += self.rel_weight * _number("vqa_rel_score", fields.get("vqa_rel_score")) * (1 - correct)
+        if math.isnan(reward):
+            raise ValueError(f"reward_mode {mode}: the fields are too large to be added")
+        return min(self.maximum, max(self.minimum, reward))
+
+    def _quality(self, fields: Mapping[str, float | None]) -> float:
+        if self.use_logprob and fields.get("logprob_score") is not None:
+            return -_number("logprob_score", fields["logprob_score"])
+        return _number("beam_score", fields.get("beam_score"))
+
+    def _correctness(self, fields: Mapping[str, float | None]) -> float:
+        correct, accuracy = fields.get("vqa_correct"), fields.get("vqa_acc_score")
+        known = accuracy if correct is None else correct
+        if known is None:
+            return 0.0
+        value = _number("vqa_correct or vqa_acc_score", known)
+        return value if self.correctness_mode == "01" else 2 * value - 1
+
+
+def candidate_reward(**values: Any) -> float:
+    """The reward of one candidate.
+
+    Args:
+        values: its fields, and settings of `CandidateReward`.
+
+    >>> candidate_reward(vqa_correct=1, vqa_acc_score=0.6, reward_mode="separated")
+    2.6
+    """
+    fields = {name: values.pop(name) for name in CandidateReward.columns if name in values}
+    return CandidateReward(**values).reward(**fields)
 
 
 class BeamScore(Reward):

@@ -19,6 +19,7 @@ from typing import Any
 from data.cli.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.io.output_folder import image_file
 from data.io.records import RecordError
 from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.unreadable import Skipping
@@ -162,22 +163,7 @@ class CompletionMaker:
 
 def with_image_files(row: dict, folder: Path) -> dict:
     """The row with paths in place of pictures: those that are not files yet are stored in a folder, by content."""
-    return {**row, "images": [_image_file(image, folder) for image in row["images"]]}
-
-
-def _image_file(image: Any, folder: Path) -> str:
-    from data.io.digests import picture_digest
-    from data.io.images import open_image
-    from data.io.records import atomic_write
-
-    if isinstance(image, str):
-        return image
-    opened = open_image(image)
-    path = (folder / f"{picture_digest(opened)}.png").resolve()
-    if not path.is_file():
-        with atomic_write(path, "wb") as file:
-            opened.save(file, format="PNG")
-    return str(path)
+    return {**row, "images": [image_file(image, folder.resolve()) for image in row["images"]]}
 
 
 def _load_rows(arguments: argparse.Namespace, recipe: dict[str, Any], skipping: Skipping) -> list[dict]:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, StrictStr
 from tqdm import tqdm
 
 from data.io.field_types import IdList, OneId
-from data.io.records import Location, Record, RecordError, parse_row, read_rows, write_jsonl
+from data.io.records import Location, Record, RecordError, parse_row, parsed_rows, read_rows, write_jsonl
 from data.reports.pool import ItemId
 
 
@@ -37,12 +37,8 @@ def load_pools(path: str | Path, example_ids: Container[ItemId] | None = None) -
     """
     pools: dict[ItemId, list[ItemId]] = {}
     problems: list[str] = []
-    for location, row in tqdm(read_rows(path), desc="reading pools", unit="pool", delay=2):
-        try:
-            record = parse_row(location, row, PoolRecord)
-        except RecordError as error:
-            problems.extend(error.problems)
-            continue
+    rows = tqdm(read_rows(path), desc="reading pools", unit="pool", delay=2)
+    for location, record in parsed_rows(rows, PoolRecord, problems):
         if record.query_id in pools:
             problems.append(f"{location}: field 'query_id': {record.query_id!r} stands twice")
         if example_ids is not None:

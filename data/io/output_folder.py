@@ -109,13 +109,18 @@ def describe_sizes(sizes: dict[str, int]) -> str:
     return f"{shown} (no {missing}: nothing is left for it)" if missing else shown
 
 
+def image_file(image: ImageSource, folder: Path) -> str:
+    """The path of an image; one that is not a file yet is stored in a folder first, by its content."""
+    if isinstance(image, str):
+        return image
+    opened = open_image(image)
+    path = folder / f"{picture_digest(opened)[:24]}.png"
+    if not path.exists():
+        with atomic_write(path, "wb") as file:
+            opened.save(file, "PNG")
+    return str(path)
+
+
 def relative_image_path(image: ImageSource, base: Path) -> str:
-    """The path of an image relative to `base`, writing it to a file there first if it came as bytes."""
-    if not isinstance(image, str):
-        opened = open_image(image)
-        path = base / "images" / f"{picture_digest(opened)[:24]}.png"
-        if not path.exists():
-            with atomic_write(path, "wb") as file:
-                opened.save(file, "PNG")
-        image = str(path)
-    return os.path.relpath(image, base)
+    """The path of an image relative to `base`, in whose folder `images` it is stored if it is not a file yet."""
+    return os.path.relpath(image_file(image, base / "images"), base)

@@ -365,14 +365,23 @@ def parse_row(location: Location, row: Any, record_type: type[RecordType]) -> Re
         raise RecordError(describe_problems(error, location)) from error
 
 
-def parse_rows(rows: Iterable[tuple[Location, Any]], record_type: type[RecordType]) -> list[RecordType]:
-    """Checks every row and raises one `RecordError` that lists all problems, or returns all records."""
-    records, problems = [], []
+def parsed_rows(
+    rows: Iterable[tuple[Location, Any]], record_type: type[RecordType], problems: list[str]
+) -> Iterator[tuple[Location, RecordType]]:
+    """The rows that are well-formed, with their places; `problems` gets those of the others."""
     for location, row in rows:
         try:
-            records.append(parse_row(location, row, record_type))
+            record = parse_row(location, row, record_type)
         except RecordError as error:
             problems.extend(error.problems)
+        else:
+            yield location, record
+
+
+def parse_rows(rows: Iterable[tuple[Location, Any]], record_type: type[RecordType]) -> list[RecordType]:
+    """Checks every row and raises one `RecordError` that lists all problems, or returns all records."""
+    problems: list[str] = []
+    records = [record for _, record in parsed_rows(rows, record_type, problems)]
     if problems:
         raise RecordError(problems)
     return records

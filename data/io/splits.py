@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from data.cli.arguments import OptionError, option
@@ -30,6 +31,19 @@ class ShareArguments:
     @property
     def shares(self) -> Shares:
         return self.train_split, self.val_split, self.test_split
+
+
+@dataclass(kw_only=True)
+class DivisionArguments(ShareArguments):
+    """Shares of the splits, and the folder for them, unless the records are only checked."""
+
+    output_dir: Path | None = option("folder to write to; not needed with validate_only", None)
+    validate_only: bool = option("list every problem and write nothing", False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.output_dir is None and not self.validate_only:
+            raise OptionError("--output_dir is needed unless --validate_only is given")
 
 
 def split_sizes(total: int, shares: Shares) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from data.io.field_types import OneId
 from data.io.images import resolve_images
-from data.io.records import Location, RecordError, field_error, parse_row
+from data.io.records import Location, field_error, parsed_rows
 from data.io.unreadable import LeftOut, readable_rows, with_positions_as_ids
 from data.rows.messages import Message, message_texts, parse_prompt, place_images
 from data.rows.row_images import RecordWithImages
@@ -103,16 +103,8 @@ def parse_rows_with_prompts(
     kept: list[dict] = []
     problems: list[str] = []
     places: list[str] = []
-    for location, row in rows:
-        try:
-            record = parse_row(location, row, ChatRecord)
-        except RecordError as error:
-            problems.extend(error.problems)
-            continue
+    for location, record in parsed_rows(rows, ChatRecord, problems):
         kept.append(record.row(resolve_images(record.images, base)))
         places.append(str(location))
-    if check_files:
-        return readable_rows(with_positions_as_ids(kept, left_out), places, problems, left_out)
-    if problems:
-        raise RecordError(problems)
-    return kept
+    kept = with_positions_as_ids(kept, left_out)
+    return readable_rows(kept, places, problems, left_out, check_files=check_files)

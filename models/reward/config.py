@@ -1,11 +1,13 @@
 """The configuration of a reward model: its backbone's, with what the head and the conversation are."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2VLConfig
 from transformers.activations import ACT2FN
 
 
+@dataclass(kw_only=True)
 class _RewardConfig:
     """What a reward model's configuration has beyond its backbone's.
 
@@ -15,6 +17,17 @@ class _RewardConfig:
         system_prompt: system text of every conversation that is scored; with `None`, the prompt's own.
         language_head: keep the backbone's language-model head, for a language-model loss beside the ranking.
     """
+
+    head_activation: str = "silu"
+    score_min: float | None = -5.0
+    score_max: float | None = 5.0
+    system_prompt: str | None = None
+    language_head: bool = False
+
+    def __post_init__(self, **kwargs):
+        self._check()
+        super().__post_init__(**kwargs)
+        self.num_labels = 1
 
     def _check(self) -> None:
         if self.head_activation not in ACT2FN:
@@ -38,30 +51,8 @@ class Qwen2VLRewardConfig(_RewardConfig, Qwen2VLConfig):
     model_type = "qwen2_vl_reward"
     backbone_type = "qwen2_vl"
 
-    head_activation: str = "silu"
-    score_min: float | None = -5.0
-    score_max: float | None = 5.0
-    system_prompt: str | None = None
-    language_head: bool = False
-
-    def __post_init__(self, **kwargs):
-        self._check()
-        super().__post_init__(**kwargs)
-        self.num_labels = 1
-
 
 class Qwen2_5_VLRewardConfig(_RewardConfig, Qwen2_5_VLConfig):
     __doc__ = _RewardConfig.__doc__
     model_type = "qwen2_5_vl_reward"
     backbone_type = "qwen2_5_vl"
-
-    head_activation: str = "silu"
-    score_min: float | None = -5.0
-    score_max: float | None = 5.0
-    system_prompt: str | None = None
-    language_head: bool = False
-
-    def __post_init__(self, **kwargs):
-        self._check()
-        super().__post_init__(**kwargs)
-        self.num_labels = 1

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -271,27 +272,20 @@ class Selector(PreTrainedModel, ABC):
         example_embeddings: torch.Tensor,
         pools: torch.Tensor,
         shots: int,
-        method: str = "greedy",
-        num_beams: int = 5,
-        num_samples: int = 1,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
+        **search: Any,
     ) -> Selections:
         """Chooses `shots` examples for each query; fewer where the model chooses to stop.
 
         Args:
             query_embeddings, example_embeddings, pools: as for `forward`.
-            method: `greedy` takes the best example at each step (n = 1); `beam` gives the `num_beams` best sequences
-                that a beam search finds (n = num_beams), best first; `sample` draws `num_samples` sequences.
-            temperature: of `sample`: logits are divided by it.
-            generator: of `sample`.
+            search: how, as for `choose`.
 
         Raises:
-            ValueError: more shots than some query has candidates, or than the model's `max_shots` if it can stop.
+            ValueError: see `choose`.
         """
         with torch.no_grad():
             encoded = self.encode(query_embeddings, example_embeddings, pools)
-        return self.choose(encoded, shots, method, num_beams, num_samples, temperature, generator)
+        return self.choose(encoded, shots, **search)
 
     @torch.no_grad()
     def choose(
@@ -304,7 +298,17 @@ class Selector(PreTrainedModel, ABC):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Selections:
-        """`select` for inputs that `encode` has read."""
+        """`select` for inputs that `encode` has read.
+
+        Args:
+            method: `greedy` takes the best example at each step (n = 1); `beam` gives the `num_beams` best sequences
+                that a beam search finds (n = num_beams), best first; `sample` draws `num_samples` sequences.
+            temperature: of `sample`: logits are divided by it.
+            generator: of `sample`.
+
+        Raises:
+            ValueError: more shots than some query has candidates, or than the model's `max_shots` if it can stop.
+        """
         self._check_choice(encoded, shots, method, num_beams, num_samples, temperature)
         breadth = {"greedy": 1, "beam": num_beams, "sample": num_samples}[method]
         search = _Search(self, encoded)

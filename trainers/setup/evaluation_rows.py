@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.io.digests import image_digest
+from data.io.splits import linked_groups
 from data.rows.same_text import normalise_text
 from trainers.setup.recipes import DataArguments, RecipeError
 
@@ -130,7 +131,7 @@ def hold_out(rows: Sequence[Row], share: float, seed: int, content: Content) -> 
     Raises:
         RecipeError: one side would be empty.
     """
-    together = _connected([_marks(*content(row)) for row in rows])
+    together = linked_groups(range(len(rows)), lambda number: _marks(*content(rows[number])))
     random.Random(seed).shuffle(together)
     wanted = max(1, round(share * len(rows)))
     chosen: set[int] = set()
@@ -151,23 +152,3 @@ def hold_out(rows: Sequence[Row], share: float, seed: int, content: Content) -> 
 
 def _marks(text: str, images: Sequence[Any]) -> list[str]:
     return [image_digest(image) for image in images] or [text]
-
-
-def _connected(marks: Sequence[Sequence[str]]) -> list[list[int]]:
-    """Numbers of the rows that are connected by marks they have in common, in the order of their first."""
-    parent = list(range(len(marks)))
-
-    def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = number = parent[parent[number]]
-        return number
-
-    first: dict[str, int] = {}
-    for number, of_row in enumerate(marks):
-        for mark in of_row:
-            one, other = sorted((root(number), root(first.setdefault(mark, number))))
-            parent[other] = one
-    groups: dict[int, list[int]] = {}
-    for number in range(len(marks)):
-        groups.setdefault(root(number), []).append(number)
-    return list(groups.values())
