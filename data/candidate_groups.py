@@ -44,7 +44,16 @@ from data.cli.ranges import AT_LEAST_1
 from data.io.counts import counted
 from data.io.field_types import Count, Finite, Hit, IdList, OneId, Share
 from data.io.images import resolve_images
-from data.io.records import Location, RecordError, atomic_write, base_folder, parse_row, read_rows
+from data.io.records import (
+    GivenRows,
+    Location,
+    RecordError,
+    Source,
+    atomic_write,
+    base_folder,
+    parse_row,
+    read_rows,
+)
 from data.io.unreadable import readable_rows
 from data.reports.pool import ItemId
 from data.rows.chat import NAME_TAKEN, RESERVED, ChatRecord, check_reserved
@@ -258,7 +267,7 @@ class _Reader:
 
 
 def load_groups(
-    source: str | Path,
+    source: Source,
     split: str = "train",
     example_ids: Container[ItemId] | None = None,
     check_files: bool = True,
@@ -297,7 +306,9 @@ def load_groups(
     return reader.groups
 
 
-def _located_rows(source: str | Path, split: str, earlier: EarlierFormat | None) -> Iterator[tuple[Location, Any]]:
+def _located_rows(source: Source, split: str, earlier: EarlierFormat | None) -> Iterator[tuple[Location, Any]]:
+    if isinstance(source, GivenRows):
+        return read_rows(source)
     path, how = Path(source), earlier or EarlierFormat()
     if path.is_file() and path.suffix == ".json":
         return read_earlier(path, how)

@@ -40,6 +40,7 @@ from data.io.records import (
     Location,
     Record,
     RecordError,
+    Source,
     available_splits,
     base_folder,
     check_finished,
@@ -194,9 +195,7 @@ def parse_annotations(
     return _load(rows, base, FactorAnnotation, allow_empty, check_files, left_out=left_out)
 
 
-def load_labelled(
-    source: str | Path, split: str, factors: Sequence[str], check_files: bool = True
-) -> list[LabelledImage]:
+def load_labelled(source: Source, split: str, factors: Sequence[str], check_files: bool = True) -> list[LabelledImage]:
     """Labelled images of one split, with absolute paths.
 
     Args:

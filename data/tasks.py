@@ -6,11 +6,10 @@ The task is told from a row's fields: `report` is agent selection, `question` is
 
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from data import agent_selection, vqa
-from data.io.records import Location, Malformed, RecordError, base_folder, read_rows
+from data.io.records import Location, Malformed, RecordError, Source, base_folder, read_rows
 from data.io.unreadable import LeftOut
 from data.prompts import format_selection, selection_messages, vqa_messages
 from data.rows.answers import problem_of_tags
@@ -96,7 +95,7 @@ def _of_no_task(row: dict) -> str:
     return f"{EXPECTED_FIELDS}; found the fields {having:.200}{turns if 'messages' in row else ''}"
 
 
-def _number_rows(rows: list[dict], source: str | Path) -> None:
+def _number_rows(rows: list[dict], source: Source) -> None:
     """Gives rows without an id their number, from 0; raises `RecordError` for ids that two rows have."""
     first: dict[Any, int] = {}
     problems = []
@@ -113,7 +112,7 @@ def _number_rows(rows: list[dict], source: str | Path) -> None:
 
 
 def load_rows(
-    source: str | Path,
+    source: Source,
     split: str,
     agents: AgentDescriptions = (),
     answer_tags: bool = False,

@@ -86,6 +86,7 @@ TESTED_IN = {
     "rollouts/frozen_vlm/prompt_pieces.py": "rollouts/frozen_vlm/test_engine.py",
     "rollouts/retrieval/embedding_cache.py": "rollouts/test_embeddings.py",
     "trainers/groups/arguments.py": "trainers/setup/test_recipes.py",
+    "trainers/groups/given.py": "cases/trainers/test_from_python.py",
     "trainers/groups/preferences.py": "trainers/test_reward.py",
     "trainers/groups/run.py": "trainers/test_rce.py",
     "trainers/groups/selectors.py": "trainers/groups/test_selector_policy.py",

@@ -14,10 +14,12 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
@@ -27,6 +29,7 @@ from trl import ModelConfig
 from data.io.records import atomic_write
 from models.generation import evaluating
 from trainers.groups.arguments import GroupArguments
+from trainers.groups.given import load_policy_model
 from trainers.groups.policies import GroupLogProbs
 from trainers.losses import (
     GRPOTerms,
@@ -38,13 +41,15 @@ from trainers.losses import (
     per_step_or_sequence,
 )
 from trainers.mixins.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
+from trainers.mixins.image_bounds import hub_of
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.run.origin import changes, read_run
 from trainers.run.resuming import hold_output
 from trainers.run.script import readable_errors
 from trainers.schedules import Curriculum
 from trainers.setup.checks import check_set_up
-from trainers.setup.own_config import own_config
+from trainers.setup.model import init_kwargs
+from trainers.setup.own_config import config_or_default
 from trainers.setup.recipes import RecipeError, parse_recipe
 
 STORE_FILE = "log_probs.safetensors"
@@ -144,6 +149,14 @@ class _Epochs(TrainerCallback):
         self.trainer.refresh(int(state.epoch or 0))
 
 
+def _reference_options(model: nn.Module | str, args: OfflineGRPOConfig) -> dict[str, Any]:
+    """Options with which the reference is loaded: those of the policy, but at the revision of its own."""
+    name = model if isinstance(model, str) else model.config._name_or_path
+    options = hub_of(args) | init_kwargs(args)
+    same = options.get("revision") if args.reference_model == name else None
+    return options | {"revision": args.reference_revision or same}
+
+
 def disable_dropout(model: nn.Module) -> None:
     """Sets every dropout of a model to 0, so that the same policy scores a candidate the same in training."""
     for module in model.modules():
@@ -158,22 +171,30 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
     """`RCETrainer` whose loss is the clipped policy gradient with a KL penalty, without dropout.
 
     Args:
-        load_reference: loads `args.reference_model`.
+        load_reference: loads `args.reference_model`; by default as the policy is loaded.
     """
 
     config_class = OfflineGRPOConfig
     figure_names = (*RCETrainer.figure_names, "kl", "ratio")
 
     def __init__(
-        self, model: nn.Module, args: OfflineGRPOConfig, *rest, load_reference: Callable | None = None, **kwargs
+        self,
+        model: nn.Module | str,
+        args: transformers.TrainingArguments | None = None,
+        *others: Any,
+        load_reference: Callable[[str], nn.Module] | None = None,
+        **kwargs: Any,
     ):
-        args = own_config(args, self.config_class)
-        disable_dropout(model)
-        super().__init__(model, args, *rest, **kwargs)
+        args = config_or_default(args, self.config_class, model, "OfflineGRPO")
+        options = _reference_options(model, args)
+        super().__init__(model, args, *others, **kwargs)
+        disable_dropout(self.model)
         self.add_callback(_Epochs(self))
         self.beta = args.beta
         self.curriculum = Curriculum(args.curriculum_top_k, args.curriculum_share)
-        self._load_reference = load_reference
+        self._load_reference = load_reference or partial(
+            load_policy_model, args=self.args, options=options, policy=self.policy
+        )
         self._old: StoredLogProbs | None = None  # of the groups trained on
         self._old_round = -1
         self._reference: StoredLogProbs | None = None  # of these, and of those evaluated on

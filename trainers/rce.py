@@ -19,13 +19,23 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import transformers
+from peft import PeftConfig
 from torch import nn
 from transformers import EvalPrediction
 from trl import ModelConfig
 
+from models.families.loading import pixel_bounds
 from models.shared_prefix.sharing import SharedPrefix
 from trainers.groups.arguments import GroupArguments
-from trainers.groups.data import RewardTable, StoredGroup
+from trainers.groups.data import RewardTable
+from trainers.groups.given import (
+    Groups,
+    as_groups,
+    check_prompt_lengths,
+    check_settings_of,
+    kind_of,
+    load_policy_model,
+)
 from trainers.groups.policies import Batch, GroupLogProbs, GroupPolicy, prepare_groups
 from trainers.groups.vlm_policy import VLMPolicy
 from trainers.losses import best_weights, groups_without_contrast, normalise_rewards, rce_loss, softmax_weights
@@ -33,7 +43,7 @@ from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, rest
 from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething
 from trainers.mixins.finite import FiniteTraining
-from trainers.mixins.image_bounds import PromptArguments
+from trainers.mixins.image_bounds import PromptArguments, hub_of, processor_of
 from trainers.mixins.shared_prompts import SharingArguments
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.report.fixed_samples import FixedSamples, chosen
@@ -44,7 +54,8 @@ from trainers.run.resuming import hold_output
 from trainers.run.script import readable_errors
 from trainers.schedules import linear_temperature
 from trainers.setup.checks import check_set_up
-from trainers.setup.own_config import CheckedSettings, own_config
+from trainers.setup.model import init_kwargs
+from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import RecipeError, parse_recipe
 
 BACKBONE = ("input_proj", "query_proj", "cand_proj")
@@ -107,10 +118,21 @@ class RCETrainer(
     optimizer step however they are spread over micro-batches and processes.
 
     Args:
-        model: of the policy.
-        policy: how groups become batches and log-probabilities.
-        train_groups, eval_groups: from `trainers.groups.data.load_stored_groups`.
-        samples: where groups are stored for the run's report; by default nowhere.
+        model: of the policy, or its folder or Hub id.
+        args: by default those of `config_class`.
+        train_dataset, eval_dataset: candidate groups: a data set of rows as `data.candidate_groups` has them, each
+            candidate with its `reward`; or what `trainers.groups.data.stored_groups` makes of them, which can take
+            the reward from other fields or from reward functions.
+        processing_class: of a VLM, by default the processor of its folder or Hub id; saved with the model.
+        policy: how groups become batches and log-probabilities; by default that of a VLM. An example selector needs
+            a `SelectorPolicy`, which has its embeddings.
+        peft_config, quantization_config: of a VLM that is given by its name.
+        samples: where groups are stored for the run's report; by default nowhere, or as `report` needs.
+
+    Raises:
+        TypeError: another configuration, or data of another kind.
+        RecordError: rows that cannot be used, or prompts longer than `args.max_prompt_length`.
+        RecipeError: settings that the policy does not read.
 
     Attributes:
         config_class: of `args`.
@@ -122,19 +144,34 @@ class RCETrainer(
 
     def __init__(
         self,
-        model: nn.Module,
-        args: GroupConfig,
-        policy: GroupPolicy,
-        train_groups: Sequence[StoredGroup],
-        eval_groups: Sequence[StoredGroup] | None = None,
+        model: nn.Module | str,
+        args: transformers.TrainingArguments | None = None,
+        train_dataset: Groups | None = None,
+        eval_dataset: Groups | None = None,
+        processing_class: Any = None,
         *,
+        policy: GroupPolicy | None = None,
+        peft_config: PeftConfig | None = None,
+        quantization_config: Any = None,
         samples: SampleLog | None = None,
         **kwargs: Any,
     ):
-        args = own_config(args, self.config_class)
-        if args.model_init_kwargs:
-            raise RecipeError("model_init_kwargs: of a VLM that a recipe names; this model is made already")
+        args = config_or_default(args, self.config_class, model, type(self).__name__.removesuffix("Trainer"))
+        if policy is None:
+            processing_class = processor_of(model, args, processing_class)
+            policy = VLMPolicy(processing_class, pixel_bounds(processing_class))
+        self.report_kind = kind_of(policy)
+        check_settings_of(policy, args)
+        if isinstance(model, str):
+            options = hub_of(args) | init_kwargs(args)
+            model = load_policy_model(model, args, options, policy, quantization_config, peft_config)
+        elif args.model_init_kwargs or peft_config is not None or quantization_config is not None:
+            raise RecipeError("model_init_kwargs, peft_config, quantization_config: of a VLM by its name")
+        train_groups = as_groups(train_dataset, "train_dataset", policy, model)
+        eval_groups = None if eval_dataset is None else as_groups(eval_dataset, "eval_dataset", policy, model)
         groups = [*train_groups, *(eval_groups or ())]
+        if args.max_prompt_length is not None and isinstance(policy, VLMPolicy):
+            check_prompt_lengths(groups, "train_dataset, eval_dataset", policy, args.max_prompt_length)
         items = prepare_groups(policy, groups)
         self.policy = policy
         self.train_groups = list(train_groups)
@@ -153,6 +190,7 @@ class RCETrainer(
             data_collator=policy.collate,
             train_dataset=PreparedGroups(items[: len(train_groups)]),
             eval_dataset=PreparedGroups(items[len(train_groups) :]) if eval_groups else None,
+            processing_class=processing_class,
             compute_metrics=self._group_means,
             callbacks=callbacks,
             **kwargs,
@@ -214,6 +252,9 @@ class RCETrainer(
         if self.args.top1:
             return "weight", best_weights(rewards, valid, 1)
         return "weight", softmax_weights(rewards, valid, self.temperature())
+
+    def described_rewards(self) -> list[str]:
+        return ["reward, as stored"]
 
     # -- samples ------------------------------------------------------------------------------------------------------
 

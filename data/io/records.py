@@ -289,11 +289,26 @@ def available_splits(folder: Path, names: Iterable[str]) -> list[str]:
     return [name for name in names if name in found]
 
 
-def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[Location, Any]]:
+@dataclass(frozen=True)
+class GivenRows:
+    """Rows that a program has, where others come from a file: a `datasets.Dataset`, and its name for messages."""
+
+    name: str
+    dataset: Any
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = str | Path | GivenRows
+"""Where rows come from."""
+
+
+def read_rows(source: Source, split: str = "train") -> Iterator[tuple[Location, Any]]:
     """Rows of a JSONL, JSON or parquet file, a folder with one such file (or HF split) a split, or a Hub data set.
 
     Args:
-        source: path, or `owner/name` of a data set on the Hub.
+        source: path, or `owner/name` of a data set on the Hub; or rows that are there.
         split: which split of a folder or of a Hub data set; ignored for single files.
 
     A line of JSONL that is not JSON comes as a `Malformed`, so that a reader can go on and report every problem.
@@ -301,6 +316,8 @@ def read_rows(source: str | Path, split: str = "train") -> Iterator[tuple[Locati
     Raises:
         RecordError: no such file, no such split, or a JSON file that is not a list.
     """
+    if isinstance(source, GivenRows):
+        return _read_dataset(source.name, source.dataset)
     path = Path(source)
     check_finished(path if path.is_dir() else path.parent)
     if path.is_dir():
@@ -387,9 +404,9 @@ def parse_rows(rows: Iterable[tuple[Location, Any]], record_type: type[RecordTyp
     return records
 
 
-def base_folder(source: str | Path) -> Path:
-    """Where relative paths in a file's or folder's rows start."""
-    path = Path(source)
+def base_folder(source: Source) -> Path:
+    """Where relative paths in a file's or folder's rows start; those of given rows, in the current folder."""
+    path = Path() if isinstance(source, GivenRows) else Path(source)
     return (path if path.is_dir() else path.parent).resolve()
 
 

@@ -155,7 +155,7 @@ def test_an_evaluation_measures_kl_and_ratio_to_the_reference(make_selector_trai
 
 def test_the_checkpoint_of_the_smallest_kl_is_kept(make_selector_trainer, pointer_groups):
     """The policy leaves the reference step by step, so the first checkpoint is the nearest to it."""
-    from models.selectors.pointer import load_selector
+    from models.selectors.load import load_selector
 
     held_out = load_stored_groups(GroupArguments(dataset_name=str(pointer_groups)), "validation")
     settings = {"metric_for_best_model": "eval_kl", "load_best_model_at_end": True, "learning_rate": 0.02}

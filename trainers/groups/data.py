@@ -108,7 +108,18 @@ def load_stored_groups(arguments: GroupArguments, split: str, by_length: bool = 
         RecordError: malformed groups, candidates of another kind than the policy's, no pool, no prompt, no rewards.
         RewardError: a reward failed.
     """
-    groups = load_groups(arguments.dataset_name, split)
+    return stored_groups(load_groups(arguments.dataset_name, split), arguments, split, by_length)
+
+
+def stored_groups(
+    groups: Sequence[CandidateGroup], arguments: GroupArguments, split: str = "train", by_length: bool = True
+) -> list[StoredGroup]:
+    """The same of groups that have been read (`data.candidate_groups.load_groups`).
+
+    Args:
+        arguments: what is said of the groups; their `dataset_name` stands in messages.
+        split: of `task_data`.
+    """
     source = arguments.dataset_name
     expected = KINDS[arguments.policy]
     if groups[0].kind != expected:

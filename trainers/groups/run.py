@@ -206,10 +206,10 @@ def train_on_groups(
     trainer = trainer_class(
         hand.load(),
         args,
-        hand.policy,
         train_groups,
         eval_groups,
-        processing_class=hand.processor,
+        hand.processor,
+        policy=hand.policy,
         samples=SampleLog(args.output_dir),
         **trainer_options,
     )

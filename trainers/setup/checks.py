@@ -103,6 +103,8 @@ def check_set_up(method: str, script: DataArguments, args: Any, model_args: Any)
         raise RecipeError("load_weights_only: resume_from_checkpoint must name the checkpoint")
     if args.resume_from_checkpoint is not None and not weights_only:
         check_checkpoint(Path(args.resume_from_checkpoint))
+    if getattr(script, "policy", None) in NOT_OF:
+        check_policy_settings(script.policy, args)
     if method == "SFT":
         check_prompts_with_completions(args)
     if method == "GRPO":
@@ -249,6 +251,28 @@ def check_trained_weights(method: str, script: Any, args: Any, model_args: Any) 
         raise RecipeError(
             f"{quantised[0]}: quantised weights are not trained themselves, but adapters on them: set use_peft: true"
         )
+
+
+NOT_OF = {
+    "selector": {
+        "freeze_vision_tower": (False,),
+        "shared_prefix": ("auto", "false", False),
+        "shared_prefix_check": (False,),
+        "min_pixels": (None,),
+        "max_pixels": (None,),
+        "max_prompt_length": (None,),
+    },
+    "vlm": {"freeze_backbone": (False,), "label_smoothing_factor": (0,)},
+}
+"""Policy -> settings that it does not read, and the values that ask nothing of it."""
+
+
+def check_policy_settings(policy: str, args: Any) -> None:
+    """Raises `RecipeError` for a setting that only another kind of policy reads."""
+    for key, nothing in NOT_OF[policy].items():
+        if getattr(args, key) not in nothing:
+            other = next(name for name in NOT_OF if name != policy)
+            raise RecipeError(f"{key}: only policy: {other} reads it, and this is a {policy}; leave it out")
 
 
 def check_prompts_with_completions(args: Any) -> None:

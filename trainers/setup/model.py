@@ -231,22 +231,37 @@ def put_adapters(model: Any, name: str, revision: str | None, base: AdapterBase)
 
 def load_policy(args: Any, model_args: Any) -> Any:
     """The model that a recipe names, with the adapters that it asks for, for a trainer that loads none itself."""
+    from trl import get_quantization_config
+
+    name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
+    adapters = lora_config(model_args, args.freeze_vision_tower, hub["revision"])
+    return load_to_train(name, args, args.model_init_kwargs, get_quantization_config(model_args), adapters)
+
+
+def load_to_train(
+    name: str, args: Any, options: Mapping[str, Any], quantization: Any = None, adapters: Any = None
+) -> Any:
+    """The model of a folder or Hub id, for a trainer that loads none itself; adapters there are trained further.
+
+    Args:
+        args: of the trainer; their `model_init_kwargs` are taken out: they hold types that cannot be saved.
+        options: of `from_pretrained`.
+        adapters: PEFT configuration of new ones, where the model has none of its own.
+    """
     from accelerate import PartialState
     from peft import PeftModel, get_peft_model
 
-    arguments = policy_arguments(args, model_args)
-    model, adapters = arguments["model"], arguments.get("peft_config")
-    if isinstance(model, str):
-        quantization = arguments["quantization_config"]
+    base = base_of_adapters(name, options)
+    if base is not None:
+        model = _load(base.name, quantization, {**options, "revision": base.revision})
+        model = put_adapters(model, name, options.get("revision"), base)
+    else:
         state = PartialState()
         quantised_on_gpu = quantization is not None and state.device.type != "cpu"
-        options = {
-            "device_map": {"": state.local_process_index} if quantised_on_gpu else None
-        } | args.model_init_kwargs
-        model = _load(model, quantization, options)
-    if adapters is not None:
-        model = get_peft_model(model, adapters)
+        placed = {"device_map": {"": state.local_process_index} if quantised_on_gpu else None}
+        model = _load(name, quantization, placed | dict(options))
+        model = model if adapters is None else get_peft_model(model, adapters)
     if isinstance(model, PeftModel) and args.gradient_checkpointing:
         model.enable_input_require_grads()
-    args.model_init_kwargs = None  # they hold types that a saved configuration cannot
+    args.model_init_kwargs = None
     return model

@@ -4,14 +4,22 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file
 
+from data.candidates.embedding_table import EmbeddingTable
 from data.io.records import RecordError
 from models.families.loading import load_processor, pixel_bounds
+from models.selectors.load import load_selector
+from models.selectors.pointer import PointerSelector, PointerSelectorConfig
+from trainers.groups.selector_policy import SelectorPolicy
+from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
+from trainers.rce import RCEConfig, RCETrainer
 from trainers.reward import RewardConfig, RewardTrainer
+from trainers.setup.recipes import RecipeError
 
 QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "gradient_checkpointing": False,
          "disable_tqdm": True, "per_device_train_batch_size": 2, "max_steps": 1, "logging_steps": 1}  # fmt: skip
@@ -80,3 +88,102 @@ def test_preferences_are_checked_before_training(tiny_model, tmp_path):
     args = RewardConfig(str(tmp_path), max_prompt_length=3, **QUIET)
     with pytest.raises(RecordError, match=r"expected at most 3 \(max_prompt_length\)"):
         RewardTrainer(str(tiny_model), args, train_dataset=PREFERENCES)
+
+
+# -- stored groups ----------------------------------------------------------------------------------------------------
+
+COMPLETIONS = Dataset.from_list(
+    [
+        {
+            "id": number,
+            "prompt": f"which colour? {number}",
+            "images": [picture(number)],
+            "candidates": [{"completion": "red", "reward": 1.0}, {"completion": "green", "reward": 0.0}],
+        }
+        for number in range(4)
+    ]
+)
+
+
+@pytest.mark.parametrize(("cls", "config"), [(RCETrainer, RCEConfig), (OfflineGRPOTrainer, OfflineGRPOConfig)])
+def test_a_vlm_learns_a_data_set_of_groups(tiny_model, tmp_path, cls, config):
+    reference = {"reference_model": str(tiny_model)} if cls is OfflineGRPOTrainer else {}
+    trainer = cls(
+        str(tiny_model),
+        args=config(str(tmp_path / "run"), max_pixels=784, freeze_vision_tower=True, **QUIET, **reference),
+        train_dataset=COMPLETIONS,
+        eval_dataset=COMPLETIONS.select([0, 1]),
+        peft_config=LoraConfig(r=2, target_modules="all-linear"),
+        report=True,
+    )
+    trainer.train()
+    trainer.save_model()
+    assert {"eval_expected_reward", "eval_accuracy"} <= set(trainer.evaluate())
+    names = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
+    assert all("lora_" in name and "visual" not in name for name in names)
+    assert pixel_bounds(load_processor(str(tmp_path / "run"))).maximum == 784
+    assert {"report.html", "README.md", "samples.jsonl", "adapter_model.safetensors"} <= files_of(tmp_path / "run")
+
+
+@pytest.fixture
+def pointer_policy():
+    values = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    return SelectorPolicy(EmbeddingTable(list(range(4)), values[:4]), EmbeddingTable([*"abcd"], values[4:]))
+
+
+POINTERS = Dataset.from_list(
+    [
+        {
+            "id": number,
+            "pool": [*"abcd"],
+            "candidates": [{"pointer": ["a", "b"], "reward": 1.0}, {"pointer": ["c", "d"], "reward": 0.5}],
+        }
+        for number in range(4)
+    ]
+)
+
+
+@pytest.mark.parametrize(("cls", "config"), [(RCETrainer, RCEConfig), (OfflineGRPOTrainer, OfflineGRPOConfig)])
+def test_a_selector_by_its_name_learns_a_data_set_of_groups(pointer_policy, tmp_path, cls, config):
+    torch.manual_seed(0)
+    selector = PointerSelector(PointerSelectorConfig(embedding_size=4, hidden_size=8, num_heads=2))
+    selector.save_pretrained(tmp_path / "s")
+    reference = {"reference_model": str(tmp_path / "s")} if cls is OfflineGRPOTrainer else {}
+    args = config(str(tmp_path / "run"), **QUIET, **reference)
+    trainer = cls(str(tmp_path / "s"), args, POINTERS, policy=pointer_policy, report=True)
+    trainer.train()
+    trainer.save_model()
+    assert type(load_selector(tmp_path / "run")) is PointerSelector
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["info"]["kind"] == "selector"
+
+
+def test_groups_are_checked_before_training(tiny_model, tmp_path, pointer_policy):
+    args = RCEConfig(str(tmp_path), max_prompt_length=3, **QUIET)
+    with pytest.raises(RecordError, match=r"expected at most 3 \(max_prompt_length\)"):
+        RCETrainer(str(tiny_model), args, COMPLETIONS)
+    args = RCEConfig(str(tmp_path), **QUIET)
+    with pytest.raises(RecordError, match="train_dataset: field 'candidates': policy: vlm learns from completions"):
+        RCETrainer(str(tiny_model), args, POINTERS)
+    with pytest.raises(TypeError, match="eval_dataset: expected a data set of candidate groups"):
+        RCETrainer(str(tiny_model), args, COMPLETIONS, {"one": COMPLETIONS})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"freeze_vision_tower": True}, "freeze_vision_tower: only policy: vlm reads it"),
+        ({"max_pixels": 784}, "max_pixels: only policy: vlm reads it"),
+        ({"shared_prefix": True}, "shared_prefix: only policy: vlm reads it"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: the configuration says 0.1, the policy 0.0"),
+        ({"model_init_kwargs": {"revision": "v1"}}, "model_init_kwargs, peft_config, quantization_config: of a VLM"),
+    ],
+)
+def test_settings_that_a_selector_does_not_read(pointer_policy, tmp_path, settings, message):
+    selector = PointerSelector(PointerSelectorConfig(embedding_size=4, hidden_size=8, num_heads=2))
+    with pytest.raises(RecipeError, match=message):
+        RCETrainer(selector, RCEConfig(str(tmp_path), **QUIET, **settings), POINTERS, policy=pointer_policy)
+
+
+def test_labels_of_a_vlm_are_not_smoothed(tiny_model, tmp_path):
+    with pytest.raises(RecipeError, match="label_smoothing_factor: only policy: selector reads it"):
+        RCETrainer(str(tiny_model), RCEConfig(str(tmp_path), label_smoothing_factor=0.1, **QUIET), COMPLETIONS)

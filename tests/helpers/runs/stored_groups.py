@@ -93,7 +93,7 @@ def selector_trainer(folder: Path, cls, args, groups=None, eval_groups=None, sel
         config = {"embedding_size": WIDTH, "hidden_size": 16, "num_heads": 2, "num_layers": 1, **(selector or {})}
         model = PointerSelector(PointerSelectorConfig(**config))
     policy = SelectorPolicy(*tables, label_smoothing=args.label_smoothing_factor)
-    return cls(model, args, policy, groups, eval_groups)
+    return cls(model, args, groups, eval_groups, policy=policy)
 
 
 def vlm_trainer(folder: Path, name: str, cls, args, groups=None, eval_groups=None, model=None):
@@ -108,7 +108,7 @@ def vlm_trainer(folder: Path, name: str, cls, args, groups=None, eval_groups=Non
         groups = load_stored_groups(GroupArguments(dataset_name=str(folder), policy="vlm"), "train")
     model = load_vlm(name, device="cpu", dtype="float32")[0] if model is None else model
     policy = VLMPolicy(processor, pixel_bounds(processor))
-    return cls(model, args, policy, groups, eval_groups, processing_class=processor)
+    return cls(model, args, groups, eval_groups, processor, policy=policy)
 
 
 def write_groups(folder: Path, *groups: dict) -> str:
