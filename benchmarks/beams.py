@@ -36,7 +36,7 @@ from data.io.images import open_image
 from data.prompts import in_context_messages
 from data.vqa import common_answer
 from models import tiny
-from models.families.published import known_config
+from models.families.published import published_config
 from rollouts.beams import DEFAULT_CHUNK, Query, Scorer, images_of, search
 from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM, shown_order
 
@@ -153,7 +153,7 @@ def build_published(device: str):
 
     tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tiny.SPECIAL_TOKENS}
-    config = known_config(PUBLISHED)
+    config = published_config(PUBLISHED)
     config.image_token_id, config.video_token_id = ids["<|image_pad|>"], ids["<|video_pad|>"]
     config.vision_start_token_id, config.vision_end_token_id = ids["<|vision_start|>"], ids["<|vision_end|>"]
     torch.set_default_dtype(torch.bfloat16)

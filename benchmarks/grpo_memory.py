@@ -27,7 +27,7 @@ import yaml
 
 from data import quality_reports
 from models import tiny
-from models.families.published import known_config
+from models.families.published import published_config
 from trainers import grpo
 
 TOLERANCE = 0.2
@@ -39,7 +39,7 @@ def build_model(name: str, folder: Path) -> None:
 
     tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tiny.SPECIAL_TOKENS}
-    config = known_config(name)
+    config = published_config(name)
     config.image_token_id, config.video_token_id = ids["<|image_pad|>"], ids["<|video_pad|>"]
     config.vision_start_token_id, config.vision_end_token_id = ids["<|vision_start|>"], ids["<|vision_end|>"]
     torch.set_default_dtype(torch.bfloat16)

@@ -20,7 +20,7 @@ sys.path[0] = str(Path(__file__).parents[1])
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.families.published import known_config
+from models.families.published import published_config
 from models.reward.config import Qwen2VLRewardConfig
 from models.reward.model import Qwen2VLForRewardModel
 from trainers.losses import preference_loss
@@ -42,7 +42,7 @@ def reward_config(name: str) -> Qwen2VLRewardConfig:
         from models.tiny import build_model, build_tokenizer
 
         return Qwen2VLRewardConfig(**_without_type(build_model(build_tokenizer(["a"], 400), 32).config))
-    config = known_config(name)
+    config = published_config(name)
     if config is None:
         sys.exit(f"error: --model: unknown name {name!r}")
     return Qwen2VLRewardConfig(**_without_type(config))

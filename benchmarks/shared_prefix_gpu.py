@@ -26,7 +26,7 @@ from torch.nn.attention.bias import causal_lower_right
 from benchmarks.shared_prefix import Case, gradient, make_inputs, make_trainer, score, seconds_of, update
 from benchmarks.shared_prefix_steps import alternating, say_steps, step_trainer
 from models import tiny
-from models.families.published import known_config
+from models.families.published import published_config
 from models.shared_prefix import attention as prefix_attention
 from models.shared_prefix import packing as shared_prefix
 from trainers.grpo import GRPOTrainer
@@ -67,7 +67,7 @@ def build_gpu(name: str, folder: str, device: str) -> GRPOTrainer:
     if name == "tiny":
         model = tiny.build_model(tokenizer).to(device)
     else:
-        config = known_config(name)
+        config = published_config(name)
         ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tiny.SPECIAL_TOKENS}
         config.image_token_id, config.video_token_id = ids["<|image_pad|>"], ids["<|video_pad|>"]
         config.vision_start_token_id = ids["<|vision_start|>"]

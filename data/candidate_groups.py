@@ -4,7 +4,7 @@
     python -m data.candidate_groups --dataset_name groups.jsonl --output rl_data.json --to rl
     python -m data.candidate_groups --dataset_name groups.jsonl --examples outputs/vqa --split train
 
-The first two convert from and to the JSON of earlier systems (`data/candidates/earlier_formats.py`), told by its
+The first two convert from and to the JSON of earlier systems (`data/candidates/earlier_formats.py`), identified by its
 content; the last, without --output, only checks. Group:
 
     {"id", "pool"?: [example ids], "candidates": [{"pointer": [ids] | "completion": text, "reward"?, ...}], ...}
@@ -255,7 +255,7 @@ class _Reader:
     def _misfits(self, group: CandidateGroup) -> Iterator[tuple[str, str]]:
         """(field, problem): what is wrong beside the other groups and the data set of examples."""
         if group.name in self._seen:
-            yield "id", f"{group.name} stands twice, first at {self._seen[group.name]}"
+            yield "id", f"duplicate {group.name}, first at {self._seen[group.name]}"
         if self.groups and group.kind != self.groups[0].kind:
             yield "candidates", f"expected {self.groups[0].kind}s as in {self.places[0]}, found {group.kind}s"
         if self.example_ids is None:
@@ -348,7 +348,7 @@ def write_groups(path: str | Path, groups: Iterable[CandidateGroup]) -> None:
     with atomic_write(path) as file:
         for group in tqdm(groups, desc="writing groups", unit="group", delay=2):
             if group.name in seen:
-                raise RecordError([f"{path}: field 'id': {group.name} stands twice"])
+                raise RecordError([f"{path}: field 'id': duplicate {group.name}"])
             seen.add(group.name)
             try:
                 line = _to_json(group_row(group))

@@ -1,6 +1,6 @@
 """Data sets of any task as rows that trainers and evaluations share: a prompt, images, and columns for the rewards.
 
-The task is told from a row's fields: `report` is agent selection, `question` is visual question answering, and
+The task is identified by a row's fields: `report` is agent selection, `question` is visual question answering, and
 `prompt` (a text or chat messages, as TRL has it; data/rows/chat.py) is anything else. A file holds rows of one task.
 """
 

@@ -99,7 +99,7 @@ def record_ids(records: Sequence[VqaRecord]) -> list[ItemId]:
     """Ids of records in their order; one without an id goes by its position, from 0.
 
     Raises:
-        RecordError: an id that stands twice.
+        RecordError: a duplicate id.
     """
     ids = [position if record.id is None else record.id for position, record in enumerate(records)]
     first: dict[ItemId, int] = {}

@@ -72,6 +72,6 @@ def build_agents(specs: Sequence[AgentSpec] | None = None) -> dict[str, FilterAg
     for spec in specs if specs is not None else DEFAULT_AGENTS:
         agent = build_agent(spec)
         if agent.name in agents:
-            raise AgentError(f"agent '{agent.name}' stands twice in agents")
+            raise AgentError(f"duplicate agent '{agent.name}' in agents")
         agents[agent.name] = agent
     return agents

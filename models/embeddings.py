@@ -17,7 +17,7 @@ import numpy as np
 
 from data.factor_labels.text_encoder import BUNDLED_MINILM, bundled_minilm
 from models.errors import ModelError
-from models.hub import file_at_hand
+from models.hub import find_file
 from models.places import loading
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _raw_bytes(tensor: "torch.Tensor") -> memoryview:
 
 def is_sentence_transformers(name: str, revision: str | None = None) -> bool:
     """Whether a folder or Hub id says how sentence-transformers is to use it."""
-    return file_at_hand(name, "modules.json", revision) is not None
+    return find_file(name, "modules.json", revision) is not None
 
 
 def load_encoder(name: str, device: str | None = None) -> Encoder:

@@ -55,7 +55,7 @@ def adapter_base(name: str | Path, revision: str | None = None) -> AdapterBase |
     return AdapterBase(config["base_model_name_or_path"], config.get("revision"))
 
 
-def file_at_hand(name: str | Path, file: str, revision: str | None = None) -> str | None:
+def find_file(name: str | Path, file: str, revision: str | None = None) -> str | None:
     """Path of a file in a folder or Hub id, or `None` if it is not there or the Hub is out of reach."""
     from transformers.utils import cached_file
 

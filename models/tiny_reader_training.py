@@ -146,7 +146,7 @@ def mirror(pixels: Tensor) -> Tensor:
 
 
 def train_vision(tower, images: Images, epochs: int, batch_size: int = 64) -> None:
-    """Colour and shape of each image, told from the mean of its tokens."""
+    """Colour and shape of each image, read from the mean of its tokens."""
     size = tower.config.hidden_size
     color_head, shape_head = nn.Linear(size, len(COLORS)), nn.Linear(size, len(SHAPES))
 

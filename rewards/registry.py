@@ -122,7 +122,7 @@ def build_rewards(specs: Sequence[RewardSpec], agents: Sequence[str | dict] | No
     names = [reward.name for reward in rewards]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise RewardSpecError(f"reward '{repeated[0]}' stands twice in reward_funcs")
+        raise RewardSpecError(f"duplicate reward '{repeated[0]}' in reward_funcs")
     return rewards
 
 

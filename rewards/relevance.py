@@ -29,7 +29,7 @@ class Relevance:
     """The best over the right answers, each 0 to 1.
 
     Attributes:
-        token_f1: F1 of the words, of which one that stands twice counts twice. They are runs of a-z and 0-9 or, where
+        token_f1: F1 of the words, of which a repeated one counts as often. They are runs of a-z and 0-9 or, where
             both texts have letters and none of them is one of a-z, the words of any script (`data.rows.words`).
         edit_sim: difflib's ratio: twice the letters in matching blocks, over all letters.
         score: the larger of the two.

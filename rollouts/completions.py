@@ -184,7 +184,7 @@ def _load_rows(arguments: argparse.Namespace, recipe: dict[str, Any], skipping: 
     ids = [row["id"] for row in rows]
     repeated = [item for item in dict.fromkeys(ids) if ids.count(item) > 1] if len(set(ids)) < len(ids) else []
     if repeated:
-        raise RecordError([f"{arguments.dataset}: field 'id': {item!r} stands twice" for item in repeated])
+        raise RecordError([f"{arguments.dataset}: field 'id': duplicate {item!r}" for item in repeated])
     return rows
 
 

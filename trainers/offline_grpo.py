@@ -91,9 +91,12 @@ class OfflineGRPOConfig(AdaptiveKLArguments, GroupConfig):
         default=1,
         metadata={"help": "Epochs after which the old policy of the ratio becomes the current one; 0: never."},
     )
-    curriculum_top_k: int | None = field(
+    curriculum_best_and_worst: int | None = field(
         default=None,
         metadata={"help": "So many best and so many worst candidates of a group count in the first part of training."},
+    )
+    curriculum_top_k: int | None = field(
+        default=None, metadata={"help": "The earlier name of curriculum_best_and_worst."}
     )
     curriculum_share: float = field(
         default=0.3, metadata={"help": "Share of the optimizer steps that are the first part of training."}
@@ -108,6 +111,10 @@ class OfflineGRPOConfig(AdaptiveKLArguments, GroupConfig):
             )
         if self.reference_revision is not None and self.reference_model is None:
             raise ValueError("reference_revision: of a reference_model, and the recipe has none")
+        if self.curriculum_top_k is not None:
+            if self.curriculum_best_and_worst not in (None, self.curriculum_top_k):
+                raise ValueError("curriculum_top_k: the earlier name of curriculum_best_and_worst, which is set too")
+            self.curriculum_best_and_worst, self.curriculum_top_k = self.curriculum_top_k, None
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor: a policy gradient has no labels to smooth")
 
@@ -191,7 +198,7 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
         disable_dropout(self.model)
         self.add_callback(_Epochs(self))
         self.beta = args.beta
-        self.curriculum = Curriculum(args.curriculum_top_k, args.curriculum_share)
+        self.curriculum = Curriculum(args.curriculum_best_and_worst, args.curriculum_share)
         self._load_reference = load_reference or partial(
             load_policy_model, args=self.args, options=options, policy=self.policy
         )

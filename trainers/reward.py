@@ -73,7 +73,7 @@ from trainers.setup.evaluation_rows import evaluation_rows
 from trainers.setup.memory import base_load, say_estimate
 from trainers.setup.model import (
     ALL_LINEAR,
-    ModelAtHand,
+    ModelInfo,
     base_of_adapters,
     hub_arguments,
     init_kwargs,
@@ -355,7 +355,7 @@ class RewardTrainer(
             sets |= {f"eval_dataset {key}": records for key, records in evaluation.items()}
         elif evaluation is not None:
             sets["eval_dataset"] = evaluation
-        model = ModelAtHand(self.model.config, self.processing_class, pixel_bounds(self.processing_class))
+        model = ModelInfo(self.model.config, self.processing_class, pixel_bounds(self.processing_class))
         for name, records in sets.items():
             if records and self.is_world_process_zero():
                 readable_rows(records, [f"{name}, row {number}" for number in range(1, len(records) + 1)])

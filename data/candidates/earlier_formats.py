@@ -114,7 +114,7 @@ def read_earlier(path: Path, how: EarlierFormat) -> Iterator[tuple[Location, Any
     What is wrong with an entry comes as `Malformed`, so that a reader can go on and report every problem.
 
     Raises:
-        RecordError: not JSON, neither object nor list, or a query that stands twice.
+        RecordError: not JSON, neither object nor list, or a duplicate query.
     """
     content, suspect = read_json(path, decode_json)
     if isinstance(content, list):

@@ -91,7 +91,7 @@ class EmbeddingTable:
         parts: what the columns are, if known; widths add up to d.
 
     Raises:
-        RecordError: an id that stands twice, another number of rows than ids, parts of another width, or values that
+        RecordError: a duplicate id, another number of rows than ids, parts of another width, or values that
             are not finite.
 
     >>> table = EmbeddingTable([7, "b"], np.array([[1, 0], [0, 1]], dtype=np.float32))
@@ -114,7 +114,7 @@ class EmbeddingTable:
         self._row = {item_id: row for row, item_id in enumerate(self.ids)}
         if len(self._row) != len(self.ids):
             twice = next(item_id for row, item_id in enumerate(self.ids) if self._row[item_id] != row)
-            raise RecordError([f"embeddings: id {twice!r} stands twice"])
+            raise RecordError([f"embeddings: duplicate id {twice!r}"])
         finite = np.isfinite(self.values).all(axis=1)
         if not finite.all():
             raise RecordError([f"embeddings: id {self.ids[int(np.argmin(finite))]!r}: values that are not finite"])

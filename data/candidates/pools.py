@@ -33,14 +33,14 @@ def load_pools(path: str | Path, example_ids: Container[ItemId] | None = None) -
         example_ids: of the data set that the pools were drawn from; every id of a pool must be among them.
 
     Raises:
-        RecordError: lists every malformed line, query that stands twice, and unknown example.
+        RecordError: lists every malformed line, duplicate query, and unknown example.
     """
     pools: dict[ItemId, list[ItemId]] = {}
     problems: list[str] = []
     rows = tqdm(read_rows(path), desc="reading pools", unit="pool", delay=2)
     for location, record in parsed_rows(rows, PoolRecord, problems):
         if record.query_id in pools:
-            problems.append(f"{location}: field 'query_id': {record.query_id!r} stands twice")
+            problems.append(f"{location}: field 'query_id': duplicate {record.query_id!r}")
         if example_ids is not None:
             problems.extend(
                 f"{location}: field 'pool': expected ids of the examples' data set, found {item!r}"

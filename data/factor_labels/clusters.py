@@ -57,11 +57,11 @@ class FactorSet(BaseModel):
     factors: tuple[Factor, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _nothing_stands_twice(self) -> "FactorSet":
+    def _no_duplicates(self) -> "FactorSet":
         for what, values in (("factor id", self.ids), ("text", [text for f in self.factors for text in f.texts])):
             twice = sorted(value for value, count in Counter(values).items() if count > 1)
             if twice:
-                raise ValueError(f"{what} {twice[0]!r} stands twice")
+                raise ValueError(f"duplicate {what} {twice[0]!r}")
         return self
 
     @property

@@ -29,7 +29,7 @@ def _check_ids(value: Any) -> list[ItemId]:
             raise PydanticCustomError("ids", "item {position}: expected an integer or a text, found {item}", context)
     if len(set(value)) != len(value):
         twice = next(item for position, item in enumerate(value) if item in value[:position])
-        raise PydanticCustomError("ids", "id {item} stands twice", {"item": _shown(twice)})
+        raise PydanticCustomError("ids", "duplicate id {item}", {"item": _shown(twice)})
     return list(value)
 
 

@@ -41,7 +41,7 @@ class Pool:
         items: the items, when they have already been read.
 
     Raises:
-        RecordError: a malformed line, an id that stands twice, or no items.
+        RecordError: a malformed line, a duplicate id, or no items.
     """
 
     def __init__(self, folder: str | Path, items: list[Item] | None = None):
@@ -55,7 +55,7 @@ class Pool:
         seen = set()
         for item in self.items:
             if item.id in seen:
-                raise RecordError([f"{path}: field 'id': {item.id!r} stands twice"])
+                raise RecordError([f"{path}: field 'id': duplicate {item.id!r}"])
             seen.add(item.id)
 
     def __len__(self) -> int:

@@ -38,7 +38,7 @@ def _qwen25(text: dict, tied: bool) -> tuple[str, dict]:
     return "qwen2_5_vl", {"text_config": text, "vision_config": vision, "tie_word_embeddings": tied}
 
 
-KNOWN_MODELS = {
+PUBLISHED_SHAPES = {
     "Qwen/Qwen2-VL-2B-Instruct": _qwen2(_text(1536, 8960, 28, 12, 2, 151936), tied=True),
     "Qwen/Qwen2-VL-7B-Instruct": _qwen2(_text(3584, 18944, 28, 28, 4, 152064), tied=False),
     "Qwen/Qwen2-VL-72B-Instruct": _qwen2(_text(8192, 29568, 80, 64, 8, 152064), tied=False),
@@ -51,11 +51,11 @@ PUBLISHED_MIN_PIXELS = 56 * 56
 PUBLISHED_MAX_PIXELS = 28 * 28 * 1280
 
 
-def known_config(name: str):
+def published_config(name: str):
     """The configuration of a published model without asking the Hub, or `None` for a name that is not listed."""
     from transformers import AutoConfig
 
-    if name not in KNOWN_MODELS:
+    if name not in PUBLISHED_SHAPES:
         return None
-    model_type, parameters = KNOWN_MODELS[name]
+    model_type, parameters = PUBLISHED_SHAPES[name]
     return AutoConfig.for_model(model_type, **parameters)

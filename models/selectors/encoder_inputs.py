@@ -10,7 +10,7 @@ import torch
 from data.factor_labels.text_encoder import BUNDLED_MINILM, bundled_minilm
 from models.embeddings import is_sentence_transformers
 from models.errors import ModelError
-from models.hub import file_at_hand
+from models.hub import find_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -145,7 +145,7 @@ def _pooling(settings: dict) -> list[str]:
 def _read_json(folder: str, name: str, revision: str | None, required: bool = True) -> Any:
     from transformers.utils import cached_file
 
-    path = cached_file(folder, name, revision=revision) if required else file_at_hand(folder, name, revision)
+    path = cached_file(folder, name, revision=revision) if required else find_file(folder, name, revision)
     return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
@@ -158,7 +158,7 @@ def _sentence_length(folder: str, revision: str | None) -> int | None:
 def _load_tokenizer(path: str | Path, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
-    if not any(file_at_hand(path, name, revision) for name in TOKENIZER_FILES):  # transformers would make an empty one
+    if not any(find_file(path, name, revision) for name in TOKENIZER_FILES):  # transformers would make an empty one
         raise ModelError(f"{path}: no tokenizer there: expected one of {', '.join(TOKENIZER_FILES)}")
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     _forget_last_call(tokenizer)

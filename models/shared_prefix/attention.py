@@ -1,9 +1,10 @@
-"""Attention over a packed sequence (models/shared_prefix/layout.py): a rest sees its segment's beginning and itself.
+"""Attention over a packed sequence (models/shared_prefix/layout.py): each continuation sees its own segment's
+beginning, and itself.
 
 For `sdpa`, the mask is an object that takes the call over (as PyTorch's own `CausalBias` does) and makes two ordinary
-calls of it: the beginning on itself, causal, and the rests, one a row, on beginning and themselves, with one mask for
-all of them. So nothing of the size (tokens x tokens) exists, and no work is done that a mask would throw away. `eager`
-gets a table of numbers to add.
+calls of it: the beginning on itself, causal, and the continuations, one a row, on beginning and themselves, with one
+mask for all of them. So nothing of the size (tokens x tokens) exists, and no work is done that masks would throw away.
+`eager` gets a table of numbers to add.
 """
 
 from typing import Any
@@ -15,8 +16,8 @@ import torch.nn.functional as F
 from models.shared_prefix.layout import PrefixLayout, Segment
 
 IMPLEMENTATIONS = ("sdpa", "eager")
-"""Attention implementations that can keep the rests of a segment apart: flash_attention_2 takes no such mask, and
-transformers offers flex_attention for neither Qwen2-VL nor Qwen2.5-VL."""
+"""Attention implementations that can keep the continuations of a segment apart: flash_attention_2 takes no such mask,
+and transformers offers flex_attention for neither Qwen2-VL nor Qwen2.5-VL."""
 
 
 class PrefixMask(torch.Tensor):
@@ -41,16 +42,16 @@ class PrefixMask(torch.Tensor):
 
 
 class _Part:
-    """A segment, with what its rests need to be written below each other as (rows, longest rest) and back."""
+    """A segment, with what its continuations need to be written below each other as (rows, longest one) and back."""
 
     def __init__(self, segment: Segment, device: torch.device):
         self.segment = segment
-        self.rests = [rest for rest in segment.rests if rest]
-        self.longest = max(self.rests, default=0)
-        self.even = len(set(self.rests)) <= 1
+        self.continuations = [size for size in segment.continuations if size]
+        self.longest = max(self.continuations, default=0)
+        self.even = len(set(self.continuations)) <= 1
         self.mask = _lower_right(self.longest, segment.prefix + self.longest, device)
         if not self.even:
-            sizes = np.array(self.rests)
+            sizes = np.array(self.continuations)
             real = np.arange(self.longest) < sizes[:, None]
             first = np.cumsum(sizes) - sizes
             spread = np.where(real, first[:, None] + np.arange(self.longest), 0)
@@ -58,14 +59,14 @@ class _Part:
             self.gather = torch.from_numpy(np.flatnonzero(real)).to(device)
 
     def below_each_other(self, states: torch.Tensor) -> torch.Tensor:
-        """(1, H, rests, D) -> (rows, H, longest, D); where a rest is shorter stands any of the states."""
+        """(1, H, continuations, D) -> (rows, H, longest, D); where one is shorter stands any of the states."""
         if not self.even:
             states = states.index_select(2, self.spread)
         heads, width = states.shape[1], states.shape[3]
-        return states.view(heads, len(self.rests), self.longest, width).transpose(0, 1)
+        return states.view(heads, len(self.continuations), self.longest, width).transpose(0, 1)
 
     def in_line(self, states: torch.Tensor) -> torch.Tensor:
-        """(rows, H, longest, D) -> (1, H, rests, D)."""
+        """(rows, H, longest, D) -> (1, H, continuations, D)."""
         states = states.transpose(0, 1).flatten(1, 2).unsqueeze(0)
         return states if self.even else states.index_select(2, self.gather)
 
@@ -93,26 +94,27 @@ def _attend(
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = (states.to(dtype) for states in (query, key, value))
     options = {"dropout_p": dropout_p, "scale": scale, "enable_gqa": enable_gqa}
-    sizes = [size for part in attn_mask.parts for size in (part.segment.prefix, sum(part.rests))]
+    sizes = [size for part in attn_mask.parts for size in (part.segment.prefix, sum(part.continuations))]
     pieces = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
     outputs = []
     for part in attn_mask.parts:
-        prefix, rests = next(pieces), next(pieces)
-        if len(part.rests) == 1:  # beginning and rest are one row
-            whole = [torch.cat(pair, dim=2) for pair in zip(prefix, rests, strict=True)]
+        prefix, continuations = next(pieces), next(pieces)
+        if len(part.continuations) == 1:  # beginning and continuation are one row
+            whole = [torch.cat(pair, dim=2) for pair in zip(prefix, continuations, strict=True)]
             outputs.append(F.scaled_dot_product_attention(*whole, is_causal=True, **options))
             continue
         if part.segment.prefix:
             outputs.append(F.scaled_dot_product_attention(*prefix, is_causal=True, **options))
-        if part.rests:
-            outputs.append(_attend_rests(part, prefix, rests, options))
+        if part.continuations:
+            outputs.append(_attend_continuations(part, prefix, continuations, options))
     return torch.cat(outputs, dim=2)
 
 
-def _attend_rests(part: _Part, prefix: tuple, rests: tuple, options: dict[str, Any]) -> torch.Tensor:
-    """What the rests of a segment see: (1, H, rests, D). A shorter rest's padding is behind all that it may see."""
-    count = len(part.rests)
-    query, *own = (part.below_each_other(states) for states in rests)
+def _attend_continuations(part: _Part, prefix: tuple, continuations: tuple, options: dict[str, Any]) -> torch.Tensor:
+    """What the continuations of a segment see: (1, H, continuations, D). A shorter one's padding is behind all that it
+    may see."""
+    count = len(part.continuations)
+    query, *own = (part.below_each_other(states) for states in continuations)
     keys, values = (
         torch.cat([shared.expand(count, -1, -1, -1), states], dim=2)
         for shared, states in zip(prefix[1:], own, strict=True)
@@ -121,14 +123,14 @@ def _attend_rests(part: _Part, prefix: tuple, rests: tuple, options: dict[str, A
 
 
 def _line_and_rest_numbers(layout: PrefixLayout) -> np.ndarray:
-    """(lines, width): 0 for the beginning of a segment, n for its n-th rest, -1 for padding."""
+    """(lines, width): 0 for the beginning of a segment, n for its n-th continuation, -1 for padding."""
     numbers = np.full(layout.shape[0] * layout.shape[1], -1)
     for segment in layout.segments:
         after = segment.start + segment.prefix
         numbers[segment.start : after] = 0
-        for number, rest in enumerate(segment.rests, start=1):
-            numbers[after : after + rest] = number
-            after += rest
+        for number, size in enumerate(segment.continuations, start=1):
+            numbers[after : after + size] = number
+            after += size
     return numbers.reshape(layout.shape)
 
 
@@ -149,7 +151,7 @@ def mask_for(layout: PrefixLayout, implementation: str, dtype: torch.dtype, devi
     """The attention mask of a packed sequence for an attention implementation.
 
     Raises:
-        ValueError: an implementation that cannot keep the rests of a segment apart.
+        ValueError: an implementation that cannot keep the continuations of a segment apart.
     """
     if implementation == "sdpa":
         return PrefixMask(layout, device)

@@ -4,8 +4,9 @@
     row 1  p p p b b b   ->   |---- segment ---|  |- segment
     row 2  c d d
 
-A segment is a beginning (`prefix`) with what each of its rows has after it (`rests`). Attention must keep the rests of
-a segment apart (models/shared_prefix/attention.py), and positions must be those that the rows have by themselves.
+A segment is a beginning (`prefix`) with what each of its rows has after it (`continuations`). Attention must keep the
+continuations of a segment apart (models/shared_prefix/attention.py), and positions must be those that the rows have by
+themselves.
 """
 
 from collections.abc import Hashable, Sequence
@@ -21,18 +22,18 @@ class Segment:
     Attributes:
         start: place of its first token.
         prefix: number of tokens that the rows share.
-        rests: number of tokens that each row has after them.
+        continuations: number of tokens that each row has after them.
         rows: numbers of the rows.
     """
 
     start: int
     prefix: int
-    rests: tuple[int, ...]
+    continuations: tuple[int, ...]
     rows: tuple[int, ...]
 
     @property
     def length(self) -> int:
-        return self.prefix + sum(self.rests)
+        return self.prefix + sum(self.continuations)
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ def lay_out(
             places[row, own] = where
             sources[where] = row * columns + own
             after += rest
-        rests = tuple(int(lengths[row]) - shared for row in group)
-        segments.append(Segment(start, shared, rests, tuple(group)))
+        continuations = tuple(int(lengths[row]) - shared for row in group)
+        segments.append(Segment(start, shared, continuations, tuple(group)))
     return PrefixLayout(tuple(segments), shape, places, sources)
 
 
@@ -116,7 +117,7 @@ def in_blocks(groups: Sequence[Sequence[int]], prefixes: Sequence[int], longest:
     Args:
         longest: for each group, the most tokens that a row has after the prefix.
 
-    With a prefix of P and rests of C tokens, (P + g C)^2 exceeds g (P + C)^2 once g exceeds (P / C)^2.
+    With a prefix of P and continuations of C tokens, (P + g C)^2 exceeds g (P + C)^2 once g exceeds (P / C)^2.
     """
     blocks = []
     for group, shared, rest in zip(groups, prefixes, longest, strict=True):

@@ -173,7 +173,7 @@ def _positions(combined: nn.Module, rows: Rows, layout: PrefixLayout, device: to
         positions[:, segment.start : segment.start + segment.prefix] = beginning
         after = segment.start + segment.prefix
         first = int(beginning.max()) + 1 if segment.prefix else 0
-        for rest in segment.rests:
+        for rest in segment.continuations:
             positions[:, after : after + rest] = torch.arange(first, first + rest)
             after += rest
     return positions.view(3, *layout.shape).to(device)
@@ -340,7 +340,7 @@ def pack_conversations(model: nn.Module, inputs: dict[str, Any], group_of_row: S
 
 
 def _images_of_rows(visual_tokens: list[int], inputs: dict[str, Any], combined: nn.Module) -> list[list[int]]:
-    """For each row, the numbers of its images, which are told apart by their tokens."""
+    """For each row, the numbers of its images, which are identified by their tokens."""
     merged = combined.config.vision_config.spatial_merge_size**2
     sizes = (inputs["image_grid_thw"].prod(dim=1) // merged).tolist()
     index = range(len(sizes)) if inputs.get("image_index") is None else inputs["image_index"].tolist()

@@ -96,7 +96,7 @@ def _equal_rows(kwargs: dict[str, Any]) -> list[list[int]] | None:
 
 
 def _features_of_rows(kwargs: dict[str, Any]) -> list[list[torch.Tensor]]:
-    """The features of each row's images, which are told apart by their tokens."""
+    """The features of each row's images, which are identified by their tokens."""
     encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
     rows = len(kwargs["input_ids"])
     if encoded is None:

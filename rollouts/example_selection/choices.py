@@ -53,7 +53,7 @@ def parse_methods(texts: Sequence[str]) -> list[Method]:
     """Methods by their names, and selectors as NAME=FOLDER (a model, a run's folder, or a Hub id).
 
     Raises:
-        RecordError: an unknown method, a name that stands twice, or a folder without a model.
+        RecordError: an unknown method, a duplicate name, or a folder without a model.
     """
     methods, problems = [], []
     for text in texts:
@@ -68,7 +68,7 @@ def parse_methods(texts: Sequence[str]) -> list[Method]:
             except ModelError as error:
                 problems.append(f"--methods {named[1]}: {error}")
     names = [method.name for method in methods]
-    problems += [f"--methods: '{name}' stands twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    problems += [f"--methods: duplicate '{name}'" for name in dict.fromkeys(names) if names.count(name) > 1]
     if problems:
         raise RecordError(problems)
     return methods

@@ -49,7 +49,7 @@ def records_by_id(records: Sequence[VqaRecord], source: str | Path) -> dict[Item
     """Records by id, in their order; one without an id goes by its position, from 0.
 
     Raises:
-        RecordError: no records, or an id that stands twice.
+        RecordError: no records, or a duplicate id.
     """
     if not records:
         raise RecordError([f"{source}: expected at least one record, found none"])
@@ -85,7 +85,7 @@ def random_pools(
 
 
 def without_queries(pools: Mapping[ItemId, Sequence[ItemId]]) -> dict[ItemId, list[ItemId]]:
-    """Pools without the query itself, which is told by its id."""
+    """Pools without the query itself, which is identified by its id."""
     return {query_id: [item for item in pool if item != query_id] for query_id, pool in pools.items()}
 
 

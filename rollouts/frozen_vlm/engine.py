@@ -150,7 +150,7 @@ class InContextVLM:
     # What is asked
 
     def _piece(self, record: VqaRecord, make: Callable[[VqaRecord], Piece]) -> Piece:
-        """The piece of a record, made once; records are told apart by identity, which is quick."""
+        """The piece of a record, made once; records are identified by `id()`, which is quick."""
         key = (id(record), make.__name__)
         if key in self._pieces:
             self._pieces.move_to_end(key)

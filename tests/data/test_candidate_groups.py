@@ -141,7 +141,7 @@ def test_a_query_may_have_a_group_for_each_number_of_shots(path):
     write(path, rows)
     write_groups(path.with_name("again.jsonl"), load_groups(path))
     assert read(path.with_name("again.jsonl")) == rows
-    assert problems_of(path, [*rows, rows[1]]) == [f":3: field 'id': 1 with 2 shots stands twice, first at {path}:2"]
+    assert problems_of(path, [*rows, rows[1]]) == [f":3: field 'id': duplicate 1 with 2 shots, first at {path}:2"]
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_a_query_may_have_a_group_for_each_number_of_shots(path):
     ("candidate", "message"),
     [
         ({"pointer": []}, "field 'candidates.0.pointer': expected at least one id (found [])"),
-        ({"pointer": [5, 5]}, "field 'candidates.0.pointer': id 5 stands twice (found [5, 5])"),
+        ({"pointer": [5, 5]}, "field 'candidates.0.pointer': duplicate id 5 (found [5, 5])"),
         ({"pointer": 5}, "field 'candidates.0.pointer': expected a list of ids (found 5)"),
         (
             {"pointer": [5, None]},
@@ -230,7 +230,7 @@ def test_a_wrong_candidate_is_named_with_its_field(path, candidate, message):
         ({"id": 1, "pool": [], "candidates": [{"pointer": [5]}]}, "field 'pool': expected at least one id (found [])"),
         (
             {"id": 1, "pool": [5, 5], "candidates": [{"pointer": [5]}]},
-            "field 'pool': id 5 stands twice (found [5, 5])",
+            "field 'pool': duplicate id 5 (found [5, 5])",
         ),
         (
             {"id": 1, "candidates": [{"pointer": [5]}, {"completion": "x"}]},
@@ -263,11 +263,11 @@ def test_every_problem_of_every_line_is_reported(path):
     assert problems == [
         ':3: column 11: not valid JSON: Unterminated string starting at (found \'{"id": 3, "candi\')',
         ":4: field 'the row': Input should be a valid dictionary or instance of CandidateGroup (found [])",
-        f":5: field 'id': 17 stands twice, first at {path}:1",
+        f":5: field 'id': duplicate 17, first at {path}:1",
         f":6: field 'candidates': expected pointers as in {path}:1, found completions",
         ":7: field 'candidates.0.reward': Input should be a valid number (found 'x')",
         ":7: field 'candidates.0.beam_rank': Input should be a valid integer (found 'y')",
-        ":7: field 'candidates.1.pointer': id 5 stands twice (found [5, 5])",
+        ":7: field 'candidates.1.pointer': duplicate id 5 (found [5, 5])",
     ]
 
 
@@ -286,7 +286,7 @@ def test_a_file_without_groups_is_an_error(path):
 
 def test_what_could_not_be_read_is_not_written(path):
     group = CandidateGroup.model_validate(ROWS[0])
-    with pytest.raises(RecordError, match="field 'id': 17 stands twice"):
+    with pytest.raises(RecordError, match="field 'id': duplicate 17"):
         write_groups(path, [group, group])
     group.candidates[0].reward = float("nan")
     with pytest.raises(RecordError, match="group 17: cannot be stored as JSON: Out of range float values"):

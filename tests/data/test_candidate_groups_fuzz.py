@@ -206,10 +206,10 @@ def pointer_outside_the_pool(case: Case) -> list[str]:
 def id_twice(case: Case) -> list[str]:
     if case.form == "beams":
         case.row["id_list"][0][1] = case.row["id_list"][0][0]
-        return case.error("id_list.0", f"id {case.row['id_list'][0][0]} stands twice")
+        return case.error("id_list.0", f"duplicate id {case.row['id_list'][0][0]}")
     name = "pointer_global" if case.form == "local" else "pointer"
     case.chosen[name] = [case.chosen[name][0]] * 2
-    return case.error(f"{case.list_name}.{case.candidate}.{name}", f"id {case.chosen[name][0]} stands twice")
+    return case.error(f"{case.list_name}.{case.candidate}.{name}", f"duplicate id {case.chosen[name][0]}")
 
 
 @mutation(*EVERY)
@@ -222,7 +222,7 @@ def no_candidates(case: Case) -> list[str]:
 def group_twice(case: Case) -> list[str]:
     if isinstance(case.content, list):
         case.content[-1] = {**case.content[-1], "id": case.content[0]["id"]}
-        return [f":{len(case.content)}: field 'id': {case.content[0]['id']!r} stands twice, first at "]
+        return [f":{len(case.content)}: field 'id': duplicate {case.content[0]['id']!r}, first at "]
     text = as_bytes(case.content).decode().replace('"15": ', '"10": ')
     case.content = text.encode()
     return ["duplicate key '10' in one object"]

@@ -154,7 +154,7 @@ def test_a_wrong_entry_is_named_with_what_was_expected(own_module, entry, messag
 
 
 def test_an_agent_that_stands_twice_is_refused():
-    with pytest.raises(AgentError, match="^agent 'blur_filter' stands twice in agents$"):
+    with pytest.raises(AgentError, match="^duplicate agent 'blur_filter' in agents$"):
         build_agents(["blur_filter", "exposure_filter", {"name": "filter_agents.measured.BlurFilter"}])
 
 

@@ -312,7 +312,7 @@ def test_bad_input_is_named(tmp_path, name, content, message):
     [
         (["--rewards", "xml_formats"], "error: unknown reward 'xml_formats'; expected one of agent_selection,"),
         ([], "error: no rewards: name some with --rewards, or give a --recipe that has reward_funcs"),
-        (["--rewards", "xml_format", "xml_format"], "error: reward 'xml_format' stands twice in reward_funcs"),
+        (["--rewards", "xml_format", "xml_format"], "error: duplicate reward 'xml_format' in reward_funcs"),
         (
             ["--rewards", "xml_format", "--recipe", "nowhere.yaml"],
             "error: nowhere.yaml: cannot be read as a recipe: No such file",

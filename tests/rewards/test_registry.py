@@ -233,7 +233,7 @@ def test_a_single_entry_is_not_a_list(specs):
 
 
 def test_names_must_differ(own):
-    with pytest.raises(RewardSpecError, match="reward 'combined' stands twice in reward_funcs"):
+    with pytest.raises(RewardSpecError, match="duplicate reward 'combined' in reward_funcs"):
         build_rewards(["combined", "xml_format", {"name": "combined", "agent_weight": 1}])
 
 
@@ -248,7 +248,7 @@ def test_format_is_the_original_systems_name_of_xml_format(spec, select):
 
 
 def test_a_reward_stands_once_whatever_it_is_called():
-    with pytest.raises(RewardSpecError, match="reward 'xml_format' stands twice in reward_funcs"):
+    with pytest.raises(RewardSpecError, match="duplicate reward 'xml_format' in reward_funcs"):
         build_rewards(["format", "xml_format"])
 
 

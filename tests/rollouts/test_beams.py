@@ -243,7 +243,7 @@ def _rewritten(path: Path, rows: list[dict]) -> Path:
         ({"pool": ["r1"]}, "query 'r0': field 'pool': expected at least 2 ids, found 1"),
         ({"pool": ["r0", "r1", "r2"]}, "query 'r0': field 'pool': expected other examples than the query"),
         ({"pool": ["r1", "r99"]}, "field 'pool': expected ids of the examples' data set, found 'r99'"),
-        ({"pool": ["r1", "r1"]}, "field 'pool': id 'r1' stands twice"),
+        ({"pool": ["r1", "r1"]}, "field 'pool': duplicate id 'r1'"),
     ],
 )
 def test_bad_pools_are_named_before_the_model_is_loaded(beam_data, tmp_path, change, problem):

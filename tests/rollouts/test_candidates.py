@@ -179,7 +179,7 @@ def test_a_group_for_each_number_of_shots_is_a_format_of_its_own(made, tmp_path)
     assert load_groups(tmp_path / "again.jsonl") == made
     row = json.loads((tmp_path / "again.jsonl").read_text().splitlines()[0])
     write_jsonl(tmp_path / "twice.jsonl", [row, row])
-    with pytest.raises(ValueError, match="'train-0' with 1 shots stands twice"):
+    with pytest.raises(ValueError, match="duplicate 'train-0' with 1 shots"):
         load_groups(tmp_path / "twice.jsonl")
 
 

@@ -266,7 +266,7 @@ def fails(capsys, command: list[str]) -> str:
             "--methods: expected one of zero_shot, random, random_fixed, image_similarity, text_similarity, "
             "image_text_similarity, or NAME=SELECTOR, found 'closest'",
         ),
-        (["random", "random"], "--methods: 'random' stands twice"),
+        (["random", "random"], "--methods: duplicate 'random'"),
         (["random=somewhere"], "'random' is a method of its own"),
         (
             ["mine={folder}"],

@@ -182,7 +182,12 @@ def test_the_curriculum_shows_best_and_worst_and_compares_with_the_whole_group(m
     rewards = [0.0, 0.3, 1.0, 0.4, 0.5]
     group = StoredGroup(group.id, group.where, group.candidates, rewards, rewards, group.pool)
     trainer = make_selector_trainer(
-        OfflineGRPOTrainer, OfflineGRPOConfig, groups=[group], max_steps=2, curriculum_top_k=1, curriculum_share=0.5
+        OfflineGRPOTrainer,
+        OfflineGRPOConfig,
+        groups=[group],
+        max_steps=2,
+        curriculum_best_and_worst=1,
+        curriculum_share=0.5,
     )
     trainer.train()
     mean, size = sum(rewards) / 5, [reward - sum(rewards) / 5 for reward in rewards]
@@ -250,7 +255,7 @@ def test_log_probs_come_back_from_a_file():
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: a policy gradient has no labels"),
         ({"beta": 0.0}, "adaptive_kl needs the KL"),
         ({"kl_target_min": 1.0}, r"kl_target_min \(1.0\) must not exceed kl_target_max"),
-        ({"curriculum_top_k": 0}, "curriculum_top_k: expected at least 1, found 0"),
+        ({"curriculum_best_and_worst": 0}, "curriculum_best_and_worst: expected at least 1, found 0"),
         ({"curriculum_share": 2.0}, "curriculum_share: expected a number from 0 to 1, found 2.0"),
         ({"clip_epsilon": -0.2}, "clip_epsilon: expected a number above 0"),
         ({"old_policy_epochs": -1}, "old_policy_epochs: expected at least 0, found -1"),
@@ -294,3 +299,10 @@ def test_a_selector_is_trained_from_its_warm_start_by_the_command(pointer_groups
     with pytest.raises(SystemExit):
         main(["--config", str(tmp_path / "recipe.yaml"), "--reference_model", "/nowhere", "--output_dir", "x"])
     assert "reference_model: '/nowhere': no such folder" in capsys.readouterr().err
+
+
+def test_the_curriculum_keeps_its_earlier_name(tmp_path):
+    args = OfflineGRPOConfig(str(tmp_path), use_cpu=True, bf16=False, curriculum_top_k=2)
+    assert (args.curriculum_best_and_worst, args.curriculum_top_k) == (2, None)
+    with pytest.raises(ValueError, match="curriculum_top_k: the earlier name of curriculum_best_and_worst, which is"):
+        OfflineGRPOConfig(str(tmp_path), use_cpu=True, bf16=False, curriculum_top_k=2, curriculum_best_and_worst=1)

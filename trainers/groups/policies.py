@@ -13,7 +13,7 @@ from torch import nn
 
 from data.io.records import RecordError
 from trainers.groups.data import StoredGroup
-from trainers.setup.model import ModelAtHand
+from trainers.setup.model import ModelInfo
 
 NEW_SELECTOR = "a new selector"
 Batch = dict[str, Any]
@@ -59,7 +59,7 @@ class GroupPolicy(Protocol):
 
 
 @dataclass(frozen=True)
-class PolicyAtHand:
+class PolicySpec:
     """A policy before its weights are loaded.
 
     Attributes:
@@ -68,6 +68,7 @@ class PolicyAtHand:
         by_length: pointers of different lengths are different groups.
         base_model: for the report.
         processor: saved beside the model.
+        model: what is known of a VLM; `None` for a selector.
         records: what the policy reads beside the groups, by name.
     """
 
@@ -76,7 +77,7 @@ class PolicyAtHand:
     by_length: bool
     base_model: str
     processor: Any = None
-    known: ModelAtHand | None = None
+    model: ModelInfo | None = None
     records: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 

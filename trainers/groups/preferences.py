@@ -13,7 +13,7 @@ from data.preferences import PreferenceRecord, as_pairs, load_preferences
 from data.rows.messages import message_texts
 from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
 from trainers.run.console import say
-from trainers.setup.model import ModelAtHand
+from trainers.setup.model import ModelInfo
 from trainers.setup.recipes import DataArguments
 from trainers.setup.task_data import TokenCounts, check_lengths
 
@@ -57,7 +57,7 @@ class Lengths:
 class _Counter:
     """Counts tokens, each text and image once."""
 
-    def __init__(self, model: ModelAtHand, system_prompt: str | None):
+    def __init__(self, model: ModelInfo, system_prompt: str | None):
         self.processor, self.bounds, self.system_prompt = model.processor, model.bounds, system_prompt
         self._texts: dict[str, int] = {}
         self._images: dict[str, int] = {}
@@ -111,7 +111,7 @@ def _longest(
 
 
 def check_record_lengths(
-    records: Sequence[PreferenceRecord], name: str, model: ModelAtHand, system_prompt: str | None, args: Any
+    records: Sequence[PreferenceRecord], name: str, model: ModelInfo, system_prompt: str | None, args: Any
 ) -> None:
     """Raises `RecordError` if a prompt with its longest response has more tokens than `args.max_length`, or a prompt
     than `args.max_prompt_length`.
@@ -130,7 +130,7 @@ def check_record_lengths(
 def load_checked_preferences(
     arguments: PreferenceArguments,
     split: str,
-    model: ModelAtHand,
+    model: ModelInfo,
     system_prompt: str | None,
     args: Any,
     source: str | None = None,

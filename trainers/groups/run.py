@@ -1,4 +1,4 @@
-"""What the scripts that learn from stored groups have in common: the policy at hand, its groups, the run."""
+"""What the scripts that learn from stored groups have in common: the policy at spec, its groups, the run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,8 +9,8 @@ from torch import nn
 from models.hub import hub_options
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import HeldOutId, RewardTable, StoredGroup, load_stored_groups
-from trainers.groups.policies import GroupPolicy, PolicyAtHand, prepare_groups
-from trainers.groups.selectors import selector_at_hand
+from trainers.groups.policies import GroupPolicy, PolicySpec, prepare_groups
+from trainers.groups.selectors import selector_spec
 from trainers.groups.vlm_policy import VLMPolicy
 from trainers.losses import groups_without_contrast
 from trainers.mixins.enough_rows import check_enough_rows
@@ -40,32 +40,32 @@ from trainers.setup.zero_stage import leave_weights_whole
 # -- vision-language models -------------------------------------------------------------------------------------------
 
 
-def vlm_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtHand:
+def vlm_spec(script: GroupArguments, args: Any, model_args: Any) -> PolicySpec:
     """The VLM that a recipe names."""
     name = model_args.model_name_or_path
     if name is None:
         raise RecipeError("model_name_or_path: policy: vlm needs a model")
-    known = inspect_model(name, args, not script.validate_only, hub_arguments(args, model_args))
-    check_model_settings(args, known)
-    check_adapters(known.config, args, model_args)
-    policy = None if known.processor is None else VLMPolicy(known.processor, known.bounds)
+    model = inspect_model(name, args, not script.validate_only, hub_arguments(args, model_args))
+    check_model_settings(args, model)
+    check_adapters(model.config, args, model_args)
+    policy = None if model.processor is None else VLMPolicy(model.processor, model.bounds)
     args.model_init_kwargs = model_init_kwargs(args, model_args)
-    return PolicyAtHand(
+    return PolicySpec(
         policy,
         load=lambda: load_policy(args, model_args),
         by_length=False,
         base_model=name,
-        processor=known.processor,
-        known=known,
+        processor=model.processor,
+        model=model,
     )
 
 
 def _say_prompts(
-    script: GroupArguments, args: Any, model_args: Any, hand: PolicyAtHand, groups: Sequence[StoredGroup]
+    script: GroupArguments, args: Any, model_args: Any, spec: PolicySpec, groups: Sequence[StoredGroup]
 ) -> None:
     """Counts the prompts' tokens, checks that they fit, and prints the memory estimate."""
     rows = [{"id": group.id, **group.columns} for group in groups]
-    counts = count_tokens(rows, script.dataset_name, hand.known.bounds, hand.processor)
+    counts = count_tokens(rows, script.dataset_name, spec.model.bounds, spec.processor)
     check_lengths(counts, script.dataset_name, args.max_prompt_length, "max_prompt_length")
     completions = [candidate.completion for group in groups for candidate in group.candidates]
     load: MemoryDemand = replace(
@@ -74,7 +74,7 @@ def _say_prompts(
         completion_tokens=max(len(text.encode()) for text in completions) // 3 + 1,
         generated_rows=0,
     )
-    say_estimate(hand.known.config, load)
+    say_estimate(spec.model.config, load)
 
 
 def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Callable[[str], nn.Module]:
@@ -131,26 +131,26 @@ def _query_content(script: GroupArguments, policy: GroupPolicy | None) -> Conten
 
 
 def load_groups_and_held_out(
-    script: GroupArguments, args: Any, hand: PolicyAtHand
+    script: GroupArguments, args: Any, spec: PolicySpec
 ) -> tuple[list[StoredGroup], list[StoredGroup] | None]:
     """Groups to learn from, and those to evaluate on, `None` if the recipe asks for none.
 
     Raises:
         RecipeError: the evaluation would be on queries that are trained on.
     """
-    groups = load_stored_groups(script, script.dataset_train_split, hand.by_length)
+    groups = load_stored_groups(script, script.dataset_train_split, spec.by_length)
     if args.eval_strategy == "no":
         return groups, None
 
     def load(source: str, split: str) -> list[StoredGroup]:
         held_out = load_stored_groups(
-            replace(script, dataset_name=source, pools=script.eval_pools or script.pools), split, hand.by_length
+            replace(script, dataset_name=source, pools=script.eval_pools or script.pools), split, spec.by_length
         )
         if script.eval_query_table is None:
             return held_out
         return [replace(group, id=HeldOutId(group.id)) for group in held_out]
 
-    return evaluation_rows(script, args.seed, groups, load, _query_content(script, hand.policy))
+    return evaluation_rows(script, args.seed, groups, load, _query_content(script, spec.policy))
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -180,22 +180,22 @@ def train_on_groups(
         trainer_options: further arguments of the trainer.
     """
     # Policy and data
-    at_hand = selector_at_hand if script.policy == "selector" else vlm_at_hand
-    hand = at_hand(script, args, model_args)
-    train_groups, eval_groups = load_groups_and_held_out(script, args, hand)
+    make_spec = selector_spec if script.policy == "selector" else vlm_spec
+    spec = make_spec(script, args, model_args)
+    train_groups, eval_groups = load_groups_and_held_out(script, args, spec)
     check_enough_rows(len(train_groups), args, script.dataset_name)
     all_groups = [train_groups] if eval_groups is None else [train_groups, eval_groups]
     for split, groups in zip((script.dataset_train_split, script.dataset_test_split), all_groups, strict=False):
         _say_groups(split, groups)
     if script.policy == "vlm":
-        _say_prompts(script, args, model_args, hand, train_groups)
+        _say_prompts(script, args, model_args, spec, train_groups)
     looked_up = script.validate_only or script.policy == "selector"  # of a selector, before it is loaded
-    for groups in all_groups if looked_up and hand.policy is not None else ():
-        prepare_groups(hand.policy, groups)
+    for groups in all_groups if looked_up and spec.policy is not None else ():
+        prepare_groups(spec.policy, groups)
     if script.validate_only:
         say("valid")
         return
-    rows = {"train": train_groups, "evaluation": eval_groups, **hand.records}
+    rows = {"train": train_groups, "evaluation": eval_groups, **spec.records}
     start = begin_run(method, script, args, model_args, rows)
     if start is None:
         return
@@ -204,12 +204,12 @@ def train_on_groups(
     if script.policy == "selector":
         leave_weights_whole(args, "a selector")
     trainer = trainer_class(
-        hand.load(),
+        spec.load(),
         args,
         train_groups,
         eval_groups,
-        hand.processor,
-        policy=hand.policy,
+        spec.processor,
+        policy=spec.policy,
         samples=SampleLog(args.output_dir),
         **trainer_options,
     )
@@ -222,7 +222,7 @@ def train_on_groups(
         command=command_line(),
         recipe=recipe.text,
         dataset=script.dataset_name,
-        base_model=hand.base_model,
+        base_model=spec.base_model,
         rewards=rewards or [script.reward_field or "reward, as stored"],
         kind=script.policy,
     )

@@ -21,7 +21,7 @@ from models.selectors.load import load_encoding_selector, load_selector
 from models.selectors.pointer import PointerSelectorConfig
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import HeldOutId
-from trainers.groups.policies import NEW_SELECTOR, PolicyAtHand
+from trainers.groups.policies import NEW_SELECTOR, PolicySpec
 from trainers.groups.selector_policy import EncodingPolicy, RecordTable, SelectorPolicy
 from trainers.run.console import say
 from trainers.setup.model import hub_arguments
@@ -132,9 +132,9 @@ def _stored(name: str, revision: str | None, config: EncodingSelectorConfig) -> 
     )
 
 
-def encoding_selector_at_hand(
+def encoding_selector_spec(
     script: GroupArguments, args: Any, name: str | None, config: Any, revision: str | None
-) -> PolicyAtHand:
+) -> PolicySpec:
     """The selector with its encoders, and the records that it reads.
 
     Args:
@@ -160,7 +160,7 @@ def encoding_selector_at_hand(
         except (ValueError, OSError) as error:
             raise RecipeError(f"{model.key}: {error}") from error
 
-    return PolicyAtHand(
+    return PolicySpec(
         policy,
         load,
         by_length=not model.stop,
@@ -277,14 +277,14 @@ def load_selection_records(script: GroupArguments) -> tuple[list[VqaRecord], lis
         seen.add(record.id)
     if twice:
         where = f"query_data: {script.query_data}, splits {', '.join(splits)}"
-        raise RecordError([f"{where}: field 'id': {item!r} stands twice" for item in twice])
+        raise RecordError([f"{where}: field 'id': duplicate {item!r}" for item in twice])
     return queries, load("example_data", script.example_split or "train")
 
 
 # -- any selector -----------------------------------------------------------------------------------------------------
 
 
-def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> PolicyAtHand:
+def selector_spec(script: GroupArguments, args: Any, model_args: Any) -> PolicySpec:
     """The selector that a recipe names or describes, with its tables of embeddings, or the records it encodes."""
     name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
     if (name is None) == (script.selector is None):
@@ -298,7 +298,7 @@ def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> Poli
             raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
     model_type = script.selector.get("model_type", "pointer_selector") if config is None else config.model_type
     if reads_records(script, model_type):
-        return encoding_selector_at_hand(script, args, name, config, hub["revision"])
+        return encoding_selector_spec(script, args, name, config, hub["revision"])
     queries, examples = load_query_table(script), load_table(script, "example_table")
     policy = SelectorPolicy(queries, examples, args.label_smoothing_factor)
     if config is None:
@@ -320,4 +320,4 @@ def selector_at_hand(script: GroupArguments, args: Any, model_args: Any) -> Poli
         except ValueError as error:
             raise RecipeError(f"model_name_or_path: {error}") from error
 
-    return PolicyAtHand(policy, load, by_length=not getattr(config, "stop", False), base_model=name or NEW_SELECTOR)
+    return PolicySpec(policy, load, by_length=not getattr(config, "stop", False), base_model=name or NEW_SELECTOR)

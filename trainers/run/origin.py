@@ -1,7 +1,7 @@
 """What a run was started from: settings, data and models by content, versions. A run goes on where they are the same.
 
 The record stands in `run.json` of the output folder, which also says whether the run has finished, and in every
-checkpoint: a checkpoint of another run is told by it.
+checkpoint: a checkpoint of another run is identified by it.
 """
 
 import enum
@@ -26,12 +26,12 @@ SOURCES = (
     *("model_name_or_path", "reference_model", "backbone", "chat_template_path", "deepspeed"),
     *("query_table", "eval_query_table", "example_table", "query_data", "example_data", "task_data", "pools"),
 )
-"""Keys that name files, folders or models: told by what they hold, wherever it lies."""
+"""Keys that name files, folders or models: identified by what they hold, wherever it lies."""
 HOLDERS = ("reward_funcs", "agents", "selector", "model_init_kwargs", "backbone")
 """Keys whose mappings may name files or folders among their parameters."""
 HARMLESS = frozenset(
     (
-        # Where the data lies, and where results go; rows are told by content.
+        # Where the data lies, and where results go; rows are identified by content.
         *("dataset_name", "eval_dataset_name", "output_dir", "logging_dir", "run_name", "own_folder"),
         "accelerate_config",
         # What is checked before anything starts, and how a run is resumed.
@@ -110,7 +110,7 @@ def _default(item: Any) -> Any:
 
 
 def _settings(arguments: Any) -> dict[str, Any]:
-    """What differs from the defaults, but for what is harmless or told by content."""
+    """What differs from the defaults, but for what is harmless or identified by content."""
     left_out = HARMLESS | set(SOURCES)
     if getattr(arguments, "load_best_model_at_end", False):
         left_out -= set(CHOOSE_THE_BEST)

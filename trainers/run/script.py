@@ -21,7 +21,7 @@ from trainers.run.console import say, shorten_output
 from trainers.run.origin import write_run
 from trainers.run.resuming import RunStart
 from trainers.setup.evaluation_rows import evaluation_rows, prompt_content
-from trainers.setup.model import ModelAtHand
+from trainers.setup.model import ModelInfo
 from trainers.setup.recipes import DataArguments, Recipe
 from trainers.setup.task_data import TokenCounts, check_lengths, count_tokens, load_task_rows
 
@@ -62,7 +62,7 @@ def readable_errors() -> Iterator[None]:
 
 
 def load_checked_rows(
-    arguments: DataArguments, args: Any, split: str, model: ModelAtHand, source: str | None = None
+    arguments: DataArguments, args: Any, split: str, model: ModelInfo, source: str | None = None
 ) -> tuple[list[dict], TokenCounts | None]:
     """Rows of a split; on the main process every image is decoded and every prompt counted.
 
@@ -87,7 +87,7 @@ def load_checked_rows(
 
 
 def load_rows_and_held_out(
-    arguments: DataArguments, args: Any, model: ModelAtHand
+    arguments: DataArguments, args: Any, model: ModelInfo
 ) -> tuple[list[dict], list[dict] | None, TokenCounts | None]:
     """Checked rows to train on, those to evaluate on (`None` if the recipe asks for none), and counts of the former.
 

@@ -10,8 +10,13 @@ from typing import Any
 
 from data.io.pixel_bounds import PixelBounds
 from models.families.loading import load_processor, pixel_bounds
-from models.families.published import PUBLISHED_MAX_PIXELS, PUBLISHED_MIN_PIXELS, PUBLISHED_PATCH_SIZE, known_config
-from models.hub import AdapterBase, adapter_base, file_at_hand, hub_options, model_class
+from models.families.published import (
+    PUBLISHED_MAX_PIXELS,
+    PUBLISHED_MIN_PIXELS,
+    PUBLISHED_PATCH_SIZE,
+    published_config,
+)
+from models.hub import AdapterBase, adapter_base, find_file, hub_options, model_class
 from trainers.setup.recipes import RecipeError
 
 ALL_LINEAR = "all-linear"
@@ -21,7 +26,7 @@ DEFAULT_REVISION = "main"
 
 
 @dataclass(frozen=True)
-class ModelAtHand:
+class ModelInfo:
     """What could be found out about a model before loading it; both are `None` if neither folder nor Hub has it."""
 
     config: Any
@@ -89,7 +94,7 @@ def base_of_adapters(name: str, hub: Mapping[str, Any]) -> AdapterBase | None:
     return AdapterBase(base.name, asked)
 
 
-def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | None = None) -> ModelAtHand:
+def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | None = None) -> ModelInfo:
     """Configuration and processor of a model, which may be out of reach when a recipe is only validated.
 
     Args:
@@ -109,7 +114,7 @@ def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | No
         config = AutoConfig.from_pretrained(place, **its_hub)
         place, its_hub = place_of_processor(name, hub)
         processor = load_processor(place, args.min_pixels, args.max_pixels, **its_hub)
-        return ModelAtHand(config, processor, pixel_bounds(processor))
+        return ModelInfo(config, processor, pixel_bounds(processor))
     except ValueError as error:
         if "min_pixels" in str(error):
             raise RecipeError(str(error)) from error
@@ -123,7 +128,7 @@ def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | No
     say(f"note: {name} cannot be reached from here; token counts are upper bounds")
     low = args.min_pixels or PUBLISHED_MIN_PIXELS
     high = max(low, args.max_pixels or PUBLISHED_MAX_PIXELS)
-    return ModelAtHand(known_config(name), None, PixelBounds(low, high, PUBLISHED_PATCH_SIZE))
+    return ModelInfo(published_config(name), None, PixelBounds(low, high, PUBLISHED_PATCH_SIZE))
 
 
 def place_of_processor(name: str, hub: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -137,7 +142,7 @@ def place_of_processor(name: str, hub: Mapping[str, Any]) -> tuple[str, dict[str
 def _has_processor(name: str, hub: Mapping[str, Any]) -> bool:
     """Whether adapters have a processor of their own beside them."""
     names = ("processor_config.json", "preprocessor_config.json")
-    return any(file_at_hand(name, file, hub.get("revision")) for file in names)
+    return any(find_file(name, file, hub.get("revision")) for file in names)
 
 
 def model_init_kwargs(args: Any, model_args: Any) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 from data.cli.folder_names import looks_local
 from trainers.setup.checks import TEMPLATE_FILES
 from trainers.setup.keyword_settings import check_keywords
-from trainers.setup.model import ModelAtHand, init_kwargs
+from trainers.setup.model import ModelInfo, init_kwargs
 from trainers.setup.recipes import RecipeError
 
 
-def check_model_settings(args: Any, model: ModelAtHand) -> None:
+def check_model_settings(args: Any, model: ModelInfo) -> None:
     """Checks what can be, of a model that may be out of reach.
 
     Raises:
@@ -32,7 +32,7 @@ def check_model_settings(args: Any, model: ModelAtHand) -> None:
     _check_template(getattr(args, "chat_template_path", None))
 
 
-def use_chat_template(args: Any, model: ModelAtHand) -> None:
+def use_chat_template(args: Any, model: ModelInfo) -> None:
     """Gives the processor the template of the recipe's file, as the trainer will, so that tokens are counted by it."""
     path = args.chat_template_path
     if path is not None and path.endswith(TEMPLATE_FILES) and model.processor is not None:

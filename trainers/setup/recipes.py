@@ -103,7 +103,7 @@ def _key_nodes(path: Path, text: str) -> dict[str, tuple[int, Any]]:
     """Key -> (line, value) of a YAML mapping.
 
     Raises:
-        RecipeError: not YAML, not a mapping, or a key that stands twice.
+        RecipeError: not YAML, not a mapping, or a duplicate key.
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -133,6 +133,7 @@ RANGES = {
     "beta_max": ABOVE_0,
     "beta_min": ABOVE_0,
     "curriculum_share": SHARE,
+    "curriculum_best_and_worst": AT_LEAST_1,
     "curriculum_top_k": AT_LEAST_1,
     "early_stopping_patience": AT_LEAST_1,
     "kl_factor": ABOVE_0,

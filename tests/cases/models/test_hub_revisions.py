@@ -260,7 +260,7 @@ def test_p12_stored_selector(hub, folders, tmp_path, monkeypatch):
     script = SimpleNamespace(selector=None, query_data=None, example_data=None, query_table="q", example_table="e")
     script.eval_query_table = None
     args = selector_args(model_init_kwargs={"revision": "v1"})
-    loaded = group_runs.selector_at_hand(script, args, ModelConfig("someone/selector")).load()
+    loaded = group_runs.selector_spec(script, args, ModelConfig("someone/selector")).load()
     assert torch.equal(loaded.query_proj.weight, load_selector(tmp_path).query_proj.weight)
 
 

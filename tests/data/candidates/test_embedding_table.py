@@ -53,7 +53,7 @@ def test_tables_of_different_encoders_do_not_fit_together():
 @pytest.mark.parametrize(
     ("ids", "values", "parts", "problem"),
     [
-        ([1, 1, 2], VALUES, (), "id 1 stands twice"),
+        ([1, 1, 2], VALUES, (), "duplicate id 1"),
         ([1, 2], VALUES, (), r"expected one row for each of 2 ids, found \(3, 4\)"),
         ([1, 2, 3], VALUES[0, :3], (), r"expected one row for each of 3 ids, found \(3,\)"),
         ([1, 2, 3], VALUES, PARTS[:1], "expected parts of 4 columns in all"),
@@ -77,7 +77,7 @@ def test_a_table_that_makes_no_sense_is_refused(ids, values, parts, problem):
         ),
         ({"values": VALUES}, {}, "metadata: expected the ids and parts as JSON: Invalid JSON"),
         ({"values": VALUES}, {"ids": "[1, 2.5, 3]"}, "metadata: expected the ids and parts as JSON: Input should be"),
-        ({"values": VALUES}, {"ids": "[1, 2, 2]"}, "embeddings: id 2 stands twice"),
+        ({"values": VALUES}, {"ids": "[1, 2, 2]"}, "embeddings: duplicate id 2"),
         (
             {"values": VALUES},
             {"ids": "[1, 2, 3]", "parts": "[5]"},

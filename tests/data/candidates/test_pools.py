@@ -54,13 +54,13 @@ def test_every_problem_is_reported(path):
         load_pools(path)
     assert caught.value.problems == [
         f"{path}:2: field 'query_id': expected an integer or a text (found None)",
-        f"{path}:2: field 'pool': id 5 stands twice (found [5, 5])",
+        f"{path}:2: field 'pool': duplicate id 5 (found [5, 5])",
         f"{path}:3: field 'query_id': expected an integer or a text (found True)",
         f"{path}:3: field 'pool': expected at least one id (found [])",
         f"{path}:4: field 'pool': expected a list of ids (found 5)",
         f"{path}:5: field 'pool': item 0: expected an integer or a text, found True (found [True])",
         f"{path}:5: field 'samplr': Extra inputs are not permitted (found 'x')",
-        f"{path}:6: field 'query_id': 1 stands twice",
+        f"{path}:6: field 'query_id': duplicate 1",
     ]
 
 

@@ -171,9 +171,9 @@ class TestMapping:
 
 @pytest.mark.parametrize(
     ("ids", "texts", "message"),
-    [(("a", "a"), ("x", "y"), "factor id 'a' stands twice"), (("a", "b"), ("x", "x"), "text 'x' stands twice")],
+    [(("a", "a"), ("x", "y"), "duplicate factor id 'a'"), (("a", "b"), ("x", "x"), "duplicate text 'x'")],
 )
-def test_nothing_stands_twice(ids, texts, message):
+def test_no_duplicates(ids, texts, message):
     rows = [{"id": factor, "name": text, "texts": [text]} for factor, text in zip(ids, texts, strict=True)]
     with pytest.raises(ValueError, match=message):
         FactorSet.model_validate({"encoder": "e", "threshold": 0.5, "factors": rows})

@@ -34,7 +34,7 @@ def test_items_that_were_saved_are_read_again(tmp_path):
 def test_an_id_that_stands_twice_is_refused(tmp_path):
     with pytest.raises(RecordError) as caught:
         Pool(tmp_path, [Item(id="a", image="1.png"), Item(id="a", image="2.png")])
-    assert caught.value.problems == [f"{tmp_path / 'items.jsonl'}: field 'id': 'a' stands twice"]
+    assert caught.value.problems == [f"{tmp_path / 'items.jsonl'}: field 'id': duplicate 'a'"]
 
 
 def test_a_pool_without_items_is_refused(write_lines, tmp_path):

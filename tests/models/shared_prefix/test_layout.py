@@ -19,7 +19,7 @@ def test_one_line_by_hand():
     assert layout.places.tolist() == [[0, 1, 2, 3, -1], [0, 1, 4, -1, -1], [-1, 5, 6, 7, -1]]
     # A place that two rows share holds the token of the last of them; they are the same.
     assert layout.sources.tolist() == [5, 6, 2, 3, 7, 11, 12, 13]
-    assert [(one.start, one.prefix, one.rests, one.rows) for one in layout.segments] == [
+    assert [(one.start, one.prefix, one.continuations, one.rows) for one in layout.segments] == [
         (0, 2, (2, 1), (0, 1)),
         (5, 1, (2,), (2,)),
     ]

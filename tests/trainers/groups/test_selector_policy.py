@@ -450,7 +450,7 @@ def test_two_splits_with_one_id_are_an_error(recipe, records, tmp_path):
     shutil.copytree(records, folder)
     shutil.copy(folder / "train.jsonl", folder / "validation.jsonl")
     given = {key: recipe[key] for key in ("dataset_name", "query_splits", "example_data")}
-    with pytest.raises(RecordError, match="query_data: .*splits train, validation: field 'id': 'e0' stands twice"):
+    with pytest.raises(RecordError, match="query_data: .*splits train, validation: field 'id': duplicate 'e0'"):
         load_selection_records(GroupArguments(**given, query_data=str(folder)))
     only_file = GroupArguments(**given, query_data=str(folder / "train.jsonl"))
     assert len(load_selection_records(only_file)[0]) == len(load_examples(records))

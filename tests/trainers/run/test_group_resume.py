@@ -11,7 +11,7 @@ COMMON = EVERY_STEP | {
     "per_device_train_batch_size": 4,
     "max_steps": 8,
 }
-GRPO = {"curriculum_top_k": 1, "curriculum_share": 0.6, "kl_target_max": 0.001, "kl_target_min": 0.0001}
+GRPO = {"curriculum_best_and_worst": 1, "curriculum_share": 0.6, "kl_target_max": 0.001, "kl_target_min": 0.0001}
 METHODS = {"rce": {}, "offline_grpo": GRPO}
 KILLS = {
     "uninterrupted": (None, False),

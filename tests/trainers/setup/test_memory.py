@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from models import memory
-from models.families.published import KNOWN_MODELS, known_config
+from models.families.published import PUBLISHED_SHAPES, published_config
 from trainers.setup.memory import (
     DEVICE_OVERHEAD,
     FRAGMENTATION,
@@ -25,7 +25,7 @@ FULL = MemoryDemand(rows=2, generated_rows=4, prompt_tokens=1000, completion_tok
 @pytest.fixture(scope="module")
 def counted():
     """Configurations and parameter counts of all known models, counted once."""
-    configs = {name: known_config(name) for name in KNOWN_MODELS}
+    configs = {name: published_config(name) for name in PUBLISHED_SHAPES}
     return configs, {name: count_parameters(config) for name, config in configs.items()}
 
 
@@ -123,7 +123,7 @@ def test_an_optimizer_in_eight_bits_takes_a_quarter(estimate):
     assert estimate(replace(FULL, optimizer_bytes=2))["optimizer"] == estimate(FULL)["optimizer"] / 4
 
 
-@pytest.mark.parametrize("name", KNOWN_MODELS)
+@pytest.mark.parametrize("name", PUBLISHED_SHAPES)
 def test_adapters_take_less_than_full_training_and_four_bits_less_still(estimate, name):
     full, lora, qlora = (
         estimate(load, name)["peak"]
@@ -169,7 +169,7 @@ def test_vllm_takes_generation_elsewhere(estimate):
     assert "vLLM takes 30% of the device beside it" in format_estimate(parts, replace(FULL, vllm_share=0.3))
 
 
-@pytest.mark.parametrize("name", KNOWN_MODELS)
+@pytest.mark.parametrize("name", PUBLISHED_SHAPES)
 def test_every_known_model_can_be_estimated(estimate, name):
     adapters = [{}, {"lora_rank": 8}, {"lora_rank": 8, "four_bit": True, "freeze_vision": True}]
     for dtype, zero_stage, fields in product(["float32", "bfloat16", "float16"], [0, 2, 3], adapters):
