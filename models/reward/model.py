@@ -35,7 +35,7 @@ from models.hub import hub_options
 from models.reward.config import Qwen2_5_VLRewardConfig, Qwen2VLRewardConfig
 from models.reward.inputs import Prompt, ResponseGroup, encode_groups, read_requests
 from models.shared_prefix.packing import pack_conversations
-from models.shared_prefix.sharing import SharedPrefix, computing_dtype
+from models.shared_prefix.sharing import SharedPrefix
 
 HEAD = "score_head"
 
@@ -193,21 +193,22 @@ class _RewardModel:
             "mm_token_type_ids": mm_token_type_ids,
         }
         ends = last_real_tokens(attention_mask).unsqueeze(1)  # (N, 1)
-        packed = None
-        if row_groups is not None and position_ids is None and self.sharing.usable(self):
-            packed = pack_conversations(self.model, inputs, row_groups.tolist())
-        if packed is None:
+
+        def plain() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             places = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape)
             hidden = self._hidden(**inputs, position_ids=position_ids, **kwargs)  # (N * T, hidden)
-        else:
-            places = packed.places(input_ids.device)
-            hidden = self._hidden(**packed.inputs, **kwargs)  # (places, hidden)
-        scores = self._scores(hidden[places.gather(1, ends).squeeze(1)])
-        if packed is not None and self.sharing.wants_check():
-            with torch.no_grad():
-                plain = self._hidden(**inputs, **kwargs).view(*input_ids.shape, -1)
-                plain = self._scores(plain.take_along_dim(ends.unsqueeze(2), dim=1).squeeze(1))
-            self.sharing.compare(scores, plain, computing_dtype(self.model))
+            return self._scores(hidden[places.gather(1, ends).squeeze(1)]), hidden, places
+
+        def packed() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+            batch = pack_conversations(self.model, inputs, row_groups.tolist())
+            if batch is None:
+                return None
+            places = batch.places(input_ids.device)
+            hidden = self._hidden(**batch.inputs, **kwargs)  # (places, hidden)
+            return self._scores(hidden[places.gather(1, ends).squeeze(1)]), hidden, places
+
+        may_share = row_groups is not None and position_ids is None
+        scores, hidden, places = self.sharing.run(self, packed, plain) if may_share else plain()
         return RewardOutput(scores, None if labels is None else self._language_losses(hidden, places, labels))
 
     def _scores(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """Whether prompts are shared: what a recipe asks for, where it is exact, and the check that both ways agree."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,8 +12,10 @@ from transformers import Qwen2_5_VLModel, Qwen2VLModel
 from data.errors import UserError
 from models.families.vision_hooks import vision_language_model
 from models.shared_prefix.attention import IMPLEMENTATIONS
+from models.shared_prefix.packing import Continuations, Rows, pack_continuations
 
 MODES = ("auto", "true", "false")
+Values = TypeVar("Values", torch.Tensor, tuple)
 
 
 class SharedPrefixError(UserError, ValueError):
@@ -86,10 +88,41 @@ class SharedPrefix:
             warnings.warn(f"each row computes its prompt by itself (shared_prefix: auto): {reason}", stacklevel=3)
         return False
 
-    def wants_check(self) -> bool:
-        """Whether this batch is to be computed both ways: the first, if the recipe asks for it."""
-        wanted, self._check = self._check, False
-        return wanted
+    def pack(self, model: nn.Module, rows: Rows, width: int) -> Continuations | None:
+        """`pack_continuations`; `None` also where sharing would not be exact, of which it warns."""
+        return pack_continuations(model, rows, width) if self.allowed(rows.reason_not_shared(width)) else None
+
+    def run(
+        self,
+        model: nn.Module,
+        packed: Callable[[], Values | None],
+        plain: Callable[[], Values],
+        reason: str | None = None,
+        autocast: AbstractContextManager | None = None,
+    ) -> Values:
+        """Values of a batch, with each prompt once where that is exact; the first batch both ways, if that is wanted.
+
+        Args:
+            packed: computes them with shared prompts; `None` where that would save nothing.
+            plain: computes them with each row's own prompt.
+            reason: why this batch cannot share its prompts, if it cannot.
+            autocast: what the model computes in, where that is not entered yet.
+
+        Values are a tensor, or a tuple of which the first tensor is compared.
+
+        Raises:
+            SharedPrefixError: prompts must be shared and cannot be, or both ways differ by more than rounding.
+        """
+        values = packed() if self.usable(model) and self.allowed(reason) else None
+        if values is None:
+            return plain()
+        if self._check:
+            self._check = False
+            with torch.no_grad():
+                expected = plain()
+            with autocast or nullcontext():
+                self._compare(_first(values), _first(expected), computing_dtype(model))
+        return values
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:
@@ -100,7 +133,7 @@ class SharedPrefix:
         finally:
             self._check = wanted
 
-    def compare(self, shared: torch.Tensor, plain: torch.Tensor, dtype: torch.dtype) -> None:
+    def _compare(self, shared: torch.Tensor, plain: torch.Tensor, dtype: torch.dtype) -> None:
         """Stops on a difference between both ways.
 
         Args:
@@ -117,6 +150,10 @@ class SharedPrefix:
                 f"shared_prefix_check: values with shared prompts differ from the plain way's by {typical:.3g} (at "
                 f"most {allowed} is rounding in {dtype}); set shared_prefix: false, and report it"
             )
+
+
+def _first(values: torch.Tensor | tuple) -> torch.Tensor:
+    return values if isinstance(values, torch.Tensor) else values[0]
 
 
 def computing_dtype(model: nn.Module) -> torch.dtype:

@@ -9,14 +9,8 @@ from torch import nn
 from data.io.pixel_bounds import PixelBounds
 from data.io.records import RecordError
 from models.generation import prepare_inputs
-from models.shared_prefix.packing import (
-    Rows,
-    continuation_log_probs,
-    different_images,
-    pack_continuations,
-    token_log_probs,
-)
-from models.shared_prefix.sharing import SharedPrefix, computing_dtype
+from models.shared_prefix.packing import Rows, continuation_log_probs, different_images, token_log_probs
+from models.shared_prefix.sharing import SharedPrefix
 from trainers.groups.data import StoredGroup
 from trainers.groups.policies import Batch, GroupLogProbs
 
@@ -100,23 +94,17 @@ class VLMPolicy:
     def group_log_probs(self, model: nn.Module, batch: Batch) -> GroupLogProbs:
         exists = batch["completion_mask"]  # (N, C)
         steps = exists.shape[1]
-        log_probs = self._shared_log_probs(model, batch)
-        if log_probs is None:
-            log_probs = self._plain_log_probs(model, batch)
-        elif self.sharing.wants_check():
-            with torch.no_grad():
-                plain = self._plain_log_probs(model, batch)
-            self.sharing.compare(log_probs, plain * exists, computing_dtype(model))
+        log_probs = self.sharing.run(
+            model, lambda: self._shared_log_probs(model, batch), lambda: self._plain_log_probs(model, batch)
+        )
         groups, size = batch["shape"].tolist()
         mask = exists.new_zeros(groups * size, steps).index_copy(0, batch["slot"], exists).view(groups, size, steps)
-        placed = log_probs.new_zeros(groups * size, steps).index_copy(0, batch["slot"], log_probs * exists)
+        placed = log_probs.new_zeros(groups * size, steps).index_copy(0, batch["slot"], log_probs)
         placed = placed.view(groups, size, steps)
         return GroupLogProbs(placed, mask, -placed)
 
     def _shared_log_probs(self, model: nn.Module, batch: Batch) -> torch.Tensor | None:
-        """(N, C), each prompt once; `None` where that is not exact or saves nothing."""
-        if not self.sharing.usable(model):
-            return None
+        """(N, C), each prompt once, 0 where a row has no token; `None` where that is not exact or saves nothing."""
         steps = batch["completion_mask"].shape[1]
         pixels = grids = None
         images: list[list[int]] = [[] for _ in batch["input_ids"]]
@@ -127,13 +115,11 @@ class VLMPolicy:
         mask = batch["attention_mask"]
         prompts = mask[:, :-steps].sum(dim=1).tolist()
         rows = Rows(batch["input_ids"], mask, prompts, images, pixels, grids, batch.get("mm_token_type_ids"))
-        if not self.sharing.allowed(rows.reason_not_shared(steps)):
-            return None
-        packed = pack_continuations(model, rows, steps)
+        packed = self.sharing.pack(model, rows, steps)
         return None if packed is None else continuation_log_probs(model, packed)[0]
 
     def _plain_log_probs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """(N, C), each row with its own prompt; anything where a row has no token."""
+        """(N, C), each row with its own prompt, 0 where a row has no token."""
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in batch}
         if "pixel_values" in batch:
             inputs["pixel_values"] = batch["pixel_values"][batch["pixel_rows"]]
@@ -141,7 +127,8 @@ class VLMPolicy:
         steps = batch["completion_mask"].shape[1]
         logits = model(**inputs, logits_to_keep=steps + 1, use_cache=False).logits[:, -steps - 1 : -1]
         tokens = batch["input_ids"][:, -steps:]
-        return torch.stack([token_log_probs(*row)[0] for row in zip(logits, tokens, strict=True)])
+        log_probs = torch.stack([token_log_probs(*row)[0] for row in zip(logits, tokens, strict=True)])
+        return log_probs * batch["completion_mask"]
 
 
 def _starts(counts: Sequence[int]) -> list[int]:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.shared_prefix.packing import Rows, different_images, pack_continuations
-from models.shared_prefix.sharing import SharedPrefix, computing_dtype, parse_mode
+from models.shared_prefix.packing import Rows, different_images
+from models.shared_prefix.sharing import SharedPrefix, parse_mode
 
 
 @dataclass
@@ -54,20 +54,24 @@ class SharedLogProbs:
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """As the parent's."""
         arguments = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
-        if not self.sharing.usable(model) or not self.sharing.allowed(_reason_not_shared(others, compute_aux_loss)):
-            return super()._get_per_token_logps_and_entropies(*arguments, **others)
         size = batch_size or len(input_ids)
-        parts = []
-        for start in range(0, len(input_ids), size):
-            rows, images = _part(input_ids, attention_mask, others, slice(start, start + size))
-            parts.append(self._of_rows(model, rows, logits_to_keep, compute_entropy, images))
-        log_probs, entropies = (torch.cat(values) for values in zip(*parts, strict=True))
-        if self.sharing.wants_check():
-            with torch.no_grad():
-                plain, _, _ = super()._get_per_token_logps_and_entropies(*arguments, **others)
-            with self.accelerator.autocast():
-                self.sharing.compare(log_probs, plain, computing_dtype(model))
-        return log_probs, entropies if compute_entropy else None, None
+        plain = super()._get_per_token_logps_and_entropies
+
+        def packed() -> tuple[torch.Tensor, torch.Tensor | None, None]:
+            parts = []
+            for start in range(0, len(input_ids), size):
+                rows, images = _part(input_ids, attention_mask, others, slice(start, start + size))
+                parts.append(self._of_rows(model, rows, logits_to_keep, compute_entropy, images))
+            log_probs, entropies = (torch.cat(values) for values in zip(*parts, strict=True))
+            return log_probs, entropies if compute_entropy else None, None
+
+        return self.sharing.run(
+            model,
+            packed,
+            plain=lambda: plain(*arguments, **others),
+            reason=_reason_not_shared(others, compute_aux_loss),
+            autocast=self.accelerator.autocast(),
+        )
 
     def _of_rows(
         self, model: nn.Module, rows: dict[str, Any], width: int, entropies: bool, images: list[int]
@@ -75,9 +79,7 @@ class SharedLogProbs:
         """Log-probabilities and entropies (the log-probabilities again, if not asked for), (rows, width) each."""
         packable = _as_rows(rows, width, images)
         with self.accelerator.autocast():
-            batch = None
-            if self.sharing.allowed(packable.reason_not_shared(width)):
-                batch = pack_continuations(model, packable, width)
+            batch = self.sharing.pack(model, packable, width)
             if batch is None:
                 labels = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100)
                 labels[:, :-width] = -100

@@ -243,12 +243,29 @@ def test_auto_warns_once_and_true_raises():
 
 
 def test_the_check_stops_on_a_difference():
-    sharing = SharedPrefix("auto", check=True)
-    assert sharing.wants_check()
-    assert not sharing.wants_check()
+    models = {torch.float32: tiny_qwen2_vl().eval(), torch.bfloat16: tiny_qwen2_vl().eval().bfloat16()}
     values = torch.zeros(2, 3)
-    sharing.compare(values, values + 1e-5, torch.float32)
-    sharing.compare(values, values + 1e-2, torch.bfloat16)
+
+    def checked(plain: torch.Tensor, dtype: torch.dtype) -> SharedPrefix:
+        sharing = SharedPrefix("auto", check=True)
+        assert sharing.run(models[dtype], lambda: values, lambda: plain) is values
+        return sharing
+
+    sharing = checked(values + 1e-5, torch.float32)
+    assert sharing.run(models[torch.float32], lambda: values, lambda: values + 1) is values  # the first batch alone
+    checked(values + 1e-2, torch.bfloat16)
     for wrong in (values + 1e-3, values * torch.nan):
         with pytest.raises(SharedPrefixError, match="shared_prefix_check"):
-            sharing.compare(values, wrong, torch.float32)
+            checked(wrong, torch.float32)
+
+
+def test_the_plain_way_is_gone_where_sharing_is_not_exact_or_saves_nothing():
+    model = tiny_qwen2_vl().eval()
+    ways = {"packed": lambda: ("packed",), "plain": lambda: ("plain",)}
+    assert SharedPrefix("auto").run(model, **ways) == ("packed",)
+    assert SharedPrefix("auto").run(model, lambda: None, ways["plain"]) == ("plain",)
+    assert SharedPrefix("false").run(model, **ways) == ("plain",)
+    with pytest.warns(UserWarning, match="by itself .*: videos"):
+        assert SharedPrefix("auto").run(model, **ways, reason="videos") == ("plain",)
+    with pytest.raises(SharedPrefixError, match="videos"):
+        SharedPrefix("true").run(model, **ways, reason="videos")
