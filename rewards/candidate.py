@@ -1,4 +1,5 @@
-"""Rewards of a selector's candidates, from what is stored beside them: was the VLM right, how sure was it, beam score.
+"""Rewards of a selector's candidates: was the VLM right, how sure was it, beam score; and how the chosen examples go
+together.
 
 A candidate's fields (`data.candidate_groups.Candidate`) come as columns; the completion itself is not read.
 
@@ -18,12 +19,19 @@ A candidate's fields (`data.candidate_groups.Candidate`) come as columns; the co
 vqa_rel_score; what is missing counts 0. `quality` is the beam score, or with use_logprob, where there is one, minus
 the log-probability. `correctness` is vqa_correct, or else the accuracy, or else (and then whatever the mode) 0, under
 correctness_mode "01"; under "pm1" 0 to 1 becomes -1 to 1. In the separated modes correct means exactly 1.
+
+`ExampleSequence` looks at the examples themselves, through their embeddings.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, get_args
 
+import numpy as np
+
+from data.candidates.earlier_formats import ConstructOrder
+from data.candidates.embedding_table import EmbeddingTable, table_path
 from rewards.base import Reward
 from rewards.scoring import columns as column_types
 
@@ -184,3 +192,82 @@ class BeamScore(Reward):
 
     def score(self, text: str, beam_score: float | None) -> float | None:
         return None if beam_score is None else _number("beam_score", beam_score)
+
+
+class ExampleSequence(Reward):
+    """How well the chosen examples go together: coherence of the sequence that the VLM reads, and diversity.
+
+    `None` for a candidate that is no pointer. Otherwise, of embeddings, coherence_weight * coherence +
+    diversity_weight * diversity with
+
+        coherence   mean cosine of neighbours in the order in which they are read, the query last; -1 to 1
+        diversity   1 - mean cosine over all pairs of examples; 0 of a single one; at most 2
+
+    Source: coherence as Foltz, Kintsch and Landauer 1998 have it of the sentences of a text; diversity is 1 minus the
+    intra-list similarity of Ziegler et al. 2005.
+
+    Args:
+        query_table, example_table: embeddings (`data.candidates.embedding_table`) by the same encoders; those of the
+            recipe, where it has them.
+        coherence_weight, diversity_weight: at least 0.
+        construct_order: "left" if each newly selected example is put before the earlier ones, "right" if after them.
+    """
+
+    name = "example_sequence"
+    columns = ("id", "pointer")
+    types: ClassVar = {"id": column_types.one_id, "pointer": column_types.ids}
+    text_only = False
+
+    def __init__(
+        self,
+        query_table: str,
+        example_table: str,
+        coherence_weight: float = 0.5,
+        diversity_weight: float = 0.5,
+        construct_order: ConstructOrder = "left",
+    ):
+        weights = {"coherence_weight": coherence_weight, "diversity_weight": diversity_weight}
+        for name, weight in weights.items():
+            if _weight(name, weight) < 0:
+                raise ValueError(f"{name}: expected at least 0, found {weight!r}")
+        if construct_order not in get_args(ConstructOrder):
+            expected = " or ".join(get_args(ConstructOrder))
+            raise ValueError(f"construct_order: expected {expected}, found {construct_order!r}")
+        for name, path in (("query_table", query_table), ("example_table", example_table)):
+            if not table_path(path).is_file():
+                raise ValueError(f"{name}: {table_path(path)}: no such file")
+        self.paths = str(query_table), str(example_table)
+        self.coherence_weight, self.diversity_weight = coherence_weight, diversity_weight
+        self.construct_order = construct_order
+        self.minimum, self.maximum = -float(coherence_weight), float(coherence_weight + 2 * diversity_weight)
+
+    @cached_property
+    def _tables(self) -> tuple[EmbeddingTable, EmbeddingTable]:
+        """Those of queries and examples; read at the first use."""
+        queries, examples = self.paths
+        table = EmbeddingTable.load(queries)
+        other = table if examples == queries else EmbeddingTable.load(examples)
+        table.check_same_encoders(other)
+        return table, other
+
+    def score(self, text: str, item: int | str, pointer: list[int | str] | None) -> float | None:
+        if pointer is None:
+            return None
+        if not pointer:
+            raise ValueError("pointer: expected at least one example, found none")
+        queries, examples = self._tables
+        vectors = np.concatenate([queries.values[queries.rows([item])], examples.values[examples.rows(pointer)]])
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # (1 + n, 1)
+        units = np.divide(vectors, norms, out=np.zeros(vectors.shape), where=norms > 0)
+        cosines = (units @ units.T).clip(-1, 1)  # the query first; a zero vector is similar to nothing
+        coherence = _mean_of_neighbours(cosines, self.construct_order)
+        pairs = cosines[1:, 1:][np.triu_indices(len(pointer), k=1)]
+        diversity = 1 - pairs.mean() if len(pairs) else 0.0
+        return float(self.coherence_weight * coherence + self.diversity_weight * diversity)
+
+
+def _mean_of_neighbours(cosines: np.ndarray, construct_order: str) -> float:
+    """Of the query, in row 0, and the examples in the order of selection: that of reading, or its reverse."""
+    chain = list(range(len(cosines)))
+    chain = chain if construct_order == "left" else [*chain[1:], 0]
+    return float(cosines[chain[:-1], chain[1:]].mean())

@@ -14,7 +14,7 @@ happens when the reward fails (`rewards/scoring/guard.py`).
 import functools
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data.cli.user_code import import_named
@@ -34,6 +34,7 @@ REWARDS = {
     "relevance": "rewards.relevance.RelevanceReward",
     "candidate": "rewards.candidate.CandidateReward",
     "beam_score": "rewards.candidate.BeamScore",
+    "example_sequence": "rewards.candidate.ExampleSequence",
     "reward_model": "rewards.reward_model.RewardModel",
 }
 
@@ -89,11 +90,14 @@ def spec_name(spec: RewardSpec) -> str:
     return re.split("[.:]", _split_spec(spec)[0])[-1]
 
 
-def build_reward(spec: RewardSpec, agents: Sequence[str | dict] | None = None) -> GuardedReward:
+def build_reward(
+    spec: RewardSpec, agents: Sequence[str | dict] | None = None, tables: Mapping[str, str | None] | None = None
+) -> GuardedReward:
     """The reward that one entry of a recipe's `reward_funcs` describes.
 
     Args:
         agents: the recipe's `agents`, for rewards with a parameter of this name that the entry does not give.
+        tables: the same of the recipe's tables of embeddings, by key.
 
     Raises:
         RewardSpecError: unknown name or parameter, or a value that the reward refuses.
@@ -105,8 +109,9 @@ def build_reward(spec: RewardSpec, agents: Sequence[str | dict] | None = None) -
     if unknown:
         expected = ", ".join((*allowed, *_POLICY)) or "none"
         raise RewardSpecError(f"reward '{name}' has no parameter '{unknown[0]}'; expected some of: {expected}")
-    if "agents" in allowed and agents is not None:
-        parameters.setdefault("agents", agents)
+    for key, value in {"agents": agents, **(tables or {})}.items():
+        if key in allowed and value is not None:
+            parameters.setdefault(key, value)
     try:
         function = reward(**parameters) if inspect.isclass(reward) else functools.partial(reward, **parameters)
         return guard(function, spec_name(spec), **policy)
@@ -114,11 +119,15 @@ def build_reward(spec: RewardSpec, agents: Sequence[str | dict] | None = None) -
         raise RewardSpecError(f"reward '{name}': {error}") from error
 
 
-def build_rewards(specs: Sequence[RewardSpec], agents: Sequence[str | dict] | None = None) -> list[GuardedReward]:
+def build_rewards(
+    specs: Sequence[RewardSpec],
+    agents: Sequence[str | dict] | None = None,
+    tables: Mapping[str, str | None] | None = None,
+) -> list[GuardedReward]:
     """All rewards of a recipe, in order; names must differ."""
     if isinstance(specs, str | dict):
         raise RewardSpecError(f"reward_funcs: expected a list of entries, found {specs!r}")
-    rewards = [build_reward(spec, agents) for spec in specs]
+    rewards = [build_reward(spec, agents, tables) for spec in specs]
     names = [reward.name for reward in rewards]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

@@ -116,6 +116,13 @@ def ids(value: Any) -> list[int | str]:
     return list(value)
 
 
+def one_id(value: Any) -> int | str:
+    """An integer or a text."""
+    if type(value) is not int and type(value) is not str:
+        raise TypeProblem(f"expected an integer or a text, found {value!r:.80}")
+    return value
+
+
 def number(value: Any) -> float:
     """An integer or a float; what is not finite is the reward's own concern."""
     if type(value) not in (int, float, bool):

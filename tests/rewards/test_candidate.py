@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 
+from data.candidates.embedding_table import EmbeddingTable
 from rewards.candidate import REWARD_MODES, BeamScore, CandidateReward, candidate_reward
 from rewards.registry import RewardSpecError, build_reward
 from rewards.scoring.columns import ColumnError
+from rewards.scoring.rows import score_rows
 
 FIELDS = CandidateReward.columns
 
@@ -148,4 +151,91 @@ def test_beam_scores_are_taken_as_they_are():
         BeamScore()([""], vqa_correct=[1])
     reward = build_reward({"name": "beam_score", "on_error": "skip"})
     assert reward([""], beam_score=[float("nan")]) == [None]
-    assert "beam_score: expected a finite number or None, found nan" in reward.failures[0].cause
+    assert "beam_score: expected a finite number" in reward.failures[0].cause
+
+
+# -- the examples themselves ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tables(tmp_path) -> dict[str, str]:
+    """A query at (1, 0), and examples there, across from it and beside it; lengths do not matter."""
+    EmbeddingTable([7], np.array([[1, 0]])).save(tmp_path / "queries.safetensors")
+    places = {"same": (2, 0), "beside": (0, 0.5), "across": (-1, 0), "nowhere": (0, 0)}
+    EmbeddingTable(list(places), np.array(list(places.values()))).save(tmp_path / "examples.safetensors")
+    return {
+        "query_table": str(tmp_path / "queries.safetensors"),
+        "example_table": str(tmp_path / "examples.safetensors"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("pointer", "coherence", "diversity"),
+    [
+        (["same"], 1, 0),
+        (["across"], -1, 0),
+        (["nowhere"], 0, 0),
+        (["same", "beside"], (1 + 0) / 2, 1),
+        (["beside", "same"], (0 + 0) / 2, 1),
+        (["same", "across"], (1 - 1) / 2, 2),
+        (["same", "beside", "across"], (1 + 0 + 0) / 3, 1 + 1 / 3),
+    ],
+)
+def test_coherence_and_diversity_of_a_sequence_by_hand(tables, pointer, coherence, diversity):
+    for weights in ((0.5, 0.5), (1.0, 0.0), (0.25, 2.0)):
+        spec = {"coherence_weight": weights[0], "diversity_weight": weights[1], **tables}
+        reward = build_reward({"name": "example_sequence", **spec})
+        [score] = reward([""], id=[7], pointer=[pointer])
+        assert score == pytest.approx(weights[0] * coherence + weights[1] * diversity)
+        assert reward.function.minimum <= score <= reward.function.maximum
+
+
+def test_the_query_is_read_after_what_stands_last(tables):
+    """Under "right" the last selected example is its neighbour, under "left" the first."""
+    coherences = [
+        build_reward({"name": "example_sequence", "diversity_weight": 0, "construct_order": order, **tables})(
+            ["", ""], id=[7, 7], pointer=[["same", "beside"], ["beside", "same"]]
+        )
+        for order in ("left", "right")
+    ]
+    assert coherences == [[0.25, 0.0], [0.0, 0.25]]
+
+
+def test_sequences_of_stored_candidates_are_scored_beside_their_answers(tables):
+    rows = [
+        {"id": 7, "completion": "", "pointer": ["same", "beside"], "vqa_correct": 1, "vqa_acc_score": 0.5},
+        {"id": 7, "completion": "red", "pointer": None, "vqa_correct": 0},
+    ]
+    scores, failures = score_rows(["candidate", {"name": "example_sequence", **tables}], None, rows)
+    assert scores == {"candidate": [1.5, 0.0], "example_sequence": [pytest.approx(0.75), None]}
+    assert failures == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"query_table": None}, "missing 1 required positional argument: 'query_table'"),
+        ({"example_table": "/none.safetensors"}, "example_table: /none.safetensors: no such file"),
+        ({"diversity_weight": -1}, "diversity_weight: expected at least 0, found -1"),
+        ({"coherence_weight": math.nan}, "coherence_weight: expected a finite number"),
+        ({"construct_order": "up"}, "construct_order: expected left or right, found 'up'"),
+        ({"beta": 1}, "has no parameter 'beta'; expected some of: query_table, example_table, coherence_weight,"),
+    ],
+)
+def test_a_sequence_reward_that_makes_no_sense(tables, changes, message):
+    spec = {"name": "example_sequence", **tables, **changes}
+    with pytest.raises(RewardSpecError, match=message):
+        build_reward({key: value for key, value in spec.items() if value is not None})
+
+
+def test_examples_and_queries_without_an_embedding_are_named(tables, tmp_path):
+    reward = build_reward({"name": "example_sequence", "on_error": "skip", "max_error_rate": 1.0, **tables})
+    assert reward(["", "", ""], id=[7, 8, 7], pointer=[["other"], ["same"], []]) == [None] * 3
+    causes = [failure.cause for failure in reward.failures]
+    assert "id 'other' is not in the table" in causes[0]
+    assert "id 8 is not in the table" in causes[1]
+    assert "pointer: expected at least one example" in causes[2]
+    EmbeddingTable([7], np.ones((1, 3))).save(tmp_path / "wide.safetensors")
+    reward = build_reward({"name": "example_sequence", **tables, "query_table": str(tmp_path / "wide.safetensors")})
+    reward([""], id=[7], pointer=[["same"]])
+    assert "two tables made by different encoders" in reward.failures[0].cause

@@ -276,7 +276,8 @@ def _rewards(
 ) -> list[list[float | None]]:
     source = arguments.dataset_name
     if arguments.reward_funcs:
-        rewards = build_rewards(arguments.reward_funcs, arguments.agents)
+        tables = {"query_table": arguments.query_table, "example_table": arguments.example_table}
+        rewards = build_rewards(arguments.reward_funcs, arguments.agents, tables)
         weights = arguments.reward_weights or [1.0] * len(rewards)
         scored = _scored(rewards, weights, groups, columns, source)
         names = ", ".join(reward.name for reward in rewards)

@@ -143,9 +143,11 @@ def load_groups_and_held_out(
         return groups, None
 
     def load(source: str, split: str) -> list[StoredGroup]:
-        held_out = load_stored_groups(
-            replace(script, dataset_name=source, pools=script.eval_pools or script.pools), split, spec.by_length
-        )
+        own = {
+            "pools": script.eval_pools or script.pools,
+            "query_table": script.eval_query_table or script.query_table,
+        }
+        held_out = load_stored_groups(replace(script, dataset_name=source, **own), split, spec.by_length)
         if script.eval_query_table is None:
             return held_out
         return [replace(group, id=HeldOutId(group.id)) for group in held_out]

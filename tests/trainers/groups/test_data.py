@@ -2,12 +2,21 @@
 
 import json
 import logging
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from stored_groups import POINTERS, write_groups
 
+from data.candidates.embedding_table import EmbeddingTable
+from rewards.candidate import ExampleSequence
+from rewards.scoring.guard import RewardError
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import load_stored_groups
+from trainers.groups.run import load_groups_and_held_out
+from trainers.groups.selectors import load_query_table
+
+TABLES = {"query_table": "queries", "example_table": "examples"}
 
 
 def test_pointers_of_different_lengths_are_different_groups(tmp_path):
@@ -36,6 +45,29 @@ def test_where_the_reward_comes_from(tmp_path, settings, expected):
     script = GroupArguments(dataset_name=write_groups(tmp_path, POINTERS), **settings)
     [group] = load_stored_groups(script, "train", by_length=False)
     assert list(group.rewards) == pytest.approx(expected)
+
+
+def test_a_sequence_of_examples_is_scored_by_the_recipes_tables(pointer_groups, tmp_path):
+    """In training as in evaluation, whose queries may have a table of their own."""
+    queries = EmbeddingTable.load(pointer_groups / "queries.safetensors")
+    EmbeddingTable(queries.ids, -queries.values).save(tmp_path / "held_out.safetensors")
+    tables = {key: str(pointer_groups / f"{name}.safetensors") for key, name in TABLES.items()}
+    held_out = {"eval_query_table": str(tmp_path / "held_out.safetensors")}
+    funcs = [{"name": "candidate", "reward_mode": "soft_only"}, "example_sequence"]
+    script = GroupArguments(
+        dataset_name=str(pointer_groups), **tables, **held_out, reward_funcs=funcs, reward_weights=[1.0, 0.1]
+    )
+    hand = SimpleNamespace(by_length=True, policy=SimpleNamespace(queries=load_query_table(script)))
+    splits = load_groups_and_held_out(script, SimpleNamespace(eval_strategy="steps", seed=0), hand)
+    for split, table in zip(splits, (tables["query_table"], held_out["eval_query_table"]), strict=True):
+        expected = ExampleSequence(table, tables["example_table"])
+        for group in split:
+            query = getattr(group.id, "id", group.id)
+            for candidate, reward in zip(group.candidates, group.rewards, strict=True):
+                sequence = expected.score("", query, candidate.pointer)
+                assert reward == pytest.approx(candidate.vqa_acc_score + 0.1 * sequence)
+    with pytest.raises(RewardError, match="reward 'example_sequence'.*id 0 is not in the table"):
+        load_stored_groups(replace(script, query_table=tables["example_table"]), "train")
 
 
 def test_groups_without_a_pool_take_it_from_the_file_of_pools(tmp_path):
