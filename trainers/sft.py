@@ -12,29 +12,32 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
     before_imports(__file__, "SFT", "DataArguments", "SFTConfig", "ModelConfig")
 
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import trl
-from transformers import PreTrainedModel
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import ModelConfig
 
 from data.io.records import RecordError
 from data.rows.chat import completion_length
+from models.families.loading import pixel_bounds
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
 from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.finite import FiniteTraining
-from trainers.mixins.image_bounds import PromptArguments
+from trainers.mixins.image_bounds import PromptArguments, processor_of
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.rce import GroupConfig, RCETrainer
-from trainers.report.fixed_samples import demonstration_samples, held_out_rows
+from trainers.report.fixed_samples import FixedSamples, demonstration_samples, held_out_rows
 from trainers.report.publishing import PublishedRun
 from trainers.report.record import RunInfo
-from trainers.report.samples import SampleLog
+from trainers.report.samples import SampleLog, Source
 from trainers.run.console import say
 from trainers.run.machine import command_line
 from trainers.run.resuming import begin_run, hold_output
@@ -52,7 +55,7 @@ from trainers.setup.model import (
 from trainers.setup.model_settings import check_model_settings, use_chat_template
 from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import DataArguments, parse_recipe, recipe_value
-from trainers.setup.task_data import to_dataset
+from trainers.setup.task_data import given_rows, is_of_a_task, to_dataset
 
 
 @dataclass
@@ -70,14 +73,68 @@ class SFTConfig(CheckedSettings, PromptArguments, VisionTowerArguments, trl.SFTC
 class SFTTrainer(
     TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, TrainsVisionTower, trl.SFTTrainer
 ):
-    """`trl.SFTTrainer` whose batches may lack images on some processes, with the vision tower frozen if asked."""
+    """`trl.SFTTrainer` whose batches may lack images on some processes, with the vision tower frozen if asked.
+
+    The arguments stand in the order of `trl.SFTTrainer`; the others of its arguments may follow.
+
+    Args:
+        model: a vision-language model, or one of texts, or its folder or Hub id.
+        args: by default those of `SFTConfig`; a `trl.SFTConfig` gets the defaults of the additions.
+        train_dataset, eval_dataset: for a vision-language model, rows of a task (data/tasks.py): a prompt and its
+            `completion`, or what says the right answer, and images; every image is decoded before training. Other
+            data sets are TRL's.
+        processing_class: by default the processor of the model, with the bounds of `args`.
+
+    Raises:
+        TypeError: another configuration.
+        ValueError: settings that contradict the processor or the data.
+        RecordError: rows that cannot be used, or prompts longer than `args.max_prompt_length`.
+    """
 
     _name = "SFT"
 
-    def __init__(self, model: str | PreTrainedModel, args: trl.SFTConfig | None = None, *others: Any, **kwargs: Any):
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: trl.SFTConfig | None = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        *others: Any,
+        **kwargs: Any,
+    ):
         args = config_or_default(args, SFTConfig, model, "SFT")
+        processing_class = processor_of(model, args, processing_class)
+        self.task_rows: dict[str, list[dict]] = {}
+        """Name of a data set -> its rows, of those that have rows of a task."""
+
+        def prepared(dataset: Any, name: str) -> Any:
+            if isinstance(dataset, Mapping):
+                return type(dataset)({key: prepared(one, f"{name} {key}") for key, one in dataset.items()})
+            if not (isinstance(processing_class, ProcessorMixin) and is_of_a_task(dataset)):
+                _check_no_limit(dataset, args)
+                return dataset
+            args.remove_unused_columns = False  # rows are looked up when they are needed
+            rows = given_rows(dataset, name, processing_class, args.max_prompt_length)
+            self.task_rows[name] = _with_completions(rows, name)
+            return to_dataset(self.task_rows[name], pixel_bounds(processing_class), COLUMNS)
+
+        train_dataset, eval_dataset = prepared(train_dataset, "train_dataset"), prepared(eval_dataset, "eval_dataset")
         with class_of_its_revision(model, args):
-            super().__init__(model, args, *others, **kwargs)
+            super().__init__(
+                model, args, data_collator, train_dataset, eval_dataset, processing_class, *others, **kwargs
+            )
+
+    def fixed_samples(self) -> FixedSamples | None:
+        """The same few rows at every sampled step, and a training row; `None` for other rows than those of a task."""
+        train = self.task_rows.get("train_dataset")
+        if train is None:
+            return None
+        held_out = next((rows for name, rows in self.task_rows.items() if name != "train_dataset"), None)
+        source: Source = "training data" if held_out is None else "held out"
+        bounds = pixel_bounds(self.processing_class)
+        return demonstration_samples(self, self.samples, held_out or train, source, train, bounds)
 
     def extra_state(self) -> dict[str, Any]:
         return {"tokens": self._total_train_tokens, "metrics": metrics_state(self._metrics["train"])}
@@ -85,6 +142,19 @@ class SFTTrainer(
     def load_extra_state(self, state: dict[str, Any]) -> None:
         self._total_train_tokens = state["tokens"]
         self._metrics["train"] = restored_metrics(state["metrics"])
+
+
+COLUMNS = ("prompt", "completion", "images")
+
+
+def _check_no_limit(dataset: Any, args: SFTConfig) -> None:
+    """Raises `ValueError` for a limit of prompts in a data set whose prompts are TRL's to read."""
+    is_prepared = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+    if args.max_prompt_length is not None and dataset is not None and not is_prepared:
+        raise ValueError(
+            "max_prompt_length: prompts are counted of a vision-language model's rows with a prompt, question or "
+            "report; leave it out"
+        )
 
 
 def _with_completions(rows: list[dict], source: str) -> list[dict]:
@@ -181,13 +251,12 @@ def main(argv: list[str] | None = None) -> None:
             return
 
         # Trainer
-        columns = ("prompt", "completion", "images")
         args.model_init_kwargs = model_init_kwargs(args, model_args)
         args.remove_unused_columns = False  # rows are looked up when they are needed
         trainer = SFTTrainer(
             args=args,
-            train_dataset=to_dataset(train_rows, model.bounds, columns),
-            eval_dataset=to_dataset(eval_rows, model.bounds, columns) if eval_rows is not None else None,
+            train_dataset=to_dataset(train_rows, model.bounds, COLUMNS),
+            eval_dataset=to_dataset(eval_rows, model.bounds, COLUMNS) if eval_rows is not None else None,
             processing_class=model.processor,
             **policy_arguments(args, model_args),
         )

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 
 from data.io.pixel_bounds import PixelBounds
-from data.io.records import RecordError
+from data.io.records import GivenRows, RecordError
 from data.rows.messages import message_texts
-from data.tasks import load_rows
+from data.tasks import TASK_FIELDS, load_rows
 from filter_agents.registry import build_agents
-from models.families.loading import VISION_TOKENS
+from models.families.loading import VISION_TOKENS, pixel_bounds
 from trainers.setup.recipes import DataArguments
 
 NOT_FOR_REWARDS = ("gold",)
@@ -69,6 +70,43 @@ def _check_agents(rows: Sequence[dict], known: Sequence[str], source: str) -> No
     ]
     if problems:
         raise RecordError(problems)
+
+
+# -- from Python ------------------------------------------------------------------------------------------------------
+
+LIBRARY_COLUMNS = {"tools", "chat_template_kwargs"}
+"""Columns that TRL reads and rows of a task do not have."""
+
+
+def is_of_a_task(dataset: Any) -> bool:
+    """Whether a data set has rows of a task (data/tasks.py), neither of another form of TRL's nor prepared ones."""
+    if not isinstance(dataset, Dataset) or dataset.format["type"] == "custom":
+        return False
+    columns = set(dataset.column_names)
+    return bool(columns & set(TASK_FIELDS)) and not columns & LIBRARY_COLUMNS
+
+
+def given_rows(dataset: Dataset, name: str, processor: Any, limit: int | None) -> list[dict]:
+    """Rows of a data set that a trainer is given, as of a file; agents are all built-in ones that need no model.
+
+    On the main process every image is decoded, and prompts are counted where there is a limit.
+
+    Args:
+        name: of the data set, for messages.
+        limit: tokens a prompt may have.
+
+    Raises:
+        RecordError: lists every problem of every row.
+    """
+    main = PartialState().is_main_process
+    agents = [(agent.name, agent.description) for agent in build_agents().values()]
+    rows = load_rows(GivenRows(name, dataset), "train", agents, check_files=main)
+    if main and limit is not None:
+        check_lengths(count_tokens(rows, name, pixel_bounds(processor), processor), name, limit, "max_prompt_length")
+    return rows
+
+
+# -- lengths ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

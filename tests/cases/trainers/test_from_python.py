@@ -20,6 +20,7 @@ from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
 from trainers.rce import RCEConfig, RCETrainer
 from trainers.reward import RewardConfig, RewardTrainer
 from trainers.setup.recipes import RecipeError
+from trainers.sft import SFTConfig, SFTTrainer
 
 QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "gradient_checkpointing": False,
          "disable_tqdm": True, "per_device_train_batch_size": 2, "max_steps": 1, "logging_steps": 1}  # fmt: skip
@@ -187,3 +188,51 @@ def test_settings_that_a_selector_does_not_read(pointer_policy, tmp_path, settin
 def test_labels_of_a_vlm_are_not_smoothed(tiny_model, tmp_path):
     with pytest.raises(RecipeError, match="label_smoothing_factor: only policy: selector reads it"):
         RCETrainer(str(tiny_model), RCEConfig(str(tmp_path), label_smoothing_factor=0.1, **QUIET), COMPLETIONS)
+
+
+# -- demonstrations ---------------------------------------------------------------------------------------------------
+
+QUESTIONS = Dataset.from_list(
+    [{"question": f"which colour? {number}", "answers": ["red"], "image": picture(number)} for number in range(4)]
+)
+TURNS = Dataset.from_list(
+    [
+        {
+            "prompt": [{"role": "user", "content": "which colour?"}],
+            "completion": [{"role": "assistant", "content": "red"}],
+            "images": [picture(number)],
+        }
+        for number in range(4)
+    ]
+)
+
+
+@pytest.mark.parametrize("rows", [QUESTIONS, TURNS], ids=["questions", "chat messages"])
+def test_a_vlm_learns_rows_of_a_task(tiny_model, tmp_path, rows):
+    trainer = SFTTrainer(
+        str(tiny_model),
+        SFTConfig(str(tmp_path / "run"), max_pixels=784, max_prompt_length=200, **QUIET),
+        train_dataset=rows,
+        eval_dataset={"few": rows.select([0])},
+        report=rows is TURNS,
+    )
+    trainer.train()
+    trainer.save_model()
+    assert "eval_few_loss" in trainer.evaluate()
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    assert batch["image_grid_thw"].tolist() == [[1, 2, 2]]
+    assert pixel_bounds(load_processor(str(tmp_path / "run"))).maximum == 784
+    assert ("report.html" in files_of(tmp_path / "run")) == (rows is TURNS)
+    if rows is TURNS:
+        assert {"README.md", "samples.jsonl"} <= files_of(tmp_path / "run")
+
+
+def test_demonstrations_are_checked_before_training(tiny_model, tmp_path):
+    args = SFTConfig(str(tmp_path), max_prompt_length=3, **QUIET)
+    with pytest.raises(RecordError, match=r"train_dataset: row 0: .* expected at most 3 \(max_prompt_length\)"):
+        SFTTrainer(str(tiny_model), args, train_dataset=TURNS)
+    with pytest.raises(ValueError, match="max_prompt_length: prompts are counted"):
+        SFTTrainer(str(tiny_model), args, train_dataset=Dataset.from_list([{"text": "a"}]))
+    args = SFTConfig(str(tmp_path), **QUIET)
+    with pytest.raises(RecordError, match="eval_dataset: row 0: field 'completion': missing"):
+        SFTTrainer(str(tiny_model), args, None, TURNS, TURNS.remove_columns("completion"))
