@@ -16,6 +16,7 @@ USES = {
     "rewards": ("data", "models", "filter_agents"),
     "rollouts": ("data", "models", "filter_agents", "rewards"),
     "trainers": ("data", "models", "filter_agents", "rewards"),
+    "vlm_posttrain": ("data", "trainers"),
 }
 """Each package, and those that its modules may import."""
 MOST_FILES = 15
@@ -124,6 +125,8 @@ TESTED_IN = {
     "trainers/setup/own_config.py": "cases/trainers/test_construction.py",
     "trainers/setup/recipe_keys.py": "cases/commands/test_command_line.py",
     "trainers/setup/setting_rules.py": "cases/trainers/test_setting_types.py",
+    "vlm_posttrain/launcher.py": "vlm_posttrain/test_launching.py",
+    "vlm_posttrain/path.py": "vlm_posttrain/test_commands.py",
 }
 """Modules without a test file of their name, and the test, below `tests/`, that covers each."""
 

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from data.cli.help import described, entry
+from data.cli.help import NAME, described, entry, started_as
 from data.cli.ranges import AT_LEAST_0, FINITE, Range
 from data.cli.suggestions import closest
 from data.errors import UserError
@@ -242,7 +242,9 @@ class _Parser(argparse.ArgumentParser):
         module = sys.modules[kind.__module__]
         spec = getattr(module, "__spec__", None)  # which a script does not have
         started = f"-m {spec.name.removesuffix('.__main__')}" if spec else os.path.relpath(module.__file__)
-        super().__init__(prog=f"python {started}", description=module.__doc__, allow_abbrev=False)
+        words = started_as()
+        prog = " ".join(words) if words[0] == NAME else f"python {started}"
+        super().__init__(prog=prog, description=module.__doc__, allow_abbrev=False)
         self.kind, self.options = kind, options_of(kind)
         self.old = {old: one.name for one in self.options.values() for old in one.setting("old", ())}
         for name, one in self.options.items():

@@ -1,9 +1,18 @@
 """What `--help` of commands and training scripts looks like: who it is, how it is started, and each setting once."""
 
+import sys
 import textwrap
 from collections.abc import Iterable
 
 WIDTH = 119
+NAME = "vlm-posttrain"
+"""The one command, which runs all others. It leaves `vlm-posttrain eval` as the name of what it runs."""
+
+
+def started_as() -> list[str]:
+    """The words of a command line before its options: `vlm-posttrain eval`, or `python trainers/grpo.py`."""
+    name = sys.argv[0]
+    return name.split(" ", 1) if name.startswith(f"{NAME} ") else ["python", name]
 
 
 def entry(name: str, annotation: str, default: str, text: str) -> str:

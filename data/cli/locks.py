@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from data.cli.arguments import Arguments, parse_arguments
+from data.cli.help import started_as
 from data.cli.secrets import command_without_secrets
 from data.io.records import RecordError
 
@@ -93,7 +94,7 @@ def write_holder(file: IO) -> None:
         "process": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": command_without_secrets(["python", *sys.argv]),
+        "command": command_without_secrets([*started_as(), *sys.argv[1:]]),
     }
     file.truncate(0)
     file.write(json.dumps(holder).encode() + b"\n")

@@ -3,9 +3,9 @@
 They lie beside the packages: in a clone, and where a wheel is installed.
 """
 
-import difflib
 from pathlib import Path
 
+from data.cli.suggestions import closest
 from data.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -45,8 +45,11 @@ def shipped_file(given: str | Path, folder: Path) -> Path:
         return shipped
     if path.suffix or len(path.parts) != 1:
         return path
-    close = difflib.get_close_matches(path.name, names_in(folder), n=3)
-    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    raise UserError(
-        f"{path}: no such file, and none of {folder.name}/ has this name; {hint}they are {', '.join(names_in(folder))}"
-    )
+    raise unknown(path.name, folder)
+
+
+def unknown(name: str, folder: Path) -> UserError:
+    """The error of a name that stands for nothing."""
+    names = names_in(folder)
+    known = f"{closest(name, names)}they are {', '.join(names)}"
+    return UserError(f"{name}: no such file, and none of {folder.name}/ has this name; {known}")

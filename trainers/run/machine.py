@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data.cli.help import NAME
 from data.cli.secrets import command_without_secrets
 
 PACKAGES = ("vlm-posttrain", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed")
@@ -42,8 +43,9 @@ def command_line() -> str:
 
 
 def launched_command(ancestors: list[list[str]]) -> str:
-    """The command furthest up that is a Python program started with the same script or module,
-    without secrets.
+    """The command furthest up that is a Python program started with the same script or module, without secrets.
+
+    The one command is given to the processes of a run as it was typed.
 
     Args:
         ancestors: arguments of the process itself, of its parent, and so on.
@@ -55,6 +57,8 @@ def launched_command(ancestors: list[list[str]]) -> str:
     """
     own = ancestors[0]
     tail = _without_interpreter(own)
+    if Path(*tail[:1]).name.replace("_", "-") == NAME:  # which starts its own launcher
+        return command_without_secrets([NAME, *tail[1:]])
     command = own
     for arguments in ancestors[1:]:
         if not (arguments and _is_python(arguments[0])) or arguments[-len(tail) :] != tail:

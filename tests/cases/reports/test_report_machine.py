@@ -43,6 +43,14 @@ def test_the_command_is_the_launchers(above, expected):
     assert launched_command([OWN, *above]) == (expected or "python3.11 -u trainers/grpo.py --config 'my recipe.yaml'")
 
 
+@pytest.mark.parametrize("started", [["/v/bin/vlm-posttrain"], ["-m", "vlm_posttrain"], ["-u", "-m", "vlm_posttrain"]])
+def test_the_one_command_is_itself(started):
+    words = ["grpo", "--config", "my recipe.yaml", "--launch", "zero3"]
+    above = [[PYTHON, "-m", "vlm_posttrain.launcher", "--module", "vlm_posttrain", *words]]
+    expected = "vlm-posttrain grpo --config 'my recipe.yaml' --launch zero3"
+    assert launched_command([[PYTHON, *started, *words], *above]) == expected
+
+
 def test_the_command_of_this_process_is_recorded(run_command):
     code = "import sys; from trainers.run.machine import command_line; print(command_line())"
     assert run_command("-c", code, "a b").stdout.strip().endswith("'a b'")

@@ -1,0 +1,167 @@
+"""`--launch`: what goes to accelerate, and that signals and statuses pass through every process in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from places import ROOT
+
+from data.cli.shipped import ACCELERATE_CONFIGS
+from data.errors import UserError
+from vlm_posttrain import launcher
+from vlm_posttrain.launching import STARTED_BY, Launch, is_worker, split_launch
+
+
+def test_what_is_for_the_launcher_is_told_apart():
+    words = ["--config", "a", "--launch", "zero3", "--num_processes=4", "--beta", "0.1", "--machine-rank", "1"]
+    how, rest = split_launch(words)
+    assert how == Launch(ACCELERATE_CONFIGS / "zero3.yaml", {"num_processes": "4", "machine_rank": "1"})
+    assert rest == ["--config", "a", "--beta", "0.1"]
+    assert split_launch(rest) == (None, rest)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--launch"], "command line: --launch: expected a value, found none"),
+        (["--launch", "--beta", "1"], "command line: --launch: expected a value, found none"),
+        (["--num_processes", "2"], "command line: --num_processes goes with --launch, which is not given"),
+        (["--launch", "zero"], "zero: no such file, and none of accelerate_configs/ has this name; did you mean"),
+    ],
+)
+def test_what_cannot_be_launched(words, message):
+    with pytest.raises(UserError) as error:
+        split_launch(words)
+    assert str(error.value).startswith(message)
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+WORKER = """
+import os, signal, sys, time
+def end(number, _):
+    print('worker', number, flush=True)
+    sys.exit(40 + number)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, end)
+from vlm_posttrain.launching import is_worker
+assert is_worker()
+print('ready', os.getpid(), os.getpgid(0), flush=True)
+time.sleep(60)
+"""
+LAUNCHER = f"""
+import os, signal, subprocess, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: None)
+from data.cli.processes import end_with_parent
+from vlm_posttrain.launching import STARTED_BY
+end_with_parent(int(os.environ[STARTED_BY]))
+os.environ[STARTED_BY] = str(os.getpid())
+sys.exit(subprocess.run([sys.executable, '-c', {WORKER!r}]).returncode)
+"""
+OUTER = f"""
+import sys
+from pathlib import Path
+from vlm_posttrain import launching
+launching.LAUNCHER = ('-c', {LAUNCHER!r})
+sys.exit(launching.launch(launching.Launch(Path('x'), {{}}), ['grpo']))
+"""
+
+
+@pytest.fixture
+def started():
+    """The process that launches, the id of the worker that it has started by way of a launcher, and its group's."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", OUTER], env=environment, stdout=subprocess.PIPE, text=True) as outer:
+        _, worker, group = outer.stdout.readline().split()
+        yield outer, int(worker), int(group)
+        outer.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_reach_the_workers_and_their_status_comes_back(started, number):
+    outer, worker, group = started
+    assert group not in (os.getpgid(outer.pid), os.getpgid(0))
+    outer.send_signal(number)
+    assert outer.wait(20) == 40 + number
+    assert outer.stdout.read() == f"worker {int(number)}\n"  # once
+    assert not psutil.pid_exists(worker)
+
+
+def test_no_worker_outlives_the_command(started):
+    outer, worker, _ = started
+    process = psutil.Process(worker)
+    outer.kill()
+    for _ in range(100):
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker goes on")
+
+
+def test_a_process_that_nobody_launched_is_no_worker(monkeypatch):
+    monkeypatch.delenv(STARTED_BY, raising=False)
+    assert not is_worker()
+
+
+# -- the launcher -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def launch(monkeypatch, capsys):
+    """Function: what accelerate's launcher raises -> status and message of ours."""
+    import accelerate.commands.launch
+
+    monkeypatch.setattr(launcher, "end_with_parent", lambda parent: None)
+    monkeypatch.setenv(STARTED_BY, str(os.getppid()))
+
+    def run(error: BaseException | None, *words: str) -> tuple[int | str, str]:
+        def launch_command(arguments) -> None:
+            assert arguments.module
+            assert arguments.training_script_args == ["grpo", "--config", "a"]
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(accelerate.commands.launch, "launch_command", launch_command)
+        handlers = [signal.getsignal(number) for number in launcher.HANDED_ON]
+        words = words or ("--config_file", str(ACCELERATE_CONFIGS / "cpu.yaml"))
+        with pytest.raises(SystemExit) as stop:
+            launcher.main([*words, "--module", "vlm_posttrain", "grpo", "--config", "a"])
+        for number, handler in zip(launcher.HANDED_ON, handlers, strict=True):
+            signal.signal(number, handler)
+        return stop.value.code, capsys.readouterr().err
+
+    return run
+
+
+def test_the_status_of_a_run_is_passed_on_without_a_word(launch):
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    killed = ChildFailedError("x", {1: ProcessFailure(1, 7, -9, "/nowhere"), 2: ProcessFailure(2, 8, 1, "/nowhere")})
+    killed.failures[2].timestamp = killed.failures[1].timestamp + 1
+    assert launch(None) == (0, "")
+    assert launch(subprocess.CalledProcessError(3, ["x"])) == (3, "")
+    assert launch(SignalException("x", signal.SIGTERM)) == (143, "")
+    said = "error: the process of rank 1 was ended by SIGKILL; the system does so where memory is short\n"
+    assert launch(killed) == (137, said)
+
+
+def test_more_processes_than_devices_are_an_error(launch, monkeypatch):
+    config = str(ACCELERATE_CONFIGS / "zero3.yaml")
+    monkeypatch.delenv("DS_ACCELERATOR")
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 4)
+    expected = f"error: {config}: it starts 8 processes on this machine, which has 4 devices; give --num_processes 4"
+    assert launch(None, "--config_file", config)[0].startswith(expected)
+    assert launch(None, "--config_file", config, "--num_processes", "4") == (0, "")
+    assert launch(
+        None, "--config_file", str(Path(config).with_name("multi_node_zero3.yaml")), "--num_machines", "4"
+    ) == (
+        0,
+        "",
+    )

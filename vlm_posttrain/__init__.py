@@ -1,0 +1,1 @@
+"""The command `vlm-posttrain`: everything that one runs, under one name, from any folder. Uses all other rooms."""

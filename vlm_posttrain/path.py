@@ -1,0 +1,18 @@
+"""Where modules come from while the command runs: the packages first, the current folder last.
+
+Imports nothing of ours: a user's `data.py` or `models/` would be found first as long as this has not run.
+"""
+
+import sys
+from pathlib import Path
+
+OURS = Path(__file__).parents[1]
+
+
+def put_current_folder_last() -> None:
+    """Moves the current folder to the end of the path, unless it is the one that our packages are in."""
+    here = Path.cwd()
+    if here == OURS:
+        return
+    sys.path[:] = [place for place in sys.path if Path(place or ".").absolute() != here]
+    sys.path.append(str(here))
