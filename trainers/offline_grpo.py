@@ -29,7 +29,6 @@ from trl import ModelConfig
 from data.io.records import atomic_write
 from models.generation import evaluating
 from trainers.groups.arguments import GroupArguments
-from trainers.groups.given import load_policy_model
 from trainers.groups.policies import GroupLogProbs
 from trainers.losses import (
     GRPOTerms,
@@ -199,9 +198,7 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
         self.add_callback(_Epochs(self))
         self.beta = args.beta
         self.curriculum = Curriculum(args.curriculum_best_and_worst, args.curriculum_share)
-        self._load_reference = load_reference or partial(
-            load_policy_model, args=self.args, options=options, policy=self.policy
-        )
+        self._load_reference = load_reference or partial(self.policy.load, args=self.args, options=options)
         self._old: StoredLogProbs | None = None  # of the groups trained on
         self._old_round = -1
         self._reference: StoredLogProbs | None = None  # of these, and of those evaluated on

@@ -25,16 +25,11 @@ from transformers import EvalPrediction
 from trl import ModelConfig
 
 from models.families.loading import pixel_bounds
-from models.shared_prefix.sharing import SharedPrefix
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import RewardTable
 from trainers.groups.given import (
     Groups,
     as_groups,
-    check_prompt_lengths,
-    check_settings_of,
-    kind_of,
-    load_policy_model,
 )
 from trainers.groups.policies import Batch, GroupLogProbs, GroupPolicy, prepare_groups
 from trainers.groups.vlm_policy import VLMPolicy
@@ -57,9 +52,6 @@ from trainers.setup.checks import check_set_up
 from trainers.setup.model import init_kwargs
 from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import RecipeError, parse_recipe
-
-BACKBONE = ("input_proj", "query_proj", "cand_proj")
-"""The parts of a selector that `freeze_backbone` leaves as they are."""
 
 
 @dataclass
@@ -160,18 +152,17 @@ class RCETrainer(
         if policy is None:
             processing_class = processor_of(model, args, processing_class)
             policy = VLMPolicy(processing_class, pixel_bounds(processing_class))
-        self.report_kind = kind_of(policy)
-        check_settings_of(policy, args)
+        self.report_kind = policy.kind
+        policy.check_settings(args)
         if isinstance(model, str):
             options = hub_of(args) | init_kwargs(args)
-            model = load_policy_model(model, args, options, policy, quantization_config, peft_config)
+            model = policy.load(model, args, options, quantization_config, peft_config)
         elif args.model_init_kwargs or peft_config is not None or quantization_config is not None:
             raise RecipeError("model_init_kwargs, peft_config, quantization_config: of a VLM by its name")
         train_groups = as_groups(train_dataset, "train_dataset", policy, model)
         eval_groups = None if eval_dataset is None else as_groups(eval_dataset, "eval_dataset", policy, model)
         groups = [*train_groups, *(eval_groups or ())]
-        if args.max_prompt_length is not None and isinstance(policy, VLMPolicy):
-            check_prompt_lengths(groups, "train_dataset, eval_dataset", policy, args.max_prompt_length)
+        policy.check_groups(groups, "train_dataset, eval_dataset", args)
         items = prepare_groups(policy, groups)
         self.policy = policy
         self.train_groups = list(train_groups)
@@ -179,8 +170,7 @@ class RCETrainer(
         self.samples = samples
         self.groups = RewardTable(groups)
         self._figures: dict[str, list[float]] = defaultdict(list)  # of the micro-batches since the last log
-        if args.freeze_backbone:
-            freeze_backbone(model)
+        policy.set_up(model, args)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # policies give every parameter a gradient, on every process
         callbacks = [*(kwargs.pop("callbacks", None) or ()), *args.early_stopping()]
@@ -196,8 +186,6 @@ class RCETrainer(
             **kwargs,
         )
         self.model_accepts_loss_kwargs = True  # the loss below is divided by the groups of the whole step
-        if isinstance(policy, VLMPolicy):
-            policy.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 
@@ -344,23 +332,6 @@ class RCETrainer(
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, figures = self.compute_loss(model, inputs, return_outputs=True)
         return loss.detach(), figures, torch.zeros_like(figures[:, 0])
-
-
-def freeze_backbone(model: nn.Module) -> None:
-    """Leaves the projections of a selector, and the adapters of its encoders, as they are.
-
-    Raises:
-        RecipeError: it has none, or nothing else to train.
-    """
-    for name, parameter in model.named_parameters():
-        if name.removeprefix("selector.").split(".")[0] in BACKBONE or ".lora_" in name:
-            parameter.requires_grad_(False)
-    trainable = [parameter.requires_grad for parameter in model.parameters()]
-    if all(trainable) or not any(trainable):
-        rest = "no such part" if all(trainable) else "nothing else"
-        raise RecipeError(
-            f"freeze_backbone: {type(model).__name__} has {rest}; expected {', '.join(BACKBONE)} and more"
-        )
 
 
 # -- the script -------------------------------------------------------------------------------------------------------

@@ -6,13 +6,14 @@ losses need not know what a candidate is. It calls the model once a batch, throu
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
 
 from data.io.records import RecordError
 from trainers.groups.data import StoredGroup
+from trainers.setup.evaluation_rows import Content
 from trainers.setup.model import ModelInfo
 
 NEW_SELECTOR = "a new selector"
@@ -43,10 +44,39 @@ class GroupPolicy(Protocol):
     """What trainers ask of a policy.
 
     Attributes:
+        kind: as recipes call it.
         mean_over_steps: whether a candidate counts by the mean over its steps, or by their sum.
     """
 
+    kind: ClassVar[Literal["selector", "vlm"]]
     mean_over_steps: ClassVar[bool]
+
+    def check_settings(self, args: Any) -> None:
+        """Raises `RecipeError` for settings of the trainer that the policy does not read, or says otherwise itself."""
+
+    def check_groups(self, groups: Sequence[StoredGroup], name: str, args: Any) -> None:
+        """Raises `RecordError` for groups that the trainer's settings do not allow; `name` is that of the data."""
+
+    def compares_lengths(self, model: nn.Module) -> bool:
+        """Whether candidates of different lengths belong to one group."""
+
+    def load(
+        self, name: str, args: Any, options: Mapping[str, Any], quantization: Any = None, adapters: Any = None
+    ) -> nn.Module:
+        """The model of a folder or Hub id, to be trained.
+
+        Args:
+            args: of the trainer; their `model_init_kwargs` are taken out.
+            options: of `from_pretrained`.
+            adapters: PEFT configuration of new ones; by default of all linear layers.
+
+        Raises:
+            RecipeError: adapters or quantisation of a selector.
+            ValueError: another kind of model than the policy's.
+        """
+
+    def set_up(self, model: nn.Module, args: Any) -> None:
+        """Makes policy and model what the trainer's settings say, before there is an optimizer."""
 
     def prepare(self, group: StoredGroup) -> dict[str, Any]:
         """What `collate` needs of a group, looked up once; a `RecordError` if something is missing."""
@@ -67,6 +97,7 @@ class PolicySpec:
         load: the model.
         by_length: pointers of different lengths are different groups.
         base_model: for the report.
+        query_content: what makes the queries of two groups the same.
         processor: saved beside the model.
         model: what is known of a VLM; `None` for a selector.
         records: what the policy reads beside the groups, by name.
@@ -76,6 +107,7 @@ class PolicySpec:
     load: Callable[[], nn.Module]
     by_length: bool
     base_model: str
+    query_content: Content
     processor: Any = None
     model: ModelInfo | None = None
     records: Mapping[str, Sequence[Any]] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from torch import nn
 from models.hub import hub_options
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import HeldOutId, RewardTable, StoredGroup, load_stored_groups
-from trainers.groups.policies import GroupPolicy, PolicySpec, prepare_groups
+from trainers.groups.policies import PolicySpec, prepare_groups
 from trainers.groups.selectors import selector_spec
 from trainers.groups.vlm_policy import VLMPolicy
 from trainers.losses import groups_without_contrast
@@ -21,7 +21,7 @@ from trainers.run.machine import command_line
 from trainers.run.resuming import begin_run
 from trainers.run.script import describe_rewards, train_and_record
 from trainers.setup.adapter_targets import check_adapters
-from trainers.setup.evaluation_rows import Content, evaluation_rows, prompt_content
+from trainers.setup.evaluation_rows import evaluation_rows, prompt_content
 from trainers.setup.memory import MemoryDemand, base_load, say_estimate
 from trainers.setup.model import (
     DEFAULT_REVISION,
@@ -35,7 +35,6 @@ from trainers.setup.model import (
 from trainers.setup.model_settings import check_model_settings
 from trainers.setup.recipes import Recipe, RecipeError
 from trainers.setup.task_data import check_lengths, count_tokens
-from trainers.setup.zero_stage import leave_weights_whole
 
 # -- vision-language models -------------------------------------------------------------------------------------------
 
@@ -55,9 +54,14 @@ def vlm_spec(script: GroupArguments, args: Any, model_args: Any) -> PolicySpec:
         load=lambda: load_policy(args, model_args),
         by_length=False,
         base_model=name,
+        query_content=lambda group: prompt_content(group.columns),
         processor=model.processor,
         model=model,
     )
+
+
+SPECS = {"selector": selector_spec, "vlm": vlm_spec}
+"""What makes the spec of each kind of policy that a recipe may ask for."""
 
 
 def _say_prompts(
@@ -115,21 +119,6 @@ def reference_loader(script: GroupArguments, args: Any, model_args: Any) -> Call
 # -- the groups -------------------------------------------------------------------------------------------------------
 
 
-def _query_content(script: GroupArguments, policy: GroupPolicy | None) -> Content:
-    """What makes the queries of two groups the same: prompt and images, or, for selectors, id and embedding."""
-
-    def content(group: StoredGroup) -> tuple[str, Sequence[Any]]:
-        if script.policy == "vlm":
-            return prompt_content(group.columns)
-        if script.eval_query_table is None:
-            return repr(group.id), ()
-        plain = group.id.id if isinstance(group.id, HeldOutId) else group.id
-        vector = policy.queries.values[policy.queries.rows([group.id])[0]]
-        return f"{plain!r} {vector.tobytes().hex()}", ()
-
-    return content
-
-
 def load_groups_and_held_out(
     script: GroupArguments, args: Any, spec: PolicySpec
 ) -> tuple[list[StoredGroup], list[StoredGroup] | None]:
@@ -152,7 +141,7 @@ def load_groups_and_held_out(
             return held_out
         return [replace(group, id=HeldOutId(group.id)) for group in held_out]
 
-    return evaluation_rows(script, args.seed, groups, load, _query_content(script, spec.policy))
+    return evaluation_rows(script, args.seed, groups, load, spec.query_content)
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -182,16 +171,15 @@ def train_on_groups(
         trainer_options: further arguments of the trainer.
     """
     # Policy and data
-    make_spec = selector_spec if script.policy == "selector" else vlm_spec
-    spec = make_spec(script, args, model_args)
+    spec = SPECS[script.policy](script, args, model_args)
     train_groups, eval_groups = load_groups_and_held_out(script, args, spec)
     check_enough_rows(len(train_groups), args, script.dataset_name)
     all_groups = [train_groups] if eval_groups is None else [train_groups, eval_groups]
     for split, groups in zip((script.dataset_train_split, script.dataset_test_split), all_groups, strict=False):
         _say_groups(split, groups)
-    if script.policy == "vlm":
+    if spec.model is not None:
         _say_prompts(script, args, model_args, spec, train_groups)
-    looked_up = script.validate_only or script.policy == "selector"  # of a selector, before it is loaded
+    looked_up = script.validate_only or spec.model is None  # of a selector, before it is loaded
     for groups in all_groups if looked_up and spec.policy is not None else ():
         prepare_groups(spec.policy, groups)
     if script.validate_only:
@@ -203,8 +191,6 @@ def train_on_groups(
         return
 
     # Trainer
-    if script.policy == "selector":
-        leave_weights_whole(args, "a selector")
     trainer = trainer_class(
         spec.load(),
         args,

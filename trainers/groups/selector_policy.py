@@ -1,7 +1,7 @@
 """An example selector that learns from stored groups: candidates are pointers, queries and examples embeddings, or the
 texts and images that its own encoders read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,16 @@ from data.io.records import RecordError
 from data.reports.pool import ItemId
 from data.vqa import VqaRecord
 from models.selectors.encoder_inputs import InputReader, Inputs
+from models.selectors.encoding import EncodingSelector
+from models.selectors.load import load_encoding_selector, load_selector
 from trainers.groups.data import StoredGroup
 from trainers.groups.policies import Batch, GroupLogProbs
+from trainers.setup.checks import check_policy_settings
+from trainers.setup.recipes import RecipeError
+from trainers.setup.zero_stage import leave_weights_whole
+
+BACKBONE = ("input_proj", "query_proj", "cand_proj")
+"""The parts of a selector that `freeze_backbone` leaves as they are."""
 
 
 class SelectorPolicy:
@@ -33,14 +41,43 @@ class SelectorPolicy:
         RecordError: the tables were made by different encoders.
     """
 
+    kind = "selector"
     mean_over_steps = False
     sources = ("query_table", "example_table")
     """The recipe's keys that queries and examples come from, for messages."""
+    load_model = staticmethod(load_selector)
 
     def __init__(self, queries: EmbeddingTable, examples: EmbeddingTable, label_smoothing: float = 0.0):
         queries.check_same_encoders(examples)
         self.queries, self.examples = queries, examples
         self.label_smoothing = label_smoothing
+
+    def check_settings(self, args: Any) -> None:
+        check_policy_settings(self.kind, args)
+        if args.label_smoothing_factor not in (0, self.label_smoothing):
+            found = f"the configuration says {args.label_smoothing_factor}, the policy {self.label_smoothing}"
+            raise RecipeError(f"label_smoothing_factor: {found}; leave out one")
+
+    def check_groups(self, groups: Sequence[StoredGroup], name: str, args: Any) -> None:
+        """No setting of a trainer forbids any."""
+
+    def compares_lengths(self, model: nn.Module) -> bool:
+        """Where the selector decides when to stop."""
+        selector = model.selector if isinstance(model, EncodingSelector) else model
+        return bool(getattr(selector.config, "stop", False))
+
+    def load(
+        self, name: str, args: Any, options: Mapping[str, Any], quantization: Any = None, adapters: Any = None
+    ) -> nn.Module:
+        if quantization is not None or adapters is not None:
+            raise RecipeError("peft_config, quantization_config: a selector is trained as it is; leave them out")
+        args.model_init_kwargs = None
+        leave_weights_whole(args, "a selector")
+        return self.load_model(name, options.get("revision"))
+
+    def set_up(self, model: nn.Module, args: Any) -> None:
+        if args.freeze_backbone:
+            freeze_backbone(model)
 
     def prepare(self, group: StoredGroup) -> dict[str, Any]:
         """Row numbers of query and pool, and each pointer as positions in the pool."""
@@ -107,6 +144,23 @@ def _every_parameter(model: nn.Module) -> torch.Tensor | float:
     if not torch.is_grad_enabled():
         return 0.0
     return sum(0.0 * parameter.flatten()[:1].sum() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Leaves the projections of a selector, and the adapters of its encoders, as they are.
+
+    Raises:
+        RecipeError: it has none, or nothing else to train.
+    """
+    for name, parameter in model.named_parameters():
+        if name.removeprefix("selector.").split(".")[0] in BACKBONE or ".lora_" in name:
+            parameter.requires_grad_(False)
+    trainable = [parameter.requires_grad for parameter in model.parameters()]
+    if all(trainable) or not any(trainable):
+        rest = "no such part" if all(trainable) else "nothing else"
+        raise RecipeError(
+            f"freeze_backbone: {type(model).__name__} has {rest}; expected {', '.join(BACKBONE)} and more"
+        )
 
 
 # -- with encoders of its own -----------------------------------------------------------------------------------------
@@ -183,6 +237,7 @@ class EncodingPolicy(SelectorPolicy):
     """
 
     sources = ("query_data", "example_data")
+    load_model = staticmethod(load_encoding_selector)
 
     def __init__(
         self, queries: RecordTable, examples: RecordTable, reader: InputReader | None, label_smoothing: float = 0.0

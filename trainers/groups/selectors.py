@@ -1,7 +1,8 @@
 """The example selector that a recipe names or describes, and the tables of embeddings or the records that it reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from models.selectors.gpt2 import GPT2SelectorConfig
 from models.selectors.load import load_encoding_selector, load_selector
 from models.selectors.pointer import PointerSelectorConfig
 from trainers.groups.arguments import GroupArguments
-from trainers.groups.data import HeldOutId
+from trainers.groups.data import HeldOutId, StoredGroup
 from trainers.groups.policies import NEW_SELECTOR, PolicySpec
 from trainers.groups.selector_policy import EncodingPolicy, RecordTable, SelectorPolicy
 from trainers.run.console import say
 from trainers.setup.model import hub_arguments
 from trainers.setup.recipes import RecipeError
+from trainers.setup.zero_stage import leave_weights_whole
 
 MODEL_TYPE = EncodingSelectorConfig.model_type
 TABLES, DATA = ("query_table", "example_table"), ("query_data", "example_data")
@@ -155,6 +157,7 @@ def encoding_selector_spec(
     )
 
     def load() -> nn.Module:
+        leave_weights_whole(args, "a selector")
         try:
             return model.load()
         except (ValueError, OSError) as error:
@@ -165,6 +168,7 @@ def encoding_selector_spec(
         load,
         by_length=not model.stop,
         base_model=name or NEW_SELECTOR,
+        query_content=_id_of,
         processor=reader,
         records={"queries": queries, "examples": examples},
     )
@@ -313,6 +317,7 @@ def selector_spec(script: GroupArguments, args: Any, model_args: Any) -> PolicyS
         )
 
     def load() -> nn.Module:
+        leave_weights_whole(args, "a selector")
         if name is None:
             return AutoModel.from_config(config)
         try:
@@ -320,4 +325,21 @@ def selector_spec(script: GroupArguments, args: Any, model_args: Any) -> PolicyS
         except ValueError as error:
             raise RecipeError(f"model_name_or_path: {error}") from error
 
-    return PolicySpec(policy, load, by_length=not getattr(config, "stop", False), base_model=name or NEW_SELECTOR)
+    return PolicySpec(
+        policy,
+        load,
+        by_length=not getattr(config, "stop", False),
+        base_model=name or NEW_SELECTOR,
+        query_content=_id_of if script.eval_query_table is None else partial(_id_and_embedding, queries),
+    )
+
+
+def _id_of(group: StoredGroup) -> tuple[str, Sequence[Any]]:
+    return repr(group.id), ()
+
+
+def _id_and_embedding(queries: EmbeddingTable, group: StoredGroup) -> tuple[str, Sequence[Any]]:
+    """Held-out queries have ids of their own, which may be those of others."""
+    plain = group.id.id if isinstance(group.id, HeldOutId) else group.id
+    vector = queries.values[queries.rows([group.id])[0]]
+    return f"{plain!r} {vector.tobytes().hex()}", ()

@@ -1,6 +1,6 @@
 """A vision-language model that learns from stored groups: candidates are completions, each prompt computed once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from models.shared_prefix.packing import Rows, continuation_log_probs, different
 from models.shared_prefix.sharing import SharedPrefix
 from trainers.groups.data import StoredGroup
 from trainers.groups.policies import Batch, GroupLogProbs
+from trainers.setup.checks import check_policy_settings
+from trainers.setup.model import load_to_train
+from trainers.setup.task_data import check_lengths, count_tokens
 
 
 class VLMPolicy:
@@ -26,12 +29,34 @@ class VLMPolicy:
         sharing: whether each prompt goes through the model once for all its completions; by default where exact.
     """
 
+    kind = "vlm"
     mean_over_steps = True
 
     def __init__(self, processor: Any, bounds: PixelBounds, sharing: SharedPrefix | None = None):
         self.processor = processor
         self.bounds = bounds
         self.sharing = sharing or SharedPrefix()
+
+    def check_settings(self, args: Any) -> None:
+        check_policy_settings(self.kind, args)
+
+    def check_groups(self, groups: Sequence[StoredGroup], name: str, args: Any) -> None:
+        """Raises `RecordError` if a prompt has more tokens than `args.max_prompt_length`."""
+        if args.max_prompt_length is not None:
+            rows = [{"id": group.id, **group.columns} for group in groups]
+            counts = count_tokens(rows, name, self.bounds, self.processor)
+            check_lengths(counts, name, args.max_prompt_length, "max_prompt_length")
+
+    def compares_lengths(self, model: nn.Module) -> bool:
+        return True
+
+    def load(
+        self, name: str, args: Any, options: Mapping[str, Any], quantization: Any = None, adapters: Any = None
+    ) -> nn.Module:
+        return load_to_train(name, args, options, quantization, adapters)
+
+    def set_up(self, model: nn.Module, args: Any) -> None:
+        self.sharing = SharedPrefix(args.shared_prefix, args.shared_prefix_check)
 
     def prepare(self, group: StoredGroup) -> dict[str, Any]:
         """The conversation, its images (opened when they are needed), and the tokens of each completion."""

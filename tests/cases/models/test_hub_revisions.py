@@ -20,7 +20,7 @@ from models.selectors.encoders import load_selector_encoders
 from models.selectors.encoding import EncodingSelector
 from models.selectors.load import load_selector
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
-from trainers.groups import run as group_runs
+from trainers.groups import selectors as group_selectors
 from trainers.groups.run import reference_loader
 from trainers.offline_grpo import OfflineGRPOConfig
 from trainers.reward import RewardConfig, load_reward_policy, reward_adapters
@@ -248,7 +248,7 @@ def test_p12_adapters_of_a_reward_model(hub, weights, tmp_path):
 
 
 def selector_args(**changes) -> SimpleNamespace:
-    return SimpleNamespace(label_smoothing_factor=0.0, seed=0, **changes)
+    return SimpleNamespace(label_smoothing_factor=0.0, seed=0, deepspeed_plugin=None, **changes)
 
 
 def test_p12_stored_selector(hub, folders, tmp_path, monkeypatch):
@@ -256,11 +256,11 @@ def test_p12_stored_selector(hub, folders, tmp_path, monkeypatch):
     hub.put("someone/selector", folders[ENCODER, "main"])
     hub.put("someone/selector", tmp_path, "v1")
     table = EmbeddingTable([1], np.ones((1, 4), dtype=np.float32), ())
-    monkeypatch.setattr(group_runs, "load_table", lambda script, name: table)
+    monkeypatch.setattr(group_selectors, "load_table", lambda script, name: table)
     script = SimpleNamespace(selector=None, query_data=None, example_data=None, query_table="q", example_table="e")
     script.eval_query_table = None
     args = selector_args(model_init_kwargs={"revision": "v1"})
-    loaded = group_runs.selector_spec(script, args, ModelConfig("someone/selector")).load()
+    loaded = group_selectors.selector_spec(script, args, ModelConfig("someone/selector")).load()
     assert torch.equal(loaded.query_proj.weight, load_selector(tmp_path).query_proj.weight)
 
 

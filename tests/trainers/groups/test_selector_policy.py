@@ -30,9 +30,8 @@ from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import load_stored_groups
 from trainers.groups.policies import prepare_groups
 from trainers.groups.run import reference_loader
-from trainers.groups.selector_policy import EncodingPolicy, RecordTable
+from trainers.groups.selector_policy import EncodingPolicy, RecordTable, freeze_backbone
 from trainers.groups.selectors import load_selection_records
-from trainers.rce import freeze_backbone
 from trainers.setup.recipes import RecipeError
 
 

@@ -7,8 +7,8 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from models import memory
 from models.families.published import PUBLISHED_SHAPES, published_config
+from trainers.setup import memory
 from trainers.setup.memory import (
     DEVICE_OVERHEAD,
     FRAGMENTATION,
