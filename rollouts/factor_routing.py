@@ -30,6 +30,7 @@ from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
 from data.factor_labels.clusters import normalise, text_vectors
 from data.factor_labels.text_encoder import BUNDLED_MINILM, Encode, load_text_encoder
+from data.io.digests import pool_digest
 from data.io.records import RecordError, atomic_write, read_rows, write_jsonl
 from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.unreadable import Skipping, refuse_unreadable
@@ -262,7 +263,7 @@ def route(arguments: argparse.Namespace, pool: str, skipping: Skipping) -> None:
     work = work_folder(arguments.output)
     predicted = work / "predicted.jsonl"
     settings = {
-        "pool": str(Path(arguments.pool).resolve()),
+        "pool": pool_digest(load_pool(pool)),
         "model": model_fingerprint(find_model(arguments.model)),
         "left_out": skipping.positions(),
     }

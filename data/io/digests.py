@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from data.io.images import READER_VERSION, ImageError, ImageSource, describe_source, open_image, read_image_bytes
-from data.reports.pool import ITEMS_FILE, load_pool
+from data.reports.pool import ITEMS_FILE, Pool, load_pool
 
 IMAGE_KEYS = ("image", "images", "image_path")
 """Fields of rows whose texts are names of image files."""
@@ -87,13 +87,17 @@ def _feed_mapping(digest: Any, row: Mapping, image: bool) -> None:
     for key in kept:
         _add(digest, "key", str(key).encode("utf-8", "surrogatepass"))
         if key in POOL_KEYS and isinstance(row[key], str) and (Path(row[key]) / ITEMS_FILE).is_file():
-            _feed(digest, _pool_rows(row[key]), image)
+            _feed(digest, _pool_rows(load_pool(row[key])), image)
         else:
             _feed(digest, row[key], key in IMAGE_KEYS or (image and key == "path"))
 
 
-def _pool_rows(folder: str) -> list[dict[str, Any]]:
-    pool = load_pool(folder)
+def pool_digest(pool: Pool) -> str:
+    """SHA-256 of a pool's items, with their images by content: equal for the same pool elsewhere."""
+    return rows_digest(_pool_rows(pool))
+
+
+def _pool_rows(pool: Pool) -> list[dict[str, Any]]:
     return [item.model_dump() | {"image": pool.image_path(item)} for item in pool.items]
 
 

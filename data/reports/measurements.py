@@ -5,7 +5,6 @@ pixels and words. Every bound that counts as healthy stands once, in `HEALTHY`: 
 report writers call what lies outside remarkable, and damages are made to lie outside.
 """
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from data.cli.processes import process_pool
-from data.io.digests import picture_digest
+from data.io.digests import picture_digest, pool_digest
 from data.io.images import ImageError, open_image
 from data.io.records import write_json
 from data.io.unreadable import refuse_unreadable
@@ -215,13 +214,8 @@ def measure_items(items: list[Item], image_figures: list[dict]) -> list[Measurem
 
 
 def _fingerprint(pool: Pool) -> str:
-    """Changes whenever an item or an image file does."""
-    digest = hashlib.sha256(str(VERSION).encode())
-    for item in pool.items:
-        digest.update(item.model_dump_json().encode())
-        stat = pool.image_path(item).stat()
-        digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
-    return digest.hexdigest()
+    """Changes whenever an item or an image does, and the way of measuring."""
+    return f"{VERSION}-{pool_digest(pool)}"
 
 
 def _stored(pool: Pool) -> list[Measurement] | None:

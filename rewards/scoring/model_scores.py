@@ -3,8 +3,6 @@
 Used by `rewards.reward_bench` and `rewards.score`.
 """
 
-import hashlib
-import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.io.digests import image_bytes_digest
+from data.io.digests import rows_digest
 from data.io.images import ImageSource
 from data.io.pixel_bounds import PixelBounds
 from data.io.records import RecordError, read_rows
@@ -20,7 +18,7 @@ from data.io.shards import ShardStore, process_state
 from models.errors import ModelError
 from models.run_folders import find_model, model_fingerprint
 
-VERSION = 1
+VERSION = 2
 """Of the stored rows; raised when what they hold changes."""
 _CHARACTERS_A_TOKEN = 4
 
@@ -37,11 +35,6 @@ class ScoreRequest:
     prompt: str | Sequence[dict[str, Any]]
     images: Sequence[ImageSource]
     responses: Sequence[str]
-
-    def digest(self) -> str:
-        """A hash of the texts and of the images' content."""
-        content = [_texts(self.prompt), [image_bytes_digest(image) for image in self.images], list(self.responses)]
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
 def _texts(prompt: str | Sequence[dict[str, Any]]) -> list[str]:
@@ -108,8 +101,7 @@ class StoredScores:
             fingerprint = model_fingerprint(find_model(self.model))
         except ModelError as error:
             raise RecordError([f"--model {error}"]) from error
-        digest = hashlib.sha256("\n".join(request.digest() for request in requests).encode()).hexdigest()
-        settings = {"version": VERSION, "model": fingerprint, "data": digest, "dtype": self.dtype}
+        settings = {"version": VERSION, "model": fingerprint, "data": rows_digest(requests), "dtype": self.dtype}
         return {**settings, "batch_size": self.batch_size}
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]] | None:

@@ -6,7 +6,6 @@ query; ids and places of files do not. A folder of answers serves any number of 
 
 import argparse
 import fcntl
-import hashlib
 import itertools
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
+from data.io.digests import rows_digest
 from data.io.records import RecordError
 from data.io.shards import process_state
 from data.vqa import VqaRecord, common_answer
@@ -38,10 +38,6 @@ class Answer:
     text: str
 
 
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-
-
 class ContentKeys:
     """Keys of requests, by content; a record is looked at once.
 
@@ -58,7 +54,10 @@ class ContentKeys:
         if place not in self._known:
             content: list = [record.question, [self._image_key(image) for image in record.images]]
             content += [common_answer(record)] if with_answer else []
-            self._known[place] = (record, _digest(content))  # the record is kept, so that no other gets its identity
+            self._known[place] = (
+                record,
+                rows_digest(content),
+            )  # the record is kept, so that no other gets its identity
         return self._known[place][1]
 
     def of_request(self, request: InContextRequest) -> str:
@@ -67,7 +66,7 @@ class ContentKeys:
         parts.append(self._of_record(request.query, False))
         if request.answer is not None:
             parts.append(f"answer {request.answer}")
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return rows_digest(parts)
 
 
 class AnswerBook:
@@ -98,7 +97,7 @@ class AnswerBook:
         self.generation = generation or {}
         self.counts: Counter[str] = Counter()
         self.settings = {**settings, **self.generation}
-        self._settings = _digest(self.settings)
+        self._settings = rows_digest([self.settings])
         self._keys = ContentKeys(vlm.images.key)
         self._known: dict[str, str | float] = {}
         self._folder: Path | None = None

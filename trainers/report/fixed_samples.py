@@ -16,13 +16,14 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from data.io.images import ImageError
 from data.io.pixel_bounds import PixelBounds
 from data.io.records import RecordError
 from models.generation import evaluating, generate
 from models.shared_prefix.sharing import SharedPrefix
 from trainers.report.samples import SampleGroup, SampleLog, Source, right_answers
 from trainers.run.console import say, warn
-from trainers.setup.evaluation_rows import prompt_content
+from trainers.setup.evaluation_rows import prompt_content, unseen_rows
 from trainers.setup.recipes import DataArguments
 from trainers.setup.task_data import load_task_rows
 
@@ -118,11 +119,9 @@ def held_out_rows(
     other = script.dataset_test_split
     if PartialState().is_main_process and Path(script.dataset_name).is_dir() and other != script.dataset_train_split:
         try:
-            rows = load_task_rows(script, other, check_files=False)
-        except RecordError:  # no such split, or one that this run does not need to be right
+            unseen = unseen_rows(train_rows, load_task_rows(script, other, check_files=False), prompt_content)
+        except (RecordError, ImageError):  # no such split, or one that this run does not need to be right
             return train_rows, "training data"
-        trained_on = {repr(prompt_content(row)) for row in train_rows}
-        unseen = [row for row in rows if repr(prompt_content(row)) not in trained_on]
         if unseen:
             return unseen, "held out"
     return train_rows, "training data"

@@ -101,7 +101,7 @@ def check_apart(train: Sequence[Row], held_out: Sequence[Row], content: Content,
     """Raises `RecipeError` if more than half of the rows to evaluate on are also trained on; says how many are."""
     from trainers.run.console import say
 
-    shared = count_shared(train, held_out, content)
+    shared = len(held_out) - len(unseen_rows(train, held_out, content))
     found = f"{shared} of {len(held_out)} rows of {where} have the prompt and images of a training row"
     if shared > MOST_SHARED * len(held_out):
         raise RecipeError(f"evaluation: {found}; it must be on other rows")
@@ -109,13 +109,13 @@ def check_apart(train: Sequence[Row], held_out: Sequence[Row], content: Content,
         say(f"note: {found}")
 
 
-def count_shared(train: Sequence[Row], held_out: Sequence[Row], content: Content) -> int:
-    """How many rows of `held_out` stand in `train` too, images compared by what they show."""
+def unseen_rows(train: Sequence[Row], held_out: Sequence[Row], content: Content) -> list[Row]:
+    """The rows of `held_out` that do not stand in `train` too, images compared by what they show."""
     texts = {content(row)[0] for row in held_out}
     candidates = [row for row in train if content(row)[0] in texts]  # images of the others need not be read
     known = {content(row)[0] for row in candidates}
     keys = {_key(*content(row)) for row in candidates}
-    return sum(content(row)[0] in known and _key(*content(row)) in keys for row in held_out)
+    return [row for row in held_out if content(row)[0] not in known or _key(*content(row)) not in keys]
 
 
 def _key(text: str, images: Sequence[Any]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -255,6 +256,13 @@ def test_an_unchanged_pool_is_not_measured_again(pool, monkeypatch):
     fresh = measure_pool(pool)
     monkeypatch.setattr(measurements, "measure_image", None)
     assert measure_pool(pool) == fresh
+
+
+def test_a_pool_that_was_copied_is_not_measured_again(pool, monkeypatch, tmp_path):
+    fresh = measure_pool(pool)
+    shutil.copytree(pool.folder, tmp_path / "elsewhere", copy_function=shutil.copyfile)  # files are as new as can be
+    monkeypatch.setattr(measurements, "measure_image", None)
+    assert measure_pool(Pool(tmp_path / "elsewhere")) == fresh
 
 
 def test_a_changed_picture_is_measured_again(pool):
