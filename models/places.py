@@ -52,20 +52,6 @@ def _read_place(name: str) -> str:
     return name
 
 
-def model_place(name: str):
-    def read(value: str) -> str:
-        try:
-            return _read_place(value)
-        except ModelError as error:
-            raise PlaceError(f"{name}: {error}") from error
-
-    return read
-
-
-class PlaceError(UserError):
-    pass
-
-
 @contextmanager
 def loading(name: str | Path) -> Iterator[None]:
     """Turns what transformers and the Hub's client say of a model or its files into a `ModelError` that names it.

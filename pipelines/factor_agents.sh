@@ -30,7 +30,7 @@ say "1/6 Vague reports on damaged pools"
     --train_split .8 --val_split .05 --test_split .15
 
 say "2/6 The same with predicted factors"
-[ -f "$out/with/test.jsonl" ] || python -m rollouts.factor_reports "$out/without" \
+[ -f "$out/with/test.jsonl" ] || python -m rollouts.factor_reports --dataset_name "$out/without" \
     --factors "$factors/damages_model" --output_dir "$out/with"
 
 say "3/6 Build a tiny Qwen2-VL"
@@ -54,7 +54,7 @@ say "5/6 The head of a vision tower learns the same factors"
     --seed "$seed" --dataset_name "$factors/damages" --model_name_or_path "$out/tiny" --output_dir "$out/qwen_head"
 
 say "6/6 Compare on the same held-out reports"
-python -m rollouts.compare_factors "$out/without" --split test --recipe $grpo --agents $agents \
+python -m rollouts.compare_factors --dataset_name "$out/without" --split test --config $grpo --agents $agents \
     --routing "$factors/routing.yaml" --predictors resnet="$factors/damages_model" qwen_head="$out/qwen_head" \
     --vlm "$out/grpo_without" --vlm_with_factors "$out/grpo_with" --output_dir "$out/comparison"
 say "Done. Table: $out/comparison/comparison.json"

@@ -33,7 +33,7 @@ $launch trainers/factors.py --config recipes/factors_tiny.yaml --seed "$seed" \
     --dataset_name "$out/attributes" --output_dir "$out/attributes_model"
 
 say "5/5 Suggest a filtering agent for each damage"
-python -m rollouts.factor_routing suggest "$out/damages_model" --output "$out/routing.yaml"
+python -m rollouts.factor_routing suggest --model "$out/damages_model" --output "$out/routing.yaml"
 python - "$out" <<'PYTHON'
 import json, sys
 print(f"\n{'held out':<12}{'F1 micro':>10}{'F1 macro':>10}{'mAP':>8}   majority: F1 micro")

@@ -30,14 +30,14 @@ say "3/8 Build a tiny Qwen2-VL"
 python -m models.tiny --output_dir "$out/tiny" --corpus "$out/data/train.jsonl" --hidden_size 96 --seed "$seed"
 
 say "4/8 Check that the right answers earn full rewards"
-python -m rewards.validate --config $grpo --dataset "$out/data" --splits test
+python -m rewards.validate --config $grpo --dataset_name "$out/data" --splits test
 
 say "5/8 Warm start (SFT)"
 $launch trainers/sft.py --config $sft --seed "$seed" \
     --model_name_or_path "$out/tiny" --dataset_name "$out/demonstrations" --output_dir "$out/sft"
 
 say "6/8 Evaluate on held-out reports"
-python -m rewards.eval --input "$out/data" --split test --model "$out/sft" --recipe $grpo --batch_size 80 \
+python -m rewards.eval --dataset_name "$out/data" --split test --model "$out/sft" --config $grpo --batch_size 80 \
     --output_dir "$out/before"
 
 say "7/8 GRPO"
@@ -45,7 +45,7 @@ $launch trainers/grpo.py --config $grpo --seed "$seed" \
     --model_name_or_path "$out/sft" --dataset_name "$out/data" --output_dir "$out/grpo"
 
 say "8/8 Evaluate again, and compare"
-python -m rewards.eval --input "$out/data" --split test --model "$out/grpo" --recipe $grpo --batch_size 80 \
+python -m rewards.eval --dataset_name "$out/data" --split test --model "$out/grpo" --config $grpo --batch_size 80 \
     --output_dir "$out/after"
 printf '\n'
 python -m rewards.eval --compare "$out/before/scores.jsonl" "$out/after/scores.jsonl" --output_dir "$out/after"

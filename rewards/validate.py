@@ -5,11 +5,11 @@
 Lists every row below a reward's maximum and ends with status 1 if there is one.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from data.cli.arguments import add_limit_argument
+from data.cli.arguments import limit_option, option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.records import RecordError, available_splits
@@ -80,19 +80,22 @@ def splits_of(recipe: dict) -> list[str]:
     return list(dict.fromkeys([train, *test]))
 
 
+@dataclass(kw_only=True)
+class ValidateArguments:
+    """Of which recipe, and how many rows."""
+
+    config: Path = option("recipe")
+    dataset_name: str | None = option("instead of the recipe's dataset_name", None, old=("dataset",))
+    splits: tuple[str, ...] | None = option("by default the recipe's training and test splits", None)
+    limit: int | None = limit_option("rows of each split")
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m rewards.validate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", type=Path, required=True, help="recipe")
-    parser.add_argument("--dataset", help="instead of the recipe's dataset_name")
-    parser.add_argument("--splits", nargs="+", help="by default the recipe's training and test splits")
-    add_limit_argument(parser, "rows of each split")
-    arguments = parse_and_hold(parser, argv)
+    arguments = parse_and_hold(ValidateArguments, argv)
     recipe = read_recipe(arguments.config)
-    if arguments.dataset:
-        recipe["dataset_name"] = arguments.dataset
+    if arguments.dataset_name:
+        recipe["dataset_name"] = arguments.dataset_name
     for key in ("dataset_name", "reward_funcs"):
         if not recipe.get(key):
             raise RecordError([f"{arguments.config}: field '{key}': missing"])

@@ -1,6 +1,6 @@
 """Beams: for each query, the sequences of examples that help a frozen VLM most, found by beam search.
 
-    python -m rollouts.beams --pools outputs/pools.jsonl --dataset outputs/vqa --split train --model outputs/vlm \\
+    python -m rollouts.beams --pools outputs/pools.jsonl --dataset_name outputs/vqa --model outputs/vlm \\
         --output outputs/beams.jsonl
     accelerate launch -m rollouts.beams ...
 
@@ -12,15 +12,23 @@ own value less that of no examples; so beams are compared at one baseline.
 Writes candidate groups (`data/candidate_groups.py`). Killed, it goes on where it was when started again.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.candidates.pools import load_pools, pools_without
-from data.cli.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
+from data.cli.arguments import (
+    limit_option,
+    option,
+    restart_option,
+    rows_file_option,
+    skip_unreadable_option,
+    split_option,
+    work_dir_option,
+)
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_1
 from data.io.counts import counted
 from data.io.digests import rows_digest
 from data.io.images import ImageSource
@@ -29,7 +37,7 @@ from data.io.shards import ShardStore, end_processes, work_folder
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from data.vqa import VqaRecord, common_answer, load_records, problem_of_scoring, record_ids
-from rollouts.frozen_vlm.arguments import add_vlm_arguments, generation_options, load_in_context_vlm
+from rollouts.frozen_vlm.arguments import VLMArguments, generation_options, load_in_context_vlm
 
 SCORERS = ("info_gain", "accuracy")
 DEFAULT_CHUNK = 4
@@ -197,13 +205,33 @@ def beam_group(query: Query, beams: Sequence[Beam], scorer: Scorer) -> dict:
     }
 
 
-def read_queries(arguments: argparse.Namespace, skipping: Skipping) -> list[Query]:
+@dataclass(kw_only=True)
+class BeamArguments(VLMArguments):
+    """Of which queries, and how beams are searched."""
+
+    pools: Path = option("candidate pools: JSONL of rollouts.pools")
+    dataset_name: str = option("VQA records of the examples, and of the queries", old=("dataset",))
+    split: str = split_option("train")
+    queries: str | None = option("VQA records of the queries, where they are not those of dataset_name", None)
+    queries_split: str = option("split of queries", "validation")
+    scorer: str = option("what an example adds", "info_gain", choices=SCORERS)
+    beam_size: int = option("sequences kept for each query", 5, within=AT_LEAST_1)
+    shots: int = option("examples of a sequence", 2, within=AT_LEAST_1)
+    limit: int | None = limit_option("pools")
+    chunk_size: int = option("queries at once", DEFAULT_CHUNK, within=AT_LEAST_1)
+    output: Path = rows_file_option("JSONL file of candidate groups")
+    work_dir: Path | None = work_dir_option()
+    restart: bool = restart_option()
+    skip_unreadable: bool = skip_unreadable_option()
+
+
+def read_queries(arguments: BeamArguments, skipping: Skipping) -> list[Query]:
     """The queries of the pools' file, in its order, without those that `skipping` leaves out.
 
     Raises:
         RecordError: lists every problem of the files, and every query that cannot be worked on.
     """
-    examples = load_records(arguments.dataset, arguments.split, left_out=skipping.of("examples"))
+    examples = load_records(arguments.dataset_name, arguments.split, left_out=skipping.of("examples"))
     by_id = dict(zip(record_ids(examples), examples, strict=True))
     same = arguments.queries is None
     queries_out = None if same else skipping.of("queries")
@@ -248,7 +276,7 @@ def _digest(queries: Sequence[Query]) -> str:
 
 _WHERE_THINGS_ARE = (
     "pools",
-    "dataset",
+    "dataset_name",
     "split",
     "queries",
     "queries_split",
@@ -261,7 +289,7 @@ _WHERE_THINGS_ARE = (
 )
 
 
-def shard_settings(arguments: argparse.Namespace, queries: Sequence[Query], skipping: Skipping) -> dict:
+def shard_settings(arguments: BeamArguments, queries: Sequence[Query], skipping: Skipping) -> dict:
     """What the rows depend on."""
     from models.run_folders import model_fingerprint
 
@@ -277,14 +305,14 @@ def images_of(queries: Sequence[Query]) -> Iterator[ImageSource]:
             yield from record.images
 
 
-def load_scorer(arguments: argparse.Namespace, queries: Sequence[Query]) -> Scorer:
+def load_scorer(arguments: BeamArguments, queries: Sequence[Query]) -> Scorer:
     """The VLM on this process's device, with the images of all queries prepared, and how it scores."""
     vlm = load_in_context_vlm(arguments)
     vlm.images.prepare(images_of(queries))
     return Scorer(vlm, arguments.scorer, arguments.construct_order, generation_options(arguments))
 
 
-def make_beams(arguments: argparse.Namespace) -> int:
+def make_beams(arguments: BeamArguments) -> int:
     """Searches, and writes the file; returns the number of groups."""
     skipping = Skipping(arguments.skip_unreadable)
     queries = {query.id: query for query in read_queries(arguments, skipping)}
@@ -305,37 +333,9 @@ def make_beams(arguments: argparse.Namespace) -> int:
     return len(queries)
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollouts.beams", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pools", type=Path, required=True, help="candidate pools: JSONL of rollouts.pools")
-    parser.add_argument("--dataset", required=True, help="VQA records of the examples, and of the queries")
-    parser.add_argument("--split", default="train", help="split of --dataset; default: train")
-    parser.add_argument("--queries", help="VQA records of the queries, where they are not those of --dataset")
-    parser.add_argument("--queries-split", default="validation", help="split of --queries; default: validation")
-    parser.add_argument("--scorer", choices=SCORERS, default="info_gain", help="default: info_gain")
-    parser.add_argument("--beam-size", type=at_least(1), default=5, help="sequences kept for each query; default: 5")
-    parser.add_argument("--shots", type=at_least(1), default=2, help="examples of a sequence; default: 2")
-    add_vlm_arguments(parser)
-    add_limit_argument(parser, "pools")
-    parser.add_argument(
-        "--chunk-size",
-        type=at_least(1),
-        default=DEFAULT_CHUNK,
-        help=f"queries at once; default: {DEFAULT_CHUNK}",
-    )
-    parser.add_argument("--output", type=jsonl_file, required=True, help="JSONL file of candidate groups")
-    parser.add_argument("--work-dir", type=Path, help="unfinished work; default: OUTPUT.parts")
-    add_restart_argument(parser)
-    add_skip_argument(parser)
-    return parse_and_hold(parser, argv)
-
-
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    arguments = _parse_arguments(argv)
-    make_beams(arguments)
+    make_beams(parse_and_hold(BeamArguments, argv))
     end_processes()
 
 

@@ -1,17 +1,16 @@
 """Ways to choose filtering agents for the same reports: predicted factors alone, and a VLM with and without them.
 
-    python -m rollouts.compare_factors outputs/factor_agents/without --recipe recipes/agent_selection_tiny.yaml \\
+    python -m rollouts.compare_factors --dataset_name outputs/factor_agents/without --config agent_selection_tiny \\
         --routing outputs/factors/routing.yaml --predictors resnet=outputs/factors/damages_model \\
-        --vlm outputs/factor_agents/grpo_without --vlm-with-factors outputs/factor_agents/grpo_with \\
-        --output-dir outputs/factor_agents/comparison
+        --vlm outputs/factor_agents/grpo_without --vlm_with_factors outputs/factor_agents/grpo_with \\
+        --output_dir outputs/factor_agents/comparison
 
 A predictor chooses the agents to which the factors lead that it finds on a pool's images. A VLM reads the report;
-`--vlm-with-factors` also reads what the first predictor finds, and its time includes that. Each way runs in a process
+`--vlm_with_factors` also reads what the first predictor finds, and its time includes that. Each way runs in a process
 of its own: its memory is that process's peak, its time leaves loading out. Writes each way's completions and scores
 below the output folder, and one table as comparison.json.
 """
 
-import argparse
 import multiprocessing
 import sys
 import time
@@ -21,15 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
-from data.cli.arguments import add_limit_argument, at_least
+from data.cli.arguments import limit_option, option, split_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.processes import process_pool
+from data.cli.ranges import AT_LEAST_1
 from data.errors import UserError
 from data.io.output_folder import writing
 from data.io.records import being_written, write_json, write_jsonl
 from data.reports.measurements import check_pools
-from models.places import model_place
+from models.errors import ModelError
+from models.places import check_model_place, model_option
 from rewards.eval import read_recipe
 from rewards.scoring.inputs import generate_completions
 from rewards.scoring.rows import score_rows
@@ -213,63 +214,58 @@ def _named(entries: Sequence[str]) -> list[Way]:
         name, equals, model = entry.partition("=")
         if not (name and equals and model) or "/" in name:
             raise ComparisonError(f"--predictors: expected NAME=MODEL, found {entry!r}")
-        ways.append(Way(name, model_place(f"--predictors {name}")(model)))
+        try:
+            check_model_place(model, of_a_run=True)
+        except ModelError as error:
+            raise ComparisonError(f"--predictors {name}: {error}") from error
+        ways.append(Way(name, model))
     names = [way.name for way in ways] + [WITHOUT, WITH]
     if len(set(names)) < len(names):
         raise ComparisonError(f"--predictors: expected different names, none of them {WITHOUT} or {WITH}")
     return ways
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollouts.compare_factors",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(kw_only=True)
+class CompareFactorsArguments:
+    """Which ways are compared, on which reports."""
+
+    dataset_name: str = option(
+        "agent-selection records with pools, without factors in their reports", old=("reports",), positional=True
     )
-    parser.add_argument("reports", help="agent-selection records with pools, without factors in their reports")
-    parser.add_argument("--split", default="test", help="split of a folder or Hub data set")
-    parser.add_argument("--predictors", nargs="+", required=True, metavar="NAME=MODEL", help="factor predictors")
-    parser.add_argument("--routing", required=True, help="table of factors and agents (rollouts.factor_routing)")
-    parser.add_argument("--vlm", type=model_place("--vlm"), metavar="MODEL", help="trained on reports without factors")
-    parser.add_argument(
-        "--vlm-with-factors",
-        type=model_place("--vlm-with-factors"),
-        metavar="MODEL",
-        help="trained on reports with those of the first predictor",
-    )
-    parser.add_argument("--recipe", type=Path, help="of the VLMs: agents, image sizes, length")
-    parser.add_argument("--agents", nargs="+", metavar="AGENT", help="in place of the recipe's")
-    parser.add_argument(
-        "--least-images", type=at_least(1), default=1, help="images with a factor that bring its agent in"
-    )
-    parser.add_argument("--batch-size", type=at_least(1), default=32, help="reports read at once")
-    add_limit_argument(parser, "reports")
-    parser.add_argument("--output-dir", type=Path, required=True)
-    arguments = parse_and_hold(parser, argv)
-    return arguments
+    split: str = split_option("test")
+    predictors: tuple[str, ...] = option("factor predictors, each NAME=MODEL")
+    routing: Path = option("table of factors and agents (rollouts.factor_routing)")
+    vlm: str | None = model_option("trained on reports without factors", None)
+    vlm_with_factors: str | None = model_option("trained on reports with those of the first predictor", None)
+    config: Path | None = option("recipe of the VLMs: agents, image sizes, length", None, old=("recipe",))
+    agents: tuple[str, ...] | None = option("in place of the recipe's", None)
+    least_images: int = option("images with a factor that bring its agent in", 1, within=AT_LEAST_1)
+    batch_size: int = option("reports read at once", 32, within=AT_LEAST_1)
+    limit: int | None = limit_option("reports")
+    output_dir: Path = option("folder to write completions, scores and the table to")
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments = _parse_arguments(argv)
+    arguments = parse_and_hold(CompareFactorsArguments, argv)
     ways = _named(arguments.predictors)
     first = ways[0].model
     if arguments.vlm:
         ways.append(Way(WITHOUT, arguments.vlm, is_vlm=True))
     if arguments.vlm_with_factors:
         ways.append(Way(WITH, arguments.vlm_with_factors, predictor=first, is_vlm=True))
-    recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
+    recipe = read_recipe(arguments.config) if arguments.config else {}
     if arguments.agents:
-        recipe["agents"] = arguments.agents
-    records = load_records(arguments.reports, arguments.split)
+        recipe["agents"] = list(arguments.agents)
+    records = load_records(arguments.dataset_name, arguments.split)
     if any(record.pool is None for record in records):
-        raise ComparisonError(f"{arguments.reports}: expected a pool for every report, to filter it")
+        raise ComparisonError(f"{arguments.dataset_name}: expected a pool for every report, to filter it")
     check_pools(record.pool for record in records[: arguments.limit])
     task = Task(
-        reports=arguments.reports,
+        reports=arguments.dataset_name,
         split=arguments.split,
         recipe=recipe,
-        routing=arguments.routing,
+        routing=str(arguments.routing),
         least_images=arguments.least_images,
         batch_size=arguments.batch_size,
         limit=arguments.limit,

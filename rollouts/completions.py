@@ -1,31 +1,42 @@
 """Stored completions of a VLM to learn from: several for each prompt, each scored by any rewards.
 
-    python -m rollouts.completions --dataset outputs/data --split train --model outputs/sft \\
-        --recipe recipes/agent_selection_tiny.yaml --num-completions 8 --output outputs/completions.jsonl
+    python -m rollouts.completions --dataset_name outputs/data --split train --model outputs/sft \\
+        --config recipes/agent_selection_tiny.yaml --num_completions 8 --output outputs/completions.jsonl
 
 Prompts come from any data set of `data/tasks.py`; rewards, their weights, agents and image sizes from the recipe, as
 for `rewards.eval`. Writes candidate groups (`data/candidate_groups.py`) with the prompt and all that its rewards need.
 Started again after it was stopped, it goes on; `accelerate launch` divides the prompts among processes.
 """
 
-import argparse
 import random
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.cli.arguments import add_limit_argument, add_restart_argument, add_skip_argument, at_least, jsonl_file
+from data.cli.arguments import (
+    device_option,
+    limit_option,
+    option,
+    restart_option,
+    rows_file_option,
+    seed_option,
+    skip_unreadable_option,
+    split_option,
+    work_dir_option,
+)
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import ABOVE_0, AT_LEAST_1
 from data.io.output_folder import image_file
 from data.io.records import RecordError
 from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from models.errors import ModelError
-from models.places import model_place
+from models.places import model_option
 from rewards.eval import choose_specs, read_recipe
 from rewards.registry import RewardSpec, build_rewards, check_weights, spec_name
 from rewards.scoring.guard import ON_ERROR, Failure, GuardedReward, settle
@@ -166,39 +177,65 @@ def with_image_files(row: dict, folder: Path) -> dict:
     return {**row, "images": [image_file(image, folder.resolve()) for image in row["images"]]}
 
 
-def _load_rows(arguments: argparse.Namespace, recipe: dict[str, Any], skipping: Skipping) -> list[dict]:
+@dataclass(kw_only=True)
+class CompletionArguments:
+    """Which prompts are completed, how, and by which rewards completions are scored."""
+
+    dataset_name: str = option("file, folder or Hub data set of any task (data/tasks.py)", old=("dataset",))
+    split: str = split_option("train")
+    limit: int | None = limit_option()
+    model: str = model_option("folder (also of a run) or Hub id")
+    config: Path | None = option("takes rewards, weights, agents and image sizes from a recipe", None, old=("recipe",))
+    rewards: tuple[str, ...] | None = option("names, or dotted paths of your own; by default the recipe's", None)
+    weights: tuple[float, ...] | None = option("of the rewards, in their order", None)
+    on_error: str = option("stop at a failing row, or count it", "raise", choices=ON_ERROR)
+    num_completions: int = option("for each prompt", 8, within=AT_LEAST_1)
+    temperature: float = option("of sampling; at 0 all completions were the same", 1.0, within=ABOVE_0)
+    max_new_tokens: int | None = option(
+        "of a completion; by default the recipe's max_completion_length, or 256", None, within=AT_LEAST_1
+    )
+    batch_size: int = option("prompts completed at once", 16, within=AT_LEAST_1)
+    seed: int = seed_option("of sampling")
+    device: str | None = device_option()
+    work_dir: Path | None = work_dir_option()
+    restart: bool = restart_option()
+    skip_unreadable: bool = skip_unreadable_option()
+    output: Path = rows_file_option("JSONL of candidate groups")
+
+
+def _load_rows(source: str, split: str, limit: int | None, recipe: dict[str, Any], skipping: Skipping) -> list[dict]:
     from data.tasks import load_rows
     from filter_agents.registry import build_agents
 
     agents = [(agent.name, agent.description) for agent in build_agents(recipe.get("agents")).values()]
     answer_tags = bool(recipe.get("answer_tags"))
     rows = load_rows(
-        arguments.dataset,
-        arguments.split,
+        source,
+        split,
         agents,
         answer_tags,
-        limit=arguments.limit,
+        limit=limit,
         left_out=skipping.of("rows"),
     )
     skipping.report()
     ids = [row["id"] for row in rows]
     repeated = [item for item in dict.fromkeys(ids) if ids.count(item) > 1] if len(set(ids)) < len(ids) else []
     if repeated:
-        raise RecordError([f"{arguments.dataset}: field 'id': duplicate {item!r}" for item in repeated])
+        raise RecordError([f"{source}: field 'id': duplicate {item!r}" for item in repeated])
     return rows
 
 
-def make_completions(arguments: argparse.Namespace) -> None:
+def make_completions(arguments: CompletionArguments) -> None:
     """Reads and checks everything, makes what is missing, and merges."""
     from rewards.scoring.columns import check_columns
 
-    recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
+    recipe = read_recipe(arguments.config) if arguments.config else {}
     specs = choose_specs(arguments.rewards, recipe, arguments.on_error)
     weights = choose_weights(specs, arguments.weights, recipe)
     rewards = build_rewards(specs, recipe.get("agents"))
     skipping = Skipping(arguments.skip_unreadable)
-    rows = _load_rows(arguments, recipe, skipping)
-    check_columns(rewards, [{**row, "completion": ""} for row in rows], arguments.dataset)
+    rows = _load_rows(arguments.dataset_name, arguments.split, arguments.limit, recipe, skipping)
+    check_columns(rewards, [{**row, "completion": ""} for row in rows], arguments.dataset_name)
 
     from data.io.digests import rows_digest
     from models.families.loading import load_processor, load_vlm
@@ -237,7 +274,7 @@ def make_completions(arguments: argparse.Namespace) -> None:
 
 
 def _make_all(
-    maker: CompletionMaker, rows: Sequence[dict], settings: dict, arguments: argparse.Namespace, skipping: Skipping
+    maker: CompletionMaker, rows: Sequence[dict], settings: dict, arguments: CompletionArguments, skipping: Skipping
 ) -> None:
     """The groups of all rows, each kept as soon as it is there, and the file at the end."""
     by_id = {row["id"]: row for row in rows}
@@ -273,43 +310,9 @@ def _report(output: Path, failures: Sequence[Failure]) -> None:
     print(f"{groups} groups written to {output}")
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollouts.completions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--dataset", required=True, help="file, folder or Hub data set of any task (data/tasks.py)")
-    parser.add_argument("--split", default="train", help="of a folder or Hub data set")
-    add_limit_argument(parser)
-    parser.add_argument("--model", type=model_place("--model"), required=True, help="folder (also of a run) or Hub id")
-    parser.add_argument("--recipe", type=Path, help="takes rewards, weights, agents and image sizes from a recipe")
-    parser.add_argument("--rewards", nargs="+", metavar="NAME", help="names, or dotted paths of your own")
-    parser.add_argument("--weights", nargs="+", type=float, help="of the rewards, in their order")
-    parser.add_argument("--on-error", choices=ON_ERROR, default="raise", help="stop at a failing row, or count it")
-    parser.add_argument("--num-completions", type=at_least(1), default=8, help="for each prompt")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument(
-        "--max-new-tokens", type=at_least(1), help="by default the recipe's max_completion_length, or 256"
-    )
-    parser.add_argument("--batch-size", type=at_least(1), default=16, help="prompts completed at once")
-    parser.add_argument("--seed", type=at_least(0), default=0)
-    parser.add_argument("--device", help="by default an accelerator if there is one")
-    parser.add_argument("--work-dir", type=Path, help="where unfinished work is kept; by default OUTPUT.parts")
-    add_restart_argument(parser)
-    add_skip_argument(parser)
-    parser.add_argument("--output", type=jsonl_file, required=True, help="JSONL of candidate groups")
-    arguments = parse_and_hold(parser, argv)
-    if arguments.temperature <= 0:
-        parser.error(
-            f"--temperature: expected above 0, or all completions are the same; found {arguments.temperature}"
-        )
-    return arguments
-
-
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    make_completions(_parse_arguments(argv))
+    make_completions(parse_and_hold(CompletionArguments, argv))
     end_processes()
 
 

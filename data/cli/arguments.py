@@ -15,7 +15,7 @@ import argparse
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +111,16 @@ def skip_unreadable_option() -> Any:
 def device_option() -> Any:
     """`device: str | None`."""
     return option("cpu, cuda, ..; by default an accelerator if there is one", None)
+
+
+def dtype_option() -> Any:
+    """`dtype: str`."""
+    return option("of the weights", "auto", choices=("auto", "float32", "bfloat16", "float16"))
+
+
+def work_dir_option() -> Any:
+    """`work_dir: Path | None`."""
+    return option("folder for what is made until all is there; by default beside the output", None)
 
 
 def rows_file_option(text: str) -> Any:
@@ -238,13 +248,8 @@ def options_of(kind: type) -> dict[str, Option]:
 class _Parser(argparse.ArgumentParser):
     """Reads the options of a dataclass; what is wrong is two lines, where argparse would list every option."""
 
-    def __init__(self, kind: type):
-        module = sys.modules[kind.__module__]
-        spec = getattr(module, "__spec__", None)  # which a script does not have
-        started = f"-m {spec.name.removesuffix('.__main__')}" if spec else os.path.relpath(module.__file__)
-        words = started_as()
-        prog = " ".join(words) if words[0] == NAME else f"python {started}"
-        super().__init__(prog=prog, description=module.__doc__, allow_abbrev=False)
+    def __init__(self, kind: type, prog: str):
+        super().__init__(prog=prog, description=sys.modules[kind.__module__].__doc__, allow_abbrev=False)
         self.kind, self.options = kind, options_of(kind)
         self.old = {old: one.name for one in self.options.values() for old in one.setting("old", ())}
         for name, one in self.options.items():
@@ -308,16 +313,51 @@ def _note(change: str) -> None:
         sys.stderr.write(f"note: {change}; the old way goes with the next version\n")
 
 
-def parse_arguments(kind: type[Arguments], argv: Sequence[str] | None = None) -> Arguments:
+def _program(kind: type) -> str:
+    """How the command is started."""
+    if (words := started_as())[0] == NAME:
+        return " ".join(words)
+    module = sys.modules[kind.__module__]
+    spec = getattr(module, "__spec__", None)  # which a script does not have
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {os.path.relpath(module.__file__)}"
+
+
+def _choose(kinds: Mapping[str, type], argv: Sequence[str]) -> str:
+    """The first word of the command line, where a command does several things."""
+    first, *_ = *argv, "nothing"
+    prog, names = _program(next(iter(kinds.values()))), ", ".join(kinds)
+    if first in ("-h", "--help"):
+        lines = [f"usage: {prog} {'|'.join(kinds)} [--OPTION VALUE ..]", ""]
+        lines += [f"  {name}\n      {kind.__doc__}" for name, kind in kinds.items()]
+        sys.stdout.write(described(sys.modules[next(iter(kinds.values())).__module__].__doc__, lines))
+        sys.exit(0)
+    if first not in kinds:
+        sys.stderr.write(f"{prog}: error: expected one of {names}, found {first}\n`--help` says what they do\n")
+        sys.exit(2)
+    return first
+
+
+def parse_arguments(
+    kind: type[Arguments] | Mapping[str, type[Arguments]], argv: Sequence[str] | None = None
+) -> Arguments:
     """An instance of a command's dataclass, of a command line.
 
     Ends the program with status 0 after `--help`, and with status 2 and a message for what cannot be.
 
+    Args:
+        kind: the dataclass; where the first word of the command line says what is done, the dataclass for each.
+
     Raises:
         UserError: what an option names is not there.
     """
-    parser = _Parser(kind)
-    found, rest = parser.parse_known_args(parser.read_names(sys.argv[1:] if argv is None else argv))
+    argv = sys.argv[1:] if argv is None else argv
+    if isinstance(kind, Mapping):
+        name = _choose(kind, argv)
+        kind, argv = kind[name], argv[1:]
+        parser = _Parser(kind, f"{_program(kind)} {name}")
+    else:
+        parser = _Parser(kind, _program(kind))
+    found, rest = parser.parse_known_args(parser.read_names(argv))
     given = {name: tuple(value) if parser.options[name].count else value for name, value in vars(found).items()}
     if rest:
         parser.take_positional(given, rest)
@@ -328,66 +368,3 @@ def parse_arguments(kind: type[Arguments], argv: Sequence[str] | None = None) ->
         return kind(**given)
     except OptionError as error:
         parser.error(str(error))
-
-
-# -- of commands that are not yet dataclasses ----
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}") from error
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """A `type` of argparse: a whole number from `least` on.
-
-    >>> at_least(1)("8")
-    8
-    """
-
-    def read(text: str) -> int:
-        number = _whole_number(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"expected at least {least}, found {number}")
-        return number
-
-    return read
-
-
-def jsonl_file(text: str) -> Path:
-    """A `type` of argparse: a file of rows to write, whose name tells those who read it what it is."""
-    if not text.endswith(".jsonl"):
-        raise argparse.ArgumentTypeError(f"expected a name that ends in .jsonl, found {text!r}")
-    return Path(text)
-
-
-def _limit(text: str) -> int | None:
-    number = _whole_number(text)
-    if number == ALL:
-        return None
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}; {ALL} means all")
-    return number
-
-
-def add_restart_argument(parser: argparse._ActionsContainer) -> None:
-    """Adds `--restart`, for commands whose unfinished work is kept by `data.io.shards.ShardStore`."""
-    parser.add_argument("--restart", action="store_true", help="discard unfinished work, as of other settings")
-
-
-def add_skip_argument(parser: argparse._ActionsContainer) -> None:
-    """Adds `--skip-unreadable`, for commands that can leave out rows of pictures (`data/io/unreadable.py`)."""
-    parser.add_argument(
-        "--skip-unreadable",
-        action="store_true",
-        help="leave out rows with an image that cannot be read, and write down which, in place of an error",
-    )
-
-
-def add_limit_argument(parser: argparse._ActionsContainer, what: str = "rows") -> None:
-    """Adds `--limit`, which becomes the number of rows to take, or `None` for all of them."""
-    parser.add_argument(
-        "--limit", type=_limit, metavar="N", help=f"only the first N {what}; {ALL}, or without it, all"
-    )

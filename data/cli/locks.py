@@ -10,8 +10,7 @@ import os
 import socket
 import sys
 import time
-from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -157,19 +156,12 @@ def hold(output: str | Path) -> None:
         _programs[-1].enter_context(locked(output))
 
 
-def parse_and_hold(kind: type[Arguments], argv: Sequence[str] | None) -> Arguments:
-    """An instance of a command's dataclass, of a command line; locks what it says will be written."""
-    arguments = kind.parse_args(_hyphened(argv)) if isinstance(kind, ArgumentParser) else parse_arguments(kind, argv)
+def parse_and_hold(kind: type[Arguments] | Mapping[str, type[Arguments]], argv: Sequence[str] | None) -> Arguments:
+    """What `parse_arguments` makes of a command line; what it says will be written is locked."""
+    arguments = parse_arguments(kind, argv)
     if not getattr(arguments, "validate_only", False):
         for name in _OUTPUTS:
             output = getattr(arguments, name, None)
             if output is not None:
                 hold(output)
     return arguments
-
-
-def _hyphened(argv):
-    return [
-        word.partition("=")[0].replace("_", "-") + "".join(word.partition("=")[1:]) if word.startswith("--") else word
-        for word in (sys.argv[1:] if argv is None else argv)
-    ]

@@ -130,7 +130,7 @@ def selected(
 
 def check_tables(selector: str, tables: tuple[EmbeddingTable, EmbeddingTable], fingerprints: dict[str, str]) -> None:
     """Raises a `RecordError` unless the tables are by the encoders that were trained along with a selector."""
-    for table, option in zip(tables, ("--query-table", "--example-table"), strict=True):
+    for table, option in zip(tables, ("--query_table", "--example_table"), strict=True):
         try:
             table.check_encoders(fingerprints)
         except RecordError as error:

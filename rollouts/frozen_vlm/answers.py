@@ -4,7 +4,6 @@ What an answer depends on makes its key: the VLM's weights and settings, the sho
 query; ids and places of files do not. A folder of answers serves any number of runs.
 """
 
-import argparse
 import fcntl
 import itertools
 import json
@@ -23,7 +22,7 @@ from data.io.shards import process_state
 from data.vqa import VqaRecord, common_answer
 from models.run_folders import model_fingerprint
 from rewards.vqa_accuracy import vqa_accuracy
-from rollouts.frozen_vlm.arguments import generation_options, load_in_context_vlm
+from rollouts.frozen_vlm.arguments import VLMArguments, generation_options, load_in_context_vlm
 from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM
 
 FULL_WEIGHT = 3
@@ -225,7 +224,7 @@ def accuracies(answers: Sequence[Answer], requests: Sequence[InContextRequest]) 
     ]
 
 
-def open_answer_book(arguments: argparse.Namespace, folder: str | Path | None) -> AnswerBook:
+def open_answer_book(arguments: VLMArguments, folder: str | Path | None) -> AnswerBook:
     """Loads the VLM of a command line (`rollouts/frozen_vlm/arguments.py`).
 
     Args:

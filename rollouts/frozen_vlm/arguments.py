@@ -1,48 +1,43 @@
 """The options, common to several commands, that say which VLM answers questions with shown examples, and how."""
 
-import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.candidates.earlier_formats import CONSTRUCT_ORDERS
-from data.cli.arguments import at_least
+from data.candidates.earlier_formats import ConstructOrder
+from data.cli.arguments import device_option, dtype_option, option
+from data.cli.ranges import AT_LEAST_1
 from data.prompts import IN_CONTEXT_STYLES, IN_CONTEXT_SYSTEM_PROMPT
-from models.places import model_place
+from models.places import model_option
 
 if TYPE_CHECKING:
     from rollouts.frozen_vlm.engine import InContextVLM
 
 
-def add_vlm_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds them, as a group of their own."""
-    group = parser.add_argument_group("the VLM that answers")
-    group.add_argument(
-        "--model", type=model_place("--model"), required=True, help="Qwen2-VL or Qwen2.5-VL: folder or Hub id"
+@dataclass(kw_only=True)
+class VLMArguments:
+    """The VLM that answers."""
+
+    model: str = model_option("Qwen2-VL or Qwen2.5-VL: folder or Hub id")
+    prompt_style: str = option("how examples are shown", "chat", choices=IN_CONTEXT_STYLES)
+    system_prompt: str = option("text before everything that is shown", IN_CONTEXT_SYSTEM_PROMPT)
+    construct_order: ConstructOrder = option(
+        "left: each newly selected example is shown before the earlier ones; right: after them", "left"
     )
-    group.add_argument("--prompt-style", choices=IN_CONTEXT_STYLES, default="chat", help="how examples are shown")
-    group.add_argument("--system-prompt", default=IN_CONTEXT_SYSTEM_PROMPT, metavar="TEXT")
-    group.add_argument(
-        "--construct-order",
-        choices=CONSTRUCT_ORDERS,
-        default="left",
-        help="left: each newly selected example is shown before the earlier ones; right: after them",
+    max_new_tokens: int = option("of an answer", 5, within=AT_LEAST_1)
+    generation_beams: int = option("1 takes the most likely token each time", 1, within=AT_LEAST_1)
+    length_penalty: float = option("of beam search; 0 compares sums, 1 means", 1.0)
+    min_pixels: int | None = option(
+        "smallest width * height of an image; by default the model's", None, within=AT_LEAST_1
     )
-    group.add_argument("--max-new-tokens", type=at_least(1), default=5)
-    group.add_argument(
-        "--generation-beams", type=at_least(1), default=1, help="1 takes the most likely token each time"
+    max_pixels: int | None = option(
+        "largest width * height of an image; by default the model's", None, within=AT_LEAST_1
     )
-    group.add_argument("--length-penalty", type=float, default=1.0, help="of beam search; 0 compares sums, 1 means")
-    group.add_argument(
-        "--min-pixels", type=at_least(1), help="smallest width * height of an image; by default the model's"
-    )
-    group.add_argument(
-        "--max-pixels", type=at_least(1), help="largest width * height of an image; by default the model's"
-    )
-    group.add_argument("--max-batch-tokens", type=at_least(1), help="tokens of a batch, with padding and images")
-    group.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16, float16")
-    group.add_argument("--device", help="by default an accelerator if there is one")
+    max_batch_tokens: int | None = option("tokens of a batch, with padding and images", None, within=AT_LEAST_1)
+    dtype: str = dtype_option()
+    device: str | None = device_option()
 
 
-def load_in_context_vlm(arguments: argparse.Namespace) -> "InContextVLM":
+def load_in_context_vlm(arguments: VLMArguments) -> "InContextVLM":
     """The VLM that the options name, on this process's device.
 
     Raises:
@@ -63,7 +58,7 @@ def load_in_context_vlm(arguments: argparse.Namespace) -> "InContextVLM":
     )
 
 
-def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def generation_options(arguments: VLMArguments) -> dict[str, Any]:
     """How answers are generated, as the options say."""
     return {
         "max_new_tokens": arguments.max_new_tokens,

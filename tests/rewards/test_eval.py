@@ -33,10 +33,10 @@ def completions(tmp_path, rows) -> str:
 
 @pytest.fixture
 def evaluate(tmp_path, read_jsonl):
-    """Function: arguments beside --output-dir -> (lines of scores.jsonl, rewards of summary.json)."""
+    """Function: arguments beside --output_dir -> (lines of scores.jsonl, rewards of summary.json)."""
 
     def run(*arguments: str) -> tuple[list[dict], dict]:
-        main([*arguments, "--output-dir", str(tmp_path / "out")])
+        main([*arguments, "--output_dir", str(tmp_path / "out")])
         summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
         return read_jsonl(tmp_path / "out" / "scores.jsonl"), summary["rewards"]
 
@@ -65,7 +65,7 @@ def error_of(*arguments: str) -> str:
 
 
 def test_scores_are_written_in_order_with_ids_or_row_numbers(completions, evaluate):
-    scores, _ = evaluate("--input", completions, "--rewards", "strict_xml_format", "agent_selection")
+    scores, _ = evaluate("--dataset_name", completions, "--rewards", "strict_xml_format", "agent_selection")
     assert scores == [
         {"id": "a", "strict_xml_format": 1.0, "agent_selection": 1.0},
         {"row": 1, "strict_xml_format": 1.0, "agent_selection": 2 / 3},
@@ -75,7 +75,7 @@ def test_scores_are_written_in_order_with_ids_or_row_numbers(completions, evalua
 
 
 def test_the_summary_agrees_with_numpy(completions, evaluate):
-    _, summary = evaluate("--input", completions, "--rewards", "agent_selection")
+    _, summary = evaluate("--dataset_name", completions, "--rewards", "agent_selection")
     values = [1, 2 / 3, 0, 1]
     found = summary["agent_selection"]
     assert found["mean"] == pytest.approx(np.mean(values))
@@ -92,13 +92,13 @@ def test_none_is_written_as_null_and_counted(tmp_path, rows, pool, evaluate, sel
     rows[3] |= {"pool": pool, "completion": select()}
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    scores, summary = evaluate("--input", str(path), "--rewards", "filtering_quality")
+    scores, summary = evaluate("--dataset_name", str(path), "--rewards", "filtering_quality")
     assert [row["filtering_quality"] for row in scores] == [None, None, None, 1.0]
     assert (summary["filtering_quality"]["count"], summary["filtering_quality"]["none"]) == (1, 3)
 
 
 def test_the_table_is_printed(completions, evaluate, capsys, tmp_path):
-    evaluate("--input", completions, "--rewards", "agent_selection", "xml_format")
+    evaluate("--dataset_name", completions, "--rewards", "agent_selection", "xml_format")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["reward", *"mean std min 5% 50% 95% max rows none errors".split()]
     assert lines[2].split() == ["agent_selection", *"0.667 0.471 0.000 0.100 0.833 1.000 1.000 4 0.0% 0".split()]
@@ -106,7 +106,7 @@ def test_the_table_is_printed(completions, evaluate, capsys, tmp_path):
 
 
 def test_limit_takes_the_first_rows(completions, evaluate):
-    scores, summary = evaluate("--input", completions, "--rewards", "agent_selection", "--limit", "2")
+    scores, summary = evaluate("--dataset_name", completions, "--rewards", "agent_selection", "--limit", "2")
     assert [row["agent_selection"] for row in scores] == [1.0, 2 / 3]
     assert summary["agent_selection"]["count"] == 2
 
@@ -114,8 +114,8 @@ def test_limit_takes_the_first_rows(completions, evaluate):
 def test_processes_write_the_same_file(completions, evaluate, monkeypatch):
     monkeypatch.setattr("rewards.scoring.rows.PARALLEL_FROM", 2)
     monkeypatch.setattr("rewards.scoring.rows.CHUNK", 2)
-    alone = evaluate("--input", completions, "--rewards", "agent_selection", "--workers", "1")
-    assert evaluate("--input", completions, "--rewards", "agent_selection", "--workers", "2") == alone
+    alone = evaluate("--dataset_name", completions, "--rewards", "agent_selection", "--workers", "1")
+    assert evaluate("--dataset_name", completions, "--rewards", "agent_selection", "--workers", "2") == alone
 
 
 def test_parquet_with_chat_messages(tmp_path, rows, evaluate):
@@ -124,7 +124,7 @@ def test_parquet_with_chat_messages(tmp_path, rows, evaluate):
         for number, row in enumerate(rows)
     ]
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "rows.parquet")
-    scores, _ = evaluate("--input", str(tmp_path / "rows.parquet"), "--rewards", "agent_selection")
+    scores, _ = evaluate("--dataset_name", str(tmp_path / "rows.parquet"), "--rewards", "agent_selection")
     assert scores == [
         {"id": str(number), "agent_selection": score} for number, score in enumerate([1.0, 2 / 3, 0.0, 1.0])
     ]
@@ -135,7 +135,7 @@ def test_relative_pools_start_at_the_file(tmp_path, pool, evaluate, select):
     (tmp_path / "deep" / "pools").symlink_to(pool)
     row = {"completion": select(), "ground_truth_filtered_data": [1, 2, 3, 4, "e5"], "pool": "pools"}
     (tmp_path / "deep" / "rows.json").write_text(json.dumps([row]), encoding="utf-8")
-    scores, _ = evaluate("--input", str(tmp_path / "deep" / "rows.json"), "--rewards", "filtering_quality")
+    scores, _ = evaluate("--dataset_name", str(tmp_path / "deep" / "rows.json"), "--rewards", "filtering_quality")
     assert scores == [{"row": 0, "filtering_quality": 1.0}]
 
 
@@ -148,7 +148,7 @@ def test_a_recipe_brings_its_rewards_parameters_and_agents(completions, evaluate
         agents=["blur_filter"],
         learning_rate=1.0,
     )
-    scores, _ = evaluate("--input", completions, "--recipe", recipe)
+    scores, _ = evaluate("--dataset_name", completions, "--config", recipe)
     assert [row["strict_xml_format"] for row in scores] == [1.0, 0.0, 0.0, 0.0]  # exposure_filter is unknown here
     assert [row["AgentSelection"] for row in scores] == [1.0, 2 / 3, 0.0, 1.0]
 
@@ -175,20 +175,20 @@ def test_rewards_named_on_the_command_line_keep_the_recipes_parameters(
 ):
     own_module("own_eval", OWN)
     recipe = write_recipe(reward_funcs=["xml_format", {"name": "own_eval.brevity", "limit": 4}])
-    scores, _ = evaluate("--input", completions, "--recipe", recipe, "--rewards", name)
+    scores, _ = evaluate("--dataset_name", completions, "--config", recipe, "--rewards", name)
     assert [set(row) - {"id", "row"} for row in scores] == [{"brevity"}] * 4
     assert [row["brevity"] for row in scores] == [0.0, 0.0, 1.0, 1.0]
 
 
 def test_an_async_reward_of_ones_own(completions, evaluate, own_module):
     own_module("own_eval", OWN)
-    scores, _ = evaluate("--input", completions, "--rewards", "own_eval.waiting")
+    scores, _ = evaluate("--dataset_name", completions, "--rewards", "own_eval.waiting")
     assert [row["waiting"] for row in scores] == [0.0, 0.0, 1.0, 1.0]
 
 
 def test_failing_rows_are_counted_and_shown(completions, evaluate, own_module, capsys):
     own_module("own_eval", OWN)
-    scores, summary = evaluate("--input", completions, "--rewards", "own_eval.fragile")
+    scores, summary = evaluate("--dataset_name", completions, "--rewards", "own_eval.fragile")
     assert [row["fragile"] for row in scores] == [0.5, 0.5, None, None]
     assert (summary["fragile"]["errors"], summary["fragile"]["none"], summary["fragile"]["count"]) == (2, 2, 2)
     shown = capsys.readouterr().err
@@ -199,8 +199,8 @@ def test_failing_rows_are_counted_and_shown(completions, evaluate, own_module, c
 def test_on_error_raise_stops_at_the_first_failing_row(completions, tmp_path, own_module):
     own_module("own_eval", OWN)
     message = error_of(
-        *("--input", completions, "--output-dir", str(tmp_path / "out")),
-        *("--rewards", "own_eval.fragile", "--on-error", "raise"),
+        *("--dataset_name", completions, "--output_dir", str(tmp_path / "out")),
+        *("--rewards", "own_eval.fragile", "--on_error", "raise"),
     )
     assert message.startswith("error: reward 'fragile' failed at row 7: ValueError: this is none")
     assert not (tmp_path / "out" / "scores.jsonl").exists()
@@ -238,7 +238,7 @@ def two_evaluations(tmp_path) -> tuple[str, str]:
 
 
 def test_compare_pairs_rows_and_averages_generations(two_evaluations, tmp_path, capsys):
-    main(["--compare", *two_evaluations, "--output-dir", str(tmp_path)])
+    main(["--compare", *two_evaluations, "--output_dir", str(tmp_path)])
     comparison = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
     assert list(comparison) == ["f1"]
     found = comparison["f1"]
@@ -280,7 +280,7 @@ def test_compare_refuses(two_evaluations, tmp_path, after, message):
 
 
 def test_a_missing_column_is_named(completions, tmp_path):
-    message = error_of("--input", completions, "--output-dir", str(tmp_path), "--rewards", "vqa_accuracy")
+    message = error_of("--dataset_name", completions, "--output_dir", str(tmp_path), "--rewards", "vqa_accuracy")
     assert message == (
         f"error: {completions}: row 'a': reward 'vqa_accuracy' needs the column 'answers'; "
         "the data has: completion, ground_truth_agents, id"
@@ -303,7 +303,7 @@ def test_a_missing_column_is_named(completions, tmp_path):
 )
 def test_bad_input_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_text(content, encoding="utf-8")
-    found = error_of("--input", str(tmp_path / name), "--output-dir", str(tmp_path), "--rewards", "xml_format")
+    found = error_of("--dataset_name", str(tmp_path / name), "--output_dir", str(tmp_path), "--rewards", "xml_format")
     assert message in found
 
 
@@ -311,16 +311,16 @@ def test_bad_input_is_named(tmp_path, name, content, message):
     ("arguments", "message"),
     [
         (["--rewards", "xml_formats"], "error: unknown reward 'xml_formats'; expected one of agent_selection,"),
-        ([], "error: no rewards: name some with --rewards, or give a --recipe that has reward_funcs"),
+        ([], "error: no rewards: name some with --rewards, or give a --config that has reward_funcs"),
         (["--rewards", "xml_format", "xml_format"], "error: duplicate reward 'xml_format' in reward_funcs"),
         (
-            ["--rewards", "xml_format", "--recipe", "nowhere.yaml"],
+            ["--rewards", "xml_format", "--config", "nowhere.yaml"],
             "error: nowhere.yaml: cannot be read as a recipe: No such file",
         ),
     ],
 )
 def test_wrong_arguments_are_named(completions, tmp_path, arguments, message):
-    assert error_of("--input", completions, "--output-dir", str(tmp_path), *arguments).startswith(message)
+    assert error_of("--dataset_name", completions, "--output_dir", str(tmp_path), *arguments).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -335,20 +335,27 @@ def test_wrong_arguments_are_named(completions, tmp_path, arguments, message):
 )
 def test_wrong_recipes_are_named(completions, tmp_path, recipe, message):
     (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    arguments = ("--input", completions, "--output-dir", str(tmp_path), "--recipe", str(tmp_path / "recipe.yaml"))
+    arguments = (
+        "--dataset_name",
+        completions,
+        "--output_dir",
+        str(tmp_path),
+        "--config",
+        str(tmp_path / "recipe.yaml"),
+    )
     assert message in error_of(*arguments)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output-dir", "out"], "--input and --output-dir are needed, unless --compare or --list is given"),
-        (["--input", "x.jsonl"], "--input and --output-dir are needed"),
+        (["--output_dir", "out"], "--dataset_name and --output_dir are needed, unless --compare or --list is given"),
+        (["--dataset_name", "x.jsonl"], "--dataset_name and --output_dir are needed"),
         (
-            ["--input", "x", "--output-dir", "out", "--model", "m", "--num-generations", "2"],
-            "--num-generations above 1 needs a --temperature above 0",
+            ["--dataset_name", "x", "--output_dir", "out", "--model", "m", "--num_generations", "2"],
+            "--num_generations above 1 needs a --temperature above 0",
         ),
-        (["--input", "x", "--output-dir", "out", "--on-error", "ignore"], "invalid choice: 'ignore'"),
+        (["--dataset_name", "x", "--output_dir", "out", "--on_error", "ignore"], "invalid choice: 'ignore'"),
     ],
 )
 def test_usage(arguments, message, capsys):
@@ -359,7 +366,7 @@ def test_usage(arguments, message, capsys):
 
 
 def test_the_command_runs_by_itself(run_command, completions, tmp_path):
-    arguments = ("--input", completions, "--rewards", "agent_selection", "--output-dir", tmp_path / "out")
+    arguments = ("--dataset_name", completions, "--rewards", "agent_selection", "--output_dir", tmp_path / "out")
     finished = run_command("-m", "rewards.eval", *arguments)
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "out" / "scores.jsonl").is_file()

@@ -25,7 +25,7 @@ def evaluate(tmp_path):
     def run(rows: list[dict], *options: str):
         write_jsonl(tmp_path / "my_scores.jsonl", rows)
         reward_bench.main(
-            ["--scores", str(tmp_path / "my_scores.jsonl"), "--output-dir", str(tmp_path / "out"), *options]
+            ["--scores", str(tmp_path / "my_scores.jsonl"), "--output_dir", str(tmp_path / "out"), *options]
         )
         return tmp_path / "out"
 
@@ -79,7 +79,7 @@ def test_parquet_with_scores_gives_the_same(evaluate, tmp_path):
 
     first = json.loads((evaluate([ROW]) / "summary.json").read_text(encoding="utf-8"))
     pandas.DataFrame([ROW]).to_parquet(tmp_path / "my_scores.parquet")
-    arguments = ["--scores", str(tmp_path / "my_scores.parquet"), "--output-dir", str(tmp_path / "again")]
+    arguments = ["--scores", str(tmp_path / "my_scores.parquet"), "--output_dir", str(tmp_path / "again")]
     reward_bench.main(arguments)
     second = json.loads((tmp_path / "again" / "summary.json").read_text(encoding="utf-8"))
     assert {**first, "responses": ""} == {**second, "responses": ""}
@@ -131,16 +131,16 @@ def test_equal_ranks_only_are_an_error(evaluate):
         evaluate([{**ROW, "human_ranking": [0, 0]}])
 
 
-@pytest.mark.parametrize("options", [[], ["--model", "m"], ["--data", "d"], ["--scores", "s", "--model", "m"]])
+@pytest.mark.parametrize("options", [[], ["--model", "m"], ["--dataset_name", "d"], ["--scores", "s", "--model", "m"]])
 def test_either_scores_or_model_and_data(options, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        reward_bench.main([*options, "--output-dir", str(tmp_path)])
-    assert "give either --model and --data, or --scores" in capsys.readouterr().err
+        reward_bench.main([*options, "--output_dir", str(tmp_path)])
+    assert "give either --model and --dataset_name, or --scores" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SystemExit, match="nowhere.jsonl: no such file"):
-        reward_bench.main(["--scores", str(tmp_path / "nowhere.jsonl"), "--output-dir", str(tmp_path)])
+        reward_bench.main(["--scores", str(tmp_path / "nowhere.jsonl"), "--output_dir", str(tmp_path)])
 
 
 # -- the published table ----------------------------------------------------------------------------------------------

@@ -195,8 +195,8 @@ def test_completions_in_a_file_are_scored(reward, tiny_reward_model, tmp_path, r
     write_jsonl(tmp_path / "completions.jsonl", rows)
     entry = {"name": "reward_model", "model": str(tiny_reward_model), "device": "cpu"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"reward_funcs": [entry]}), encoding="utf-8")
-    files = ["--input", str(tmp_path / "completions.jsonl"), "--output-dir", str(tmp_path / "out")]
-    eval_command.main([*files, "--recipe", str(tmp_path / "recipe.yaml"), "--on-error", "raise"])
+    files = ["--dataset_name", str(tmp_path / "completions.jsonl"), "--output_dir", str(tmp_path / "out")]
+    eval_command.main([*files, "--config", str(tmp_path / "recipe.yaml"), "--on_error", "raise"])
     scores = [row["reward_model"] for row in read_jsonl(tmp_path / "out" / "scores.jsonl")]
     expected = [reward.score("red", QUESTION, [picture("red")]), reward.score("blue", QUESTION)]
     assert scores[:2] == pytest.approx(expected, abs=1e-5)
@@ -207,9 +207,9 @@ def test_rows_of_a_file_without_any_prompt_are_refused_before_the_model_is_loade
     write_jsonl(tmp_path / "completions.jsonl", [{"id": 1, "completion": "red"}])
     entry = {"name": "reward_model", "model": "somebody/reward-model"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"reward_funcs": [entry]}), encoding="utf-8")
-    files = ["--input", str(tmp_path / "completions.jsonl"), "--output-dir", str(tmp_path / "out")]
+    files = ["--dataset_name", str(tmp_path / "completions.jsonl"), "--output_dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="reward 'reward_model' needs one of the columns prompt, question, query"):
-        eval_command.main([*files, "--recipe", str(tmp_path / "recipe.yaml")])
+        eval_command.main([*files, "--config", str(tmp_path / "recipe.yaml")])
 
 
 def test_right_answers_are_not_validated_against_it():

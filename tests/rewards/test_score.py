@@ -43,8 +43,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 def _arguments(folder: Path, model: Path, output: Path, *more: str) -> list[str]:
-    files = ["--model", str(model), "--input", str(folder / "responses.jsonl"), "--output", str(output)]
-    return [*files, "--batch-size", "4", "--device", "cpu", *more]
+    files = ["--model", str(model), "--dataset_name", str(folder / "responses.jsonl"), "--output", str(output)]
+    return [*files, "--batch_size", "4", "--device", "cpu", *more]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_started_work_folder_refuses_other_work(change, folder, tiny_reward_mo
             score.main(_arguments(folder, tiny_reward_model, tmp_path / "scored.jsonl"))
     model, more, field = tiny_reward_model, [], "batch_size"
     if change == "batch size":
-        more = ["--batch-size", "5"]
+        more = ["--batch_size", "5"]
     elif change == "model":
         import shutil
 
@@ -125,7 +125,7 @@ def test_a_started_work_folder_refuses_other_work(change, folder, tiny_reward_mo
         field = "model"
     else:
         write_jsonl(tmp_path / "fewer.jsonl", [{"query": "what?", "response": "this"}])
-        more, field = ["--input", str(tmp_path / "fewer.jsonl")], "data"
+        more, field = ["--dataset_name", str(tmp_path / "fewer.jsonl")], "data"
     with pytest.raises(SystemExit, match=rf"settings.json: field '{field}': the rows there were made with"):
         score.main(_arguments(folder, model, tmp_path / "scored.jsonl", *more))
 
@@ -146,7 +146,7 @@ def test_images_as_bytes_give_the_same_scores(folder, tiny_reward_model, undistu
         row["images"] = [{"bytes": (folder / image).read_bytes(), "path": None} for image in row["images"]]
     datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "responses.parquet"))
     arguments = _arguments(folder, tiny_reward_model, tmp_path / "scored.jsonl")
-    score.main([*arguments, "--input", str(tmp_path / "responses.parquet")])
+    score.main([*arguments, "--dataset_name", str(tmp_path / "responses.parquet")])
     expected = {row["id"]: row["scores"] for row in read_jsonl(undisturbed[0]) if "scores" in row}
     found = {row["id"]: row["scores"] for row in read_jsonl(tmp_path / "scored.jsonl")}
     assert found.keys() == expected.keys()
@@ -157,7 +157,7 @@ def test_images_as_bytes_give_the_same_scores(folder, tiny_reward_model, undistu
 def test_chat_messages_are_prompts_too(model, tiny_reward_model, tmp_path, read_jsonl):
     messages = [{"role": "user", "content": "what is it?"}]
     write_jsonl(tmp_path / "in.jsonl", [{"prompt": messages, "response": "a dog"}])
-    arguments = ["--model", str(tiny_reward_model), "--input", str(tmp_path / "in.jsonl"), "--device", "cpu"]
+    arguments = ["--model", str(tiny_reward_model), "--dataset_name", str(tmp_path / "in.jsonl"), "--device", "cpu"]
     score.main([*arguments, "--output", str(tmp_path / "out.jsonl")])
     [row] = read_jsonl(tmp_path / "out.jsonl")
     assert row["score"] == pytest.approx(model.score([messages], None, ["a dog"]).item(), abs=1e-6)
@@ -198,7 +198,7 @@ def test_a_malformed_row_is_named_before_the_model_is_loaded(change, problem, tm
     good = {"query": "what?", "response": "this"}
     rows = [good, {**good, **change}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    arguments = ["--model", "no-such-model", "--input", str(tmp_path / "in.jsonl")]
+    arguments = ["--model", "no-such-model", "--dataset_name", str(tmp_path / "in.jsonl")]
     with pytest.raises(SystemExit) as stopped:
         score.main([*arguments, "--output", str(tmp_path / "out.jsonl")])
     assert f"{tmp_path / 'in.jsonl'}:2: " in stopped.value.code
@@ -228,7 +228,7 @@ def test_a_model_that_is_none_is_named(folder, tiny_model, tmp_path):
 
 def _bench(data: Path, model: Path, output: Path, *more: str) -> dict:
     reward_bench.main(
-        ["--model", str(model), "--data", str(data), "--output-dir", str(output), "--device", "cpu", *more]
+        ["--model", str(model), "--dataset_name", str(data), "--output_dir", str(output), "--device", "cpu", *more]
     )
     return json.loads((output / "summary.json").read_text(encoding="utf-8"))
 
@@ -243,9 +243,9 @@ def preferences(folder, tmp_path, read_jsonl) -> Path:
 
 
 def test_a_model_and_its_scores_are_evaluated_alike(preferences, undisturbed, tiny_reward_model, tmp_path, read_jsonl):
-    with_model = _bench(preferences, tiny_reward_model, tmp_path / "model", "--batch-size", "4")
+    with_model = _bench(preferences, tiny_reward_model, tmp_path / "model", "--batch_size", "4")
     write_jsonl(tmp_path / "scores.jsonl", [row for row in read_jsonl(undisturbed[0]) if "scores" in row])
-    reward_bench.main(["--scores", str(tmp_path / "scores.jsonl"), "--output-dir", str(tmp_path / "scores")])
+    reward_bench.main(["--scores", str(tmp_path / "scores.jsonl"), "--output_dir", str(tmp_path / "scores")])
     with_scores = json.loads((tmp_path / "scores" / "summary.json").read_text(encoding="utf-8"))
     for key in ("groups", "overall", "macro", "items", "coverage", "rows", "equal_ranks"):
         assert with_model[key] == with_scores[key]
@@ -263,7 +263,7 @@ def test_bad_rows_are_an_error_or_counted(preferences, tiny_reward_model, tmp_pa
     preferences.write_text("\n".join([*good[:3], bad, tied]) + "\n", encoding="utf-8")
     with pytest.raises(SystemExit, match=r"test.jsonl:4: field 'images': .*missing.png: no such image file"):
         _bench(preferences, tiny_reward_model, tmp_path / "out")
-    found = _bench(preferences, tiny_reward_model, tmp_path / "out", "--skip-bad-rows")
+    found = _bench(preferences, tiny_reward_model, tmp_path / "out", "--skip_bad_rows")
     assert (found["rows"], found["bad_rows"], found["equal_ranks"]) == (5, 1, 1)
 
 

@@ -74,7 +74,7 @@ def test_the_recipe_names_the_splits(write_recipe, capsys):
 
 def test_a_spoiled_record_is_listed_with_its_row(write_recipe, spoil, capsys):
     folder = spoil({2: {"ground_truth_filtered_data": ["no such id"]}})
-    status, lines = run("--config", write_recipe(), "--dataset", folder, "--splits", "test", capsys=capsys)
+    status, lines = run("--config", write_recipe(), "--dataset_name", folder, "--splits", "test", capsys=capsys)
     assert status == 1
     assert lines[0] == "test: 4 right answers, 2 scores below the maximum"
     assert lines[1].startswith("row 'test-00002': filtering_quality is 0, at most 1: <selection>")
@@ -85,7 +85,7 @@ def test_a_spoiled_record_is_listed_with_its_row(write_recipe, spoil, capsys):
 def test_agents_that_the_recipe_lacks_are_listed(write_recipe, spoil, capsys):
     folder = spoil({0: {"ground_truth_agents": ["no_such_filter"], "ground_truth_prompts": {}}})
     recipe = write_recipe(reward_funcs=["agent_selection", "strict_xml_format"])
-    status, lines = run("--config", recipe, "--dataset", folder, "--splits", "test", capsys=capsys)
+    status, lines = run("--config", recipe, "--dataset_name", folder, "--splits", "test", capsys=capsys)
     assert status == 1
     assert [line[: line.index(":")] for line in lines] == ["test", "row 'test-00000'"]
     assert "strict_xml_format is 0, at most 1: <selection>" in lines[1]
@@ -94,7 +94,7 @@ def test_agents_that_the_recipe_lacks_are_listed(write_recipe, spoil, capsys):
 def test_rows_to_which_a_reward_does_not_apply_are_no_problem(write_recipe, spoil, capsys):
     folder = spoil({number: {"pool": None} for number in range(4)})
     recipe = write_recipe(reward_funcs=["filtering_quality"])
-    status, lines = run("--config", recipe, "--dataset", folder, "--splits", "test", capsys=capsys)
+    status, lines = run("--config", recipe, "--dataset_name", folder, "--splits", "test", capsys=capsys)
     assert (status, lines) == (0, ["test: 4 right answers, 0 scores below the maximum"])
 
 
@@ -182,7 +182,7 @@ def test_data_without_right_answers_cannot_be_validated(tmp_path, write_recipe, 
 def test_the_command_ends_with_status_1(run_command, write_recipe, spoil):
     folder = spoil({2: {"ground_truth_filtered_data": []}})
     recipe = write_recipe(reward_funcs=["filtering_quality"])
-    finished = run_command("-m", "rewards.validate", "--config", recipe, "--dataset", folder, "--splits", "test")
+    finished = run_command("-m", "rewards.validate", "--config", recipe, "--dataset_name", folder, "--splits", "test")
     assert finished.returncode == 1
     assert "row 'test-00002': filtering_quality" in finished.stdout
     assert "Traceback" not in finished.stderr

@@ -163,8 +163,8 @@ def beam_data(tmp_path_factory) -> Path:
 
 
 def _arguments(beam_data: Path, tiny_model: Path, output: Path, *more: str) -> list[str]:
-    files = ["--pools", str(beam_data / "pools.jsonl"), "--dataset", str(beam_data), "--model", str(tiny_model)]
-    options = ["--beam-size", "3", "--shots", "2", "--chunk-size", "2", "--device", "cpu"]
+    files = ["--pools", str(beam_data / "pools.jsonl"), "--dataset_name", str(beam_data), "--model", str(tiny_model)]
+    options = ["--beam_size", "3", "--shots", "2", "--chunk_size", "2", "--device", "cpu"]
     return [*files, *options, "--output", str(output), *more]
 
 
@@ -228,7 +228,7 @@ def test_two_processes_make_the_same_file_as_one(undisturbed, beam_data, tiny_mo
 
 def test_a_started_work_folder_refuses_other_options(undisturbed, beam_data, tiny_model):
     with pytest.raises(SystemExit, match=r"field 'beam_size': the rows there were made with 3, now it is 4"):
-        beams.main([*_arguments(beam_data, tiny_model, undisturbed[0]), "--beam-size", "4"])
+        beams.main([*_arguments(beam_data, tiny_model, undisturbed[0]), "--beam_size", "4"])
 
 
 def _rewritten(path: Path, rows: list[dict]) -> Path:

@@ -14,10 +14,10 @@ WORKER = KILLS / "rollout_kill_worker.py"
 
 
 def command(folder: Path, model: Path, output: Path) -> list[str]:
-    found = ["--dataset", folder, "--pools", folder / "pools-train.jsonl", "--model", model, "--output", output]
-    found += ["--query-table", folder / "train.safetensors", "--example-table", folder / "train.safetensors"]
-    found += ["--selector", folder / "first", "--num-beams", 3, "--num-retrieval", 2, "--num-random", 2]
-    return [str(part) for part in (*found, "--shots", 1, 2, "--gt-prob", "--batch-size", 2, "--device", "cpu")]
+    found = ["--dataset_name", folder, "--pools", folder / "pools-train.jsonl", "--model", model, "--output", output]
+    found += ["--query_table", folder / "train.safetensors", "--example_table", folder / "train.safetensors"]
+    found += ["--selector", folder / "first", "--num_beams", 3, "--num_retrieval", 2, "--num_random", 2]
+    return [str(part) for part in (*found, "--shots", 1, 2, "--gt_prob", "--batch_size", 2, "--device", "cpu")]
 
 
 @pytest.fixture(scope="module")

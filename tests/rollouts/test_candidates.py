@@ -14,12 +14,12 @@ from rewards.relevance import relevance
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts import candidates
 
-COUNTS = ["--num-beams", "3", "--num-samples", "2", "--num-retrieval", "2", "--num-random", "2"]
+COUNTS = ["--num_beams", "3", "--num_samples", "2", "--num_retrieval", "2", "--num_random", "2"]
 
 
 def command(folder, output, *more, selector: str | None = "first", model="vlm") -> list[str]:
-    found = ["--dataset", folder, "--pools", folder / "pools-train.jsonl", "--model", model, "--output", output]
-    found += ["--query-table", folder / "train.safetensors", "--example-table", folder / "train.safetensors"]
+    found = ["--dataset_name", folder, "--pools", folder / "pools-train.jsonl", "--model", model, "--output", output]
+    found += ["--query_table", folder / "train.safetensors", "--example_table", folder / "train.safetensors"]
     found += ["--selector", folder / selector] if selector else []
     return [str(part) for part in (*found, *COUNTS, "--shots", "1", "2", *more)]
 
@@ -28,7 +28,7 @@ def command(folder, output, *more, selector: str | None = "first", model="vlm") 
 def made(selection_files, tmp_path_factory, echoing_module):
     """Groups of the echoing VLM."""
     output = tmp_path_factory.mktemp("candidates") / "groups.jsonl"
-    candidates.main(command(selection_files, output, "--gt-prob", "--relevance", "--construct-order", "right"))
+    candidates.main(command(selection_files, output, "--gt_prob", "--relevance", "--construct_order", "right"))
     return load_groups(output)
 
 
@@ -103,7 +103,7 @@ def test_started_again_nothing_is_asked_twice(selection_files, tmp_path, echoing
 
 
 def test_a_cache_of_answers_serves_other_runs(selection_files, tmp_path, echoing):
-    cache = ["--answer-cache", tmp_path / "cache"]
+    cache = ["--answer_cache", tmp_path / "cache"]
     candidates.main(command(selection_files, tmp_path / "first.jsonl", *cache))
     asked = sum(echoing.asked)
     candidates.main(command(selection_files, tmp_path / "again.jsonl", *cache))
@@ -125,7 +125,7 @@ def test_other_settings_are_refused(selection_files, tmp_path, echoing):
 
 
 def test_random_sets_only_as_many_as_there_are(selection_files, tmp_path, echoing):
-    counts = ["--num-retrieval", 0, "--num-random", 64]
+    counts = ["--num_retrieval", 0, "--num_random", 64]
     candidates.main(command(selection_files, tmp_path / "out.jsonl", *counts, selector=None))
     for group in load_groups(tmp_path / "out.jsonl"):
         assert len(group.candidates) == {1: 10, 2: 45}[group.shots]
@@ -139,7 +139,7 @@ def test_given_beams_are_taken_first(selection_files, tmp_path, echoing):
         for item, pool in pools.items()
     ]
     write_jsonl(tmp_path / "beams.jsonl", beams)
-    given = ["--beams", tmp_path / "beams.jsonl", "--num-retrieval", 0, "--num-random", 44]
+    given = ["--beams", tmp_path / "beams.jsonl", "--num_retrieval", 0, "--num_random", 44]
     candidates.main(command(selection_files, tmp_path / "out.jsonl", *given, selector=None))
     for group in load_groups(tmp_path / "out.jsonl"):
         if group.shots == 2:
@@ -163,7 +163,7 @@ def test_filters_keep_groups_by_their_share_of_right_candidates(selection_files,
     }
     for name, more, kept in (
         ("balance", ["--balance", 0.2, 0.6], [key for key, value in share.items() if 0.2 <= value <= 0.6]),
-        ("positive", ["--require-positive"], [key for key, value in share.items() if value > 0]),
+        ("positive", ["--require_positive"], [key for key, value in share.items() if value > 0]),
     ):
         candidates.main(command(selection_files, tmp_path / f"{name}.jsonl", *more))
         assert 0 < len(kept) < len(share)
@@ -186,9 +186,9 @@ def test_a_group_for_each_number_of_shots_is_a_format_of_its_own(made, tmp_path)
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--balance", "0.6", "0.4"], "--balance: expected 0 <= LOW <= HIGH <= 1"),
-        (["--temperatures", "0"], "--temperatures: expected numbers above 0"),
-        (["--num-beams", "-1"], "--num-beams: expected at least 0"),
+        (["--balance", "0.6", "0.4"], "--balance: expected low <= high, found 0.6 0.4"),
+        (["--temperatures", "0"], "--temperatures: expected a number above 0"),
+        (["--num_beams", "-1"], "--num_beams: expected at least 0"),
         (["--shots", "0"], "--shots: expected at least 1"),
         (["--shots", "11"], "11 shots need pools of at least 11 examples"),
         (["--selector", "nowhere/at/all"], "--selector: 'nowhere/at/all': no such folder"),
@@ -202,11 +202,11 @@ def test_errors_come_before_the_vlm_is_loaded(selection_files, tmp_path, capsys,
 
 
 def test_options_that_do_not_go_together(selection_files, tmp_path):
-    plain = ["--dataset", selection_files, "--pools", selection_files / "pools-train.jsonl", "--model", "vlm"]
+    plain = ["--dataset_name", selection_files, "--pools", selection_files / "pools-train.jsonl", "--model", "vlm"]
     plain = [str(part) for part in (*plain, "--output", tmp_path / "out.jsonl")]
-    with pytest.raises(SystemExit, match="are needed by --num-retrieval above 0"):
+    with pytest.raises(SystemExit, match="are needed by --num_retrieval above 0"):
         candidates.main(plain)
     with pytest.raises(SystemExit, match="are needed by --selector"):
-        candidates.main([*plain, "--num-retrieval", "0", "--selector", str(selection_files / "first")])
+        candidates.main([*plain, "--num_retrieval", "0", "--selector", str(selection_files / "first")])
     with pytest.raises(SystemExit, match="nothing to make"):
-        candidates.main([*plain, "--num-retrieval", "0", "--num-random", "0"])
+        candidates.main([*plain, "--num_retrieval", "0", "--num_random", "0"])

@@ -35,14 +35,14 @@ def compared(files, report_data, tiny_model):
     (files / "recipe.yaml").write_text("max_completion_length: 8\nmax_pixels: 1024\n")
     arguments = {
         "--split": "train",
-        "--recipe": files / "recipe.yaml",
+        "--config": files / "recipe.yaml",
         "--routing": files / "routing.yaml",
         "--predictors": f"always={files / 'predictor'}",
         "--vlm": tiny_model,
-        "--vlm-with-factors": tiny_model,
-        "--output-dir": files / "out",
+        "--vlm_with_factors": tiny_model,
+        "--output_dir": files / "out",
     }
-    main([str(report_data), *(str(part) for pair in arguments.items() for part in pair)])
+    main(["--dataset_name", str(report_data), *(str(part) for pair in arguments.items() for part in pair)])
     return files / "out"
 
 
@@ -94,13 +94,21 @@ def test_the_table_as_text(compared):
         ({"--predictors": "vlm=model"}, "expected different names, none of them vlm or vlm_with_factors"),
         ({"--predictors": "x=nowhere/nothing"}, "nowhere/nothing"),
         ({"--routing": "nowhere.yaml"}, "nowhere.yaml: cannot be read"),
-        ({"--recipe": "nowhere.yaml"}, "nowhere.yaml: cannot be read as a recipe"),
+        ({"--config": "nowhere.yaml"}, "nowhere.yaml: cannot be read as a recipe"),
     ],
 )
 def test_bad_arguments_are_named(files, report_data, tmp_path, changes, message):
     given = {"--predictors": f"x={files / 'predictor'}", "--routing": str(files / "routing.yaml")} | changes
     with pytest.raises(SystemExit, match=f"^error: .*{message}"):
-        main([str(report_data), "--output-dir", str(tmp_path), *(part for pair in given.items() for part in pair)])
+        main(
+            [
+                "--dataset_name",
+                str(report_data),
+                "--output_dir",
+                str(tmp_path),
+                *(part for pair in given.items() for part in pair),
+            ]
+        )
     assert not (tmp_path / "comparison.json").exists()
 
 
@@ -108,5 +116,5 @@ def test_reports_without_pools_are_refused(files, tmp_path):
     row = {"report": "dark", "ground_truth_agents": ["blur_filter"], "ground_truth_filtered_data": [1]}
     (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(SystemExit, match="expected a pool for every report, to filter it"):
-        main([str(tmp_path), "--predictors", f"x={files / 'predictor'}", "--routing", str(files / "routing.yaml"),
-              "--output-dir", str(tmp_path / "out")])  # fmt: skip
+        main(["--dataset_name", str(tmp_path), "--predictors", f"x={files / 'predictor'}",
+              "--routing", str(files / "routing.yaml"), "--output_dir", str(tmp_path / "out")])  # fmt: skip

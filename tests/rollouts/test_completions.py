@@ -23,14 +23,14 @@ def recipe(tmp_path_factory, report_data):
 
 
 def command(data, model, output, *more) -> list[str]:
-    found = ["--dataset", data, "--model", model, "--output", output, "--num-completions", 3]
-    return [str(part) for part in (*found, "--max-new-tokens", 6, "--batch-size", 4, "--limit", 8, *more)]
+    found = ["--dataset_name", data, "--model", model, "--output", output, "--num_completions", 3]
+    return [str(part) for part in (*found, "--max_new_tokens", 6, "--batch_size", 4, "--limit", 8, *more)]
 
 
 @pytest.fixture(scope="module")
 def made(report_data, tiny_model, recipe, tmp_path_factory):
     output = tmp_path_factory.mktemp("completions") / "groups.jsonl"
-    completions.main(command(report_data, tiny_model, output, "--recipe", recipe))
+    completions.main(command(report_data, tiny_model, output, "--config", recipe))
     return output
 
 
@@ -58,7 +58,14 @@ def test_scores_are_those_of_rewards_eval_and_the_reward_their_weighted_sum(made
     ]
     write_jsonl(tmp_path / "flat.jsonl", flat)
     rewards_eval.main(
-        ["--input", str(tmp_path / "flat.jsonl"), "--recipe", str(recipe), "--output-dir", str(tmp_path / "scores")]
+        [
+            "--dataset_name",
+            str(tmp_path / "flat.jsonl"),
+            "--config",
+            str(recipe),
+            "--output_dir",
+            str(tmp_path / "scores"),
+        ]
     )
     scores = [row for _, row in read_rows(tmp_path / "scores" / "scores.jsonl")]
     candidates = [candidate for row in rows for candidate in row["candidates"]]
@@ -80,7 +87,7 @@ def test_rewards_of_right_answers(report_data, tiny_model, recipe, tmp_path, mon
         lambda model, processor, prompts, *_: [[gold[turns[1]["content"]], "no", ""] for turns in prompts],
     )
     output = tmp_path / "groups.jsonl"
-    completions.main(command(report_data, tiny_model, output, "--recipe", recipe))
+    completions.main(command(report_data, tiny_model, output, "--config", recipe))
     for group in load_groups(output):
         assert [candidate.reward for candidate in group.candidates] == [2.5, 0.0, 0.0]
 
@@ -88,7 +95,7 @@ def test_rewards_of_right_answers(report_data, tiny_model, recipe, tmp_path, mon
 def test_stopped_after_any_row_the_file_is_the_same(made, report_data, tiny_model, recipe, tmp_path):
     """Rows that a killed run left: some of a batch, and a torn one."""
     output = tmp_path / "groups.jsonl"
-    arguments = command(report_data, tiny_model, output, "--recipe", recipe)
+    arguments = command(report_data, tiny_model, output, "--config", recipe)
     completions.main(arguments)
     assert output.read_bytes() == made.read_bytes()
     (shard,) = (tmp_path / "groups.jsonl.parts").glob("shard-*.jsonl")
@@ -104,7 +111,7 @@ def test_the_seed_and_the_rows_decide_what_is_sampled(made, report_data, tiny_mo
     def texts(path):
         return [[candidate.completion for candidate in group.candidates] for group in load_groups(path)]
 
-    more = ["--recipe", recipe]
+    more = ["--config", recipe]
     completions.main(command(report_data, tiny_model, tmp_path / "seed.jsonl", *more, "--seed", 1))
     assert texts(tmp_path / "seed.jsonl") != texts(made)
     completions.main(command(report_data, tiny_model, tmp_path / "few.jsonl", *more, "--limit", 4))
@@ -113,7 +120,7 @@ def test_the_seed_and_the_rows_decide_what_is_sampled(made, report_data, tiny_mo
 
 def test_two_processes_make_the_same_file(made, report_data, tiny_model, recipe, tmp_path, run_warm):
     output = tmp_path / "groups.jsonl"
-    arguments = command(report_data, tiny_model, output, "--recipe", recipe)
+    arguments = command(report_data, tiny_model, output, "--config", recipe)
     found = run_warm("-m", "rollouts.completions", *arguments, processes=2)
     assert found.returncode == 0, found.stderr
     assert output.read_bytes() == made.read_bytes()
@@ -157,8 +164,8 @@ def test_weights():
     ("more", "message"),
     [
         (["--rewards", "nonsense"], "nonsense"),
-        (["--temperature", "0"], "--temperature: expected above 0"),
-        (["--num-completions", "0"], "--num-completions: expected at least 1"),
+        (["--temperature", "0"], "--temperature: expected a number above 0"),
+        (["--num_completions", "0"], "--num_completions: expected at least 1"),
         (["--rewards", "vqa_accuracy"], "reward 'vqa_accuracy' needs the column 'answers'"),
         ([], "no rewards"),
     ],
@@ -180,7 +187,7 @@ def test_a_failing_reward_stops_the_run_or_is_counted(report_data, tiny_model, t
     rewards = ["--rewards", "picky_reward.picky"]
     with pytest.raises(SystemExit, match="reward 'picky' failed at row 'train-00002'"):
         completions.main(command(report_data, tiny_model, tmp_path / "out.jsonl", *rewards))
-    completions.main(command(report_data, tiny_model, tmp_path / "skip.jsonl", *rewards, "--on-error", "skip"))
+    completions.main(command(report_data, tiny_model, tmp_path / "skip.jsonl", *rewards, "--on_error", "skip"))
     rewards_found = {group.id: group.candidates[0].reward for group in load_groups(tmp_path / "skip.jsonl")}
     assert [item for item, reward in rewards_found.items() if reward is None] == ["train-00002"]
     assert "KeyError" in capsys.readouterr().err

@@ -264,7 +264,7 @@ def command(tmp_path, capsys):
         write_jsonl(tmp_path / "d.jsonl", rows)
         capsys.readouterr()
         try:
-            main([str(tmp_path / "d.jsonl"), *options, "--output", str(tmp_path / "t.safetensors")])
+            main(["--dataset_name", str(tmp_path / "d.jsonl"), *options, "--output", str(tmp_path / "t.safetensors")])
         except SystemExit as end:
             return str(end.code) if isinstance(end.code, str) else capsys.readouterr().err
         return capsys.readouterr().out
@@ -277,8 +277,8 @@ def test_the_command_writes_a_table(command, tmp_path, pictures, tiny_model):
         {"id": number, "question": question, "answers": ["red"], "image": image}
         for number, (question, image) in enumerate(zip(["what?", "is it red?", "what?"], pictures, strict=False))
     ]
-    options = ["--text-encoder", BUNDLED_MINILM, "--image-encoder", str(tiny_model), "--device", "cpu"]
-    options += ["--cache-dir", str(tmp_path / "cache")]
+    options = ["--text_encoder", BUNDLED_MINILM, "--image_encoder", str(tiny_model), "--device", "cpu"]
+    options += ["--cache_dir", str(tmp_path / "cache")]
     assert "3 embeddings of 416 numbers (image 32 + text 384) written to" in command(rows, *options)
     first = EmbeddingTable.load(tmp_path / "t.safetensors")
     assert first.ids == [0, 1, 2]
@@ -293,13 +293,13 @@ def test_the_command_writes_a_table(command, tmp_path, pictures, tiny_model):
 
 def test_the_command_says_what_is_wrong(command, tmp_path, pictures, tiny_model):
     row = {"id": 1, "question": "what?", "answers": ["red"], "image": pictures[0]}
-    assert "give --text-encoder, --image-encoder, or both" in command([row])
-    missing = command([row, {**row, "id": 2, "image": "none.png"}], "--image-encoder", "never/loaded")
+    assert "give --text_encoder, --image_encoder, or both" in command([row])
+    missing = command([row, {**row, "id": 2, "image": "none.png"}], "--image_encoder", "never/loaded")
     place = f"{tmp_path}/d.jsonl, record 2: field 'images': {tmp_path}/none.png"
     assert missing == f"error: 1 of 2 images cannot be read:\n{place}: no such image file"
-    found = command([row], "--text-encoder", str(tiny_model))
-    assert found == f"error: --text-encoder {tiny_model}: this model does not encode texts"
+    found = command([row], "--text_encoder", str(tiny_model))
+    assert found == f"error: --text_encoder {tiny_model}: this model does not encode texts"
     (tmp_path / "broken.png").write_bytes(b"no image")
-    found = command([{**row, "image": "broken.png"}], "--image-encoder", str(tiny_model), "--cache-dir", "")
+    found = command([{**row, "image": "broken.png"}], "--image_encoder", str(tiny_model), "--cache_dir", "")
     place = f"{tmp_path}/d.jsonl, record 1: field 'images': {tmp_path}/broken.png"
     assert found == f"error: 1 of 1 image cannot be read:\n{place}: not an image, or of an unknown format"

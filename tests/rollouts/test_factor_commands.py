@@ -47,7 +47,7 @@ def pool(report_data) -> Path:
 
 def suggest(predictor, tmp_path) -> Path:
     table = tmp_path / "routing.yaml"
-    factor_routing.main(["suggest", str(predictor), "--output", str(table)])
+    factor_routing.main(["suggest", "--model", str(predictor), "--output", str(table)])
     return table
 
 
@@ -61,7 +61,7 @@ def test_a_pool_is_routed_and_checked(predictor, pool, tmp_path, capsys):
     assert "red: null" in table.read_text()
     output = tmp_path / "routed.jsonl"
     factor_routing.main(
-        ["run", str(pool), "--model", str(predictor), "--routing", str(table), "--output", str(output)]
+        ["run", "--pool", str(pool), "--model", str(predictor), "--routing", str(table), "--output", str(output)]
     )
     printed = capsys.readouterr().out
     found = rows(output)
@@ -79,7 +79,7 @@ def test_a_pool_is_routed_and_checked(predictor, pool, tmp_path, capsys):
 
 def test_routing_that_was_killed_goes_on(predictor, pool, tmp_path):
     table = suggest(predictor, tmp_path)
-    arguments = ["run", str(pool), "--model", str(predictor), "--routing", str(table), "--batch-size", "2"]
+    arguments = ["run", "--pool", str(pool), "--model", str(predictor), "--routing", str(table), "--batch_size", "2"]
     factor_routing.main([*arguments, "--output", str(tmp_path / "whole.jsonl")])
     factor_routing.main([*arguments, "--output", str(tmp_path / "cut.jsonl")])
     shard = tmp_path / "cut.jsonl.parts" / "shard-00000.jsonl"
@@ -114,7 +114,9 @@ def test_what_is_missing_is_named(predictor, pool, tmp_path, changes, message):
 def test_reports_get_a_sentence_on_the_factors_of_their_pools(predictor, report_data, tmp_path, capsys):
     from models.factors.predictor import load_factor_predictor
 
-    factor_reports.main([str(report_data), "--factors", str(predictor), "--output-dir", str(tmp_path)])
+    factor_reports.main(
+        ["--dataset_name", str(report_data), "--factors", str(predictor), "--output_dir", str(tmp_path)]
+    )
     model = load_factor_predictor(str(predictor), "cpu")
     seen = set()
     for split, count in (("train", 24), ("validation", 4), ("test", 4)):
@@ -133,7 +135,16 @@ def test_reports_get_a_sentence_on_the_factors_of_their_pools(predictor, report_
 
 
 def test_reports_that_were_killed_go_on(predictor, report_data, tmp_path):
-    arguments = [str(report_data), "--factors", str(predictor), "--output-dir", str(tmp_path), "--batch-size", "4"]
+    arguments = [
+        "--dataset_name",
+        str(report_data),
+        "--factors",
+        str(predictor),
+        "--output_dir",
+        str(tmp_path),
+        "--batch_size",
+        "4",
+    ]
     factor_reports.main(arguments)
     expected = (tmp_path / "train.jsonl").read_bytes()
     shard = tmp_path / "train.parts" / "shard-00000.jsonl"
@@ -144,7 +155,7 @@ def test_reports_that_were_killed_go_on(predictor, report_data, tmp_path):
 
 
 def test_another_predictor_does_not_mix_with_what_is_there(predictor, report_data, tmp_path):
-    arguments = [str(report_data), "--output-dir", str(tmp_path / "out"), "--factors"]
+    arguments = ["--dataset_name", str(report_data), "--output_dir", str(tmp_path / "out"), "--factors"]
     factor_reports.main([*arguments, str(predictor)])
     torch.manual_seed(1)
     new_predictor(BACKBONE, list(NAMES), image_size=64).save_pretrained(tmp_path / "other")
@@ -154,4 +165,6 @@ def test_another_predictor_does_not_mix_with_what_is_there(predictor, report_dat
 
 def test_a_folder_without_splits_is_named(predictor, tmp_path):
     with pytest.raises(SystemExit, match="found none of the splits train, validation, test"):
-        factor_reports.main([str(tmp_path), "--factors", str(predictor), "--output-dir", str(tmp_path / "out")])
+        factor_reports.main(
+            ["--dataset_name", str(tmp_path), "--factors", str(predictor), "--output_dir", str(tmp_path / "out")]
+        )

@@ -46,7 +46,14 @@ def test_an_answer_that_selects_nothing_readable_filters_nothing_and_is_reported
     """As an untrained model answers."""
     (tmp_path / "recipe.yaml").write_text("max_pixels: 1024\nmax_completion_length: 4\n", encoding="utf-8")
     output = tmp_path / "kept.jsonl"
-    command = [str(report_data), "--model", str(tiny_model), "--recipe", str(tmp_path / "recipe.yaml")]
+    command = [
+        "--dataset_name",
+        str(report_data),
+        "--model",
+        str(tiny_model),
+        "--config",
+        str(tmp_path / "recipe.yaml"),
+    ]
     with pytest.raises(SystemExit) as ended:
         main([*command, "--output", str(output)])
     assert ended.value.code == 1
@@ -68,4 +75,4 @@ def test_a_broken_report_ends_before_the_model_is_loaded(row, expected, tmp_path
     path = tmp_path / "reports.jsonl"
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     with pytest.raises(SystemExit, match=expected):
-        main([str(path), "--model", "no/such-model", "--output", str(tmp_path / "kept.jsonl")])
+        main(["--dataset_name", str(path), "--model", "no/such-model", "--output", str(tmp_path / "kept.jsonl")])

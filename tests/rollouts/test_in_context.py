@@ -27,11 +27,11 @@ SIMILARITIES = ["image_similarity", "text_similarity", "image_text_similarity"]
 
 
 def arguments(folder, output, *more, pools=True, methods=("random",), tables=True) -> list[str]:
-    found = ["--dataset", str(folder), "--examples", str(folder), "--model", "vlm", "--output-dir", str(output)]
+    found = ["--dataset_name", str(folder), "--examples", str(folder), "--model", "vlm", "--output_dir", str(output)]
     found += ["--pools", str(folder / "pools-test.jsonl")] if pools else []
     if tables:
-        found += ["--query-table", str(folder / "test.safetensors")]
-        found += ["--example-table", str(folder / "train.safetensors")]
+        found += ["--query_table", str(folder / "test.safetensors")]
+        found += ["--example_table", str(folder / "train.safetensors")]
     return [*found, "--methods", *methods, *map(str, more)]
 
 
@@ -45,7 +45,7 @@ def evaluated(selection_files, tmp_path_factory, echoing_module):
     output = tmp_path_factory.mktemp("evaluated")
     selectors = [f"{name}={selection_files / name}" for name in ("first", "second", "stop")]
     methods = ["zero_shot", "random", "random_fixed", *SIMILARITIES, *selectors]
-    options = ["--shots", 1, 2, "--best-of", 6, "--construct-order", "right"]
+    options = ["--shots", 1, 2, "--best_of", 6, "--construct_order", "right"]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         in_context.main(arguments(selection_files, output, *options, methods=methods))
     return output, printed.getvalue()
@@ -285,13 +285,13 @@ def test_errors_come_before_the_vlm_is_loaded(selection_files, tmp_path, capsys)
     """The VLM `vlm` does not exist, so that whatever comes before its loading is seen."""
     selector = f"mine={selection_files / 'stop'}"
     cases = {
-        "--query-table and --example-table are needed by image_similarity, mine": (
+        "--query_table and --example_table are needed by image_similarity, mine": (
             {"methods": ["image_similarity", selector], "tables": False},
             [],
         ),
         "chooses at most 4 examples, asked for 5": ({"methods": [selector]}, ["--shots", 5]),
         "11 shots need pools of at least 11 examples": ({"methods": ["random"]}, ["--shots", 11]),
-        "not allowed with argument": ({"methods": ["random"]}, ["--pool-size", 3]),
+        "give either --pools or --pool_size": ({"methods": ["random"]}, ["--pool_size", 3]),
         "--shots: expected at least 1, found 0": ({"methods": ["random"]}, ["--shots", 0]),
         "--limit: expected at least 1, found 0": ({"methods": ["random"]}, ["--limit", 0]),
     }

@@ -201,7 +201,7 @@ def test_identical_embeddings_do_not_bring_the_query_into_its_pool(sampler):
 def vqa(tmp_path_factory) -> Path:
     """Folder of easy-VQA records, 150 a split; many share a question, some an image."""
     folder = tmp_path_factory.mktemp("vqa")
-    make_vqa(["--source", "easy_vqa", "--output-dir", str(folder), "--limit", "150"])
+    make_vqa(["--source", "easy_vqa", "--output_dir", str(folder), "--limit", "150"])
     return folder
 
 
@@ -222,8 +222,8 @@ def command(vqa, cache, tiny_model, load_once, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(embeddings, "load_encoder", load_once)
 
     def run(sampler: str, *options: str, source: Path = vqa) -> list[dict] | str:
-        arguments = [str(source), "--sampler", sampler, "--cache-dir", str(cache), "--device", "cpu"]
-        arguments += ["--text-encoder", BUNDLED_MINILM, "--image-encoder", str(tiny_model)]
+        arguments = ["--dataset_name", str(source), "--sampler", sampler, "--cache_dir", str(cache), "--device", "cpu"]
+        arguments += ["--text_encoder", BUNDLED_MINILM, "--image_encoder", str(tiny_model)]
         capsys.readouterr()
         try:
             main([*arguments, *options, "--output", str(tmp_path / "pools.jsonl")])
@@ -241,7 +241,7 @@ def records_by_id(vqa: Path, split: str = "train") -> dict:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_makes_pools_that_load(sampler, command, vqa, tmp_path):
-    rows = command(sampler, "--num-queries", "12", "--pool-size", "20", "--seed", "5")
+    rows = command(sampler, "--num_queries", "12", "--pool_size", "20", "--seed", "5")
     examples = records_by_id(vqa)
     loaded = load_pools(tmp_path / "pools.jsonl", set(examples))
     drawn = sample_anchors(150, 12, 5)
@@ -251,11 +251,11 @@ def test_every_sampler_makes_pools_that_load(sampler, command, vqa, tmp_path):
         assert len(pool) == len(set(pool)) == 20
     expected = "mix random=0.5,text_similarity=0.25,image_similarity=0.25" if sampler == "mix" else sampler
     assert {row["sampler"] for row in rows} == {expected}
-    assert command(sampler, "--num-queries", "12", "--pool-size", "20", "--seed", "5") == rows
+    assert command(sampler, "--num_queries", "12", "--pool_size", "20", "--seed", "5") == rows
 
 
 def test_text_similarity_brings_equal_questions_first(command, vqa):
-    rows = command(TEXT, "--num-queries", "15", "--pool-size", "10")
+    rows = command(TEXT, "--num_queries", "15", "--pool_size", "10")
     examples = records_by_id(vqa)
     repeated = 0
     for row in rows:
@@ -269,14 +269,14 @@ def test_text_similarity_brings_equal_questions_first(command, vqa):
 
 def test_queries_of_another_split_and_equal_images(command, vqa):
     queries = records_by_id(vqa, "validation")
-    rows = command(IMAGE, "--queries", str(vqa), "--pool-size", "5")
+    rows = command(IMAGE, "--queries", str(vqa), "--pool_size", "5")
     assert [row["query_id"] for row in rows] == list(queries)
     examples = records_by_id(vqa)
     shared = {row["image"] for row in examples.values()}
-    several = [row for row in command(IMAGE, "--pool-size", "5") if _image(examples, row["query_id"], row["pool"])]
+    several = [row for row in command(IMAGE, "--pool_size", "5") if _image(examples, row["query_id"], row["pool"])]
     assert several  # an image's other questions come first
     assert len(shared) < len(examples)
-    apart = command(IMAGE, "--pool-size", "5", "--exclude-same-image")
+    apart = command(IMAGE, "--pool_size", "5", "--exclude_same_image")
     assert [row for row in apart if _image(examples, row["query_id"], row["pool"])] == []
     assert {len(row["pool"]) for row in apart} == {5}
 
@@ -286,8 +286,8 @@ def _image(examples: dict, query, pool: list) -> bool:
 
 
 def test_the_weight_leads_from_images_to_texts(command):
-    options = ("--num-queries", "10", "--pool-size", "8")
-    both = [command(IMAGE_TEXT, *options, "--text-weight", weight) for weight in ("0", "0.5", "1")]
+    options = ("--num_queries", "10", "--pool_size", "8")
+    both = [command(IMAGE_TEXT, *options, "--text_weight", weight) for weight in ("0", "0.5", "1")]
     pure = [command(IMAGE, *options), command(TEXT, *options)]
     assert [row["pool"] for row in both[0]] == [row["pool"] for row in pure[0]]
     assert [row["pool"] for row in both[2]] == [row["pool"] for row in pure[1]]
@@ -295,20 +295,20 @@ def test_the_weight_leads_from_images_to_texts(command):
 
 
 def test_examples_may_be_compared_with_their_answers(command):
-    options = ("--num-queries", "10", "--pool-size", "8")
-    plain, answered = command(TEXT, *options), command(TEXT, *options, "--example-text", "question_answer")
+    options = ("--num_queries", "10", "--pool_size", "8")
+    plain, answered = command(TEXT, *options), command(TEXT, *options, "--example_text", "question_answer")
     assert [row["query_id"] for row in plain] == [row["query_id"] for row in answered]
     assert [row["pool"] for row in plain] != [row["pool"] for row in answered]
 
 
 def test_a_pool_may_hold_all_other_examples_but_no_more(command, vqa):
     for sampler in (RANDOM, TEXT):
-        rows = command(sampler, "--num-queries", "2", "--pool-size", "149")
+        rows = command(sampler, "--num_queries", "2", "--pool_size", "149")
         assert {tuple(sorted([*row["pool"], row["query_id"]])) for row in rows} == {tuple(sorted(records_by_id(vqa)))}
 
 
 def test_a_larger_pool_than_there_are_candidates_is_an_error(command):
-    message = command(RANDOM, "--num-queries", "2", "--pool-size", "150")
+    message = command(RANDOM, "--num_queries", "2", "--pool_size", "150")
     first = "error: query 'train-"
     assert message.startswith(first)
     assert message.count("expected 150 candidates, found 149 (150 examples, 1 of them excluded)") == 2
@@ -317,9 +317,9 @@ def test_a_larger_pool_than_there_are_candidates_is_an_error(command):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--num-queries", "151"], "error: number of queries: expected 1 to 150, found 151"),
-        (["--pool-size", "0"], "--pool-size: expected at least 1, found 0"),
-        (["--text-weight", "1.5"], "--text-weight: expected 0 to 1, found 1.5"),
+        (["--num_queries", "151"], "error: number of queries: expected 1 to 150, found 151"),
+        (["--pool_size", "0"], "--pool_size: expected at least 1, found 0"),
+        (["--text_weight", "1.5"], "--text_weight: expected a number from 0 to 1, found 1.5"),
         (["--mix", "random=.5"], "--mix: expected shares that add up to 1, found 0.5 in 'random=.5'"),
         (["--queries", "none.jsonl"], "error: none.jsonl: no such file or folder"),
     ],
@@ -331,14 +331,14 @@ def test_bad_options_are_named(command, options, message):
 def test_an_encoder_that_is_missing_is_asked_for(vqa, capsys):
     for sampler, missing in ((TEXT, "text"), (IMAGE, "image"), ("mix", "image")):
         with pytest.raises(SystemExit):
-            main([str(vqa), "--sampler", sampler, "--output", "never.jsonl"])
-        assert f"--sampler {sampler} needs --{missing}-encoder" in capsys.readouterr().err
+            main(["--dataset_name", str(vqa), "--sampler", sampler, "--output", "never.jsonl"])
+        assert f"--sampler {sampler} needs --{missing}_encoder" in capsys.readouterr().err
 
 
 def test_problems_of_the_data_come_before_any_encoder_is_loaded(command, tmp_path):
     row = {"id": 1, "question": "?", "answers": ["a"], "image": "none.png"}
     write_jsonl(tmp_path / "d.jsonl", [row, {**row, "id": 2}, {**row, "id": 1}])
-    options = ("--image-encoder", "never/loaded", "--pool-size", "1")
+    options = ("--image_encoder", "never/loaded", "--pool_size", "1")
     message = command(IMAGE, *options, source=tmp_path / "d.jsonl")
     assert message == f"error: {tmp_path}/d.jsonl, record 3: field 'id': 1 is also record 1's"
     write_jsonl(tmp_path / "d.jsonl", [row, {**row, "id": 2}])

@@ -1,4 +1,4 @@
-"""Images that cannot be read: named before a VLM is asked anything, or left out by `--skip-unreadable`."""
+"""Images that cannot be read: named before a VLM is asked anything, or left out by `--skip_unreadable`."""
 
 import json
 import shutil
@@ -42,15 +42,15 @@ class Uniform:
 
 
 def _candidates(files: Path, output: Path, *more: str) -> list[str]:
-    found = ["--dataset", files, "--pools", files / "pools-train.jsonl", "--model", "vlm", "--output", output]
-    return [str(part) for part in (*found, "--num-retrieval", 0, "--num-random", 3, *more)]
+    found = ["--dataset_name", files, "--pools", files / "pools-train.jsonl", "--model", "vlm", "--output", output]
+    return [str(part) for part in (*found, "--num_retrieval", 0, "--num_random", 3, *more)]
 
 
 def _beams(files: Path, output: Path, *more: str) -> list[str]:
     found = [
         "--pools",
         files / "pools-train.jsonl",
-        "--dataset",
+        "--dataset_name",
         files,
         "--model",
         files / "first",
@@ -61,8 +61,8 @@ def _beams(files: Path, output: Path, *more: str) -> list[str]:
 
 
 def _completions(files: Path, model: str, output: Path, *more: str) -> list[str]:
-    found = ["--dataset", files, "--model", model, "--output", output, "--rewards", "vqa_accuracy", "--limit", 4]
-    return [str(part) for part in (*found, "--num-completions", 1, "--max-new-tokens", 2, *more)]
+    found = ["--dataset_name", files, "--model", model, "--output", output, "--rewards", "vqa_accuracy", "--limit", 4]
+    return [str(part) for part in (*found, "--num_completions", 1, "--max_new_tokens", 2, *more)]
 
 
 def _assert_named(end: pytest.ExceptionInfo, total: int = 24, names: set[str] = BROKEN) -> None:
@@ -91,26 +91,26 @@ def test_a2_candidates(files, tmp_path, echoing, capsys):
         candidates.main(_candidates(files, output))
     _assert_named(end)
     assert echoing.asked == []
-    candidates.main(_candidates(files, output, "--skip-unreadable"))
+    candidates.main(_candidates(files, output, "--skip_unreadable"))
     _assert_left_out(output, files / "pools-train.jsonl")
     assert "3 of 24 images cannot be read; 3 of 24 examples are left out:" in capsys.readouterr().err
     first, asked = output.read_bytes(), list(echoing.asked)
-    candidates.main(_candidates(files, output, "--skip-unreadable"))
+    candidates.main(_candidates(files, output, "--skip_unreadable"))
     assert (output.read_bytes(), echoing.asked) == (first, asked)
 
 
 def test_a2_candidates_of_other_queries(files, tmp_path, echoing):
     output = tmp_path / "out.jsonl"
-    more = ["--queries", str(files), "--queries-split", "test", "--pools", str(files / "pools-test.jsonl")]
-    candidates.main(_candidates(files, output, *more, "--skip-unreadable", "--limit", "4"))
+    more = ["--queries", str(files), "--queries_split", "test", "--pools", str(files / "pools-test.jsonl")]
+    candidates.main(_candidates(files, output, *more, "--skip_unreadable", "--limit", "4"))
     assert [group.id for group in load_groups(output)] == ["test-0", "test-1", "test-3"]
     assert _left_out(output) == {"examples": BROKEN, "queries": {"test-2"}}
 
 
 def test_a2_candidates_take_beams_without_what_is_left_out(files, selection_files, tmp_path, echoing, monkeypatch):
     monkeypatch.setattr(beams, "load_scorer", lambda *_: Uniform())
-    beams.main(_beams(selection_files, tmp_path / "beams.jsonl", "--beam-size", "10"))
-    given = ["--beams", str(tmp_path / "beams.jsonl"), "--shots", "1", "--skip-unreadable", "--num-random", "0"]
+    beams.main(_beams(selection_files, tmp_path / "beams.jsonl", "--beam_size", "10"))
+    given = ["--beams", str(tmp_path / "beams.jsonl"), "--shots", "1", "--skip_unreadable", "--num_random", "0"]
     candidates.main(_candidates(files, tmp_path / "out.jsonl", *given))
     _assert_left_out(tmp_path / "out.jsonl", files / "pools-train.jsonl")
     assert {len(group.candidates) - len(group.pool) for group in load_groups(tmp_path / "out.jsonl")} == {0}
@@ -123,17 +123,17 @@ def test_a2_beams(files, selection_files, tmp_path, monkeypatch):
         beams.main(_beams(files, output))
     _assert_named(end)
     monkeypatch.setattr(beams, "load_scorer", lambda *_: Uniform())
-    beams.main(_beams(files, output, "--skip-unreadable"))
+    beams.main(_beams(files, output, "--skip_unreadable"))
     _assert_left_out(output, files / "pools-train.jsonl")
     settings = json.loads((tmp_path / "beams.jsonl.parts" / "settings.json").read_text())
     assert settings["left_out"] == {"examples": [1, 5, 20]}
 
     shutil.copy(selection_files / "train-20.png", files)  # the picture is there again: other rows
     with pytest.raises(SystemExit, match="field 'left_out.examples': the rows there were made with"):
-        beams.main(_beams(files, output, "--skip-unreadable"))
+        beams.main(_beams(files, output, "--skip_unreadable"))
     for name in BROKEN:
         shutil.copy(selection_files / f"{name}.png", files)
-    beams.main(_beams(files, output, "--skip-unreadable", "--restart"))
+    beams.main(_beams(files, output, "--skip_unreadable", "--restart"))
     assert len(load_groups(output)) == 12
     assert not output.with_name("beams.jsonl.left_out.json").exists()
     beams.main(_beams(files, output))  # nothing is left out: the same work
@@ -144,7 +144,7 @@ def test_a2_nothing_left_is_an_error(files, tmp_path):
     (files / "pools-train.jsonl").write_text(lines[1])
     for main, command in ((candidates.main, _candidates), (beams.main, _beams)):
         with pytest.raises(SystemExit, match="no query is left whose images can be read"):
-            main(command(files, tmp_path / "out.jsonl", "--skip-unreadable"))
+            main(command(files, tmp_path / "out.jsonl", "--skip_unreadable"))
 
 
 def test_a2_completions(files, tiny_model, tmp_path):
@@ -154,7 +154,7 @@ def test_a2_completions(files, tiny_model, tmp_path):
     _assert_named(end, total=4, names={"train-1"})
     rows = [json.loads(line) for line in (files / "train.jsonl").read_text().splitlines()]
     (files / "train.jsonl").write_text("".join(json.dumps({**row, "id": None}) + "\n" for row in rows))
-    completions.main(_completions(files, str(tiny_model), output, "--skip-unreadable"))
+    completions.main(_completions(files, str(tiny_model), output, "--skip_unreadable"))
     assert [group.id for group in load_groups(output)] == [0, 2, 3]  # each its own position
     assert _left_out(output) == {"rows": {1}}
     settings = json.loads((tmp_path / "out.jsonl.parts" / "settings.json").read_text())
@@ -187,11 +187,11 @@ def reports(report_data, tmp_path) -> Path:
 
 
 def _factor_reports(reports: Path, output: Path) -> list:
-    return [reports, "--factors", "no/such", "--output-dir", output]
+    return [reports, "--factors", "no/such", "--output_dir", output]
 
 
 def _compare(reports: Path, output: Path) -> list:
-    return [reports, "--predictors", "one=no/such", "--routing", "no.yaml", "--output-dir", output]
+    return [reports, "--predictors", "one=no/such", "--routing", "no.yaml", "--output_dir", output]
 
 
 def _filter(reports: Path, output: Path) -> list:
@@ -224,7 +224,7 @@ def test_a2_what_a_model_selects_filters_the_items_that_can_be_read(reports, tmp
         filter_dataset, "select_agents", lambda *_: [f"<selection><agents>{agent}</agents></selection>"]
     )
     output = tmp_path / "out.jsonl"
-    filter_dataset.main([*map(str, _filter(reports, output)), "--skip-unreadable"])
+    filter_dataset.main([*map(str, _filter(reports, output)), "--skip_unreadable"])
     row = json.loads(output.read_text())
     assert (row["kept"], row["removed"]) == ([], [0, 2, 3, 5])
     assert _left_out(output) == {f"items of {reports}/pool": {1, 4}}
@@ -250,7 +250,7 @@ def test_a2_routing_leaves_out_items(reports, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     output = tmp_path / "out.jsonl"
-    more = ["--model", tmp_path / "model", "--routing", tmp_path / "routing.yaml", "--skip-unreadable"]
+    more = ["--model", tmp_path / "model", "--routing", tmp_path / "routing.yaml", "--skip_unreadable"]
     factor_routing.main([*map(str, _route(reports, output)), *map(str, more)])
     assert [json.loads(line)["id"] for line in output.read_text().splitlines()] == [0, 2, 3, 5]
     assert _left_out(output) == {"items": {1, 4}}

@@ -1,6 +1,5 @@
 """Numbers on the command line: `--limit` means the same in every command, and impossible counts are clear errors."""
 
-import argparse
 import importlib
 import json
 
@@ -8,7 +7,6 @@ import pytest
 from PIL import Image
 
 from data import vqa
-from data.cli.arguments import add_limit_argument, at_least
 from data.io.records import write_jsonl
 from rewards import eval as rewards_eval
 from rewards import validate
@@ -29,7 +27,14 @@ LIMITS = [([], 6), (["--limit", "-1"], 6), (["--limit", "2"], 2), (["--limit", "
 
 @pytest.mark.parametrize(("limit", "count"), LIMITS)
 def test_f10_limit_of_scoring(rows, limit, count):
-    source = ["--input", str(rows / "done.jsonl"), "--rewards", "vqa_accuracy", "--output-dir", str(rows / "out")]
+    source = [
+        "--dataset_name",
+        str(rows / "done.jsonl"),
+        "--rewards",
+        "vqa_accuracy",
+        "--output_dir",
+        str(rows / "out"),
+    ]
     rewards_eval.main([*source, *limit])
     assert len((rows / "out" / "scores.jsonl").read_text().splitlines()) == count
 
@@ -49,31 +54,40 @@ def test_f10_limit_of_official_records(rows, limit, count):
     answers = [{"question_id": n, "answers": [{"answer": "red"}]} for n in range(6)]
     (rows / "q.json").write_text(json.dumps({"questions": questions}))
     (rows / "a.json").write_text(json.dumps({"annotations": answers}))
-    files = ["--questions", str(rows / "q.json"), "--annotations", str(rows / "a.json"), "--image-dir", str(rows)]
-    vqa.main([*files, "--output-dir", str(rows / "out"), *limit])
+    files = ["--questions", str(rows / "q.json"), "--annotations", str(rows / "a.json"), "--image_dir", str(rows)]
+    vqa.main([*files, "--output_dir", str(rows / "out"), *limit])
     assert len((rows / "out" / "train.jsonl").read_text().splitlines()) == count
 
 
 COMMANDS = {
-    "data.vqa": ["--source", "easy_vqa", "--output-dir", "out"],
-    "rewards.eval": ["--input", "in.jsonl", "--output-dir", "out"],
+    "data.vqa": ["--source", "easy_vqa", "--output_dir", "out"],
+    "rewards.eval": ["--dataset_name", "in.jsonl", "--output_dir", "out"],
     "rewards.validate": ["--config", "r.yaml"],
-    "rollouts.compare_factors": ["in", "--predictors", "a=b", "--routing", "r.yaml", "--output-dir", "out"],
-    "rollouts.completions": ["--dataset", "in", "--model", "m", "--output", "out.jsonl"],
-    "rollouts.candidates": ["--dataset", "in", "--pools", "p.jsonl", "--model", "m", "--output", "out.jsonl"],
-    "rollouts.in_context": [
-        "--dataset",
+    "rollouts.compare_factors": [
+        "--dataset_name",
         "in",
-        "--pool-size",
+        "--predictors",
+        "a=b",
+        "--routing",
+        "r.yaml",
+        "--output_dir",
+        "out",
+    ],
+    "rollouts.completions": ["--dataset_name", "in", "--model", "m", "--output", "out.jsonl"],
+    "rollouts.candidates": ["--dataset_name", "in", "--pools", "p.jsonl", "--model", "m", "--output", "out.jsonl"],
+    "rollouts.in_context": [
+        "--dataset_name",
+        "in",
+        "--pool_size",
         "2",
         "--methods",
         "a",
         "--model",
         "m",
-        "--output-dir",
+        "--output_dir",
         "o",
     ],
-    "rollouts.beams": ["--dataset", "in", "--pools", "p.jsonl", "--model", "m", "--output", "out.jsonl"],
+    "rollouts.beams": ["--dataset_name", "in", "--pools", "p.jsonl", "--model", "m", "--output", "out.jsonl"],
 }
 
 
@@ -96,24 +110,28 @@ def test_f10_an_impossible_limit_is_a_clear_error_in_every_command(command, valu
 
 
 COUNTS = [
-    ("data.quality_reports", ["--source", "easy_vqa", "--output-dir", "out"], ["reports", "pool-size", "workers"]),
-    ("data.dialects", ["--output-dir", "out"], ["train-examples", "train-queries", "dev", "test"]),
-    ("data.preferences", ["--source", "easy_vqa", "--output-dir", "out"], ["pairs", "held-out-pairs", "answers"]),
-    ("data.easy_factors", ["--kind", "damages", "--output-dir", "out"], ["images", "workers"]),
-    ("data.factors", ["in.jsonl", "--output-dir", "out"], ["min-count"]),
-    ("data.candidate_groups", ["in.jsonl"], ["shots"]),
-    ("rewards.eval", COMMANDS["rewards.eval"], ["workers", "num-generations", "max-new-tokens", "batch-size"]),
-    ("rewards.score", ["--model", "m", "--input", "in", "--output", "out.jsonl"], ["batch-size"]),
-    ("rewards.reward_bench", ["--model", "m", "--data", "in", "--output-dir", "out"], ["batch-size"]),
-    ("rollouts.compare_factors", COMMANDS["rollouts.compare_factors"], ["least-images", "batch-size"]),
-    ("rollouts.completions", COMMANDS["rollouts.completions"], ["num-completions", "max-new-tokens", "batch-size"]),
-    ("rollouts.candidates", COMMANDS["rollouts.candidates"], ["shots", "batch-size", "max-new-tokens", "max-pixels"]),
-    ("rollouts.in_context", COMMANDS["rollouts.in_context"], ["pool-size", "shots", "generation-beams"]),
-    ("rollouts.beams", COMMANDS["rollouts.beams"], ["beam-size", "shots", "chunk-size", "max-batch-tokens"]),
-    ("rollouts.pools", ["in", "--sampler", "random", "--output", "out.jsonl"], ["pool-size", "num-queries"]),
-    ("rollouts.filter_dataset", ["in", "--model", "m", "--output", "out.jsonl"], ["batch-size"]),
-    ("rollouts.factor_reports", ["in", "--factors", "m", "--output-dir", "out"], ["batch-size"]),
-    ("models.tiny", ["--output-dir", "out"], ["vocab-size", "hidden-size", "layers"]),
+    ("data.quality_reports", ["--source", "easy_vqa", "--output_dir", "out"], ["reports", "pool_size", "workers"]),
+    ("data.dialects", ["--output_dir", "out"], ["train_examples", "train_queries", "dev", "test"]),
+    ("data.preferences", ["--source", "easy_vqa", "--output_dir", "out"], ["pairs", "held_out_pairs", "answers"]),
+    ("data.easy_factors", ["--kind", "damages", "--output_dir", "out"], ["images", "workers"]),
+    ("data.factors", ["--dataset_name", "in.jsonl", "--output_dir", "out"], ["min_count"]),
+    ("data.candidate_groups", ["--dataset_name", "in.jsonl"], ["shots"]),
+    ("rewards.eval", COMMANDS["rewards.eval"], ["workers", "num_generations", "max_new_tokens", "batch_size"]),
+    ("rewards.score", ["--model", "m", "--dataset_name", "in", "--output", "out.jsonl"], ["batch_size"]),
+    ("rewards.reward_bench", ["--model", "m", "--dataset_name", "in", "--output_dir", "out"], ["batch_size"]),
+    ("rollouts.compare_factors", COMMANDS["rollouts.compare_factors"], ["least_images", "batch_size"]),
+    ("rollouts.completions", COMMANDS["rollouts.completions"], ["num_completions", "max_new_tokens", "batch_size"]),
+    ("rollouts.candidates", COMMANDS["rollouts.candidates"], ["shots", "batch_size", "max_new_tokens", "max_pixels"]),
+    ("rollouts.in_context", COMMANDS["rollouts.in_context"], ["pool_size", "shots", "generation_beams"]),
+    ("rollouts.beams", COMMANDS["rollouts.beams"], ["beam_size", "shots", "chunk_size", "max_batch_tokens"]),
+    (
+        "rollouts.pools",
+        ["--dataset_name", "in", "--sampler", "random", "--output", "out.jsonl"],
+        ["pool_size", "num_queries"],
+    ),
+    ("rollouts.filter_dataset", ["--dataset_name", "in", "--model", "m", "--output", "out.jsonl"], ["batch_size"]),
+    ("rollouts.factor_reports", ["--dataset_name", "in", "--factors", "m", "--output_dir", "out"], ["batch_size"]),
+    ("models.tiny", ["--output_dir", "out"], ["vocab_size", "hidden_size", "layers"]),
 ]
 
 
@@ -127,30 +145,21 @@ def test_f10_an_impossible_count_is_a_clear_error(command, arguments, option, va
     with pytest.raises(SystemExit) as status:
         importlib.import_module(command).main([*arguments, f"--{option}", value])
     assert status.value.code == 2
-    shown = capsys.readouterr().err.replace("_", "-")
-    assert f"--{option}: expected" in shown or (value == "many" and f"--{option}: invalid int value" in shown)
+    shown = capsys.readouterr().err
+    assert f"--{option}: expected" in shown
     assert value in shown
     assert not list(tmp_path.iterdir())  # nothing was begun
 
 
-def test_f10_numbers_are_read_as_they_are():
-    parser = argparse.ArgumentParser()
-    add_limit_argument(parser)
-    parser.add_argument("--shots", nargs="+", type=at_least(1))
-    read = parser.parse_args(["--shots", "1", "2", "--limit", "3"])
-    assert (read.shots, read.limit) == ([1, 2], 3)
-    assert parser.parse_args([]).limit is parser.parse_args(["--limit=-1"]).limit is None
-
-
 ROWS_WRITTEN = {
-    "data.candidate_groups": "in",
-    "rewards.score": "--model m --input in",
-    "rollouts.beams": "--dataset in --pools p.jsonl --model m",
-    "rollouts.candidates": "--dataset in --pools p.jsonl --model m",
-    "rollouts.completions": "--dataset in --model m",
-    "rollouts.factor_routing": "run in --model m --routing r.yaml",
-    "rollouts.filter_dataset": "in --model m",
-    "rollouts.pools": "in --sampler random",
+    "data.candidate_groups": "--dataset_name in",
+    "rewards.score": "--model m --dataset_name in",
+    "rollouts.beams": "--dataset_name in --pools p.jsonl --model m",
+    "rollouts.candidates": "--dataset_name in --pools p.jsonl --model m",
+    "rollouts.completions": "--dataset_name in --model m",
+    "rollouts.factor_routing": "run --pool in --model m --routing r.yaml",
+    "rollouts.filter_dataset": "--dataset_name in --model m",
+    "rollouts.pools": "--dataset_name in --sampler random",
 }
 
 

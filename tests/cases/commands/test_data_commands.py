@@ -59,7 +59,9 @@ def _sizes(folder: Path) -> dict[str, int]:
 def test_f05_few_records_are_divided_into_splits_that_can_be_read(records, sizes, file_format, tmp_path, capsys):
     write_json(tmp_path / "in.json", [_report(number) for number in range(records)])
     out = tmp_path / "out"
-    agent_selection.main([str(tmp_path / "in.json"), "--output-dir", str(out), "--format", file_format])
+    agent_selection.main(
+        ["--dataset_name", str(tmp_path / "in.json"), "--output_dir", str(out), "--format", file_format]
+    )
     assert _sizes(out) == sizes
     assert json.loads((out / "metadata.json").read_text())["sizes"] == sizes
     assert describe_sizes(sizes) in capsys.readouterr().out
@@ -71,8 +73,8 @@ def test_f05_few_records_are_divided_into_splits_that_can_be_read(records, sizes
 
 def test_f05_a_split_that_was_not_asked_for_is_left_out(tmp_path):
     write_json(tmp_path / "in.json", [_report(number) for number in range(6)])
-    shares = ["--train-split", ".5", "--val-split", "0", "--test-split", ".5"]
-    agent_selection.main([str(tmp_path / "in.json"), "--output-dir", str(tmp_path / "out"), *shares])
+    shares = ["--train_split", ".5", "--val_split", "0", "--test_split", ".5"]
+    agent_selection.main(["--dataset_name", str(tmp_path / "in.json"), "--output_dir", str(tmp_path / "out"), *shares])
     assert _sizes(tmp_path / "out") == {"train": 3, "validation": 0, "test": 3}
 
 
@@ -81,21 +83,23 @@ def test_f05_another_format_replaces_the_earlier_one(earlier, later, tmp_path):
     write_json(tmp_path / "old.json", [_report(f"old {number}") for number in range(30)])
     write_json(tmp_path / "new.json", [_report(f"new {number}") for number in range(2)])
     for name, file_format in (("old", earlier), ("new", later)):
-        agent_selection.main([f"{tmp_path}/{name}.json", "--output-dir", f"{tmp_path}/out", "--format", file_format])
+        agent_selection.main(
+            ["--dataset_name", f"{tmp_path}/{name}.json", "--output_dir", f"{tmp_path}/out", "--format", file_format]
+        )
     assert _sizes(tmp_path / "out") == {"train": 1, "validation": 0, "test": 1}
     assert "new" in agent_selection.load_records(tmp_path / "out", "train")[0].report
 
 
 def test_f05_four_reports_leave_no_split_of_pools_empty(tmp_path):
-    command = ["--source", "easy_vqa", "--output-dir", str(tmp_path), "--reports", "4", "--pool-size", "4"]
-    quality_reports.main([*command, "--workers", "1", "--images", "0", "--agent-list", "blur_filter"])
+    command = ["--source", "easy_vqa", "--output_dir", str(tmp_path), "--reports", "4", "--pool_size", "4"]
+    quality_reports.main([*command, "--workers", "1", "--images", "0", "--agent_list", "blur_filter"])
     assert _sizes(tmp_path) == {"train": 2, "validation": 1, "test": 1}
 
 
 def test_f05_demonstrations_are_made_of_the_splits_that_are_there(tmp_path):
     write_json(tmp_path / "in.json", [_report(number) for number in range(2)])
-    agent_selection.main([str(tmp_path / "in.json"), "--output-dir", str(tmp_path / "data")])
-    annotators.main([str(tmp_path / "data"), "--output-dir", str(tmp_path / "out")])
+    agent_selection.main(["--dataset_name", str(tmp_path / "in.json"), "--output_dir", str(tmp_path / "data")])
+    annotators.main(["--dataset_name", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out")])
     assert _sizes(tmp_path / "out") == {"train": 1, "validation": 0, "test": 0}
 
 
@@ -123,7 +127,7 @@ def test_n1_no_report_of_several_filtered_data_sets_stands_on_two_sides(tmp_path
         {"report": f"report {number}", "agent_list": ["a"], "filtered_datasets": filtered} for number in range(100)
     ]
     write_json(tmp_path / "in.json", rows)
-    agent_selection.main([str(tmp_path / "in.json"), "--output-dir", str(tmp_path / "out")])
+    agent_selection.main(["--dataset_name", str(tmp_path / "in.json"), "--output_dir", str(tmp_path / "out")])
     assert set(_sides(tmp_path / "out", lambda record: record.report).values()) == {1}
     assert _sizes(tmp_path / "out") == {"train": 240, "validation": 30, "test": 30}
 
@@ -132,7 +136,9 @@ def test_n1_reports_that_differ_in_white_space_are_one(tmp_path):
     rows = [_report(f"{number}{end}") for number in range(40) for end in ("", "\n", "  ")]
     rows[1]["report"] = rows[1]["report"].replace(" ", "\t\n")
     write_json(tmp_path / "in.json", rows)
-    agent_selection.main([str(tmp_path / "in.json"), "--output-dir", str(tmp_path / "out"), "--format", "jsonl"])
+    agent_selection.main(
+        ["--dataset_name", str(tmp_path / "in.json"), "--output_dir", str(tmp_path / "out"), "--format", "jsonl"]
+    )
     assert set(_sides(tmp_path / "out", lambda record: " ".join(record.report.split())).values()) == {1}
 
 
@@ -140,7 +146,9 @@ def test_n01_reports_that_differ_in_their_writing_are_one(tmp_path):
     writings = ("café {}", "cafe\u0301 {}", "CAFÉ\n{} ", "\tCafé  {}")
     rows = [_report("") | {"report": writing.format(number)} for number in range(30) for writing in writings]
     write_json(tmp_path / "in.json", rows)
-    agent_selection.main([str(tmp_path / "in.json"), "--output-dir", str(tmp_path / "out"), "--format", "jsonl"])
+    agent_selection.main(
+        ["--dataset_name", str(tmp_path / "in.json"), "--output_dir", str(tmp_path / "out"), "--format", "jsonl"]
+    )
     sides = _sides(tmp_path / "out", lambda record: record.report.split()[-1])
     assert sides == dict.fromkeys(map(str, range(30)), 1)
 
@@ -153,7 +161,7 @@ def test_n1_no_pool_stands_on_two_sides_also_where_reports_link_pools(tmp_path):
     rows = [_report(number, pool=f"pool{number % 20}") for number in range(60)]
     rows += [_report("shared", pool="pool3"), _report("shared", pool="./pool4")]  # one report about two pools
     write_jsonl(tmp_path / "in.jsonl", rows)
-    agent_selection.main([str(tmp_path / "in.jsonl"), "--output-dir", str(tmp_path / "out")])
+    agent_selection.main(["--dataset_name", str(tmp_path / "in.jsonl"), "--output_dir", str(tmp_path / "out")])
     sides = _sides(tmp_path / "out", lambda record: os.path.realpath(record.pool))
     assert set(sides.values()) == {1}
     assert len(sides) == 20
@@ -201,7 +209,7 @@ def test_n1_a_copy_in_another_split_of_a_folder_is_an_error(twins):
     _annotated(twins / "in", ["a2.png"], "validation")
     _annotated(twins / "in", ["b1.png"], "test")
     with pytest.raises(SystemExit) as error:
-        factors.main([str(twins / "in"), "--validate-only"])
+        factors.main(["--dataset_name", str(twins / "in"), "--validate_only"])
     assert f"{twins}/img/b1.png of the test split is also in the train split as {twins}/img/a1.png" in str(error.value)
 
 
@@ -223,8 +231,8 @@ def test_n1_no_key_stands_in_two_splits_and_no_record_is_lost(edges, seed):
 
 
 def _reports(folder: Path, seed: int) -> list[str]:
-    command = ["--source", "easy_vqa", "--output-dir", str(folder), "--reports", "6", "--pool-size", "4"]
-    return [*command, "--workers", "1", "--seed", str(seed), "--images", "0", "--agent-list", "blur_filter"]
+    command = ["--source", "easy_vqa", "--output_dir", str(folder), "--reports", "6", "--pool_size", "4"]
+    return [*command, "--workers", "1", "--seed", str(seed), "--images", "0", "--agent_list", "blur_filter"]
 
 
 def _killed(function, *arguments) -> None:
@@ -284,7 +292,7 @@ def test_t16_a_folder_is_refused_while_it_is_written_and_after_a_failure(tmp_pat
 
 def test_t16_two_starts_in_one_folder_end_with_who_holds_it(tmp_path):
     with writing(tmp_path), pytest.raises(SystemExit) as error:
-        vqa.main(["--source", "easy_vqa", "--output-dir", str(tmp_path), "--limit", "3"])
+        vqa.main(["--source", "easy_vqa", "--output_dir", str(tmp_path), "--limit", "3"])
     assert str(error.value).startswith(f"error: {tmp_path}: process {os.getpid()} on ")
     assert "wait for it, end it, or choose another output" in str(error.value)
 
@@ -293,7 +301,9 @@ def test_t16_a_split_that_was_written_wrong_is_never_called_done(tmp_path, monke
     monkeypatch.setattr(agent_selection, "as_row", lambda record, base: {"report": record.report})
     write_json(tmp_path / "in.json", [_report(number) for number in range(4)])
     with pytest.raises(SystemExit, match="was written, and cannot be read back: .*ground_truth_agents"):
-        agent_selection.main([str(tmp_path / "in.json"), "--output-dir", str(tmp_path / "out"), "--format", "jsonl"])
+        agent_selection.main(
+            ["--dataset_name", str(tmp_path / "in.json"), "--output_dir", str(tmp_path / "out"), "--format", "jsonl"]
+        )
     assert "written to" not in capsys.readouterr().out
     with pytest.raises(RecordError, match="unfinished"):
         load_rows(tmp_path / "out", "train")
@@ -305,9 +315,11 @@ def test_t16_a_split_that_was_written_wrong_is_never_called_done(tmp_path, monke
 @pytest.mark.parametrize(
     "command",
     [
-        lambda place: vqa.main(["--source", "easy_vqa", "--output-dir", place, "--limit", "3"]),
-        lambda place: agent_selection.main([str(Path(place).parent / "in.json"), "--output-dir", place]),
-        lambda place: annotators.main([str(Path(place).parent / "in.json"), "--output-dir", place]),
+        lambda place: vqa.main(["--source", "easy_vqa", "--output_dir", place, "--limit", "3"]),
+        lambda place: agent_selection.main(
+            ["--dataset_name", str(Path(place).parent / "in.json"), "--output_dir", place]
+        ),
+        lambda place: annotators.main(["--dataset_name", str(Path(place).parent / "in.json"), "--output_dir", place]),
     ],
 )
 def test_f05_a_file_in_place_of_the_output_folder_is_a_clear_error(command, tmp_path):
@@ -324,6 +336,6 @@ def test_f05_an_input_is_never_overwritten(name, tmp_path):
     before = (tmp_path / "train.jsonl").read_bytes()
     for command in (annotators.main, agent_selection.main):
         with pytest.raises(SystemExit, match="would overwrite the input"):
-            command([str(tmp_path / name), "--output-dir", str(tmp_path)])
+            command(["--dataset_name", str(tmp_path / name), "--output_dir", str(tmp_path)])
     assert (tmp_path / "train.jsonl").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]

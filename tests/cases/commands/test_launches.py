@@ -106,9 +106,9 @@ def records(tmp_path_factory):
 
 
 SHARED = {
-    "rollouts.candidates": ["--shots", 1, "--num-retrieval", 0, "--output", "{}/groups.jsonl"],
-    "rollouts.beams": ["--shots", 1, "--beam-size", 2, "--output", "{}/groups.jsonl"],
-    "rollouts.in_context": ["--split", "train", "--methods", "random", "--shots", 1, "--output-dir", "{}/evaluation"],
+    "rollouts.candidates": ["--shots", 1, "--num_retrieval", 0, "--output", "{}/groups.jsonl"],
+    "rollouts.beams": ["--shots", 1, "--beam_size", 2, "--output", "{}/groups.jsonl"],
+    "rollouts.in_context": ["--split", "train", "--methods", "random", "--shots", 1, "--output_dir", "{}/evaluation"],
 }
 
 
@@ -116,8 +116,8 @@ SHARED = {
 @pytest.mark.parametrize("module", SHARED)
 def test_t20_commands_share_their_work(module, records, tiny_model, tmp_path):
     argv = [str(part).format(tmp_path) for part in SHARED[module]]
-    vlm = ["--model", tiny_model, "--max-new-tokens", 2]
-    done = launch(*TORCHRUN, "-m", module, "--dataset", records, "--pools", records / "pools.jsonl", *vlm, *argv)
+    vlm = ["--model", tiny_model, "--max_new_tokens", 2]
+    done = launch(*TORCHRUN, "-m", module, "--dataset_name", records, "--pools", records / "pools.jsonl", *vlm, *argv)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Traceback" not in done.stderr
     if module != "rollouts.in_context":

@@ -19,15 +19,24 @@ def _commands(folder: Path, tiny_model: Path, reward_model: Path, report_data: P
     rows.write_text("".join(json.dumps({"id": number, **row}) + "\n" for number in range(3)), encoding="utf-8")
     scores = ["--model", reward_model]
     return {
-        "score": ("rewards.score", ["--input", rows, "--output", folder / "scores.jsonl", *scores]),
+        "score": ("rewards.score", ["--dataset_name", rows, "--output", folder / "scores.jsonl", *scores]),
         "reward_bench": (
             "rewards.reward_bench",
-            ["--data", pairs, "--split", "train", "--output-dir", folder / "bench", *scores],
+            ["--dataset_name", pairs, "--split", "train", "--output_dir", folder / "bench", *scores],
         ),
         "completions": (
             "rollouts.completions",
-            ["--dataset", report_data, "--model", tiny_model, "--output", folder / "completions.jsonl", "--limit", 4]
-            + ["--rewards", "xml_format", "--num-completions", 2, "--max-new-tokens", 4],
+            [
+                "--dataset_name",
+                report_data,
+                "--model",
+                tiny_model,
+                "--output",
+                folder / "completions.jsonl",
+                "--limit",
+                4,
+            ]
+            + ["--rewards", "xml_format", "--num_completions", 2, "--max_new_tokens", 4],
         ),
     }
 
@@ -59,9 +68,9 @@ def test_t20_every_main_ends_well_on_two_processes(ended, name):
 ALONE = {
     "rollouts.embeddings": ["records.jsonl", "--output"],
     "rollouts.pools": ["records.jsonl", "--sampler", "random", "--output"],
-    "rewards.eval": ["--input", "answers.jsonl", "--rewards", "xml_format", "--output-dir"],
-    "data.vqa": ["source.json", "--output-dir"],
-    "models.tiny": ["--output-dir"],
+    "rewards.eval": ["--dataset_name", "answers.jsonl", "--rewards", "xml_format", "--output_dir"],
+    "data.vqa": ["source.json", "--output_dir"],
+    "models.tiny": ["--output_dir"],
 }
 
 

@@ -89,8 +89,8 @@ def test_t17_workers_end_with_their_parent(parent, method, ending):
 
 def test_t17_a_killed_command_leaves_no_worker(tmp_path):
     folder = tmp_path / "data"
-    command = ["-m", "data.quality_reports", "--source", "easy_vqa", "--output-dir", str(folder), "--reports", "4000"]
-    process = _start([sys.executable, *command, "--workers", "2", "--pool-size", "6"])
+    command = ["-m", "data.quality_reports", "--source", "easy_vqa", "--output_dir", str(folder), "--reports", "4000"]
+    process = _start([sys.executable, *command, "--workers", "2", "--pool_size", "6"])
     try:
         assert _wait(lambda: len(_children(process.pid)) >= 2), process.poll()
         workers = _children(process.pid)

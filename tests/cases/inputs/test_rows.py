@@ -709,9 +709,9 @@ def test_n05_commands_end_with_an_error(folder, content):
     (folder / "a.jsonl").write_text(content)
     path, output = str(folder / "a.jsonl"), str(folder / "out")
     with pytest.raises(SystemExit, match="error: .*a.jsonl: has no rows"):
-        rewards_eval.main(["--input", path, "--rewards", "xml_format", "--output-dir", output])
+        rewards_eval.main(["--dataset_name", path, "--rewards", "xml_format", "--output_dir", output])
     with pytest.raises(SystemExit, match="error: "):
-        agent_selection.main([path, "--output-dir", output])
+        agent_selection.main(["--dataset_name", path, "--output_dir", output])
     assert not (folder / "out").exists()
 
 

@@ -228,11 +228,20 @@ def encoder(monkeypatch) -> None:
 
 
 def test_a2_embeddings(records, tmp_path, encoder, capsys):
-    command = [records, "--image-encoder", "means", "--cache-dir", "", "--output", tmp_path / "t.safetensors"]
+    command = [
+        "--dataset_name",
+        records,
+        "--image_encoder",
+        "means",
+        "--cache_dir",
+        "",
+        "--output",
+        tmp_path / "t.safetensors",
+    ]
     message = _ending(embeddings.main, command)
     assert message.startswith("error: 5 of 11 images cannot be read:\n")
     _assert_all_named(message)
-    embeddings.main([*map(str, command), "--skip-unreadable"])
+    embeddings.main([*map(str, command), "--skip_unreadable"])
     assert EmbeddingTable.load(tmp_path / "t.safetensors").ids == ["q0", "q2", "q5", "q6", "q8", "q10"]
     found = _left_out(tmp_path / "t.safetensors.left_out.json", "records")
     assert [entry["position"] for entry in found["left_out"]] == LEFT_OUT
@@ -241,12 +250,23 @@ def test_a2_embeddings(records, tmp_path, encoder, capsys):
 
 @pytest.mark.parametrize("sampler", ["random", "image_similarity"])
 def test_a2_pools(records, tmp_path, encoder, sampler):
-    command = [records, "--sampler", sampler, "--image-encoder", "means", "--cache-dir", "", "--pool-size", 3]
-    command += ["--exclude-same-image", "--output", tmp_path / "pools.jsonl"]
+    command = [
+        "--dataset_name",
+        records,
+        "--sampler",
+        sampler,
+        "--image_encoder",
+        "means",
+        "--cache_dir",
+        "",
+        "--pool_size",
+        3,
+    ]
+    command += ["--exclude_same_image", "--output", tmp_path / "pools.jsonl"]
     message = _ending(pools.main, command)
     assert message.startswith("error: 5 of 11 images cannot be read:\n")
     _assert_all_named(message)
-    pools.main([*map(str, command), "--skip-unreadable"])
+    pools.main([*map(str, command), "--skip_unreadable"])
     rows = [row for _, row in read_rows(tmp_path / "pools.jsonl")]
     kept = {f"q{position}" for position in range(11) if position not in LEFT_OUT}
     assert {row["query_id"] for row in rows} == kept
@@ -255,7 +275,16 @@ def test_a2_pools(records, tmp_path, encoder, sampler):
 
 
 def test_a2_pools_whose_images_nobody_reads_need_none(records, tmp_path):
-    command = [records, "--sampler", "random", "--pool-size", 3, "--output", tmp_path / "pools.jsonl"]
+    command = [
+        "--dataset_name",
+        records,
+        "--sampler",
+        "random",
+        "--pool_size",
+        3,
+        "--output",
+        tmp_path / "pools.jsonl",
+    ]
     pools.main([str(argument) for argument in command])
     assert len((tmp_path / "pools.jsonl").read_text().splitlines()) == 11
 
@@ -270,14 +299,14 @@ def test_a2_factors(images, tmp_path, monkeypatch):
     _annotate(images, tmp_path / "in", NAMES[:5], "train")
     _annotate(images, tmp_path / "in", NAMES[5:], "validation")
     write_jsonl(tmp_path / "in" / "test.jsonl", [{"image_path": str(images / "0.png"), "texts": []}])
-    message = _ending(factors.main, [tmp_path / "in", "--output-dir", tmp_path / "out"])
+    message = _ending(factors.main, ["--dataset_name", tmp_path / "in", "--output_dir", tmp_path / "out"])
     _assert_all_named(message)
     assert "test.jsonl:1: field 'filter_factor_texts': Field required (found missing)" in message
     heading = "5 of 11 images cannot be read; 7 problems"
     assert message.endswith(f"\nerror: {heading} in {tmp_path / 'in'}")
 
     (tmp_path / "in" / "test.jsonl").unlink()
-    factors.main([str(tmp_path / "in"), "--output-dir", str(tmp_path / "out"), "--skip-unreadable"])
+    factors.main(["--dataset_name", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out"), "--skip_unreadable"])
     known = load_factor_set(tmp_path / "out").ids
     kept = {
         split: [Path(row.image_path).name for row in load_labelled(tmp_path / "out", split, known)]
@@ -305,12 +334,12 @@ def source(images, tmp_path) -> Path:
 
 
 def test_a2_reports_on_images_as_they_are(source, tmp_path):
-    command = ["--source", source, "--output-dir", tmp_path / "out", "--no-damage", "--workers", 1]
+    command = ["--source", source, "--output_dir", tmp_path / "out", "--no_damage", "--workers", 1]
     message = _ending(quality_reports.main, command)
     assert message.startswith("error: 3 of 9 images cannot be read:\n")
     assert all(name in message for name in ("cut.jpg", "empty.png", "text.png"))
     (source / "00.png").write_bytes(b"")  # in the second place
-    quality_reports.main([*map(str, command), "--skip-unreadable"])
+    quality_reports.main([*map(str, command), "--skip_unreadable"])
     assert load_pool(str(tmp_path / "out" / "pool")).ids == [0, 2, 3, 4, 5, 6]
     assert len(measure_pool(load_pool(str(tmp_path / "out" / "pool")))) == 6
     found = _left_out(tmp_path / "out" / "left_out.json", "items")
@@ -353,13 +382,13 @@ def test_a2_easy_factors(images, tmp_path, monkeypatch, kind):
         for question, answer in (("what shape is in the image?", "circle"), ("what color is the circle?", "red"))
     ]
     monkeypatch.setattr(easy_factors, "load_splits", lambda *_: {"train": items, "validation": [], "test": []})
-    command = ["--kind", kind, "--output-dir", tmp_path / "out", "--images", 1, "--workers", 1]
+    command = ["--kind", kind, "--output_dir", tmp_path / "out", "--images", 1, "--workers", 1]
     message = _ending(easy_factors.main, command)
     assert message.startswith("error: 5 of 11 images cannot be read:\n")
     _assert_all_named(message, dict.fromkeys(BROKEN, "easy: field 'image': "))
     if kind == "damages":
         return  # noise of 16 pixels cannot be damaged as planned
-    easy_factors.main([*map(str, command), "--skip-unreadable"])
+    easy_factors.main([*map(str, command), "--skip_unreadable"])
     [row] = [row for _, row in read_rows(tmp_path / "out" / "train.jsonl")]
     assert Path(row["image_path"]).name in GOOD
     assert len(_left_out(tmp_path / "out" / "left_out.json", "train items")["left_out"]) == 10

@@ -12,20 +12,20 @@ from models.errors import ModelError
 from models.families.loading import load_processor, load_vlm
 from models.places import loading
 
-IN_CONTEXT = ["--pools", "p.jsonl", "--examples", "e", "--output", "o.jsonl"]
+IN_CONTEXT = ["--pools", "p.jsonl", "--dataset_name", "e", "--output", "o.jsonl"]
 COMMANDS = {
-    "data.factors": ["a.jsonl", "--output-dir", "o", "--encoder"],
-    "rewards.score": ["a.jsonl", "--output", "o.jsonl", "--model"],
-    "rewards.eval": ["--input", "a.jsonl", "--output-dir", "o", "--model"],
-    "rewards.reward_bench": ["a.jsonl", "--output-dir", "o", "--model"],
-    "rollouts.compare_factors": ["a.jsonl", "--output-dir", "o", "--predictors", "x=y/z", "--vlm"],
-    "rollouts.completions": ["a.jsonl", "--output", "o.jsonl", "--model"],
-    "rollouts.filter_dataset": ["a", "--recipe", "r.yaml", "--output-dir", "o", "--model"],
-    "rollouts.embeddings": ["a.jsonl", "--output", "o.safetensors", "--image-encoder"],
-    "rollouts.pools": ["a.jsonl", "--sampler", "random", "--output", "o.jsonl", "--text-encoder"],
+    "data.factors": ["--dataset_name", "a.jsonl", "--output_dir", "o", "--encoder"],
+    "rewards.score": ["--dataset_name", "a.jsonl", "--output", "o.jsonl", "--model"],
+    "rewards.eval": ["--dataset_name", "a.jsonl", "--output_dir", "o", "--model"],
+    "rewards.reward_bench": ["--dataset_name", "a.jsonl", "--output_dir", "o", "--model"],
+    "rollouts.compare_factors": ["--dataset_name", "a.jsonl", "--output_dir", "o", "--predictors", "x=y/z", "--vlm"],
+    "rollouts.completions": ["--dataset_name", "a.jsonl", "--output", "o.jsonl", "--model"],
+    "rollouts.filter_dataset": ["--dataset_name", "a", "--config", "r.yaml", "--output", "o.jsonl", "--model"],
+    "rollouts.embeddings": ["--dataset_name", "a.jsonl", "--output", "o.safetensors", "--image_encoder"],
+    "rollouts.pools": ["--dataset_name", "a.jsonl", "--sampler", "random", "--output", "o.jsonl", "--text_encoder"],
     "rollouts.beams": [*IN_CONTEXT, "--model"],
     "rollouts.candidates": [*IN_CONTEXT, "--model", "owner/name", "--selector"],
-    "rollouts.factor_reports": ["a.jsonl", "--output-dir", "o", "--factors"],
+    "rollouts.factor_reports": ["--dataset_name", "a.jsonl", "--output_dir", "o", "--factors"],
 }
 """Arguments of each command, of which the last one names a model."""
 NAMES = ("./nowhere", "/nowhere/model", "outputs/grpo", "a/b/c")
@@ -51,7 +51,7 @@ def test_p07_a_folder_with_a_similar_name_is_named(tmp_path):
     (tmp_path / "out" / "tiny_model").mkdir(parents=True)
     with pytest.raises(SystemExit) as ended:
         importlib.import_module("rewards.score").main(
-            ["a.jsonl", "--output", "o.jsonl", "--model", "./out/tiny_modle"]
+            ["--dataset_name", "a.jsonl", "--output", "o.jsonl", "--model", "./out/tiny_modle"]
         )
     assert ended.value.code == "error: --model: './out/tiny_modle': no such folder; there is out/tiny_model"
 

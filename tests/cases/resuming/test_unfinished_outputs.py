@@ -41,7 +41,7 @@ def test_t16_reports_with_factors_are_refused_until_all_splits_are_written(
         written.append(split)
         write_split(folder, split, *rest, **named)
 
-    command = [str(report_data), "--factors", predictor, "--output-dir", str(tmp_path / "out")]
+    command = ["--dataset_name", str(report_data), "--factors", predictor, "--output_dir", str(tmp_path / "out")]
     write_split = factor_reports.write_split
     with monkeypatch.context() as patch:
         patch.setattr(factor_reports, "write_split", write_some)
@@ -57,14 +57,16 @@ def test_t16_reports_with_factors_are_refused_until_all_splits_are_written(
 def test_f05_reports_with_factors_never_overwrite_their_input(report_data, name):
     before = (report_data / "train.jsonl").read_bytes()
     with pytest.raises(SystemExit, match="would overwrite the input"):
-        factor_reports.main([str(report_data / name), "--factors", "none", "--output-dir", str(report_data)])
+        factor_reports.main(
+            ["--dataset_name", str(report_data / name), "--factors", "none", "--output_dir", str(report_data)]
+        )
     assert (report_data / "train.jsonl").read_bytes() == before
 
 
 def test_t16_a_comparison_that_failed_leaves_no_table_that_looks_whole(predictor, report_data, tmp_path, monkeypatch):
     (tmp_path / "routing.yaml").write_text("dark: exposure_filter\nred: blur_filter\n")
-    command = [str(report_data), "--split", "test", "--routing", str(tmp_path / "routing.yaml")]
-    command += ["--predictors", f"first={predictor}", "--output-dir", str(tmp_path / "out")]
+    command = ["--dataset_name", str(report_data), "--split", "test", "--routing", str(tmp_path / "routing.yaml")]
+    command += ["--predictors", f"first={predictor}", "--output_dir", str(tmp_path / "out")]
     compare_factors.main(command)
     completions = tmp_path / "out" / "first" / "completions.jsonl"
     assert len(list(read_rows(completions))) == 4

@@ -134,5 +134,5 @@ def test_p9_a_split_that_the_recipe_names_must_be_there(tmp_path):
 
 def test_p9_a_file_is_validated_once_and_named_splits_come_first(tmp_path, capsys):
     _data(tmp_path, ["train", "extra"])
-    assert _validated(tmp_path, capsys, "--dataset", str(tmp_path / "extra.jsonl")) == ["train"]
+    assert _validated(tmp_path, capsys, "--dataset_name", str(tmp_path / "extra.jsonl")) == ["train"]
     assert _validated(tmp_path, capsys, "--splits", "extra") == ["extra"]

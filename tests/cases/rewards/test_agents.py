@@ -242,7 +242,9 @@ def test_n4_a_warning_is_given_where_nothing_is_kept(prompt, warned, tmp_path, m
     (tmp_path / "report.jsonl").write_text('{"report": "r", "pool": "pool", "id": "first"}\n')
     answer = f"<agents><agent><name>blur_filter</name><prompt>{prompt}</prompt></agent></agents>"
     monkeypatch.setattr(filter_dataset, "select_agents", lambda *arguments: [answer])
-    filter_dataset.main([str(tmp_path / "report.jsonl"), "--model", "m", "--output", str(tmp_path / "kept.jsonl")])
+    filter_dataset.main(
+        ["--dataset_name", str(tmp_path / "report.jsonl"), "--model", "m", "--output", str(tmp_path / "kept.jsonl")]
+    )
     shown = capsys.readouterr().err
     assert ("warning: report first: nothing is kept of its data set" in shown) == warned
     assert pool

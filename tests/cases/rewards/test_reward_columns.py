@@ -152,7 +152,7 @@ def test_f08_the_command_ends_before_anything_is_scored(tmp_path):
     path = tmp_path / "a.jsonl"
     rows = [{"id": 1, "completion": "red", "answers": "red"}, {"id": 2, "completion": "red", "answers": 5}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["--input", str(path), "--rewards", "vqa_accuracy", "--output-dir", str(tmp_path / "out")]
+    arguments = ["--dataset_name", str(path), "--rewards", "vqa_accuracy", "--output_dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="error: .*a.jsonl: row 2: column 'answers'"):
         main(arguments)
     assert not (tmp_path / "out").exists()

@@ -24,8 +24,8 @@ def evaluate(tmp_path_factory, tiny_model, report_data):
         folder = tmp_path_factory.mktemp("eval")
         (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
         main(
-            ["--input", str(report_data), "--model", str(tiny_model), "--recipe", str(folder / "recipe.yaml")]
-            + ["--output-dir", str(folder / "out"), *arguments]
+            ["--dataset_name", str(report_data), "--model", str(tiny_model), "--config", str(folder / "recipe.yaml")]
+            + ["--output_dir", str(folder / "out"), *arguments]
         )
         return folder / "out"
 
@@ -39,7 +39,7 @@ def greedy(evaluate):
 
 @pytest.fixture(scope="module")
 def sampled(evaluate):
-    return evaluate("--num-generations", "2", "--temperature", "1.0")
+    return evaluate("--num_generations", "2", "--temperature", "1.0")
 
 
 def test_greedy_completions_are_scored_for_every_row(greedy, read_jsonl):
@@ -63,7 +63,7 @@ def test_completions_are_kept_with_what_they_answer(greedy, read_jsonl, report_d
 
 
 def test_greedy_completions_are_the_same_again_in_other_batches(greedy, evaluate, read_jsonl):
-    again = evaluate("--batch-size", "3", "--limit", "2")
+    again = evaluate("--batch_size", "3", "--limit", "2")
     texts = [row["completion"] for row in read_jsonl(greedy / "completions.jsonl")]
     assert [row["completion"] for row in read_jsonl(again / "completions.jsonl")] == texts[:2]
 
@@ -76,7 +76,7 @@ def test_several_generations_differ_and_are_numbered(sampled, read_jsonl):
 
 
 def test_the_seed_decides_what_is_sampled(sampled, evaluate, read_jsonl):
-    arguments = ("--num-generations", "2", "--temperature", "1.0", "--seed")
+    arguments = ("--num_generations", "2", "--temperature", "1.0", "--seed")
     texts = [
         [row["completion"] for row in read_jsonl(folder / "completions.jsonl")]
         for folder in (sampled, evaluate(*arguments, "0"), evaluate(*arguments, "1"))
@@ -86,12 +86,12 @@ def test_the_seed_decides_what_is_sampled(sampled, evaluate, read_jsonl):
 
 def test_the_completions_can_be_scored_again(sampled, tmp_path, read_jsonl):
     rewards = ("agent_selection", "filtering_quality", "strict_xml_format")
-    main(["--input", str(sampled / "completions.jsonl"), "--output-dir", str(tmp_path), "--rewards", *rewards])
+    main(["--dataset_name", str(sampled / "completions.jsonl"), "--output_dir", str(tmp_path), "--rewards", *rewards])
     assert read_jsonl(tmp_path / "scores.jsonl") == read_jsonl(sampled / "scores.jsonl")
 
 
 def test_sampled_generations_can_be_compared_with_greedy_ones(greedy, sampled, tmp_path):
-    main(["--compare", str(greedy / "scores.jsonl"), str(sampled / "scores.jsonl"), "--output-dir", str(tmp_path)])
+    main(["--compare", str(greedy / "scores.jsonl"), str(sampled / "scores.jsonl"), "--output_dir", str(tmp_path)])
     comparison = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
     assert comparison["agent_selection"]["rows"] == 4
 
@@ -100,12 +100,12 @@ def test_the_longest_completion_can_be_given(evaluate, read_jsonl, tiny_model):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    folder = evaluate("--max-new-tokens", "1", "--limit", "2")
+    folder = evaluate("--max_new_tokens", "1", "--limit", "2")
     texts = [row["completion"] for row in read_jsonl(folder / "completions.jsonl")]
     assert [len(tokenizer(text)["input_ids"]) <= 1 for text in texts] == [True, True]
 
 
 def test_wrong_rewards_stop_before_the_model_is_loaded(report_data, tmp_path):
-    arguments = ["--input", str(report_data), "--model", "someone/no-such-model", "--output-dir", str(tmp_path)]
+    arguments = ["--dataset_name", str(report_data), "--model", "someone/no-such-model", "--output_dir", str(tmp_path)]
     with pytest.raises(SystemExit, match="unknown reward 'nonsense'"):
         main([*arguments, "--rewards", "nonsense"])

@@ -287,7 +287,17 @@ def test_rce_of_one_encoder_alone(recipe, encoders, tmp_path):
 
 
 def embed(records, selector, output, *options: str) -> EmbeddingTable:
-    arguments = [str(records), "--selector", str(selector), "--device", "cpu", "--cache-dir", "", *options]
+    arguments = [
+        "--dataset_name",
+        str(records),
+        "--selector",
+        str(selector),
+        "--device",
+        "cpu",
+        "--cache_dir",
+        "",
+        *options,
+    ]
     embed_main([*arguments, "--output", str(output)])
     return EmbeddingTable.load(output)
 
@@ -335,7 +345,7 @@ def test_load_selector_takes_the_selector_inside(trained):
 def test_tables_of_other_encoders_are_refused(trained, tables):
     width = tables[0].width
     other = EmbeddingTable(tables[0].ids, np.ones((len(tables[0]), width), dtype=np.float32))
-    for place, option in enumerate(("--query-table", "--example-table")):
+    for place, option in enumerate(("--query_table", "--example_table")):
         given = [other if place == number else table for number, table in enumerate(tables)]
         with pytest.raises(RecordError, match=f"{option}: .*expected those of the encoders image .*--selector"):
             load_fitting_selector(str(trained), tuple(given), 2)
@@ -372,7 +382,7 @@ def test_embeddings_say_which_text(trained, records, tmp_path, capsys):
     with pytest.raises(SystemExit, match="inside: this selector has no encoders"):
         embed(records, tmp_path / "inside", tmp_path / "t.safetensors")
     with pytest.raises(SystemExit):
-        embed(records, trained, tmp_path / "t.safetensors", "--text-encoder", "bert")
+        embed(records, trained, tmp_path / "t.safetensors", "--text_encoder", "bert")
     assert "or both; or --selector" in capsys.readouterr().err
 
 

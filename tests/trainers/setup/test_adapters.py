@@ -116,6 +116,6 @@ def test_grpo_trains_the_adapters_of_a_warm_start_further(tiny_model, report_dat
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert any(value.abs().max() > 0 for name, value in before.items() if "lora_B" in name)
-    evaluate(["--input", str(report_data), "--model", str(final), "--rewards", "xml_format", "--limit", "2"]
-             + ["--max-new-tokens", "4", "--output-dir", str(tmp_path / "scores")])  # fmt: skip
+    evaluate(["--dataset_name", str(report_data), "--model", str(final), "--rewards", "xml_format", "--limit", "2"]
+             + ["--max_new_tokens", "4", "--output_dir", str(tmp_path / "scores")])  # fmt: skip
     assert (tmp_path / "scores" / "summary.json").is_file()

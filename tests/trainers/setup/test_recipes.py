@@ -145,7 +145,7 @@ def model_of_reports(report_data, tmp_path_factory):
     from models.tiny import main
 
     folder = tmp_path_factory.mktemp("model_of_reports")
-    main(["--output-dir", str(folder), "--hidden-size", "32", "--corpus", str(report_data / "train.jsonl")])
+    main(["--output_dir", str(folder), "--hidden_size", "32", "--corpus", str(report_data / "train.jsonl")])
     return folder
 
 
@@ -154,7 +154,7 @@ def vqa_data(tmp_path_factory):
     from data.vqa import main
 
     folder = tmp_path_factory.mktemp("vqa")
-    main(["--source", "easy_vqa", "--output-dir", str(folder), "--limit", "20"])
+    main(["--source", "easy_vqa", "--output_dir", str(folder), "--limit", "20"])
     return folder
 
 
