@@ -25,7 +25,7 @@ from places import ROOT
 import data.cli.locks
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-PACKAGES = ("data", "filter_agents", "models", "rewards", "rollouts", "trainers", "benchmarks")
+PACKAGES = ("data", "filter_agents", "models", "rewards", "rollouts", "trainers", "vlm_posttrain", "benchmarks")
 FOLDERS = (*PACKAGES, "accelerate_configs", "docs", "recipes", "tests")
 ELSEWHERE = {"cd", "git", "hf", "pip", ".", "export"}
 """Commands that are not this project's."""
@@ -235,7 +235,7 @@ def commands() -> list[tuple[str, list[str]]]:
                 words.pop(0)
             if words:
                 found.append((block.name, words))
-    inline = re.compile(r"`((?:python|make|accelerate launch) [^`]+)`")
+    inline = re.compile(r"`((?:python|make|accelerate launch|vlm-posttrain) [^`]+)`")
     for page in PAGES:
         found += [(page_name(page), shlex.split(text)) for text in inline.findall(prose(page)) if "..." not in text]
     return found
@@ -282,6 +282,7 @@ def check_make(targets: list[str]) -> None:
 
 def check_training(arguments: list[str]) -> None:
     """A script of trainers/ and its arguments, parsed as the script does, on a machine without GPUs too."""
+    from data.cli.shipped import RECIPES, shipped_file
     from trainers.setup.recipes import parse_recipe
 
     script, *rest = arguments
@@ -290,7 +291,7 @@ def check_training(arguments: list[str]) -> None:
     if rest == ["--help"]:
         return
     named = dict(zip(rest, rest[1:], strict=False))
-    assert (ROOT / named["--config"]).is_file() or named["--config"] == "recipes/mine.yaml"
+    assert shipped_file(named["--config"], RECIPES).is_file() or named["--config"] == "recipes/mine.yaml"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         of_selector = any(part in named["--config"] for part in ("selector_sft", "selector_v2_lora"))
@@ -305,6 +306,18 @@ def check_module(module: str, arguments: list[str], only_parse) -> None:
     module += ".__main__" * (found.submodule_search_locations is not None and module.startswith(PACKAGES))
     if module.startswith(PACKAGES) and arguments:
         assert only_parse(importlib.import_module(module).main, arguments), f"{module} refuses {arguments}"
+
+
+def check_one_command(arguments: list[str], only_parse) -> None:
+    """`vlm-posttrain` and its arguments."""
+    from vlm_posttrain.commands import COMMANDS, TRAINERS
+    from vlm_posttrain.launching import split_launch
+
+    name, *rest = arguments
+    if name in TRAINERS:
+        check_training([f"{TRAINERS[name].replace('.', '/')}.py", *split_launch(rest)[1]])
+    elif name != "--help":
+        check_module(COMMANDS[name], rest, only_parse)
 
 
 @pytest.mark.parametrize(("place", "words"), commands(), ids=lambda value: value if isinstance(value, str) else "")
@@ -323,6 +336,8 @@ def test_commands_exist(place, words, only_parse, monkeypatch):
             check_module(launched.training_script, launched.training_script_args, only_parse)
             return
         check_training([launched.training_script, *launched.training_script_args])
+    elif program == "vlm-posttrain":
+        check_one_command(arguments, only_parse)
     elif program == "python" and arguments[0] == "-m":
         module, *rest = arguments[1:]
         check_module(module, rest, only_parse)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from data.cli.commands import with_rank
-from data.cli.help import described, entry
+from data.cli.help import NAME, described, entry
 from data.errors import UserError
 from trainers.setup.checks import check_set_up
 from trainers.setup.recipe_keys import Key, keys_of_source
@@ -51,7 +51,9 @@ def before_imports(script: str, method: str, *classes: str) -> None:
 
 def help_text(path: Path, keys: Sequence[Key]) -> str:
     """What `--help` prints: the keys of this toolkit; those of TRL's and transformers' are in their documentation."""
-    lines = [f"usage: accelerate launch trainers/{path.name} --config RECIPE [--KEY VALUE ...]", ""]
+    command = f"{NAME} {path.stem.replace('_', '-')}"
+    lines = [f"usage: {command} --config RECIPE [--launch zero3 ...] [--KEY VALUE ...]"]
+    lines += [f"       accelerate launch trainers/{path.name} --config RECIPE [--KEY VALUE ...]", ""]
     lines += ["Keys of this toolkit, in a recipe or on the command line, which wins:", ""]
     for key in keys:
         if key.ours and (path.stem, key.name) not in REFUSED:
