@@ -5,9 +5,12 @@ block that starts with `# name.py` is also stored under that name, for the recip
 """
 
 import argparse
+import contextlib
 import doctest
 import importlib
 import importlib.util
+import inspect
+import io
 import json
 import re
 import runpy
@@ -16,6 +19,7 @@ import sys
 import types
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -219,6 +223,46 @@ def test_line_by_line_table_is_the_recipe():
     assert [key for key, _ in rows] == list(recipe)
     quoted = {key: yaml.safe_load(value.strip("`")) for key, value in rows if value.startswith("`")}
     assert quoted == {key: recipe[key] for key in quoted}
+
+
+# -- options of earlier systems ---------------------------------------------------------------------------------------
+
+EARLIER_SYSTEMS = ROOT / "docs" / "earlier_systems.md"
+
+
+def earlier_options() -> list[tuple[str, str, str]]:
+    """(option, here, note) of every row but those that name a program."""
+    rows = re.findall(r"^\| (.+?) \| (.*?) \| ?(.*?) ?\|$", EARLIER_SYSTEMS.read_text(encoding="utf-8"), re.MULTILINE)
+    return [row for row in rows if row[1] and row[0] != "option" and not row[0].startswith("-")]
+
+
+@cache
+def names_of(owner: str) -> frozenset[str]:
+    """The keys of a training script, the parameters of a reward, the fields of a selector, the options of a module."""
+    from models.selectors.pointer import PointerSelectorConfig
+    from rewards.registry import REWARDS, import_reward, reward_parameters
+    from trainers.setup.recipe_keys import keys_of_classes
+
+    if owner == "selector":
+        return frozenset(inspect.signature(PointerSelectorConfig).parameters)
+    if owner in REWARDS:
+        return frozenset(reward_parameters(import_reward(owner)))
+    if owner.startswith("trainers/"):
+        return frozenset(keys_of_classes(tuple(recipe_types(Path(owner).stem))))
+    shown = io.StringIO()
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(shown):
+        importlib.import_module(owner).main(["--help"])
+    return frozenset(word.replace("-", "_") for word in re.findall(r"(?<!\S)--([\w-]+)", shown.getvalue()))
+
+
+@pytest.mark.parametrize(("option", "here", "note"), earlier_options(), ids=lambda text: text[:40])
+def test_what_replaces_an_earlier_option_exists(option, here, note):
+    if here == "none":
+        assert note, f"{option}: say what takes its place"
+        return
+    owner, keys = re.fullmatch(r"`([^`]+)`: ((?:`[^`]+`(?:, )?)+)", here).groups()
+    missing = {key.removeprefix("--") for key in re.findall("`([^`]+)`", keys)} - names_of(owner)
+    assert not missing, f"{option}: {owner} has no {missing}"
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
