@@ -369,7 +369,7 @@ def _pictures_on_two_sides(source: Path, splits: dict[str, list[FactorAnnotation
 class FactorDataArguments(DivisionArguments):
     """Which annotations to read, and how factors are made of their texts."""
 
-    dataset_name: Path = option(
+    dataset_name: str = option(
         "JSONL, JSON or parquet file, or a folder with the splits", old=("annotations",), positional=True
     )
     factor_list: Path | None = option("texts to make factors of, instead of the training split's", None)
@@ -384,7 +384,7 @@ class FactorDataArguments(DivisionArguments):
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_and_hold(FactorDataArguments, argv)
-    source = arguments.dataset_name
+    source = Path(arguments.dataset_name)
     try:
         if arguments.output_dir is not None:
             refuse_own_input(source, arguments.output_dir)
