@@ -6,7 +6,7 @@
 Reads annotations, one image a line, and writes them with their factors, divided into training, validation and test:
 
 annotation   {"image_path", "image_id"?, "filter_factor_texts": [text]}
-labelled     {"image_path", "image_id"?, "filter_factor_texts": [text], "factors": [factor id]}
+labelled     {"image_path", "image_id"?, "filter_factor_texts"?: [text], "factors": [factor id]}
 
 and `factors.json`, the set of factors with the texts that mean each (`data/factor_labels/clusters.py`). A folder with
 `train`, `validation` and `test` keeps its splits. Factors are made from the training split alone, or from
@@ -94,8 +94,9 @@ class FactorAnnotation(Record):
 
 
 class LabelledImage(FactorAnnotation):
-    """An annotation with the ids of the factors that its texts mean."""
+    """An annotation with the ids of the factors that its texts mean; the texts may be left out."""
 
+    filter_factor_texts: list[StrictStr] = []
     factors: list[StrictStr]
 
 
