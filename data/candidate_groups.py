@@ -392,7 +392,7 @@ def _to_json(row: dict) -> str:
 class CandidateGroupArguments:
     """Which groups to check, and what to write them as."""
 
-    dataset_name: Path = option(
+    dataset_name: str = option(
         "groups (JSONL), or an earlier system's beams or RL data (JSON)", old=("input",), positional=True
     )
     output: Path | None = option("where to write; without it the groups are only checked", None)

@@ -6,7 +6,7 @@
 Reads annotations, one image a line, and writes them with their factors, divided into training, validation and test:
 
 annotation   {"image_path", "image_id"?, "filter_factor_texts": [text]}
-labelled     {"image_path", "image_id"?, "filter_factor_texts": [text], "factors": [factor id]}
+labelled     {"image_path", "image_id"?, "filter_factor_texts"?: [text], "factors": [factor id]}
 
 and `factors.json`, the set of factors with the texts that mean each (`data/factor_labels/clusters.py`). A folder with
 `train`, `validation` and `test` keeps its splits. Factors are made from the training split alone, or from
@@ -94,8 +94,9 @@ class FactorAnnotation(Record):
 
 
 class LabelledImage(FactorAnnotation):
-    """An annotation with the ids of the factors that its texts mean."""
+    """An annotation with the ids of the factors that its texts mean; the texts may be left out."""
 
+    filter_factor_texts: list[StrictStr] = []
     factors: list[StrictStr]
 
 
@@ -369,7 +370,7 @@ def _pictures_on_two_sides(source: Path, splits: dict[str, list[FactorAnnotation
 class FactorDataArguments(DivisionArguments):
     """Which annotations to read, and how factors are made of their texts."""
 
-    dataset_name: Path = option(
+    dataset_name: str = option(
         "JSONL, JSON or parquet file, or a folder with the splits", old=("annotations",), positional=True
     )
     factor_list: Path | None = option("texts to make factors of, instead of the training split's", None)
@@ -384,7 +385,7 @@ class FactorDataArguments(DivisionArguments):
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_and_hold(FactorDataArguments, argv)
-    source = arguments.dataset_name
+    source = Path(arguments.dataset_name)
     try:
         if arguments.output_dir is not None:
             refuse_own_input(source, arguments.output_dir)

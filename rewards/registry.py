@@ -75,6 +75,11 @@ def reward_parameters(reward: Callable) -> dict[str, inspect.Parameter]:
     return {name: value for name, value in parameters.items() if value.default is not inspect.Parameter.empty}
 
 
+def _is_required(parameter: inspect.Parameter) -> bool:
+    named = parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return named and parameter.default is inspect.Parameter.empty
+
+
 def _split_spec(spec: RewardSpec) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Name, parameters and failure policy of an entry."""
     if isinstance(spec, str):
@@ -112,6 +117,9 @@ def build_reward(
     for key, value in {"agents": agents, **(tables or {})}.items():
         if key in allowed and value is not None:
             parameters.setdefault(key, value)
+    missing = [key for key, value in allowed.items() if _is_required(value) and key not in parameters]
+    if missing:
+        raise RewardSpecError(f"reward '{name}': expected {' and '.join(missing)} beside its name, found none")
     try:
         function = reward(**parameters) if inspect.isclass(reward) else functools.partial(reward, **parameters)
         return guard(function, spec_name(spec), **policy)

@@ -123,7 +123,7 @@ def write_reports(output_dir: Path, records: dict[str, list[AgentSelectionRecord
 class FactorReportArguments:
     """Which reports get a further sentence, from which predictor."""
 
-    dataset_name: Path = option("reports: file, or folder with splits", old=("reports",), positional=True)
+    dataset_name: str = option("reports: file, or folder with splits", old=("reports",), positional=True)
     factors: str = model_option("factor predictor: folder or Hub id")
     output_dir: Path = option("folder to write the reports to")
     batch_size: int = option("reports whose images are looked at together", 32, within=AT_LEAST_1)
@@ -139,8 +139,9 @@ def main(argv: list[str] | None = None) -> None:
     from models.factors.predictor import load_factor_predictor
     from models.run_folders import find_model, model_fingerprint
 
-    refuse_own_input(arguments.dataset_name, arguments.output_dir)
-    records = {split: load_records(arguments.dataset_name, split) for split in splits_of(arguments.dataset_name)}
+    source = Path(arguments.dataset_name)
+    refuse_own_input(source, arguments.output_dir)
+    records = {split: load_records(source, split) for split in splits_of(source)}
     check_pools(record.pool for part in records.values() for record in part if record.pool is not None)
     model = load_factor_predictor(arguments.factors, arguments.device)
     factors, names = model.config.factors, model.config.factor_names or {}

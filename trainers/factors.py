@@ -11,7 +11,7 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
 
     before_imports(__file__, "factors", "FactorArguments", "FactorTrainingConfig", "ModelConfig")
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +20,14 @@ import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import EvalPrediction, TrainerCallback
 from trl import ModelConfig
 
 from data.factor_labels.clusters import FactorSet
 from data.factors import LabelledImage, load_factor_set, load_labelled, multi_hot
 from data.io.images import open_image
-from data.io.records import RecordError, write_json
+from data.io.records import GivenRows, RecordError, write_json
 from models.errors import ModelError
 from models.factors.metrics import choice_metrics, factor_metrics, fit_thresholds, majority_choice
 from models.factors.predictor import (
@@ -42,7 +43,7 @@ from trainers.mixins.checkpoints import CompleteCheckpoints
 from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.finite import FiniteTraining
-from trainers.mixins.image_bounds import PixelArguments
+from trainers.mixins.image_bounds import SIZES, PixelArguments
 from trainers.report.publishing import PublishedRun
 from trainers.report.record import RunInfo
 from trainers.run.console import say
@@ -52,7 +53,7 @@ from trainers.run.script import readable_errors, train_and_record
 from trainers.setup.checks import check_set_up
 from trainers.setup.evaluation_rows import check_apart, evaluation_rows
 from trainers.setup.model import hub_arguments
-from trainers.setup.own_config import CheckedSettings, own_config
+from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import DataArguments, RecipeError, parse_mapping, parse_recipe
 from trainers.setup.zero_stage import leave_weights_whole
 
@@ -113,15 +114,25 @@ class FactorTrainingConfig(CheckedSettings, PixelArguments, EarlyStoppingArgumen
 
     def check_model(self, config: FactorConfig) -> None:
         """Raises `RecipeError` if a setting that is not left at its default differs from a model that is made."""
-        for name, of_model in (("image_size",) * 2, ("enlarge",) * 2, ("head_size",) * 2, ("head_dropout", "dropout")):
-            value, found = getattr(self, name), getattr(config, of_model, None)
-            if found not in (None, value) and value != type(self).__dataclass_fields__[name].default:
-                raise RecipeError(f"{name}: found {value}, but the model is made already, with {found}")
+        size = getattr(config, "image_processor", {}).get("size", {})
+        found = {name: getattr(config, name, None) for name in ("image_size", "enlarge", "head_size")}
+        found |= {"head_dropout": config.dropout} | {name: size.get(edge) for name, edge in SIZES.items()}
+        for name, of_model in found.items():
+            value = getattr(self, name)
+            if value in (of_model, type(self).__dataclass_fields__[name].default):
+                continue
+            if of_model is None:
+                raise RecipeError(f"{name}: found {value}, and a {type(config).__name__} has none: leave it out")
+            raise RecipeError(f"{name}: found {value}, but the model is made already, with {of_model}")
 
-    def model_settings(self, factors: FactorSet) -> dict[str, Any]:
-        """What the recipe says of the predictor's configuration."""
+    def model_settings(self, names: Mapping[str, str]) -> dict[str, Any]:
+        """What the recipe says of the predictor's configuration.
+
+        Args:
+            names: of the factors, by their ids.
+        """
         return {
-            "factor_names": factors.names,
+            "factor_names": dict(names),
             "image_size": self.image_size,
             "enlarge": self.enlarge,
             "head_size": self.head_size,
@@ -134,6 +145,7 @@ class LabelledImages(torch.utils.data.Dataset):
 
     def __init__(self, records: Sequence[LabelledImage], factors: Sequence[str]):
         self.records = records
+        self.factors = list(factors)
         self.labels = multi_hot(records, factors)  # (N, factors)
 
     def __len__(self) -> int:
@@ -141,6 +153,30 @@ class LabelledImages(torch.utils.data.Dataset):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         return {"image": open_image(self.records[number].image_path), "labels": self.labels[number]}
+
+
+def _labelled_images(
+    dataset: LabelledImages | Dataset | None, name: str, factors: Sequence[str] | None
+) -> LabelledImages:
+    """The images themselves, or those of a data set's rows, each of which is decoded once, on the main process.
+
+    Args:
+        name: of the data set, for messages.
+        factors: the ids that exist; by default all that some row has.
+
+    Raises:
+        TypeError: no data set.
+        RecordError: lists every problem of every row.
+    """
+    if isinstance(dataset, LabelledImages):
+        return dataset
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"{name}: expected a data set with images and their factors, found {dataset!r:.80}")
+    if factors is None:
+        listed = dataset["factors"] if "factors" in dataset.column_names else []
+        factors = sorted({factor for of_row in listed for factor in of_row or ()})
+    checks = PartialState().is_main_process
+    return LabelledImages(load_labelled(GivenRows(name, dataset), "train", factors, checks), factors)
 
 
 class FactorCollator:
@@ -175,28 +211,99 @@ def evaluation_figures(prediction: EvalPrediction) -> dict[str, float]:
     return factor_metrics(probabilities, prediction.label_ids, np.full(probabilities.shape[1], DEFAULT_THRESHOLD))
 
 
+# -- the model --------------------------------------------------------------------------------------------------------
+
+
+def make_predictor(
+    given: str | Mapping[str, Any], args: FactorTrainingConfig, names: Mapping[str, str], revision: str | None = None
+) -> FactorPredictor:
+    """The predictor of a folder or Hub id, or one with a new head, whose first weights follow `args.seed`.
+
+    Args:
+        given: folder or Hub id of a predictor, an image model or a Qwen2-VL; or a new backbone's configuration.
+        names: of the factors, by their ids.
+
+    Raises:
+        OSError, ValueError: it cannot be loaded or built.
+    """
+    torch.manual_seed(args.seed)
+    settings = args.model_settings(names)
+    if not isinstance(given, str):
+        return new_predictor(dict(given), list(names), **settings)
+    if _stored_factors(given, revision) is None:
+        return from_backbone(given, list(names), args.min_pixels, args.max_pixels, revision, **settings)
+    return load_factor_predictor(given, "cpu", revision).train()
+
+
+def _stored_factors(name: str, revision: str | None = None) -> list[str] | None:
+    """The factors of a predictor in a folder or Hub repository; `None` where another model is."""
+    config = transformers.AutoConfig.from_pretrained(name, revision=revision)
+    return config.factors if isinstance(config, FactorConfig) else None
+
+
+def _check_factors(name: str, model: FactorPredictor, factors: Sequence[str]) -> None:
+    """Raises `RecipeError` for a model that predicts other factors than the data set has."""
+    if model.config.factors != list(factors):
+        found = ", ".join(model.config.factors)
+        raise RecipeError(f"{name} predicts {found}; the data set has {', '.join(factors)}")
+
+
+def _name_of(model: FactorPredictor | str | Mapping[str, Any]) -> str:
+    if isinstance(model, str):
+        return model
+    return model["model_type"] if isinstance(model, Mapping) else type(model).__name__
+
+
+# -- the trainer ------------------------------------------------------------------------------------------------------
+
+
 class FactorTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, transformers.Trainer):
     """`transformers.Trainer` of a factor predictor; when it has trained, it fits the thresholds on the validation data
     and measures the model on the final split.
 
     Args:
-        model: of `models.factors.predictor`.
-        train_data, eval_data: what to learn from, and what to stop and fit thresholds by.
-        final_data: what to measure the finished model on.
+        model: a predictor of `models.factors.predictor`, or its folder or Hub id; or that of an image model or a
+            Qwen2-VL, which gets a new head; or the configuration of a new image backbone, with its `model_type`.
+        args: by default those of `FactorTrainingConfig`.
+        train_dataset, eval_dataset: what to learn from, and what to stop and fit thresholds by: data sets with an
+            image and `factors`, ids of those that apply, in each row; or `LabelledImages`.
+        final_dataset: what to measure the finished model on.
+        factors: ids of all factors; by default those of the predictor, or else of the training rows.
+
+    Raises:
+        TypeError: another configuration, or no data to learn from or to fit thresholds by.
+        ModelError, OSError: the model cannot be loaded.
+        RecipeError: settings that contradict the model.
+        RecordError: rows that cannot be used.
     """
 
     _name = "factors"
+    report_kind = "factors"
 
     def __init__(
         self,
-        model: FactorPredictor,
-        args: FactorTrainingConfig,
-        train_data: LabelledImages,
-        eval_data: LabelledImages,
-        final_data: LabelledImages | None = None,
+        model: FactorPredictor | str | Mapping[str, Any],
+        args: transformers.TrainingArguments | None = None,
+        train_dataset: LabelledImages | Dataset | None = None,
+        eval_dataset: LabelledImages | Dataset | None = None,
+        final_dataset: LabelledImages | Dataset | None = None,
+        *,
+        factors: Sequence[str] | None = None,
         **kwargs: Any,
     ):
-        args = own_config(args, FactorTrainingConfig)
+        args = config_or_default(args, FactorTrainingConfig, _name_of(model), "Factors")
+        if isinstance(model, FactorPredictor):
+            factors = factors or model.config.factors
+        elif isinstance(model, str):
+            factors = factors or _stored_factors(model)
+        train_data = _labelled_images(train_dataset, "train_dataset", factors)
+        factors = train_data.factors
+        eval_data = _labelled_images(eval_dataset, "eval_dataset", factors)
+        final_data = None if final_dataset is None else _labelled_images(final_dataset, "final_dataset", factors)
+        if not isinstance(model, FactorPredictor):
+            leave_weights_whole(args, "a factor predictor")
+            model = make_predictor(model, args, {factor: factor for factor in factors})
+        _check_factors(_name_of(model), model, factors)
         args.check_model(model.config)
         weights = positive_weights(train_data.labels, args.max_pos_weight) if args.pos_weight == "balanced" else None
         model.config.pos_weight = weights
@@ -290,23 +397,13 @@ def load_predictor(
     if (name is None) == (script.backbone is None):
         found = "neither" if name is None else "both"
         raise RecipeError(f"expected either model_name_or_path or backbone, found {found}")
-    settings = args.model_settings(factors)
+    given = script.backbone if name is None else name
     try:
-        if name is None:
-            return new_predictor(script.backbone, factors.ids, **settings)
-        revision = hub_arguments(args, model_args)["revision"]
-        config = transformers.AutoConfig.from_pretrained(name, revision=revision)
-        if not isinstance(config, FactorConfig):
-            return from_backbone(name, factors.ids, args.min_pixels, args.max_pixels, revision, **settings)
-        model = load_factor_predictor(name, "cpu", revision).train()
+        model = make_predictor(given, args, factors.names, hub_arguments(args, model_args)["revision"])
     except (OSError, ValueError) as error:
         where = "backbone" if name is None else f"model_name_or_path: '{name}' cannot be loaded"
         raise RecipeError(f"{where}: {error}") from error
-    if model.config.factors != factors.ids:
-        raise RecipeError(
-            f"model_name_or_path: '{name}' predicts {', '.join(model.config.factors)}; the data set has "
-            f"{', '.join(factors.ids)}"
-        )
+    _check_factors(f"model_name_or_path: '{name}'", model, factors.ids)
     return model
 
 
@@ -380,7 +477,6 @@ def main(argv: list[str] | None = None) -> None:
 
         # Model
         leave_weights_whole(args, "a factor predictor")
-        torch.manual_seed(args.seed)  # the first weights
         try:
             model = load_predictor(script, args, model_args, factors)
             say(memory_estimate(model))

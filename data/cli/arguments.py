@@ -289,7 +289,7 @@ class _Parser(argparse.ArgumentParser):
                 _note(f"--{typed} is called --{self.old[name]} now")
                 name = self.old[name]
             if name not in self.options:
-                self.error(f"unknown option --{typed}; {closest(name, [*self.options, *self.old])}".rstrip("; "))
+                self.error(f"unknown option --{typed}; {closest(name, self.options)}".rstrip("; "))
             if self.options[name].type is bool and not equals:
                 following = argv[place + 1].lower() if place + 1 < len(argv) else ""
                 equals, value = ("", "") if following in _TRUTH else ("=", "true")
@@ -325,16 +325,18 @@ def _program(kind: type) -> str:
 def _choose(kinds: Mapping[str, type], argv: Sequence[str]) -> str:
     """The first word of the command line, where a command does several things."""
     first, *_ = *argv, "nothing"
-    prog, names = _program(next(iter(kinds.values()))), ", ".join(kinds)
-    if first in ("-h", "--help"):
-        lines = [f"usage: {prog} {'|'.join(kinds)} [--OPTION VALUE ..]", ""]
-        lines += [f"  {name}\n      {kind.__doc__}" for name, kind in kinds.items()]
-        sys.stdout.write(described(sys.modules[next(iter(kinds.values())).__module__].__doc__, lines))
-        sys.exit(0)
-    if first not in kinds:
-        sys.stderr.write(f"{prog}: error: expected one of {names}, found {first}\n`--help` says what they do\n")
+    if first in kinds:
+        return first
+    any_kind = next(iter(kinds.values()))
+    prog = _program(any_kind)
+    if first not in ("-h", "--help"):
+        listed = ", ".join(kinds)
+        sys.stderr.write(f"{prog}: error: expected one of {listed}, found {first}\n`--help` says what they do\n")
         sys.exit(2)
-    return first
+    lines = [f"usage: {prog} {'|'.join(kinds)} [--OPTION VALUE ..]", ""]
+    lines += [f"  {name}\n      {kind.__doc__}" for name, kind in kinds.items()]
+    sys.stdout.write(described(sys.modules[any_kind.__module__].__doc__, lines))
+    sys.exit(0)
 
 
 def parse_arguments(

@@ -214,7 +214,10 @@ def test_sequences_of_stored_candidates_are_scored_beside_their_answers(tables):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"query_table": None}, "missing 1 required positional argument: 'query_table'"),
+        (
+            {"query_table": None, "example_table": None},
+            "expected query_table and example_table beside its name, found none",
+        ),
         ({"example_table": "/none.safetensors"}, "example_table: /none.safetensors: no such file"),
         ({"diversity_weight": -1}, "diversity_weight: expected at least 0, found -1"),
         ({"coherence_weight": math.nan}, "coherence_weight: expected a finite number"),

@@ -187,7 +187,7 @@ ALL_NAMES = ", ".join(REWARDS)
         ("no_such_module.reward", f"reward 'no_such_module.reward': cannot be imported .*known names: {ALL_NAMES}"),
         ("own_rewards.nothing", f"reward 'own_rewards.nothing': cannot be imported .*known names: {ALL_NAMES}"),
         ("own_rewards.number", "reward 'own_rewards.number'.*(callable|function)"),
-        ("own_rewards.Required", "reward 'own_rewards.Required': .*missing 1 required positional argument: 'model'"),
+        ("own_rewards.Required", "reward 'own_rewards.Required': expected model beside its name, found none"),
         (
             {"name": "combined", "agent_wait": 1},
             "'combined' has no parameter 'agent_wait'; expected some of: "

@@ -139,7 +139,7 @@ def test_building_checks_the_folder_and_loads_nothing(tiny_reward_model):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({}, "missing 1 required positional argument: 'model'"),
+        ({}, "reward 'reward_model': expected model beside its name, found none"),
         ({"model": "/nowhere/at/all"}, "model: '/nowhere/at/all': no such folder"),
         ({"model": "tests/no_such_model"}, "model: 'tests/no_such_model': no such folder"),
         ({"model": "tests"}, "model: 'tests': .*expected a model"),

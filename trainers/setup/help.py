@@ -8,12 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from data.cli.commands import with_rank
 from data.cli.help import NAME, described, entry
 from data.errors import UserError
-from trainers.setup.checks import check_set_up
 from trainers.setup.recipe_keys import Key, keys_of_source
-from trainers.setup.recipes import parse_entries, read_recipe, recipe_value
 
 _HELP = ("-h", "--help")
 REFUSED = (("sft", "max_length"),)
@@ -33,17 +30,25 @@ def before_imports(script: str, method: str, *classes: str) -> None:
     """
     argv = sys.argv[1:]
     path = Path(script)
-    if path.stem == "sft" and recipe_value(argv, "policy") == "selector":
+    if path.stem == "sft" and _policy(argv) == "selector":
         method, classes = "selector SFT", ("GroupArguments", "SelectorSFTConfig", "ModelConfig")
-    keys = keys_of_source(path.stem, classes)
     if any(argument in _HELP for argument in argv):
-        sys.stdout.write(help_text(path, keys.values()))
+        sys.stdout.write(help_text(path, keys_of_source(path.stem, classes, ours=True).values()))
         sys.exit(0)
     try:
-        check_early(method, keys, argv)
+        check_early(method, keys_of_source(path.stem, classes), argv)
     except UserError as error:
+        from data.cli.commands import with_rank
+
         sys.stderr.write(with_rank(f"error: {error}") + "\n")
         sys.exit(1)
+
+
+def _policy(argv: Sequence[str]) -> Any:
+    """What is trained, which decides on the keys."""
+    from trainers.setup.recipes import recipe_value
+
+    return recipe_value(argv, "policy")
 
 
 # -- help -------------------------------------------------------------------------------------------------------------
@@ -72,6 +77,9 @@ def check_early(method: str, keys: dict[str, Key], argv: Sequence[str]) -> None:
     Raises:
         RecipeError, RecordError, RewardSpecError, AgentError, ImageError: the first thing that is wrong.
     """
+    from trainers.setup.checks import check_set_up  # imports more than `--help` needs
+    from trainers.setup.recipes import parse_entries, read_recipe
+
     defaults = {name: None if key.default is MISSING else key.default for name, key in keys.items()}
     set_up = SimpleNamespace(**defaults | read_recipe(keys, argv).values)
     check_set_up(method, set_up, set_up, set_up)
@@ -83,6 +91,7 @@ def check_early(method: str, keys: dict[str, Key], argv: Sequence[str]) -> None:
 def _check_tasks(set_up: Any) -> None:
     from rewards.registry import build_rewards
     from rewards.scoring.columns import check_columns
+    from trainers.setup.recipes import parse_entries
     from trainers.setup.task_data import load_task_rows
 
     rewards = build_rewards(parse_entries(getattr(set_up, "reward_funcs", None)) or [], set_up.agents)

@@ -160,25 +160,27 @@ def _enum(name: str, module: _Module) -> type[Enum] | None:
     return None
 
 
-def _parent(base: ast.expr, module: _Module) -> tuple[_Module, str] | None:
-    """Where a base class is, or `None` if it has no fields that anyone sets."""
+def _parent(base: ast.expr, module: _Module, ours: bool) -> tuple[_Module, str] | None:
+    """Where a base class is, or `None` if it has no fields that anyone sets, or none of this toolkit's."""
     name = ast.unparse(base)
     if name in module.classes():
         return module, name
     package, own = module.imported().get(name, ("", name))
     dotted = f"{package}.{own}" if package else name
+    if ours and not package.startswith("trainers"):
+        return None
     if dotted in PUBLISHED:
         return _read_module(PUBLISHED[dotted]), dotted.rpartition(".")[2]
     return (_read_module(package), own) if package.startswith(("trainers", "trl.", "transformers.")) else None
 
 
-def _fields_of_source(module: _Module, name: str) -> Iterator[tuple[_Module, ast.AnnAssign]]:
-    """Fields of a dataclass, those of its parents first."""
+def _fields_of_source(module: _Module, name: str, ours: bool) -> Iterator[tuple[_Module, ast.AnnAssign]]:
+    """Fields of a dataclass, those of its parents first, or of those parents that are this toolkit's."""
     node = module.classes()[name]
     for base in reversed(node.bases):
-        parent = _parent(base, module)
+        parent = _parent(base, module, ours)
         if parent is not None:
-            yield from _fields_of_source(*parent)
+            yield from _fields_of_source(*parent, ours)
     if any(ast.unparse(item).startswith("dataclass") for item in node.decorator_list):
         for item in node.body:
             if isinstance(item, ast.AnnAssign) and not ast.unparse(item.annotation).startswith("ClassVar"):
@@ -232,18 +234,19 @@ def _key_of_source(module: _Module, item: ast.AnnAssign) -> Key:
 
 
 @cache
-def keys_of_source(script: str, classes: tuple[str, ...]) -> dict[str, Key]:
+def keys_of_source(script: str, classes: tuple[str, ...], ours: bool = False) -> dict[str, Key]:
     """The keys of dataclasses that a training script defines or imports, without importing it.
 
     Args:
         script: its name, such as "grpo".
         classes: their names in it.
+        ours: only the keys of this toolkit, without a look at the libraries.
     """
     module = _read_module(f"trainers.{script}")
     found = {}
     for name in classes:
-        place = _parent(ast.Name(name), module)
-        for where, item in _fields_of_source(*place):
+        place = _parent(ast.Name(name), module, ours)
+        for where, item in _fields_of_source(*place, ours) if place else ():
             if not _is_internal(item):
                 found.pop(item.target.id, None)  # a class says more of a field than its parents
                 found[item.target.id] = _key_of_source(where, item)

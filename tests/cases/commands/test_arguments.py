@@ -2,11 +2,17 @@
 
 import importlib
 import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
 
 from data import vqa
+from data.cli.arguments import OptionError, option, parse_arguments
+from data.cli.ranges import AT_LEAST_1, SHARE
 from data.io.records import write_jsonl
 from rewards import eval as rewards_eval
 from rewards import validate
@@ -170,3 +176,77 @@ def test_f05_a_file_of_rows_that_nobody_could_read_is_refused_first(capsys, modu
         importlib.import_module(module).main([*ROWS_WRITTEN[module].split(), "--output", name])
     assert found.value.code == 2
     assert f"--output: expected a name that ends in .jsonl, found '{name}'" in capsys.readouterr().err
+
+
+@dataclass(kw_only=True)
+class _Arguments:
+    """What a command might take."""
+
+    dataset_name: str = option("rows", old=("input",), positional=True)
+    pool_size: int = option("candidates", 64, within=AT_LEAST_1)
+    weights: tuple[float, ...] = option("of rewards", (1.0,))
+    balance: tuple[float, float] | None = option("range", None, within=SHARE)
+    order: Literal["left", "right"] = option("of examples", "left")
+    output: Path | None = option("file", None)
+    restart: bool = option("begin anew", False)
+
+    def __post_init__(self):
+        if self.restart and self.output is None:
+            raise OptionError("--restart needs --output")
+
+
+def _read(*words: str) -> _Arguments:
+    return parse_arguments(_Arguments, words)
+
+
+def test_options_are_read_as_their_types():
+    assert _read("--dataset_name", "x") == _Arguments(dataset_name="x")
+    words = ["--dataset_name=x", "--pool-size", "3", "--weights", "1", "-2.5", "--balance", "0", "1"]
+    given = _read(*words, "--order", "right", "--output", "a/b", "--restart")
+    assert given == _Arguments(dataset_name="x", pool_size=3, weights=(1.0, -2.5), balance=(0.0, 1.0), order="right",
+                               output=Path("a/b"), restart=True)  # fmt: skip
+    assert not _read("--restart", "false", "--dataset_name", "x").restart
+    assert _read("--dataset_name", "x", "--restart", "TRUE", "--output", "o").restart
+
+
+@pytest.mark.parametrize("words", [("--input", "x"), ("--input=x",), ("x",), ("--pool-size", "64", "x")])
+def test_what_the_last_version_called_it_is_read_with_a_line_on_stderr(words, capsys):
+    assert _read(*words) == _Arguments(dataset_name="x")
+    shown = capsys.readouterr().err
+    assert shown.startswith("note: ")
+    assert "--dataset_name" in shown
+    assert shown.count("\n") == 1
+
+
+def test_the_other_processes_of_a_launcher_leave_that_line_out(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    _read("--input", "x")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "missing: --dataset_name"),
+        (["--dataset_name", "x", "y"], "expected --OPTION VALUE, found 'y'"),
+        (["x", "y"], "expected --OPTION VALUE, found 'x y'"),
+        (["--dataset-nme", "x"], "unknown option --dataset-nme; did you mean 'dataset_name'?"),
+        (["--zzz", "x"], "unknown option --zzz\n"),
+        (["x", "--pool_size"], "argument --pool_size: expected one argument"),
+        (["x", "--pool_size", "1.5"], "argument --pool_size: expected a whole number, found '1.5'"),
+        (["x", "--weights", "1", "nan"], "argument --weights: expected a finite number, found nan"),
+        (["x", "--weights", "much"], "argument --weights: expected a number, found 'much'"),
+        (["x", "--balance", "0"], "argument --balance: expected 2 arguments"),
+        (["x", "--balance", "0", "2"], "argument --balance: expected a number from 0 to 1, found 2"),
+        (["x", "--order", "lef"], "argument --order: invalid choice: 'lef'; did you mean 'left'? choose from 'left',"),
+        (["x", "--restart=maybe"], "argument --restart: expected true or false, found 'maybe'"),
+        (["x", "--restart"], "--restart needs --output"),
+    ],
+)
+def test_what_cannot_be_is_two_lines(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        _read(*words)
+    assert stop.value.code == 2
+    shown = re.sub("^note: .*\n", "", capsys.readouterr().err)
+    assert message in shown
+    assert shown.count("\n") == 2

@@ -74,6 +74,14 @@ def test_a_damaged_checkpoint_is_named(run, file):
         make(run).train(resume_from_checkpoint=str(run / "checkpoint-4"))
 
 
+def test_the_configuration_may_name_it(run):
+    trainer = make(run, resume_from_checkpoint=str(run / "checkpoint-2"))
+    assert trainer.train().global_step == 4
+    damage(run / "checkpoint-2" / "model.safetensors")
+    with pytest.raises(RecipeError, match="checkpoint-2 is damaged"):
+        make(run, resume_from_checkpoint=str(run / "checkpoint-2")).train()
+
+
 def test_one_that_was_cut_short_or_does_not_exist(run):
     (run / "checkpoint-4" / "complete.json").unlink()
     with pytest.raises(RecipeError, match=f"resume_from_checkpoint: {run}/checkpoint-4 has no complete.json"):

@@ -1,6 +1,10 @@
 """Trainers as a program uses them: a model by its name, a data set of rows, and everything else as settings say."""
 
+import ast
 import json
+import re
+from dataclasses import fields
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
@@ -8,22 +12,34 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
+from places import ROOT
 from safetensors.torch import load_file
+from transformers import TrainingArguments
+from trl import ModelConfig
 
 from data.candidates.embedding_table import EmbeddingTable
 from data.io.records import RecordError
+from models.factors.predictor import load_factor_predictor
 from models.families.loading import load_processor, pixel_bounds
 from models.selectors.load import load_selector
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
+from trainers.factors import FactorArguments, FactorTrainer, FactorTrainingConfig
+from trainers.groups.arguments import GroupArguments
+from trainers.groups.preferences import PreferenceArguments
 from trainers.groups.selector_policy import SelectorPolicy
+from trainers.grpo import GRPOConfig, GRPOScriptArguments
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
 from trainers.rce import RCEConfig, RCETrainer
 from trainers.reward import RewardConfig, RewardTrainer
 from trainers.setup.recipes import RecipeError
-from trainers.sft import SFTConfig, SFTTrainer
+from trainers.sft import SelectorSFTConfig, SFTConfig, SFTTrainer
 
 QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "gradient_checkpointing": False,
          "disable_tqdm": True, "per_device_train_batch_size": 2, "max_steps": 1, "logging_steps": 1}  # fmt: skip
+
+
+CONFIGS = (GRPOConfig, SFTConfig, SelectorSFTConfig, RCEConfig, OfflineGRPOConfig, RewardConfig, FactorTrainingConfig)
+OF_SCRIPTS = (GRPOScriptArguments, GroupArguments, PreferenceArguments, FactorArguments, ModelConfig)
 
 
 def picture(number: int) -> Image.Image:
@@ -236,3 +252,84 @@ def test_demonstrations_are_checked_before_training(tiny_model, tmp_path):
     args = SFTConfig(str(tmp_path), **QUIET)
     with pytest.raises(RecordError, match="eval_dataset: row 0: field 'completion': missing"):
         SFTTrainer(str(tiny_model), args, None, TURNS, TURNS.remove_columns("completion"))
+
+
+# -- factors ----------------------------------------------------------------------------------------------------------
+
+LABELLED = Dataset.from_list(
+    [{"image": picture(number), "factors": ["bright"] if number > 1 else ["dark"]} for number in range(4)]
+)
+BACKBONE = {"model_type": "resnet", "depths": [1], "hidden_sizes": [8], "embedding_size": 8}
+
+
+def test_a_factor_predictor_learns_a_data_set(tmp_path):
+    args = FactorTrainingConfig(str(tmp_path / "run"), image_size=32, **QUIET)
+    trainer = FactorTrainer(BACKBONE, args, LABELLED, LABELLED.select([0, 3]), LABELLED.select([1]), report=True)
+    trainer.train()
+    trainer.save_model()
+    assert load_factor_predictor(str(tmp_path / "run"), "cpu").config.factors == ["bright", "dark"]
+    assert {"report.html", "README.md", "factor_results.json"} <= files_of(tmp_path / "run")
+    args = FactorTrainingConfig(str(tmp_path / "more"), **QUIET)
+    again = FactorTrainer(str(tmp_path / "run"), args, LABELLED, LABELLED)
+    assert again.model.config.image_size == 32
+    with pytest.raises(RecordError, match="train_dataset, row 3: field 'factors': unknown factor 'bright'"):
+        FactorTrainer(BACKBONE, args, LABELLED, LABELLED, factors=["dark"])
+    with pytest.raises(TypeError, match="eval_dataset: expected a data set with images and their factors, found None"):
+        FactorTrainer(BACKBONE, args, LABELLED)
+
+
+def test_the_tower_of_a_vlm_has_bounds_in_place_of_a_canvas(tiny_model, tmp_path):
+    args = FactorTrainingConfig(str(tmp_path), max_pixels=784, **QUIET)
+    trainer = FactorTrainer(str(tiny_model), args, LABELLED, LABELLED)
+    assert trainer.model.config.image_processor["size"]["longest_edge"] == 784
+    with pytest.raises(RecipeError, match="max_pixels: found 784, and a ImageFactorConfig has none"):
+        FactorTrainer(BACKBONE, args, LABELLED, LABELLED)
+    with pytest.raises(RecipeError, match="enlarge: found 2, and a QwenFactorConfig has none"):
+        FactorTrainer(str(tiny_model), FactorTrainingConfig(str(tmp_path), enlarge=2, **QUIET), LABELLED, LABELLED)
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def keys_of(*classes: type) -> set[str]:
+    return {one.name for cls in classes for one in fields(cls) if one.init}
+
+
+def test_a_key_that_only_scripts_read_is_refused_and_the_page_says_what_replaces_it(tmp_path):
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8").partition("## Settings")[2]
+    rows = re.findall(r"^\| (`.*?) \| (.*) \|$", text, re.MULTILINE)
+    named = [key for keys, _ in rows for key in re.findall(r"`([\w*]+)`", keys)]
+    for config in CONFIGS:
+        for key in sorted(keys_of(*OF_SCRIPTS) - keys_of(config)):
+            with pytest.raises(TypeError, match=f"unexpected keyword argument '{key}'"):
+                config(str(tmp_path), **{key: None})
+            assert any(fnmatch(key, pattern) for pattern in named), key
+    assert [name for name in named if not any(fnmatch(key, name) for key in keys_of(*OF_SCRIPTS))] == []
+
+
+def read_by_trainers() -> set[str]:
+    """Names of attributes that the code of trainers reads, without what scripts do before a trainer is made."""
+    files = [path for name in ("", "mixins", "groups", "report") for path in (ROOT / "trainers" / name).glob("*.py")]
+    files.append(ROOT / "trainers" / "setup" / "own_config.py")
+    script = {"main", "train_on_groups", "before_imports", "load_stored_groups", "load_checked_preferences"}
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.FunctionDef) and node.name in script:
+            return
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            found.add(node.attr)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    for path in files:
+        visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_setting_that_is_added_is_read_by_the_trainer(config):
+    parent = next(cls for cls in config.__mro__ if cls.__module__.startswith(("trl.", "transformers.")))
+    assert issubclass(parent, TrainingArguments)
+    by_bounds = {"min_pixels", "max_pixels"}  # trainers.mixins.image_bounds.SIZES
+    assert keys_of(config) - keys_of(parent) - read_by_trainers() - by_bounds == set()

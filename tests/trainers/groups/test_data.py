@@ -3,10 +3,10 @@
 import json
 import logging
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from stored_groups import POINTERS, write_groups
+from trl import ModelConfig
 
 from data.candidates.embedding_table import EmbeddingTable
 from rewards.candidate import ExampleSequence
@@ -14,7 +14,8 @@ from rewards.scoring.guard import RewardError
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import load_stored_groups
 from trainers.groups.run import load_groups_and_held_out
-from trainers.groups.selectors import load_query_table
+from trainers.groups.selectors import selector_spec
+from trainers.rce import RCEConfig
 
 TABLES = {"query_table": "queries", "example_table": "examples"}
 
@@ -55,10 +56,15 @@ def test_a_sequence_of_examples_is_scored_by_the_recipes_tables(pointer_groups, 
     held_out = {"eval_query_table": str(tmp_path / "held_out.safetensors")}
     funcs = [{"name": "candidate", "reward_mode": "soft_only"}, "example_sequence"]
     script = GroupArguments(
-        dataset_name=str(pointer_groups), **tables, **held_out, reward_funcs=funcs, reward_weights=[1.0, 0.1]
+        dataset_name=str(pointer_groups),
+        **tables,
+        **held_out,
+        selector={"hidden_size": 8},
+        reward_funcs=funcs,
+        reward_weights=[1.0, 0.1],
     )
-    hand = SimpleNamespace(by_length=True, policy=SimpleNamespace(queries=load_query_table(script)))
-    splits = load_groups_and_held_out(script, SimpleNamespace(eval_strategy="steps", seed=0), hand)
+    args = RCEConfig(str(tmp_path), use_cpu=True, eval_strategy="steps", eval_steps=1)
+    splits = load_groups_and_held_out(script, args, selector_spec(script, args, ModelConfig()))
     for split, table in zip(splits, (tables["query_table"], held_out["eval_query_table"]), strict=True):
         expected = ExampleSequence(table, tables["example_table"])
         for group in split:
