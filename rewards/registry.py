@@ -61,10 +61,7 @@ def import_reward(name: str) -> Callable:
         RewardSpecError: lists the valid names.
     """
     name = ALIASES.get(name, name)
-    try:
-        reward = import_named(REWARDS.get(name, name), "reward", list(REWARDS))
-    except ValueError as error:
-        raise RewardSpecError(str(error)) from error
+    reward = import_named(REWARDS.get(name, name), "reward", list(REWARDS), RewardSpecError)
     if not callable(reward):
         raise RewardSpecError(f"reward '{name}': expected a function or class, found {reward!r:.80}")
     return reward
