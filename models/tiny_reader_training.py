@@ -185,19 +185,19 @@ class TurnTokens:
     """The tokens of a conversation's parts: put together, they are those that the processor makes of the whole."""
 
     def __init__(self, processor):
-        self._processor, self._tokenizer = processor, processor.tokenizer
+        self._processor, self.tokenizer = processor, processor.tokenizer
         self._questions: dict[str, list[int]] = {}
         self._system = self._render(in_context_messages("")[:1])
         self.header = self._tokenize(self._system)
         self.end = self._tokenize("<|im_end|>\n")
-        self.image_token = self._tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self.image_token = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.nouns = [self._noun_tokens(before) for before in ("", " ")]  # of an answer's first and second noun
 
     def _render(self, messages: list[dict], **settings) -> str:
         return self._processor.apply_chat_template(messages, tokenize=False, **settings)
 
     def _tokenize(self, text: str) -> list[int]:
-        return self._tokenizer(text)["input_ids"]
+        return self.tokenizer(text)["input_ids"]
 
     def _noun_tokens(self, before: str) -> list[int]:
         tokens = [self._tokenize(before + noun) for noun in NOUNS]

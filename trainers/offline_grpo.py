@@ -157,7 +157,7 @@ class _Epochs(TrainerCallback):
 
 def _reference_options(model: nn.Module | str, args: OfflineGRPOConfig) -> dict[str, Any]:
     """Options with which the reference is loaded: those of the policy, but at the revision of its own."""
-    name = model if isinstance(model, str) else model.config._name_or_path
+    name = model if isinstance(model, str) else model.config.name_or_path
     options = hub_of(args) | init_kwargs(args)
     same = options.get("revision") if args.reference_model == name else None
     return options | {"revision": args.reference_revision or same}

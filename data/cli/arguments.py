@@ -219,8 +219,7 @@ class Option:
         try:
             return read(value)
         except UserError as error:
-            # Of no other kind: argparse takes a ValueError for a value of another type.
-            raise UserError(str(error), f"--{self.name}") from error
+            raise UserError(f"--{self.name}: {error}") from error
 
     def _typed(self, text: str) -> Any:
         if self.of_one is int:

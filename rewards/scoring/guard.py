@@ -22,7 +22,7 @@ LARGEST_REWARD = 1e18
 WHY_NO_LARGER = "advantages are computed in float32, which cannot hold the variance of larger ones"
 
 
-class RewardError(UserError, RuntimeError):
+class RewardError(UserError, RuntimeError, ValueError):
     """A reward failed, or returned what is not a list of numbers; the message names reward, row and cause."""
 
 
@@ -197,7 +197,7 @@ class GuardedReward:
             return [None] * len(names)
         values = list(iterator)
         if len(values) != len(names):
-            self._refuse(WHOLE_BATCH, f"expected {len(names)} values, one a completion, found {len(values)}")
+            self._refuse(WHOLE_BATCH, f"returned {len(values)} rewards, expected {len(names)}: one a completion")
             return [None] * len(names)
         return [self._checked_value(value, row) for value, row in zip(values, names, strict=True)]
 

@@ -53,8 +53,8 @@ class PieceMaker:
 
     def __init__(self, processor, style: str, system: str | None):
         self._processor = processor
-        self._tokenizer = processor.tokenizer
-        self._image_id = self._tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.tokenizer = processor.tokenizer
+        self._image_id = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         start, self._before, self._middle, self._between, self._end = self._read_template(style, system)
         self.start = self._piece(start, (), ())
 
@@ -105,7 +105,7 @@ class PieceMaker:
         return self._piece(text, (), ())
 
     def _piece(self, text: str, images: Sequence[str], grids: Sequence[tuple[int, int]]) -> Piece:
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         places = [place for place, token in enumerate(ids) if token == self._image_id]
         if len(places) != len(images):
             raise ValueError(

@@ -9,6 +9,7 @@ from models.families.vision_hooks import vision_tower
 from rewards.scoring.guard import RewardError, guard
 from trainers.grpo import GRPOConfig
 from trainers.losses import group_advantages
+from trainers.mixins import rollout_temperature
 
 OFF = {"advantage_clip": None, "keep_groups_together": False, "shared_prefix": False}
 
@@ -223,15 +224,20 @@ def test_adapted_beta_is_the_one_in_the_loss(make_grpo):
     assert losses[1] > losses[0]
 
 
-def test_linear_temperature_reaches_sampling_and_log_probs(make_grpo):
+def test_linear_temperature_reaches_sampling_and_log_probs(make_grpo, monkeypatch):
     trainer = make_grpo(temperature=1.5, temperature_schedule="linear", temperature_end=0.5, max_steps=3)
-    seen = []
-    original = trainer._compute_loss
+    seen, heads = [], []
+    original, add = trainer._compute_loss, rollout_temperature.add_fused_lm_head
 
     def spy(model, inputs):
-        seen.append((trainer.generation_config.temperature, trainer._temperature_cells[0].cell_contents))
+        seen.append((trainer.generation_config.temperature, heads[-1]))
         return original(model, inputs)
 
+    def noted_head(model, temperature, *others):
+        heads.append(temperature)
+        add(model, temperature, *others)
+
+    monkeypatch.setattr(rollout_temperature, "add_fused_lm_head", noted_head)
     trainer._compute_loss = spy
     trainer.train()
     assert seen == [(1.5, 1.5), (1.0, 1.0), (0.5, 0.5)]
@@ -317,7 +323,7 @@ def test_skipped_errors_are_counted_until_there_are_too_many(make_grpo):
     assert logged(trainer, "rewards/sometimes/errors")[-1] == 8.0
     calls.clear()
     strict = guard(sometimes, "sometimes", on_error="skip", max_error_rate=0.4)
-    with pytest.raises(RewardError, match=r"50\.0% of the rows.*40\.0%"):
+    with pytest.raises(RewardError, match=r"50\.0% of 16 rows.*40\.0%"):
         make_grpo(rewards=strict).train()
 
 

@@ -7,7 +7,7 @@ on two of them. All processes must generate equally many completions, or collect
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -95,14 +95,27 @@ class Rollout:
     rewards: torch.Tensor
 
 
+@dataclass
+class DynamicSamplingArguments:
+    """What recipes of GRPO say about groups without contrast. Stands before `trl.GRPOConfig`."""
+
+    dynamic_sampling_rounds: int = field(
+        default=0,
+        metadata={"help": "How often groups whose rewards are all equal are replaced by groups of other prompts."},
+    )
+
+
 class DynamicSampling:
     """The part of a `trl.GRPOTrainer` that replaces groups without contrast.
 
     The trainer has `_roll_out`, and `_compared`: what the candidates of a rollout are compared by.
+
+    Raises:
+        ValueError: other prompts cannot be looked up in the training data.
     """
 
-    def _check_can_redraw(self) -> None:
-        """Raises `ValueError` if other prompts cannot be looked up in the training data."""
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         if self.args.dynamic_sampling_rounds and not isinstance(self.train_dataset, Dataset):
             raise ValueError(
                 f"dynamic_sampling_rounds: expected 0 with a streamed {type(self.train_dataset).__name__}, found "
@@ -142,7 +155,7 @@ class DynamicSampling:
         replaced, replacements = rows_to_replace(plan, accepted, process, rows, size)
         for row, new_row in zip(replaced, replacements, strict=True):
             inputs[row] = drawn.inputs[new_row]
-        pad = self._tokenizer.pad_token_id
+        pad = self.model.config.get_text_config().pad_token_id
         return Rollout(inputs, replace_rows(rollout.batch, replaced, drawn.batch, replacements, pad), rewards)
 
     @contextmanager

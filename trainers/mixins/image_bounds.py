@@ -53,7 +53,7 @@ def processor_of(model: Any, args: Any, given: Any = None) -> Any:
     """
     bounds = {key: getattr(args, key) for key in SIZES if getattr(args, key) is not None}
     if given is None:
-        name = model if isinstance(model, str) else model.config._name_or_path
+        name = model if isinstance(model, str) else model.config.name_or_path
         place, hub = place_of_processor(name, hub_of(args))
         given = load_processor(place, **hub)
         if isinstance(given, ProcessorMixin):

@@ -1,4 +1,4 @@
-"""The batch of generated and scored completions: shuffling it by groups, merging two, storing and reading it.
+"""The batch of generated and scored completions: its order by groups, merging two, storing and reading it.
 
 A batch is the dictionary that `trl.GRPOTrainer._generate_and_score_completions` returns: tensors with one row a
 completion, pixels of all rows one after the other, and scalars.
@@ -36,19 +36,38 @@ def take_rows(batch: Batch, rows: Sequence[int]) -> Batch:
     return {key: take(value) for key, value in batch.items()}
 
 
-def shuffle_by_groups(batch: Batch, group_of_row: Sequence[int]) -> Batch:
-    """Shuffles the groups of a batch and leaves the rows of each together, in their order.
+def order_of_groups(rows: int, first: int, size: int) -> torch.Tensor:
+    """(rows,) where each row stands after whole groups have been shuffled; rows of a group stay in their order.
 
     Args:
-        batch: with pixels split by row (`split_pixel_values_by_grid`).
-        group_of_row: group number of each row; rows of a group stand together.
+        first: number of the first row among those of all processes.
+        size: completions of a group.
     """
-    members: dict[int, list[int]] = {}
-    for row, group in enumerate(group_of_row):
-        members.setdefault(group, []).append(row)
-    groups = list(members.values())
-    order = torch.randperm(len(groups)).tolist()
-    return take_rows(batch, [row for group in order for row in groups[group]])
+    groups = torch.arange(first, first + rows) // size
+    groups -= groups[0].item()
+    ranks = torch.randperm(int(groups[-1]) + 1)
+    return ranks[groups].argsort(stable=True).argsort()
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, list):
+        return [item for value in values for item in value]
+    return torch.cat(tuple(values)) if isinstance(first, torch.Tensor) and first.ndim else first
+
+
+def in_order(parts: Sequence[Batch], key: str) -> list[Batch]:
+    """The rows of equally large batches in another order, cut into as many batches.
+
+    Args:
+        key: of each row's place, counted over all parts; it is left out of what is returned.
+    """
+    order = torch.cat([part[key] for part in parts]).argsort().tolist()
+    split = [split_pixel_values_by_grid(part) for part in parts]
+    whole = {name: _joined([part[name] for part in split]) for name in split[0] if name != key}
+    size = rows_in(parts[0])
+    cut = [order[start : start + size] for start in range(0, len(order), size)]
+    return [unsplit_pixel_values_by_grid(take_rows(whole, rows)) for rows in cut]
 
 
 def _pad(tensor: torch.Tensor, width: int, left: bool, value: float) -> torch.Tensor:

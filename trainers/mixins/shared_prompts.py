@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models.shared_prefix.packing import Rows, different_images
+from models.shared_prefix.prefill import shared_prefill
 from models.shared_prefix.sharing import SharedPrefix, parse_mode
 
 
@@ -33,13 +34,21 @@ class SharingArguments:
 
 
 class SharedLogProbs:
-    """The part of a `trl.GRPOTrainer` that computes log-probabilities, with each prompt and image once a micro-batch.
+    """The part of a `trl.GRPOTrainer` that reads each prompt and image once: in rollouts for all completions, and for
+    log-probabilities once a micro-batch.
 
     Old, current and reference log-probabilities all come from here. As many forward passes are made as in the parent,
     over the same rows, so that the processes of ZeRO-3 stay together whatever repeats on each of them.
     """
 
-    sharing: SharedPrefix
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.sharing = SharedPrefix(self.args.shared_prefix, self.args.shared_prefix_check)
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
+        """The parent's; transformers reads each prompt once for all its completions."""
+        with shared_prefill(self.model, on=not self.use_vllm and self.sharing.usable(self.model)):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _get_per_token_logps_and_entropies(
         self,

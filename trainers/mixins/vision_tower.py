@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers import TrainingArguments
+
 from models.families.adapters import adapter_values, keep_adapters_in_float32
 from models.families.vision_hooks import has_vision_tower, install_vision_hooks, vision_tower
 
@@ -27,10 +29,12 @@ class TrainsVisionTower:
 
     def __init__(self, model: Any, *others: Any, **kwargs: Any):
         trained_before = adapter_values(model)
+        given = next((one for one in (*others, *kwargs.values()) if isinstance(one, TrainingArguments)), None)
+        asked = given is not None and given.ddp_find_unused_parameters is not None
         super().__init__(model, *others, **kwargs)
         keep_adapters_in_float32(self.model, trained_before)
-        if getattr(self, "_is_vlm", False) or has_vision_tower(self.model):
-            if self.args.ddp_find_unused_parameters is None:
+        if has_vision_tower(self.model):
+            if not asked:  # the parent may have said True
                 self.args.ddp_find_unused_parameters = False  # every process uses the tower
             self.mix_with_rows_of_text(self.accelerator.num_processes > 1)
             if self.args.freeze_vision_tower:

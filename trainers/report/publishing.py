@@ -91,7 +91,7 @@ class PublishedRun:
             command=command_line(),
             recipe=f"# Settings of a program, which has the model and the data.\n{settings}",
             dataset="given in the program",
-            base_model=model.config._name_or_path or f"a new {type(model).__name__}",
+            base_model=model.config.name_or_path or f"a new {type(model).__name__}",
             rewards=self.described_rewards(),
             kind=self.report_kind,
             rows={name: len(rows) for name, rows in sets.items() if hasattr(rows, "__len__")},

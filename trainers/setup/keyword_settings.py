@@ -15,7 +15,6 @@ from transformers import GenerationConfig
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, SchedulerType, get_scheduler
 
 from data.cli.suggestions import closest
-from trainers.setup.recipes import RecipeError
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 """Texts that TRL takes for the `dtype` of `model_init_kwargs`."""
@@ -56,19 +55,19 @@ def _number(value: Any) -> Any:
 
 
 def check_keywords(setting: str, given: Any, known: Iterable[str]) -> None:
-    """Raises `RecipeError` for a key of a setting that nothing reads.
+    """Raises `ValueError` for a key of a setting that nothing reads.
 
-    >>> check_keywords("kwargs", {"top_q": 0.5}, ["top_k"])
+    >>> check_keywords("generation_kwargs", {"top_q": 0.5}, ["top_k", "top_p"])
     Traceback (most recent call last):
     ...
-    trainers.setup.recipes.RecipeError: kwargs: unknown key 'top_q'; did you mean 'top_k'? expected some of top_k
+    ValueError: generation_kwargs: unknown key 'top_q'; did you mean 'top_p' or 'top_k'? expected some of top_k, top_p
     """
     known = sorted(name for name in known if not name.startswith("_"))
     for key in given if isinstance(given, Mapping) else ():
         if key not in known:
             listed = f"expected some of {', '.join(known)}" if len(known) < FEW else "nothing reads it"
             hint = closest(key, known) + (listed if known else "it takes none")
-            raise RecipeError(f"{setting}: unknown key '{key}'; {hint}")
+            raise ValueError(f"{setting}: unknown key '{key}'; {hint}")
 
 
 def _keywords(function: Any) -> set[str]:

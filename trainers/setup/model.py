@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.io.pixel_bounds import BoundsError, PixelBounds
-from models.errors import ModelError
+from data.io.pixel_bounds import PixelBounds
 from models.families.loading import load_processor, pixel_bounds
 from models.families.published import (
     PUBLISHED_MAX_PIXELS,
@@ -83,8 +82,8 @@ def base_of_adapters(name: str, hub: Mapping[str, Any]) -> AdapterBase | None:
     asked = hub.get("revision")
     try:
         base = adapter_base(name, asked)
-    except ModelError as error:
-        raise error.at("model_name_or_path") from error
+    except ValueError as error:
+        raise RecipeError(f"model_name_or_path: {error}") from error
     if base is None or not Path(name).is_dir() or asked in (None, DEFAULT_REVISION, base.revision):
         return base
     if base.revision is not None:
@@ -116,8 +115,10 @@ def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | No
         place, its_hub = place_of_processor(name, hub)
         processor = load_processor(place, args.min_pixels, args.max_pixels, **its_hub)
         return ModelInfo(config, processor, pixel_bounds(processor))
-    except BoundsError:
-        raise
+    except ValueError as error:
+        if "min_pixels" in str(error):
+            raise RecipeError(str(error)) from error
+        problem = error
     except Exception as error:  # the Hub's client raises many kinds
         problem = error
     if required:
@@ -162,8 +163,8 @@ def class_of_its_revision(model: Any, args: Any) -> Iterator[None]:
         model: a name, or a loaded model, whose reference is loaded by its name.
     """
     given, options = args.model_init_kwargs, init_kwargs(args)
-    if isinstance(model, str) or "revision" in options:
-        name = model if isinstance(model, str) else model.config._name_or_path
+    if "revision" in options:
+        name = model if isinstance(model, str) else model.config.name_or_path
         hub = {"trust_remote_code": args.trust_remote_code} | hub_options(options)
         args.model_init_kwargs = options | {"architecture": model_class(name, hub)}
     try:

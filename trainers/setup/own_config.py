@@ -65,5 +65,5 @@ def config_or_default(args: Any, config_class: type[Config], model: Any, method:
     """The same, or without any the default one, whose output folder is named after the model, as TRL does it."""
     if args is not None:
         return own_config(args, config_class)
-    name = model if isinstance(model, str) else model.config._name_or_path
+    name = model if isinstance(model, str) else model.config.name_or_path
     return config_class(f"{str(name).rstrip('/').rpartition('/')[2]}-{method}")

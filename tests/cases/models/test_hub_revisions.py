@@ -196,12 +196,13 @@ def test_p12_trainer_by_name(hub, weights, tmp_path, method):
 
 
 def test_p12_a_reward_by_name_is_not_asked_for_the_policys_revision(hub, tmp_path):
-    from trainers.grpo import GRPOConfig, GRPOTrainer
+    from trainers.grpo import GRPOConfig
+    from trainers.mixins.guarded_rewards import load_reward
 
     args = GRPOConfig(
         str(tmp_path), use_cpu=True, bf16=False, model_init_kwargs={"revision": "v1", "dtype": "float32"}
     )
-    assert type(GRPOTrainer._loaded(MODEL, args)).__name__ == "Qwen2ForSequenceClassification"
+    assert type(load_reward(MODEL, args)).__name__ == "Qwen2ForSequenceClassification"
 
 
 @pytest.mark.parametrize(("reference", "revision"), [(MODEL, None), (MODEL, "v1"), (ADAPTERS, None)])

@@ -125,6 +125,7 @@ def record(trainer) -> Record:
 
     def noted_roll_out(inputs):
         batch = roll_out(inputs)
+        batch["row"] = torch.arange(len(batch["completion_ids"]))  # which a micro-batch tells its rows by
         found.rollouts.append(copied(batch))
         return batch
 
@@ -309,12 +310,6 @@ def loss_by_hand(part: Part, args, keep: list[bool], share: float, tokens: int) 
     return (loss - args.entropy_coef * bonus) / accumulation, kl
 
 
-def rows_by_key(batch: dict[str, Any]) -> dict[tuple, int]:
-    """Where each row stands in a rollout, by its tokens; equal ones are equal in all that is looked up."""
-    keys = zip(batch["prompt_ids"].tolist(), batch["completion_ids"].tolist(), strict=True)
-    return {(tuple(prompt), tuple(completion)): row for row, (prompt, completion) in enumerate(keys)}
-
-
 def train_and_check(trainer, weights: dict[str, float]) -> tuple[Record, list[list[float | None]]]:
     """Trains, and compares every advantage, loss and beta of the run with those made by hand.
 
@@ -338,8 +333,7 @@ def train_and_check(trainer, weights: dict[str, float]) -> tuple[Record, list[li
             counted = counted_by_hand(compared, early)
             lengths = batch["completion_mask"].sum(dim=1).tolist()
             tokens = sum(length for length, kept in zip(lengths, counted, strict=True) if kept)
-            places = rows_by_key(batch)
-        where = [places[key] for key in rows_by_key(part.inputs)]
+        where = part.inputs["row"].tolist()
         assert part.inputs["advantages"].tolist() == pytest.approx([advantages[row] for row in where], abs=2e-4)
         assert part.beta == pytest.approx(beta)
         keep, share = [counted[row] for row in where], sum(counted) / len(counted)

@@ -119,9 +119,9 @@ def test_a_value_that_is_no_number_is_fatal_and_named(value, message, policy):
 @pytest.mark.parametrize(
     ("values", "cause"),
     [
-        ([1.0], "expected 2 values, one a completion, found 1"),
-        ([1.0, 1.0, 1.0], "expected 2 values, one a completion, found 3"),
-        ([], "expected 2 values, one a completion, found 0"),
+        ([1.0], "returned 1 rewards, expected 2: one a completion"),
+        ([1.0, 1.0, 1.0], "returned 3 rewards, expected 2: one a completion"),
+        ([], "returned 0 rewards, expected 2: one a completion"),
         (0.5, "expected a list of 2 numbers, found float"),
         (None, "expected a list of 2 numbers, found NoneType"),
         (np.float64(0.5), "expected a list of 2 numbers, found float64"),

@@ -1,8 +1,9 @@
 """Batches of rollouts: shuffled by groups, merged row by row, stored and read again."""
 
+import pytest
 import torch
 
-from trainers.mixins.rollout_batch import load_batches, replace_rows, rows_in, save_batches, shuffle_by_groups
+from trainers.mixins.rollout_batch import in_order, load_batches, order_of_groups, replace_rows, rows_in, save_batches
 
 PAD = 7
 
@@ -75,15 +76,25 @@ def test_replacing_nothing_changes_nothing():
             assert torch.equal(merged[key], value), key
 
 
-def test_shuffling_keeps_groups_whole_and_loses_no_row():
-    batch = make_batch(0, [1] * 12, [1] * 12, [0] * 12)
+@pytest.mark.parametrize(("rows", "first", "groups"), [(12, 0, 3), (6, 6, 2)])
+def test_groups_are_shuffled_whole_and_lose_no_row(rows, first, groups):
     torch.manual_seed(1)
-    shuffled = shuffle_by_groups(batch, [row // 4 for row in range(12)])
-    order = shuffled["completion_ids"].flatten().tolist()
-    assert order != list(range(12))
-    assert [order[start : start + 4] for start in (0, 4, 8)] == [list(range(group, group + 4)) for group in order[::4]]
-    assert sorted(order) == list(range(12))
-    assert shuffled["advantages"].tolist() == [float(row) for row in order]
+    order = order_of_groups(rows, first, 4).argsort().tolist()
+    assert order != list(range(rows))
+    assert sorted(order) == list(range(rows))
+    numbers = [(first + row) // 4 for row in order]
+    assert sum(number != before for number, before in zip(numbers[1:], numbers, strict=False)) == groups - 1
+    assert all(row > before for row, before in zip(order[1:], order, strict=False) if row // 4 == before // 4)
+
+
+def test_rows_of_parts_are_put_in_order_with_their_images():
+    parts = [make_batch(0, [1] * 3, [1] * 3, [1, 0, 2]), make_batch(3, [1] * 3, [1] * 3, [0, 1, 0])]
+    parts[0]["place"], parts[1]["place"] = torch.tensor([5, 0, 2]), torch.tensor([1, 4, 3])
+    ordered = in_order(parts, "place")
+    assert [part["completion_ids"].flatten().tolist() for part in ordered] == [[1, 3, 2], [5, 4, 0]]
+    assert [list(part["num_images"]) for part in ordered] == [[0, 0, 2], [0, 1, 1]]
+    assert [part["image_grid_thw"].shape[0] for part in ordered] == [2, 2]
+    assert all("place" not in part for part in ordered)
 
 
 def test_stored_batches_come_back_equal(tmp_path):
