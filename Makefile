@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 ACTIVATE := . .venv/bin/activate
 
 .DEFAULT_GOAL := help
-.PHONY: help run selector reward factors factor-agents test test-slow test-kills lint format bench clean
+.PHONY: help run selector reward factors factor-agents test test-slow test-kills lint format docs bench clean
 
 help:           ## Show these lines
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ help:           ## Show these lines
 $(STAMP): setup.cfg
 	@echo "== Making the environment in .venv (about 2 minutes and 6 GB, once)"
 	@$(PYTHON) -m venv .venv || { echo 'Python 3.11 with venv is needed (Debian: python3.11-venv)'; exit 1; }
-	@$(ACTIVATE) && python -m pip install -qq --upgrade pip && python -m pip install -qq --editable '.[test]'
+	@$(ACTIVATE) && python -m pip install -qq --upgrade pip && python -m pip install -qq --editable '.[test,docs]'
 	@touch $@
 
 run: $(STAMP)   ## Quick start: from images to a trained, evaluated and reported model (SEED=0 OUT=outputs)
@@ -57,6 +57,10 @@ test-slow: $(STAMP) ## The checks that take many minutes
 test-kills: $(STAMP) ## Every trainer killed 20 times and resumed, bit for bit; about 40 minutes
 	@echo "== Kills (pytest -m kills)"
 	@$(ACTIVATE) && python -m pytest -m kills --durations=10
+
+docs: $(STAMP)  ## Build the site of the documentation, in build/site
+	@echo "== Building the site (mkdocs); a warning is an error"
+	@$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "build/site/index.html"
 
 bench: $(STAMP) ## Measure: rewards, and the trainer against TRL's
 	@echo "== Benchmarks, about 10 minutes; keep the machine quiet"

@@ -27,7 +27,6 @@ from tqdm import tqdm
 from data.candidates.earlier_formats import (
     ConstructOrder,
     EarlierFormat,
-    EntryLocation,
     Positions,
     RLForm,
     beam_entry,
@@ -41,6 +40,7 @@ from data.cli.arguments import OptionError, option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
+from data.errors import described
 from data.io.counts import counted
 from data.io.field_types import Count, Finite, Hit, IdList, OneId, Share
 from data.io.images import resolve_images
@@ -224,10 +224,6 @@ def _not_finite(group: CandidateGroup) -> Iterator[Wrong]:
 # -- reading and writing ----------------------------------------------------------------------------------------------
 
 
-def _as_in_file(location: Location, problem: str) -> str:
-    return location.as_in_file(problem) if isinstance(location, EntryLocation) else problem
-
-
 class _Reader:
     """Collects groups, and every problem of those that are wrong."""
 
@@ -242,10 +238,9 @@ class _Reader:
         try:
             group = parse_row(location, row, CandidateGroup)
         except RecordError as error:
-            self.problems.extend(_as_in_file(location, problem) for problem in error.problems)
+            self.problems.extend(error.problems)
             return
-        problems = [f"{location}: field '{field}': {text}" for field, text in self._misfits(group)]
-        problems = [_as_in_file(location, problem) for problem in problems]
+        problems = [described(str(location), location.name_of(field), text) for field, text in self._misfits(group)]
         self._seen.setdefault(group.name, location)
         self.problems.extend(problems)
         if not problems:

@@ -30,7 +30,7 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1, Range
 from data.factor_labels.clusters import DEFAULT_THRESHOLD, FactorSet, abstract_factors
-from data.factor_labels.text_encoder import Encode, EncoderError, encoder_option, load_text_encoder
+from data.factor_labels.text_encoder import Encode, encoder_option, load_text_encoder
 from data.io.counts import counted
 from data.io.digests import image_bytes_digest
 from data.io.image_sources import picture_keys
@@ -406,8 +406,6 @@ def main(argv: list[str] | None = None) -> None:
         write_labelled(arguments.output_dir, labelled, factors, skipping)
     except RecordError as error:
         sys.exit("\n".join([*error.problems, f"error: {error.count} in {source}"]))
-    except EncoderError as error:
-        sys.exit(f"error: {error}")
     print(describe(factors, labelled, rare))
     sizes = describe_sizes({split: len(records) for split, records in labelled.splits.items()})
     print(f"written to {arguments.output_dir}: {sizes}")

@@ -46,10 +46,7 @@ def build_agent(spec: AgentSpec) -> FilterAgent:
     name = arguments.pop("name", None)
     if not isinstance(name, str):
         raise AgentError(f"an entry of agents needs a 'name', found {spec!r}")
-    try:
-        factory = import_named(AGENTS.get(name, name), "agent", list(AGENTS))
-    except ValueError as error:
-        raise AgentError(str(error)) from error
+    factory = import_named(AGENTS.get(name, name), "agent", list(AGENTS), AgentError)
     if not (inspect.isclass(factory) and issubclass(factory, FilterAgent)):
         raise AgentError(f"agent '{name}': expected a subclass of filter_agents.base.FilterAgent, found {factory!r}")
     if inspect.isabstract(factory):

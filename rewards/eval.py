@@ -32,6 +32,7 @@ from rewards.registry import (
     import_reward,
     reward_parameters,
     spec_name,
+    with_tables,
 )
 from rewards.scoring.columns import check_columns
 from rewards.scoring.comparison import compare
@@ -65,7 +66,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def choose_specs(names: list[str] | None, recipe: dict[str, Any], on_error: str) -> list[RewardSpec]:
-    """Entries for the rewards asked for, with the recipe's parameters; by default all of the recipe's.
+    """Entries for the rewards asked for, with the recipe's parameters and tables; by default all of the recipe's.
 
     Args:
         on_error: "skip" counts the rows that fail, all of them where the recipe sets no `max_error_rate`.
@@ -78,7 +79,7 @@ def choose_specs(names: list[str] | None, recipe: dict[str, Any], on_error: str)
     specs = in_recipe if names is None else [by_name.get(ALIASES.get(name, name), {"name": name}) for name in names]
     if not specs:
         raise RewardSpecError("no rewards: name some with --rewards, or give a --config that has reward_funcs")
-    return [{"max_error_rate": 1.0, **spec, "on_error": on_error} for spec in specs]
+    return [{"max_error_rate": 1.0, **spec, "on_error": on_error} for spec in with_tables(specs, recipe)]
 
 
 def _storable(row: dict) -> dict:

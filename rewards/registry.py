@@ -41,6 +41,9 @@ REWARDS = {
 ALIASES = {"format": "xml_format"}
 """What the original system of agent selection calls a reward; logs and files have the name of `REWARDS`."""
 
+TABLES = ("query_table", "example_table")
+"""Keys of recipes that rewards of chosen examples read, as parameters of the same names."""
+
 _POLICY = ("on_error", "max_error_rate")
 _NOT_IN_RECIPES = {"execute"}
 
@@ -58,10 +61,7 @@ def import_reward(name: str) -> Callable:
         RewardSpecError: lists the valid names.
     """
     name = ALIASES.get(name, name)
-    try:
-        reward = import_named(REWARDS.get(name, name), "reward", list(REWARDS))
-    except ValueError as error:
-        raise RewardSpecError(str(error)) from error
+    reward = import_named(REWARDS.get(name, name), "reward", list(REWARDS), RewardSpecError)
     if not callable(reward):
         raise RewardSpecError(f"reward '{name}': expected a function or class, found {reward!r:.80}")
     return reward
@@ -95,14 +95,26 @@ def spec_name(spec: RewardSpec) -> str:
     return re.split("[.:]", _split_spec(spec)[0])[-1]
 
 
-def build_reward(
-    spec: RewardSpec, agents: Sequence[str | dict] | None = None, tables: Mapping[str, str | None] | None = None
-) -> GuardedReward:
+def with_tables(specs: Sequence[RewardSpec], recipe: Mapping[str, Any]) -> list[RewardSpec]:
+    """Entries of `reward_funcs`, with the recipe's tables of embeddings for rewards that read some and name none.
+
+    >>> with_tables(["example_sequence", "beam_score"], {"query_table": "q.safetensors", "example_table": None})
+    [{'query_table': 'q.safetensors', 'name': 'example_sequence'}, 'beam_score']
+    """
+    given = {key: recipe[key] for key in TABLES if recipe.get(key) is not None}
+    filled = []
+    for spec in specs:
+        allowed = reward_parameters(import_reward(_split_spec(spec)[0]))
+        taken = {key: value for key, value in given.items() if key in allowed}
+        filled.append({**taken, **({"name": spec} if isinstance(spec, str) else spec)} if taken else spec)
+    return filled
+
+
+def build_reward(spec: RewardSpec, agents: Sequence[str | dict] | None = None) -> GuardedReward:
     """The reward that one entry of a recipe's `reward_funcs` describes.
 
     Args:
         agents: the recipe's `agents`, for rewards with a parameter of this name that the entry does not give.
-        tables: the same of the recipe's tables of embeddings, by key.
 
     Raises:
         RewardSpecError: unknown name or parameter, or a value that the reward refuses.
@@ -114,9 +126,8 @@ def build_reward(
     if unknown:
         expected = ", ".join((*allowed, *_POLICY)) or "none"
         raise RewardSpecError(f"reward '{name}' has no parameter '{unknown[0]}'; expected some of: {expected}")
-    for key, value in {"agents": agents, **(tables or {})}.items():
-        if key in allowed and value is not None:
-            parameters.setdefault(key, value)
+    if "agents" in allowed and agents is not None:
+        parameters.setdefault("agents", agents)
     missing = [key for key, value in allowed.items() if _is_required(value) and key not in parameters]
     if missing:
         raise RewardSpecError(f"reward '{name}': expected {' and '.join(missing)} beside its name, found none")
@@ -127,15 +138,11 @@ def build_reward(
         raise RewardSpecError(f"reward '{name}': {error}") from error
 
 
-def build_rewards(
-    specs: Sequence[RewardSpec],
-    agents: Sequence[str | dict] | None = None,
-    tables: Mapping[str, str | None] | None = None,
-) -> list[GuardedReward]:
+def build_rewards(specs: Sequence[RewardSpec], agents: Sequence[str | dict] | None = None) -> list[GuardedReward]:
     """All rewards of a recipe, in order; names must differ."""
     if isinstance(specs, str | dict):
         raise RewardSpecError(f"reward_funcs: expected a list of entries, found {specs!r}")
-    rewards = [build_reward(spec, agents, tables) for spec in specs]
+    rewards = [build_reward(spec, agents) for spec in specs]
     names = [reward.name for reward in rewards]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

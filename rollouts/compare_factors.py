@@ -217,7 +217,7 @@ def _named(entries: Sequence[str]) -> list[Way]:
         try:
             check_model_place(model, of_a_run=True)
         except ModelError as error:
-            raise ComparisonError(f"--predictors {name}: {error}") from error
+            raise error.at(f"--predictors {name}") from error
         ways.append(Way(name, model))
     names = [way.name for way in ways] + [WITHOUT, WITH]
     if len(set(names)) < len(names):

@@ -244,7 +244,7 @@ def make_completions(arguments: CompletionArguments) -> None:
     try:
         model_name = find_model(arguments.model)
     except ModelError as error:
-        raise RecordError([f"--model {error}"]) from error
+        raise error.at("--model") from error
     max_new_tokens = arguments.max_new_tokens or recipe.get("max_completion_length") or 256
     settings = {
         "version": VERSION,

@@ -56,7 +56,8 @@ def run_warm(tmp_path_factory):
     what takes long (warm_worker.py).
 
     With `processes`, as many do the same, as torchrun starts them; the status is the first that is not 0. Not for
-    tests of the start itself, nor for variables that are read when a library is imported.
+    tests of the start itself, nor for variables that are read when a library is imported. `start` is the folder that
+    it is started from.
     """
     folder = tmp_path_factory.mktemp("warm")
     command = [sys.executable, str(WORKERS / "warm_worker.py")]
@@ -73,11 +74,16 @@ def run_warm(tmp_path_factory):
         return json.loads(answer)
 
     def run(
-        *arguments: str | Path, processes: int = 1, timeout: int = 300, **environment: str
+        *arguments: str | Path, start: Path = ROOT, processes: int = 1, timeout: int = 300, **environment: str
     ) -> subprocess.CompletedProcess:
         own = Path(tempfile.mkdtemp(dir=folder))
         order = {"arguments": [*map(str, arguments)], "environment": environment, "processes": processes}
-        order |= {"timeout": timeout, "stdout": str(own / "stdout"), "stderr": str(own / "stderr")}
+        order |= {
+            "folder": str(start),
+            "timeout": timeout,
+            "stdout": str(own / "stdout"),
+            "stderr": str(own / "stderr"),
+        }
         status = next(filter(None, ask(order)), 0)
         texts = ((own / name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))
         return subprocess.CompletedProcess(order["arguments"], status, *texts)

@@ -1,7 +1,7 @@
 """The documentation is true: its Python runs, its recipes parse, its commands and links exist.
 
 Python blocks of a page share one namespace and run in a folder that has `outputs/` as the quick start leaves it. A
-block that starts with `# name.py` is also stored under that name, for the recipes of the page.
+block that starts with `# name.py` or `# name.yaml` is also stored under that name, for recipes and commands.
 """
 
 import argparse
@@ -38,7 +38,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 NAMED_PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./*-]*(?:\.\w+|[*/])|[\w-]+\.(?:md|sh|toml|cfg))`")
-FILE_NAME = re.compile(r"# (\w+\.py)\n")
+FILE_NAME = re.compile(r"# (\w+\.(?:py|yaml))\n")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def workplace(quick_start, tmp_path, monkeypatch) -> Path:
 
 def store_named_blocks(page: Path, folder: Path) -> None:
     for block in blocks_of(page):
-        if block.language == "python" and (named := FILE_NAME.match(block.text)):
+        if named := FILE_NAME.match(block.text):
             (folder / named[1]).write_text(block.text, encoding="utf-8")
 
 
@@ -215,8 +215,8 @@ def test_recipes_parse(block, workplace):
 
 
 def test_line_by_line_table_is_the_recipe():
-    """Every key of the recipe that the README explains has a row, in the same order, with its value."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """Every key of the recipe that docs/recipes.md explains has a row, in the same order, with its value."""
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     section = text.partition("## A recipe, line by line")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, re.MULTILINE)
     recipe = yaml.safe_load((ROOT / "recipes" / "agent_selection.yaml").read_text(encoding="utf-8"))
@@ -364,9 +364,20 @@ def check_one_command(arguments: list[str], only_parse) -> None:
         check_module(COMMANDS[name], rest, only_parse)
 
 
+@pytest.fixture(scope="module")
+def folder_of_commands(tmp_path_factory) -> Path:
+    """What the repository's root has, and the files that pages tell to write."""
+    folder = tmp_path_factory.mktemp("commands")
+    for entry in ROOT.iterdir():
+        (folder / entry.name).symlink_to(entry)
+    for page in PAGES:
+        store_named_blocks(page, folder)
+    return folder
+
+
 @pytest.mark.parametrize(("place", "words"), commands(), ids=lambda value: value if isinstance(value, str) else "")
-def test_commands_exist(place, words, only_parse, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_commands_exist(place, words, only_parse, folder_of_commands, monkeypatch):
+    monkeypatch.chdir(folder_of_commands)
     program, *arguments = words
     if program == "make":
         check_make(arguments)
@@ -389,6 +400,8 @@ def test_commands_exist(place, words, only_parse, monkeypatch):
             assert [path for path in rest if path.startswith("tests/") and not Path(path).exists()] == []
     elif program == "python" and arguments[0].startswith("trainers/"):
         check_training(arguments)
+    elif words == ["python", "make_task.py"]:
+        assert Path("make_task.py").is_file()  # takes no arguments; test_own_task.py runs it
     elif program == "python":
         assert only_parse(lambda: runpy.run_path(arguments[0], run_name="__main__"), arguments[1:])
     else:

@@ -36,7 +36,6 @@ TESTED_IN = {
     "data/cli/secrets.py": "cases/commands/test_secrets.py",
     "data/cli/suggestions.py": "cases/commands/test_arguments.py",
     "data/easy_preferences.py": "data/test_preferences.py",
-    "data/errors.py": "cases/commands/test_interruptions.py",
     "data/factor_labels/text_encoder.py": "data/factor_labels/test_clusters.py",
     "data/io/counts.py": "data/test_factors.py",
     "data/io/field_types.py": "cases/inputs/test_rows.py",

@@ -308,10 +308,7 @@ class FactorTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
         weights = positive_weights(train_data.labels, args.max_pos_weight) if args.pos_weight == "balanced" else None
         model.config.pos_weight = weights
         if args.trained_blocks is not None:
-            try:
-                model.freeze_backbone(args.trained_blocks)
-            except ValueError as error:
-                raise RecipeError(str(error)) from error
+            model.freeze_backbone(args.trained_blocks)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
         if args.world_size > 1 or args.deepspeed_plugin is not None:

@@ -23,7 +23,6 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data.errors import UserError
 from data.io.field_types import Count, Finite, IdList, OneId
 from data.io.json_text import decode_json, unstorable
 from data.io.records import Location, Malformed, RecordError, describe_problems, read_json, read_rows
@@ -77,15 +76,15 @@ class EntryLocation(Location):
 
     candidates: str = "candidates"
 
-    def as_in_file(self, problem: str) -> str:
-        """A problem of the group that was made from the entry, with the field's name in the file."""
+    def name_of(self, field: str) -> str:
         if self.candidates == "id_list":
-            return re.sub(r"field 'candidates\.(\d+)\.pointer", r"field 'id_list.\1", problem)
-        problem = problem.replace("field 'pool'", "field 'candidate_pool_ids'")
-        return problem.replace("field 'candidates", f"field '{self.candidates}")
+            return re.sub(r"^candidates\.(\d+)\.pointer", r"id_list.\1", field)
+        if field == "pool":
+            return "candidate_pool_ids"
+        return re.sub("^candidates", self.candidates, field)
 
 
-class EntryError(UserError, ValueError):
+class EntryError(ValueError):
     """What is wrong with an entry: (field, sentence) pairs."""
 
     def __init__(self, *problems: tuple[str, str]):

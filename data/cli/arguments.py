@@ -219,7 +219,8 @@ class Option:
         try:
             return read(value)
         except UserError as error:
-            raise UserError(f"--{self.name}: {error}") from error
+            # Of no other kind: argparse takes a ValueError for a value of another type.
+            raise UserError(str(error), f"--{self.name}") from error
 
     def _typed(self, text: str) -> Any:
         if self.of_one is int:

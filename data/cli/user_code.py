@@ -17,24 +17,30 @@ from types import ModuleType
 from typing import Any
 
 from data.cli.shipped import ROOT
+from data.errors import UserError
 
 
-def import_named(name: str, what: str, known: Sequence[str]) -> Any:
+class UnknownNameError(UserError, ValueError):
+    """A name that stands for nothing, or for something that cannot be imported."""
+
+
+def import_named(name: str, what: str, known: Sequence[str], error_type: type[UserError] = UnknownNameError) -> Any:
     """The object that a recipe names.
 
     Args:
         name: a dotted path, or a file and what it defines.
         what: "reward", "agent", ..
         known: the names that need no path.
+        error_type: of the errors.
 
     Raises:
-        ValueError: there is no such module or file, or nothing of this name in it.
+        UserError: there is no such module or file, or nothing of this name in it.
     """
     file, colon, attribute = name.rpartition(":")
     by_file = bool(colon) and file.endswith(".py")
     module, dot, last = name.rpartition(".")
     if not by_file and (not module or name.startswith(".") or last == "py"):
-        raise ValueError(
+        raise error_type(
             f"unknown {what} '{name}'; expected one of {', '.join(known)}, or one of your own as my_{what}s.NAME or "
             f"my_{what}s.py:NAME"
         )
@@ -43,7 +49,7 @@ def import_named(name: str, what: str, known: Sequence[str]) -> Any:
     except (ImportError, AttributeError, OSError) as error:
         own = Path(*module.split(".")).with_suffix(".py")
         hint = f"; to name the file here, write {own}:{last}" if not by_file and own.is_file() else ""
-        raise ValueError(
+        raise error_type(
             f"{what} '{name}': cannot be imported ({error}){hint}; known names: {', '.join(known)}"
         ) from error
 

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from data.errors import UserError
 from data.io.images import MAX_ASPECT_RATIO, ImageSource, checked_file, describe_source, image_size, open_image
 
 CACHE_BYTES = 2**28
 """Resized pictures that a process keeps, in bytes of their pixels; those not used for longest go first."""
+
+
+class BoundsError(UserError, ValueError):
+    """Bounds that no image can keep."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from data.errors import UserError
+from data.errors import UserError, described
 from data.io.counts import counted
 from data.io.json_text import NotJson, decode_json, parse_json, unstorable
 
@@ -34,6 +34,10 @@ class Location:
     source: str
     number: int | str
     unit: str = "line"
+
+    def name_of(self, field: str) -> str:
+        """What the file calls a field of the record that is made of the row."""
+        return field
 
     def __str__(self) -> str:
         return f"{self.source}:{self.number}" if self.unit == "line" else f"{self.source}, {self.unit} {self.number}"
@@ -166,7 +170,7 @@ def describe_problems(error: ValidationError, location: Location) -> list[str]:
     for item in error.errors(include_url=False):
         field = ".".join(_shown_key(part) for part in item["loc"]) or "the row"
         found = "missing" if item["type"] == "missing" else _shorten(item["input"])
-        problems.append(f"{location}: field '{field}': {item['msg']} (found {found})")
+        problems.append(described(str(location), location.name_of(field), f"{item['msg']} (found {found})"))
     return problems
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from data.cli.locks import locked
 from data.cli.secrets import without_secrets
+from data.errors import UserError
 from data.io.records import RecordError, atomic_write, write_json
 
 SETTINGS_FILE = "settings.json"
@@ -101,16 +102,8 @@ class ShardStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.restart:
             self._together(self._discard)
-        problem = ""
-        try:
-            self._open_own()
-            if self.is_main:
-                for path in self._paths():
-                    cut_incomplete_line(path)
-                self._check_settings()
-        except RecordError as error:
-            problem = str(error)
-        self._share_problem(problem)
+        self._together(self._open_own, on_all=True)
+        self._together(self._check_stored)
         for path in self._paths():
             self.done.update(row_id for row_id, _ in self._rows(path))
         self._state.wait_for_everyone()  # nobody appends while another still reads
@@ -123,15 +116,25 @@ class ShardStore:
             self._file = None
         self._lock.close()
 
-    def _together(self, work: Callable[[], None]) -> None:
-        """Does something in the main process, while the others wait; all stop if it cannot be done."""
-        problem = ""
-        if self.is_main:
+    def _together(self, work: Callable[[], None], on_all: bool = False) -> None:
+        """Does something, in the main process or in all, while the others wait; all stop if it cannot be done."""
+        from accelerate.utils import gather_object
+
+        problem = None
+        if self.is_main or on_all:
             try:
                 work()
-            except RecordError as error:
-                problem = str(error)
-        self._share_problem(problem)
+            except UserError as error:
+                problem = error
+        for found in gather_object([problem]):
+            if found is not None:
+                self.__exit__()
+                raise found
+
+    def _check_stored(self) -> None:
+        for path in self._paths():
+            cut_incomplete_line(path)
+        self._check_settings()
 
     def _discard(self) -> None:
         paths = self._paths()
@@ -175,15 +178,6 @@ class ShardStore:
             if found != first:
                 differing = _differing_keys(json.loads(first), json.loads(found))
                 raise RecordError([f"{self.folder}: processes 0 and {number} differ in {', '.join(differing)}"])
-
-    def _share_problem(self, problem: str) -> None:
-        """Every process stops if one of them has a problem, instead of waiting for it."""
-        from accelerate.utils import gather_object
-
-        for found in gather_object([problem]):
-            if found:
-                self.__exit__()
-                raise RecordError(found.split("\n"))
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("shard-*.jsonl"))

@@ -1,6 +1,6 @@
 """Loading a Qwen2-VL and its processor, from a folder or the Hub."""
 
-from data.io.pixel_bounds import PixelBounds
+from data.io.pixel_bounds import BoundsError, PixelBounds
 from models.hub import adapter_base
 from models.places import loading
 
@@ -58,7 +58,7 @@ def load_processor(
 
     Raises:
         ModelError: there is no such model.
-        ValueError: a lower bound above the upper one.
+        BoundsError: a lower bound above the upper one.
     """
     from transformers import AutoProcessor
 
@@ -72,7 +72,7 @@ def load_processor(
     low = size["shortest_edge"] if min_pixels is None else min_pixels
     high = size["longest_edge"] if max_pixels is None else max_pixels
     if low > high:
-        raise ValueError(f"min_pixels ({low}) must not exceed max_pixels ({high})")
+        raise BoundsError(f"min_pixels ({low}) must not exceed max_pixels ({high})")
     processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
     return processor
 

@@ -100,7 +100,7 @@ class StoredScores:
         try:
             fingerprint = model_fingerprint(find_model(self.model))
         except ModelError as error:
-            raise RecordError([f"--model {error}"]) from error
+            raise error.at("--model") from error
         settings = {"version": VERSION, "model": fingerprint, "data": rows_digest(requests), "dtype": self.dtype}
         return {**settings, "batch_size": self.batch_size}
 

@@ -18,6 +18,7 @@ from rewards.registry import (
     needed_columns,
     reward_parameters,
     spec_name,
+    with_tables,
 )
 from rewards.scoring.guard import GuardedAsyncReward, GuardedReward
 
@@ -235,6 +236,26 @@ def test_a_single_entry_is_not_a_list(specs):
 def test_names_must_differ(own):
     with pytest.raises(RewardSpecError, match="duplicate reward 'combined' in reward_funcs"):
         build_rewards(["combined", "xml_format", {"name": "combined", "agent_weight": 1}])
+
+
+# -- what the recipe gives --------------------------------------------------------------------------------------------
+
+RECIPE = {"query_table": "q.safetensors", "example_table": "e.safetensors", "reward_funcs": ["example_sequence"]}
+
+
+def test_rewards_of_chosen_examples_read_the_recipes_tables():
+    tables = {"query_table": "q.safetensors", "example_table": "e.safetensors"}
+    own = {"name": "example_sequence", "query_table": "mine.pt"}
+    assert with_tables(["example_sequence", "beam_score", own], RECIPE) == [
+        {"name": "example_sequence", **tables},
+        "beam_score",
+        {**own, "example_table": "e.safetensors"},
+    ]
+    assert with_tables(["example_sequence"], {"query_table": None}) == ["example_sequence"]
+    for names in (None, ["example_sequence"]):
+        assert choose_specs(names, RECIPE, "raise") == [
+            {"name": "example_sequence", "on_error": "raise", "max_error_rate": 1.0, **tables}
+        ]
 
 
 # -- other names ------------------------------------------------------------------------------------------------------

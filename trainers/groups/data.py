@@ -16,7 +16,7 @@ from data.candidate_groups import Candidate, CandidateGroup, load_groups
 from data.candidates.pools import load_pools
 from data.io.records import RecordError
 from data.reports.pool import ItemId
-from rewards.registry import build_rewards
+from rewards.registry import build_rewards, with_tables
 from rewards.scoring.columns import check_columns
 from rewards.scoring.guard import GuardedReward, settle
 from trainers.groups.arguments import GroupArguments
@@ -276,8 +276,7 @@ def _rewards(
 ) -> list[list[float | None]]:
     source = arguments.dataset_name
     if arguments.reward_funcs:
-        tables = {"query_table": arguments.query_table, "example_table": arguments.example_table}
-        rewards = build_rewards(arguments.reward_funcs, arguments.agents, tables)
+        rewards = build_rewards(with_tables(arguments.reward_funcs, vars(arguments)), arguments.agents)
         weights = arguments.reward_weights or [1.0] * len(rewards)
         scored = _scored(rewards, weights, groups, columns, source)
         names = ", ".join(reward.name for reward in rewards)

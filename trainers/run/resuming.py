@@ -9,7 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from data.cli.locks import hold
-from data.io.records import RecordError
+from data.errors import UserError
 from models.run_folders import COMPLETE_FILE, RUN_FILE, checkpoint_folders, damage, read_complete
 from trainers.run.console import say
 from trainers.run.origin import changes, read_run, run_origin
@@ -87,11 +87,11 @@ def _for_all(decide: Callable[[], Any]) -> Any:
     if PartialState().is_main_process:
         try:
             outcome = [decide(), None]
-        except (RecipeError, RecordError) as error:
-            outcome = [None, str(error)]
+        except UserError as error:
+            outcome = [None, error]
     found, problem = broadcast_object_list(outcome)
     if problem is not None:
-        raise RecipeError(problem)
+        raise problem
     return found
 
 

@@ -207,7 +207,7 @@ def check_model_folder(key: str, name: str | None) -> None:
     try:
         check_model_place(name)
     except ModelError as error:
-        raise RecipeError(f"{key}: {error}") from error
+        raise error.at(key) from error
 
 
 def check_checkpoint(folder: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, SchedulerType, get_scheduler
 
 from data.cli.suggestions import closest
+from trainers.setup.recipes import RecipeError
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 """Texts that TRL takes for the `dtype` of `model_init_kwargs`."""
@@ -55,19 +56,19 @@ def _number(value: Any) -> Any:
 
 
 def check_keywords(setting: str, given: Any, known: Iterable[str]) -> None:
-    """Raises `ValueError` for a key of a setting that nothing reads.
+    """Raises `RecipeError` for a key of a setting that nothing reads.
 
-    >>> check_keywords("generation_kwargs", {"top_q": 0.5}, ["top_k", "top_p"])
+    >>> check_keywords("kwargs", {"top_q": 0.5}, ["top_k"])
     Traceback (most recent call last):
     ...
-    ValueError: generation_kwargs: unknown key 'top_q'; did you mean 'top_p' or 'top_k'? expected some of top_k, top_p
+    trainers.setup.recipes.RecipeError: kwargs: unknown key 'top_q'; did you mean 'top_k'? expected some of top_k
     """
     known = sorted(name for name in known if not name.startswith("_"))
     for key in given if isinstance(given, Mapping) else ():
         if key not in known:
             listed = f"expected some of {', '.join(known)}" if len(known) < FEW else "nothing reads it"
             hint = closest(key, known) + (listed if known else "it takes none")
-            raise ValueError(f"{setting}: unknown key '{key}'; {hint}")
+            raise RecipeError(f"{setting}: unknown key '{key}'; {hint}")
 
 
 def _keywords(function: Any) -> set[str]:

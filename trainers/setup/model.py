@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.io.pixel_bounds import PixelBounds
+from data.io.pixel_bounds import BoundsError, PixelBounds
+from models.errors import ModelError
 from models.families.loading import load_processor, pixel_bounds
 from models.families.published import (
     PUBLISHED_MAX_PIXELS,
@@ -82,8 +83,8 @@ def base_of_adapters(name: str, hub: Mapping[str, Any]) -> AdapterBase | None:
     asked = hub.get("revision")
     try:
         base = adapter_base(name, asked)
-    except ValueError as error:
-        raise RecipeError(f"model_name_or_path: {error}") from error
+    except ModelError as error:
+        raise error.at("model_name_or_path") from error
     if base is None or not Path(name).is_dir() or asked in (None, DEFAULT_REVISION, base.revision):
         return base
     if base.revision is not None:
@@ -115,10 +116,8 @@ def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | No
         place, its_hub = place_of_processor(name, hub)
         processor = load_processor(place, args.min_pixels, args.max_pixels, **its_hub)
         return ModelInfo(config, processor, pixel_bounds(processor))
-    except ValueError as error:
-        if "min_pixels" in str(error):
-            raise RecipeError(str(error)) from error
-        problem = error
+    except BoundsError:
+        raise
     except Exception as error:  # the Hub's client raises many kinds
         problem = error
     if required:

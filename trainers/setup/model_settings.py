@@ -25,10 +25,7 @@ def check_model_settings(args: Any, model: ModelInfo) -> None:
     if model.config is not None:
         given = init_kwargs(args)
         known = [*_LOADING, *vars(model.config), *(name for name in given if hasattr(model.config, name))]
-        try:
-            check_keywords("model_init_kwargs", given, known)
-        except ValueError as error:
-            raise RecipeError(str(error)) from error
+        check_keywords("model_init_kwargs", given, known)
     _check_template(getattr(args, "chat_template_path", None))
 
 

@@ -1,7 +1,7 @@
 """A process that has imported what takes long, and runs programs in forks of itself, for `run_warm` of conftest.py.
 
-Reads orders, JSON a line: arguments (of `python`: a script or -m and a module, and theirs), environment, processes,
-timeout, stdout and stderr (files). Answers each with a line, how the processes ended.
+Reads orders, JSON a line: arguments (of `python`: a script or -m and a module, and theirs), folder, environment,
+processes, timeout, stdout and stderr (files). Answers each with a line, how the processes ended.
 """
 
 import importlib
@@ -22,8 +22,9 @@ TAKE_LONG = (
 )
 
 
-def _run(arguments: list[str], environment: dict[str, str]) -> None:
+def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
     """As `python` would run them."""
+    os.chdir(folder)
     os.environ |= environment
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(":") if path]
     if arguments[0] == "-m":
@@ -44,7 +45,7 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         statuses = run_forked(
-            lambda order=order: _run(order["arguments"], order["environment"]),
+            lambda order=order: _run(order["arguments"], order["folder"], order["environment"]),
             order["processes"],
             Path(order["stdout"]),
             Path(order["stderr"]),
