@@ -101,16 +101,24 @@ def check_alone() -> None:
         )
 
 
-def with_rank(message: str) -> str:
-    """What to say on this process of a launcher, after leaving the main one the time to say the same.
+def leave_the_word() -> int:
+    """Leaves the main process of a launcher the time to say what is wrong; the rank of this one.
 
-    The launcher ends the others when the main one has ended; one that is left was alone in failing, and speaks.
+    The launcher ends the others when the main one has ended, and then they say nothing. One that is left was alone in
+    failing, and speaks.
     """
     rank = int(os.environ.get("RANK", "0"))
-    if rank == 0:
-        return message
-    time.sleep(GRACE_SECONDS)
-    return f"on rank {rank}: {message}"
+    if rank != 0:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(GRACE_SECONDS)
+    return rank
+
+
+def with_rank(message: str) -> str:
+    """What to say on this process of a launcher, after leaving the main one the time to say the same."""
+    rank = leave_the_word()
+    return message if rank == 0 else f"on rank {rank}: {message}"
 
 
 def command(main: Callable[..., None] | None = None, *, shares_work: bool = False) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed
 from accelerate import PartialState
 
-from data.cli.commands import ending, handling_terminate, with_rank
+from data.cli.commands import ending, handling_terminate, leave_the_word, with_rank
 from data.cli.locks import releasing_locks
 from data.cli.secrets import hide_in_arguments
 from trainers.report.publishing import ReportCallback, published_info, store_recipe
@@ -57,6 +57,8 @@ def readable_errors() -> Iterator[None]:
     except BaseException as error:
         found = ending(error, GO_ON)
         if found is None:
+            if isinstance(error, Exception):  # perhaps no more than that the main process has ended
+                leave_the_word()
             raise
         _end(*found)
 

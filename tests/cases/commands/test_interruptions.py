@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from places import ROOT
@@ -184,3 +185,44 @@ def test_t15_programs_of_others_keep_their_own_way():
         _run("import data.cli.interrupts as i; i.end_quietly(KeyError, KeyError('x'), None)").stderr
         == "KeyError: 'x'\n"
     )
+
+
+# -- processes of a launcher ------------------------------------------------------------------------------------------
+
+OF_RANK_1 = """
+import sys
+import time
+from data.cli.commands import command
+from data.errors import UserError
+
+@command(shares_work=True)
+def main():
+    print("failing", flush=True)
+    raise UserError("what rank 0 says")
+
+main()
+"""
+
+
+def test_t15_a_process_that_the_launcher_ends_leaves_the_word_to_the_main_one():
+    environment = os.environ | {"RANK": "1", "WORLD_SIZE": "2"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", OF_RANK_1], cwd=ROOT, env=environment, **pipes) as process:
+        assert process.stdout.readline() == "failing\n"
+        time.sleep(0.5)  # it waits to be ended
+        process.terminate()
+        assert process.wait(2) == -signal.SIGTERM
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_t15_other_errors_leave_the_word_too(rank, monkeypatch):
+    """A collective fails on all processes when one of them has ended with a message."""
+    from trainers.run.script import readable_errors
+
+    waited = []
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with pytest.raises(RuntimeError, match="Connection closed by peer"), readable_errors():
+        raise RuntimeError("Connection closed by peer")
+    assert len(waited) == rank
