@@ -1,8 +1,8 @@
 """How fast candidates of beams are scored by a VLM, beside scoring each input from scratch.
 
     python benchmarks/beams.py                                # the tiny VLM on a CPU
-    python benchmarks/beams.py --gpu-3b                       # Qwen2.5-VL-3B's shape, 20 queries, 64 candidates each
-    python benchmarks/beams.py --gpu-3b --smoke               # the same path with a tiny model, on a CPU
+    python benchmarks/beams.py --gpu_3b                       # Qwen2.5-VL-3B's shape, 20 queries, 64 candidates each
+    python benchmarks/beams.py --gpu_3b --smoke               # the same path with a tiny model, on a CPU
 
 Both sides score the candidates of a beam search (information gain, 2 shots, 5 beams, real easy-VQA images). Ours is
 `rollouts.beams.search`. The other side takes the same (examples, query) inputs, four at a time, through the processor
@@ -10,12 +10,11 @@ and the model, and reads the answer's probability off the logits; its pace is me
 random, because it does not depend on their number. Scores must be equal.
 
 On a CPU: one process, one thread, times are its CPU time; the sides take turns, and each starts with no image encoded
-and nothing tokenised. Ends with status 1 if ours is not 3 times as fast, or if a score differs. With --gpu-3b the
+and nothing tokenised. Ends with status 1 if ours is not 3 times as fast, or if a score differs. With --gpu_3b the
 model has the published shape and random weights (none are downloaded), images are enlarged, and times are wall-clock;
 prints candidates per second and peak memory. In bfloat16 scores differ by its rounding.
 """
 
-import argparse
 import os
 import random
 import statistics
@@ -23,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,6 +32,8 @@ sys.path[0] = str(Path(__file__).parents[1])  # this folder has a rewards.py and
 import torch
 
 from data import vqa
+from data.cli.arguments import option, parse_arguments
+from data.cli.ranges import AT_LEAST_1
 from data.io.images import open_image
 from data.prompts import in_context_messages
 from data.vqa import common_answer
@@ -52,7 +54,7 @@ IMAGE_SIDE = 448
 
 def draw_queries(count: int, folder: Path) -> list[Query]:
     """Queries with pools of their own, from easy-VQA."""
-    vqa.main(["--source", "easy_vqa", "--output-dir", str(folder), "--limit", "5000"])
+    vqa.main(["--source", "easy_vqa", "--output_dir", str(folder), "--limit", "5000"])
     records = vqa.load_records(folder, "train", check_files=False)
     rng = random.Random(0)
     queries = []
@@ -221,14 +223,19 @@ def measure_published(queries: list[Query], smoke: bool, inputs: int) -> None:
     print(f"largest relative difference of a probability over {inputs} inputs: {largest:.1e}")
 
 
+@dataclass(kw_only=True)
+class BeamBenchmark:
+    """What is measured, how often."""
+
+    queries: int | None = option("by default 4; with gpu_3b 20, with smoke 2", None, within=AT_LEAST_1)
+    rounds: int = option("how often everything is measured", 5, within=AT_LEAST_1)
+    inputs: int = option("scored from scratch in each round", 100, within=AT_LEAST_1)
+    gpu_3b: bool = option("Qwen2.5-VL-3B's shape on a GPU", False)
+    smoke: bool = option("with gpu_3b: a tiny model on the CPU", False)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queries", type=int, help="default: 4; with --gpu-3b 20, with --smoke 2")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--inputs", type=int, default=100, help="scored from scratch in each round")
-    parser.add_argument("--gpu-3b", action="store_true", help="Qwen2.5-VL-3B's shape on a GPU")
-    parser.add_argument("--smoke", action="store_true", help="with --gpu-3b: a tiny model on the CPU")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(BeamBenchmark)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     count = arguments.queries or (4 if not arguments.gpu_3b else 2 if arguments.smoke else 20)

@@ -10,13 +10,13 @@ tokenizer is a small one, so that reports have more tokens than with the real on
 the recipe's `max_pixels` by `min_pixels`. Ends with status 1 if the estimate is off by more than 20%.
 """
 
-import argparse
 import contextlib
 import io
 import os
 import re
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,6 +26,8 @@ import torch
 import yaml
 
 from data import quality_reports
+from data.cli.arguments import option, parse_arguments
+from data.cli.ranges import AT_LEAST_1
 from models import tiny
 from models.families.published import published_config
 from trainers import grpo
@@ -77,20 +79,25 @@ def train(recipe: Path, model: Path, data: Path, folder: Path, more: list[str]) 
     return float(re.search(r"peak +([\d.]+) GB", printed.getvalue())[1])
 
 
+@dataclass(kw_only=True)
+class MemoryBenchmark:
+    """Under which settings."""
+
+    config: Path = option("recipe", Path("recipes/agent_selection_qlora.yaml"))
+    accumulation: int | None = option("gradient_accumulation_steps; by default the recipe's", None, within=AT_LEAST_1)
+    smoke: bool = option("a tiny model on the CPU: does the path work?", False)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/agent_selection_qlora.yaml"))
-    parser.add_argument("--accumulation", type=int, help="gradient_accumulation_steps; default: the recipe's")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU: does the path work?")
-    arguments = parser.parse_args()
-    settings = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
+    arguments = parse_arguments(MemoryBenchmark)
+    settings = yaml.safe_load(arguments.config.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = ["--source", "easy_vqa", "--reports", "80", "--pool-size", "8"]
-        quality_reports.main([*source, "--output-dir", str(folder / "data")])
+        source = ["--source", "easy_vqa", "--reports", "80", "--pool_size", "8"]
+        quality_reports.main([*source, "--output_dir", str(folder / "data")])
         model = folder / "model"
         if arguments.smoke:
-            tiny.main(["--output-dir", str(model)])
+            tiny.main(["--output_dir", str(model)])
             more = ["--use_cpu", "true", "--bf16", "false", "--dtype", "float32", "--optim", "adamw_torch"]
             more += ["--max_pixels", "1024", "--gradient_checkpointing", "false", "--max_completion_length", "8"]
             more += ["--gradient_accumulation_steps", "4"]
@@ -100,7 +107,7 @@ def main() -> None:
             if arguments.accumulation:
                 more += ["--gradient_accumulation_steps", str(arguments.accumulation)]
             torch.cuda.reset_peak_memory_stats()
-        estimate = train(arguments.recipe, model, folder / "data", folder / "run", more)
+        estimate = train(arguments.config, model, folder / "data", folder / "run", more)
     if arguments.smoke:
         print(f"works; estimate {estimate:.2f} GB")
         return
@@ -108,7 +115,7 @@ def main() -> None:
     ratio = estimate / reserved
     print("| recipe | estimate | peak reserved | peak allocated | estimate / reserved |\n|---|---|---|---|---|")
     sizes = f"{estimate:.1f} GB | {reserved:.1f} GB | {allocated:.1f} GB"
-    print(f"| {arguments.recipe.name} | {sizes} | {ratio:.2f} |")
+    print(f"| {arguments.config.name} | {sizes} | {ratio:.2f} |")
     sys.exit(1 if abs(ratio - 1) > TOLERANCE else 0)
 
 

@@ -18,12 +18,12 @@ round runs each trainer once, in an order that rotates; the ratio is taken withi
 its range, and ends with status 1 if a target is missed.
 """
 
-import argparse
 import os
 import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -36,6 +36,8 @@ from transformers import TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from data import quality_reports
+from data.cli.arguments import option, parse_arguments
+from data.cli.ranges import AT_LEAST_1
 from data.tasks import load_rows
 from filter_agents.registry import DEFAULT_AGENTS, build_agents
 from models import tiny
@@ -82,9 +84,9 @@ class Bench:
     def __init__(self, folder: Path, steps: int):
         self.folder, self.steps = folder, steps
         self.model = str(folder / "tiny")
-        tiny.main(["--output-dir", self.model])
+        tiny.main(["--output_dir", self.model])
         quality_reports.main(
-            ["--source", "easy_vqa", "--output-dir", str(folder / "data"), "--reports", "80", "--pool-size", "8"]
+            ["--source", "easy_vqa", "--output_dir", str(folder / "data"), "--reports", "80", "--pool_size", "8"]
         )
         agents = [(agent.name, agent.description) for agent in build_agents().values()]
         self.rows = load_rows(folder / "data", "train", agents)
@@ -139,11 +141,16 @@ class Bench:
         return statistics.median(clock.seconds[2:])
 
 
+@dataclass(kw_only=True)
+class OverheadBenchmark:
+    """How long each trainer runs, how often."""
+
+    steps: int = option("of a trainer in each round", 12, within=AT_LEAST_1)
+    rounds: int = option("how often everything is measured", 5, within=AT_LEAST_1)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(OverheadBenchmark)
     disable_progress_bar()
     names = ["TRL", *TARGETS, SHARED]
     rounds: list[dict[str, float]] = []

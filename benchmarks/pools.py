@@ -9,7 +9,6 @@ drawing and making; the peak memory is that of the whole process, beside what th
 anchors are then compared with those of a full ranking by numpy in float64. Ends with status 1 if any pool differs.
 """
 
-import argparse
 import multiprocessing
 import os
 import platform
@@ -24,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this file is 
 
 import numpy as np
 
+from data.cli.arguments import option, parse_arguments
+from data.cli.ranges import AT_LEAST_0, AT_LEAST_1
 from rollouts.pools import (
     DEFAULT_MIX,
     IMAGE,
@@ -118,7 +119,20 @@ def plain_random_pools(rows: int, size: int, anchors: list[int], seed: int) -> l
     return pools
 
 
-def measure(name: str, arguments: argparse.Namespace) -> Result:
+@dataclass(kw_only=True)
+class PoolBenchmark:
+    """How large the data set and its pools are."""
+
+    rows: int = option("examples; by default those of VQAv2", VQAV2_QUESTIONS, within=AT_LEAST_1)
+    dim: int = option("of the embeddings of texts and of images", 512, within=AT_LEAST_1)
+    anchors: int = option("queries that pools are made for", 5000, within=AT_LEAST_1)
+    pool_size: int = option("candidates of a query", 64, within=AT_LEAST_1)
+    check: int = option("anchors compared with numpy", 25, within=AT_LEAST_1)
+    only: str | None = option("one sampler", None, choices=SAMPLERS)
+    seed: int = option("of vectors and pools", 42, within=AT_LEAST_0)
+
+
+def measure(name: str, arguments: PoolBenchmark) -> Result:
     """Makes vectors and pools in this process, and compares some with a full ranking."""
     rows, size = arguments.rows, arguments.pool_size
     needed = {RANDOM: (), TEXT: (TEXT,), IMAGE: (IMAGE,)}.get(name, (IMAGE, TEXT))
@@ -146,11 +160,11 @@ def measure(name: str, arguments: argparse.Namespace) -> Result:
     return Result(name, seconds, held, peak, len(checked), differing)
 
 
-def _report(connection, name: str, arguments: argparse.Namespace) -> None:
+def _report(connection, name: str, arguments: PoolBenchmark) -> None:
     connection.send(measure(name, arguments))
 
 
-def measure_apart(name: str, arguments: argparse.Namespace) -> Result:
+def measure_apart(name: str, arguments: PoolBenchmark) -> Result:
     """In a new process, so that its memory is its own."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -166,15 +180,7 @@ def measure_apart(name: str, arguments: argparse.Namespace) -> Result:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=VQAV2_QUESTIONS, help="examples; default: those of VQAv2")
-    parser.add_argument("--dim", type=int, default=512, help="of the embeddings of texts and of images")
-    parser.add_argument("--anchors", type=int, default=5000)
-    parser.add_argument("--pool-size", type=int, default=64)
-    parser.add_argument("--check", type=int, default=25, help="anchors compared with numpy")
-    parser.add_argument("--only", choices=SAMPLERS)
-    parser.add_argument("--seed", type=int, default=42)
-    arguments = parser.parse_args(argv)
+    arguments = parse_arguments(PoolBenchmark, argv)
     print(
         f"{arguments.rows:,} examples, {arguments.dim} numbers each, {arguments.anchors:,} anchors, "
         f"{arguments.pool_size} candidates; {os.cpu_count()} cores, {platform.processor() or platform.machine()}\n"

@@ -7,12 +7,12 @@ update on so many pairs: one image each, a question of 32 tokens and two respons
 on a CPU, as a check of the script.
 """
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[1])
@@ -20,6 +20,8 @@ sys.path[0] = str(Path(__file__).parents[1])
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from data.cli.arguments import option, parse_arguments
+from data.cli.ranges import AT_LEAST_1
 from models.families.published import published_config
 from models.reward.config import Qwen2VLRewardConfig
 from models.reward.model import Qwen2VLForRewardModel
@@ -78,7 +80,17 @@ def kernel(backend: SDPBackend | None) -> Iterator[None]:
         yield
 
 
-def measure(config: Qwen2VLRewardConfig, kind: str, arguments: argparse.Namespace, device: str) -> str:
+@dataclass(kw_only=True)
+class RewardModelBenchmark:
+    """Which model, on what."""
+
+    model: str = option("published shape, or tiny", "Qwen/Qwen2-VL-2B-Instruct")
+    pairs: int = option("in a step", 8, within=AT_LEAST_1)
+    side: int = option("of the square images, in pixels", 448, within=AT_LEAST_1)
+    steps: int = option("timed, after two others", 6, within=AT_LEAST_1)
+
+
+def measure(config: Qwen2VLRewardConfig, kind: str, arguments: RewardModelBenchmark, device: str) -> str:
     """A line of the table."""
     attention, backend = KINDS[kind]
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -122,12 +134,7 @@ def measure(config: Qwen2VLRewardConfig, kind: str, arguments: argparse.Namespac
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="Qwen/Qwen2-VL-2B-Instruct")
-    parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--side", type=int, default=448, help="of the square images, in pixels")
-    parser.add_argument("--steps", type=int, default=6, help="timed, after two others")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(RewardModelBenchmark)
     device = "cpu" if arguments.model == "tiny" else "cuda"
     config = reward_config(arguments.model)
     where = "the CPU" if device == "cpu" else torch.cuda.get_device_name()

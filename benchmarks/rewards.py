@@ -17,7 +17,6 @@ Everything runs in one process without threads, and times are its CPU time, so t
 figures to quote in the README, let nothing else run all the same. Ends with status 1 if a target is missed.
 """
 
-import argparse
 import inspect
 import json
 import math
@@ -35,6 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this file is called like the package that it measures
 
 from benchmarks.official_vqa import OfficialEvaluator, official_input
+from data.cli.arguments import option, parse_arguments
+from data.cli.ranges import AT_LEAST_1
 from data.prompts import format_selection
 from filter_agents.registry import DEFAULT_AGENTS
 from rewards import vqa_accuracy
@@ -327,11 +328,16 @@ NOTES = {
 }
 
 
+@dataclass(kw_only=True)
+class RewardBenchmark:
+    """What is measured, how often."""
+
+    rounds: int = option("how often everything is measured", 7, within=AT_LEAST_1)
+    only: tuple[str, ...] = option("some parts", tuple(PARTS), choices=tuple(PARTS))
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="how often everything is measured")
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), metavar="PART", help="some parts")
-    arguments = parser.parse_args(argv)
+    arguments = parse_arguments(RewardBenchmark, argv)
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(f"Python {platform.python_version()}, {platform.machine()}, one process, {arguments.rounds} rounds{load}\n")
     print("| measure | median | least .. most | target | |\n|---|---|---|---|---|")

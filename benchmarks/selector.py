@@ -20,7 +20,6 @@ pace with 1,000 candidates is measured on fewer queries: it does not depend on t
 target is missed.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -35,6 +34,8 @@ sys.path[0] = str(Path(__file__).parents[1])  # this folder has a rewards.py, wh
 import torch
 
 from benchmarks.naive_selector import NaiveSelector
+from data.cli.arguments import option, parse_arguments
+from data.cli.ranges import AT_LEAST_1
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
 
 WIDTH, HIDDEN = 768, 256
@@ -234,11 +235,16 @@ def _measure(name: str, target: float, ours: Callable, naive: Callable, rounds: 
     return median >= target
 
 
+@dataclass(kw_only=True)
+class SelectorBenchmark:
+    """How often."""
+
+    rounds: int = option("how often everything is measured", 5, within=AT_LEAST_1)
+    quick: bool = option("fewer queries and rounds: a look, no figures to quote", False)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="fewer queries and rounds: a look, no figures to quote")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(SelectorBenchmark)
     torch.set_num_threads(1)
     rounds, queries = (3, 40) if arguments.quick else (arguments.rounds, QUERIES)
     print("| work | ms, ours | ms, straightforward | ratio | range | target |\n|---|---|---|---|---|---|")

@@ -12,7 +12,6 @@ false` is its code) and with each prompt and image once. Both sides are warm, in
 process on a CPU, above the model at rest.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -30,6 +29,8 @@ sys.path[0] = str(Path(__file__).parents[1])  # this folder has a rewards.py, wh
 
 import torch
 
+from data.cli.arguments import option, parse_arguments
+from data.cli.ranges import AT_LEAST_1
 from models import tiny
 from trainers.grpo import GRPOConfig, GRPOTrainer
 
@@ -200,7 +201,7 @@ def memory_of(function: Callable, *arguments) -> int:
 
 def peak_in_new_process(case: Case, shared: bool, threads: int) -> int:
     """Bytes that an update adds to a process with the model at rest."""
-    command = [sys.executable, __file__, "--peak-of", json.dumps(asdict(case)), "--threads", str(threads)]
+    command = [sys.executable, __file__, "--peak_of", json.dumps(asdict(case)), "--threads", str(threads)]
     done = subprocess.run([*command, "--shared"] if shared else command, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
 
@@ -266,7 +267,23 @@ def plot(results: list[dict], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def sweep(arguments: argparse.Namespace) -> None:
+@dataclass(kw_only=True)
+class SweepBenchmark:
+    """The cases of the sweep."""
+
+    visual: tuple[int, ...] = option("visual tokens of a prompt", SWEEP["visual"], within=AT_LEAST_1)
+    completion: tuple[int, ...] = option("tokens of a completion", SWEEP["completion"], within=AT_LEAST_1)
+    group: tuple[int, ...] = option("completions of a prompt", SWEEP["group"], within=AT_LEAST_1)
+    prompts: int = option("in a batch", 1, within=AT_LEAST_1)
+    rounds: int = option("how often everything is measured", 3, within=AT_LEAST_1)
+    threads: int = option("of the processor", 2, within=AT_LEAST_1)
+    results: Path = option("file of what has been measured", Path("outputs/shared_prefix.jsonl"))
+    plot: Path | None = option("SVG file", None)
+    peak_of: str | None = option("a case as JSON: only its memory is measured, in this process", None)
+    shared: bool = option("with peak_of: with shared prompts", False)
+
+
+def sweep(arguments: SweepBenchmark) -> None:
     path = arguments.results
     done = [json.loads(line) for line in path.read_bytes().split(b"\n") if line] if path.is_file() else []
     known = {(one["visual"], one["completion"], one["group"], one["prompts"]) for one in done}
@@ -297,17 +314,7 @@ def pin(threads: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, values in SWEEP.items():
-        parser.add_argument(f"--{name}", type=int, nargs="+", default=list(values))
-    parser.add_argument("--prompts", type=int, default=1, help="in a batch")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=Path("outputs/shared_prefix.jsonl"))
-    parser.add_argument("--plot", type=Path, help="SVG file")
-    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
-    parser.add_argument("--shared", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(SweepBenchmark)
     pin(arguments.threads)
     if arguments.peak_of:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,20 +1,20 @@
 """Shared prompts beside TRL's own code on a GPU: update, log-probabilities alone, memory, whole steps.
 
-    python benchmarks/shared_prefix_gpu.py Qwen/Qwen2-VL-2B-Instruct Qwen/Qwen2-VL-7B-Instruct
-    python benchmarks/shared_prefix_gpu.py tiny               # in float32: are the GPU's kernels exact?
-    python benchmarks/shared_prefix_gpu.py tiny --smoke       # the same path on a CPU
+    python benchmarks/shared_prefix_gpu.py --models Qwen/Qwen2-VL-2B-Instruct Qwen/Qwen2-VL-7B-Instruct
+    python benchmarks/shared_prefix_gpu.py --models tiny             # in float32: are the GPU's kernels exact?
+    python benchmarks/shared_prefix_gpu.py --models tiny --smoke     # the same path on a CPU
 
 Published shapes have random weights in bfloat16, LoRA adapters and gradient checkpointing; 1,024 visual tokens,
 completions of 256, 8 of a prompt. Each figure is printed as soon as it is there.
 """
 
-import argparse
 import os
 import statistics
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,6 +25,8 @@ from torch.nn.attention.bias import causal_lower_right
 
 from benchmarks.shared_prefix import Case, gradient, make_inputs, make_trainer, score, seconds_of, update
 from benchmarks.shared_prefix_steps import alternating, say_steps, step_trainer
+from data.cli.arguments import option, parse_arguments
+from data.cli.ranges import AT_LEAST_1
 from models import tiny
 from models.families.published import published_config
 from models.shared_prefix import attention as prefix_attention
@@ -104,7 +106,16 @@ def median_of(function: Callable, *arguments, rounds: int) -> tuple[float, str]:
     return statistics.median(times), f"{min(times):.3f} to {max(times):.3f}"
 
 
-def measure_gpu(name: str, arguments: argparse.Namespace) -> None:
+@dataclass(kw_only=True)
+class GpuBenchmark:
+    """Which models."""
+
+    models: tuple[str, ...] = option("published shapes, or tiny")
+    rounds: int = option("how often everything is measured", 3, within=AT_LEAST_1)
+    smoke: bool = option("tiny: on a CPU", False)
+
+
+def measure_gpu(name: str, arguments: GpuBenchmark) -> None:
     """Prints a line for each way as soon as it is measured."""
     device = "cpu" if arguments.smoke else "cuda"
     case = Case(16, 8, 4, text=20) if name == "tiny" else Case(1024, 256, 8)
@@ -147,7 +158,7 @@ def measure_gpu(name: str, arguments: argparse.Namespace) -> None:
         torch.cuda.empty_cache()
 
 
-def gpu_steps(case: Case, model, folder: str, arguments: argparse.Namespace) -> None:
+def gpu_steps(case: Case, model, folder: str, arguments: GpuBenchmark) -> None:
     """Whole GRPO steps with rollouts by transformers, KL to the model without adapters, and checkpointing."""
     from transformers import Qwen2VLImageProcessor
 
@@ -173,11 +184,7 @@ def gpu_steps(case: Case, model, folder: str, arguments: argparse.Namespace) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="published shapes, or tiny")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--smoke", action="store_true", help="tiny: on a CPU")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(GpuBenchmark)
     for name in arguments.models:
         measure_gpu(name, arguments)
 

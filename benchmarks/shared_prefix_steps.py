@@ -6,13 +6,13 @@
 Model, clock and the other side are those of shared_prefix.py.
 """
 
-import argparse
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,6 +21,8 @@ sys.path[0] = str(Path(__file__).parents[1])  # this folder has a rewards.py, wh
 import torch
 
 from benchmarks.shared_prefix import CPU_MODEL, Case, in_turn, make_inputs, pin, synchronise
+from data.cli.arguments import option, parse_arguments
+from data.cli.ranges import AT_LEAST_1
 from models import tiny
 from trainers.grpo import GRPOConfig, GRPOTrainer
 
@@ -111,7 +113,19 @@ def say_steps(times: dict[str, list[float]]) -> None:
     )
 
 
-def steps(arguments: argparse.Namespace) -> None:
+@dataclass(kw_only=True)
+class StepBenchmark:
+    """Which steps."""
+
+    trainers: bool = option("reward model and RCE", False)
+    visual: int = option("visual tokens of a prompt", 256, within=AT_LEAST_1)
+    completion: int = option("tokens of a completion", 64, within=AT_LEAST_1)
+    group: int = option("completions of a prompt", 8, within=AT_LEAST_1)
+    rounds: int = option("how often everything is measured", 5, within=AT_LEAST_1)
+    threads: int = option("of the processor", 2, within=AT_LEAST_1)
+
+
+def steps(arguments: StepBenchmark) -> None:
     """Rollouts by transformers, reference, update."""
     case = Case(arguments.visual, arguments.completion, arguments.group)
     with tempfile.TemporaryDirectory() as name:
@@ -203,11 +217,7 @@ def say_ratio(what: str, plain: list[float], ours: list[float]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trainers", action="store_true", help="reward model and RCE")
-    for name, value in (("visual", 256), ("completion", 64), ("group", 8), ("rounds", 5), ("threads", 2)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(StepBenchmark)
     pin(arguments.threads)
     if arguments.trainers:
         reward_pairs(arguments.rounds)

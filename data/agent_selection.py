@@ -25,7 +25,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr, field_validator, model_validator
 
-from data.cli.arguments import option, seed_option
+from data.cli.arguments import UNNAMED, option, seed_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.counts import counted
@@ -276,7 +276,7 @@ def kept_together(record: AgentSelectionRecord) -> list[tuple[str, str]]:
 class AgentSelectionArguments(DivisionArguments):
     """Which reports to read, and how to divide and write them."""
 
-    dataset_name: str = option("JSON or JSONL file (or parquet, or a saved data set)", old=("input",), positional=True)
+    dataset_name: str = option("JSON or JSONL file (or parquet, or a saved data set)", old=("input", UNNAMED))
     seed: int = seed_option("of the shuffle before splitting", 42)
     agent_list: tuple[str, ...] | None = option("agents of raw reports that name none", None)
     format: str = option("of what is written", "hf", choices=FORMATS)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
-from data.cli.arguments import option, seed_option
+from data.cli.arguments import UNNAMED, option, seed_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import SHARE
@@ -53,7 +53,7 @@ class AnnotatorArguments:
     """Whose right answers annotators give, and how many of them are hasty."""
 
     dataset_name: str = option(
-        "folder with train.jsonl and validation.jsonl, or another form of records", old=("input",), positional=True
+        "folder with train.jsonl and validation.jsonl, or another form of records", old=("input", UNNAMED)
     )
     output_dir: Path = option("folder to write the demonstrations to")
     hasty_share: float = option("share of annotators who stop after one agent", 0.6, within=SHARE, old=("hasty",))

@@ -36,7 +36,7 @@ from data.candidates.earlier_formats import (
     rl_entry,
 )
 from data.candidates.pools import load_pools
-from data.cli.arguments import OptionError, option
+from data.cli.arguments import UNNAMED, OptionError, option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
@@ -388,7 +388,7 @@ class CandidateGroupArguments:
     """Which groups to check, and what to write them as."""
 
     dataset_name: str = option(
-        "groups (JSONL), or an earlier system's beams or RL data (JSON)", old=("input",), positional=True
+        "groups (JSONL), or an earlier system's beams or RL data (JSON)", old=("input", UNNAMED)
     )
     output: Path | None = option("where to write; without it the groups are only checked", None)
     to: Literal["groups", "rl", "beams"] = option("format to write", "groups")

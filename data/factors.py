@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, field_validator, model_validator
 
-from data.cli.arguments import option, seed_option, skip_unreadable_option
+from data.cli.arguments import UNNAMED, option, seed_option, skip_unreadable_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1, Range
@@ -371,7 +371,7 @@ class FactorDataArguments(DivisionArguments):
     """Which annotations to read, and how factors are made of their texts."""
 
     dataset_name: str = option(
-        "JSONL, JSON or parquet file, or a folder with the splits", old=("annotations",), positional=True
+        "JSONL, JSON or parquet file, or a folder with the splits", old=("annotations", UNNAMED)
     )
     factor_list: Path | None = option("texts to make factors of, instead of the training split's", None)
     encoder: str = encoder_option()

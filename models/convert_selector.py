@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.candidates.torch_files import read_torch_file
-from data.cli.arguments import option
+from data.cli.arguments import UNNAMED, option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import ABOVE_0, AT_LEAST_1
@@ -126,7 +126,7 @@ def convert(path: Path, num_heads: int = 1, temperature: float = 0.1):
 class ConvertSelectorArguments:
     """Which selector to convert, and what its weights do not tell."""
 
-    checkpoint: Path = option(".pt or .ckpt file of the earlier system", positional=True)
+    checkpoint: Path = option(".pt or .ckpt file of the earlier system", old=(UNNAMED,))
     output_dir: Path = option("a folder that is not there yet, or empty")
     num_heads: int = option("of its attention", 1, within=AT_LEAST_1)
     temperature: float = option("of its softmax", 0.1, within=ABOVE_0)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
-from data.cli.arguments import limit_option, option, split_option
+from data.cli.arguments import UNNAMED, limit_option, option, split_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.processes import process_pool
@@ -230,7 +230,7 @@ class CompareFactorsArguments:
     """Which ways are compared, on which reports."""
 
     dataset_name: str = option(
-        "agent-selection records with pools, without factors in their reports", old=("reports",), positional=True
+        "agent-selection records with pools, without factors in their reports", old=("reports", UNNAMED)
     )
     split: str = split_option("test")
     predictors: tuple[str, ...] = option("factor predictors, each NAME=MODEL")

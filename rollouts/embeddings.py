@@ -17,7 +17,7 @@ import numpy as np
 
 from data.candidates.embedding_table import EmbeddingTable, Part, written_table_path
 from data.candidates.examples import TEXTS, check_single_images, load_examples, readable_examples, record_text
-from data.cli.arguments import OptionError, device_option, option, skip_unreadable_option, split_option
+from data.cli.arguments import UNNAMED, OptionError, device_option, option, skip_unreadable_option, split_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.counts import counted
@@ -67,7 +67,7 @@ class EmbeddingArguments(EncoderArguments):
     """What is embedded, and where the table goes."""
 
     dataset_name: str = option(
-        "VQA records: JSONL, JSON or parquet file, folder with splits, or Hub data set", old=("data",), positional=True
+        "VQA records: JSONL, JSON or parquet file, folder with splits, or Hub data set", old=("data", UNNAMED)
     )
     split: str = split_option("train")
     text: str | None = option("what the text encoder reads; by default the question", None, choices=TEXTS)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
-from data.cli.arguments import device_option, option, restart_option
+from data.cli.arguments import UNNAMED, device_option, option, restart_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
@@ -123,7 +123,7 @@ def write_reports(output_dir: Path, records: dict[str, list[AgentSelectionRecord
 class FactorReportArguments:
     """Which reports get a further sentence, from which predictor."""
 
-    dataset_name: str = option("reports: file, or folder with splits", old=("reports",), positional=True)
+    dataset_name: str = option("reports: file, or folder with splits", old=("reports", UNNAMED))
     factors: str = model_option("factor predictor: folder or Hub id")
     output_dir: Path = option("folder to write the reports to")
     batch_size: int = option("reports whose images are looked at together", 32, within=AT_LEAST_1)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from data.cli.arguments import device_option, option, restart_option, rows_file_option, skip_unreadable_option
+from data.cli.arguments import UNNAMED, device_option, option, restart_option, rows_file_option, skip_unreadable_option
 from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
@@ -230,7 +230,7 @@ class AgentArguments:
 class SuggestArguments(AgentArguments):
     """Writes a table of factors and agents."""
 
-    model: str = model_option("factor predictor: folder or Hub id", positional=True)
+    model: str = model_option("factor predictor: folder or Hub id", old=(UNNAMED,))
     encoder: str = encoder_option()
     least_similarity: float = option("below it no agent is suggested", LEAST_SIMILARITY)
     output: Path = option("YAML file of the table")
@@ -240,7 +240,7 @@ class SuggestArguments(AgentArguments):
 class RouteArguments(AgentArguments):
     """Predicts the factors of a pool's images, and runs their agents."""
 
-    pool: str = option("folder with items.jsonl (data/reports/pool.py)", positional=True)
+    pool: str = option("folder with items.jsonl (data/reports/pool.py)", old=(UNNAMED,))
     model: str = model_option("factor predictor: folder or Hub id")
     routing: Path = option("table that suggest wrote")
     batch_size: int = option("images looked at together", 32, within=AT_LEAST_1)

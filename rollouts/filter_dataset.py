@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictStr, model_validator
 
-from data.cli.arguments import option, rows_file_option, skip_unreadable_option, split_option
+from data.cli.arguments import UNNAMED, option, rows_file_option, skip_unreadable_option, split_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
@@ -153,9 +153,7 @@ def describe(row: dict) -> str:
 class FilterDatasetArguments:
     """Which reports are read, by which model."""
 
-    dataset_name: str = option(
-        "reports: JSONL, JSON or parquet file, or folder with splits", old=("reports",), positional=True
-    )
+    dataset_name: str = option("reports: JSONL, JSON or parquet file, or folder with splits", old=("reports", UNNAMED))
     split: str = split_option("test")
     model: str = model_option("folder or Hub id")
     config: Path | None = option(

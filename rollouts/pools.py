@@ -19,6 +19,7 @@ import numpy as np
 from data.candidates.examples import TEXTS, load_examples, readable_examples, record_text
 from data.candidates.pools import write_pools
 from data.cli.arguments import (
+    UNNAMED,
     OptionError,
     option,
     rows_file_option,
@@ -287,7 +288,7 @@ class PoolArguments(EncoderArguments):
     """For which queries pools are made, and how."""
 
     dataset_name: str = option(
-        "examples, VQA records: JSONL, JSON or parquet file, folder, or Hub data set", old=("data",), positional=True
+        "examples, VQA records: JSONL, JSON or parquet file, folder, or Hub data set", old=("data", UNNAMED)
     )
     split: str = split_option("train")
     sampler: str = option("how candidates are found", choices=SAMPLERS)

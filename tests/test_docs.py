@@ -4,7 +4,6 @@ Python blocks of a page share one namespace and run in a folder that has `output
 block that starts with `# name.py` or `# name.yaml` is also stored under that name, for recipes and commands.
 """
 
-import argparse
 import contextlib
 import doctest
 import importlib
@@ -26,6 +25,7 @@ import pytest
 import yaml
 from places import ROOT
 
+import data.cli.arguments
 import data.cli.locks
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -292,20 +292,20 @@ class Parsed(Exception):
 @pytest.fixture
 def only_parse(monkeypatch):
     """Function: a program that parses its arguments, and the arguments -> whether the program takes them."""
-    parse, parse_options = argparse.ArgumentParser.parse_args, data.cli.locks.parse_arguments
+    parse = data.cli.arguments.parse_arguments
 
-    def parse_and_stop(self, args=None, namespace=None):
-        parse(self, args, namespace)
+    def parse_and_stop(kind, argv=None):
+        parse(kind, argv)
         raise Parsed
 
-    def parse_options_and_stop(kind, argv):
-        parse_options(kind, argv)
-        raise Parsed
+    def refuse(change: str) -> None:
+        pytest.fail(f"an option of the last version: {change}")
 
     def run(program, arguments: list[str]) -> bool:
         with monkeypatch.context() as patch:
-            patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-            patch.setattr("data.cli.locks.parse_arguments", parse_options_and_stop)
+            for module in ("arguments", "locks"):
+                patch.setattr(f"data.cli.{module}.parse_arguments", parse_and_stop)
+            patch.setattr("data.cli.arguments._note", refuse)
             patch.setattr(sys, "argv", ["program", *arguments])
             patch.setattr("models.places.check_model_place", lambda name, of_a_run: None)  # made by earlier commands
             try:
@@ -349,6 +349,8 @@ def check_module(module: str, arguments: list[str], only_parse) -> None:
     assert found is not None, f"no such module: {module}"
     module += ".__main__" * (found.submodule_search_locations is not None and module.startswith(PACKAGES))
     if module.startswith(PACKAGES) and arguments:
+        hyphened = [word for word in arguments if re.match(r"--\w+-", word)]
+        assert not hyphened, "options are written with underscores, as in recipes"
         assert only_parse(importlib.import_module(module).main, arguments), f"{module} refuses {arguments}"
 
 

@@ -3,14 +3,15 @@
 vlm-posttrain env
 """
 
-import argparse
 import importlib.metadata
 import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from data.cli.commands import command
+from data.cli.locks import parse_and_hold
 from data.cli.secrets import without_secrets
 from data.cli.shipped import ROOT
 from trainers.run.machine import cpu_name, usable_cores, versions
@@ -78,10 +79,14 @@ def described() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     yield "Variables", [(name, without_secrets(os.environ[name])) for name in VARIABLES if name in os.environ]
 
 
+@dataclass(kw_only=True)
+class EnvironmentArguments:
+    """Nothing: everything is printed."""
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args(argv)
+    parse_and_hold(EnvironmentArguments, argv)
     for subject, entries in described():
         sys.stdout.write(f"{subject}\n")
         sys.stdout.writelines(f"  {name}: {what}\n" for name, what in entries)

@@ -5,13 +5,14 @@ vlm-posttrain recipes agent_selection_tiny
 vlm-posttrain recipes agent_selection_tiny --copy
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.cli.arguments import option
 from data.cli.commands import command
+from data.cli.locks import parse_and_hold
 from data.cli.shipped import RECIPES, names_in, unknown
 from data.errors import UserError
 from data.io.records import atomic_write
@@ -67,12 +68,17 @@ def copy(path: Path) -> Path:
     return target
 
 
+@dataclass(kw_only=True)
+class RecipesArguments:
+    """Which recipe, and what is done with it."""
+
+    name: str | None = option("of a recipe; without one, all are listed", None, positional=True)
+    copy: bool = option("write it into the current folder", False)
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", help="of a recipe; without one, all are listed")
-    parser.add_argument("--copy", action="store_true", help="write it into the current folder")
-    arguments = parser.parse_args(argv)
+    arguments = parse_and_hold(RecipesArguments, argv)
     if arguments.name is None:
         if arguments.copy:
             raise UserError("--copy: name the recipe to copy; without --copy all are listed")

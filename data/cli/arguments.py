@@ -28,6 +28,8 @@ from data.errors import UserError
 
 ALL = -1
 """The value of `--limit` that means every row, as the option is written when it is not wanted."""
+UNNAMED = ""
+"""Among the old names of an option: it was given without one."""
 _TRUTH = {"true": True, "false": False}
 Arguments = TypeVar("Arguments")
 
@@ -57,8 +59,8 @@ def option(
         within: what numbers are allowed.
         choices: what may be given, where the type is no `Literal`.
         read: makes the value of what was given, or raises an `argparse.ArgumentTypeError` or `UserError`.
-        old: what it was called in the last version.
-        positional: in the last version it was given without a name.
+        old: what it was called in the last version; `UNNAMED` if it was given without a name.
+        positional: its name may be left out.
     """
     return field(
         default=default,
@@ -298,15 +300,20 @@ class _Parser(argparse.ArgumentParser):
         return words
 
     def take_positional(self, given: dict[str, Any], rest: Sequence[str]) -> None:
-        """Puts what was given without a name where the last version had it."""
-        places = [one for one in self.options.values() if one.setting("positional") and one.name not in given]
+        """Puts what was given without a name where it belongs, or where the last version had it."""
+        unnamed = [
+            one for one in self.options.values() if one.setting("positional") or UNNAMED in one.setting("old", ())
+        ]
+        places = [one for one in unnamed if one.name not in given]
         if len(rest) != 1 or not places:
             self.error(f"expected --OPTION VALUE, found {' '.join(rest)!r}")
-        _note(f"{rest[0]} is written --{places[0].name} {rest[0]} now")
+        place = places[0]
+        if not place.setting("positional"):
+            _note(f"{rest[0]} is written --{place.name} {rest[0]} now")
         try:
-            given[places[0].name] = places[0].read(rest[0])
+            given[place.name] = place.read(rest[0])
         except argparse.ArgumentTypeError as error:
-            self.error(f"argument --{places[0].name}: {error}")
+            self.error(f"argument --{place.name}: {error}")
 
 
 def _note(change: str) -> None:
@@ -319,8 +326,10 @@ def _program(kind: type) -> str:
     if (words := started_as())[0] == NAME:
         return " ".join(words)
     module = sys.modules[kind.__module__]
-    spec = getattr(module, "__spec__", None)  # which a script does not have
-    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {os.path.relpath(module.__file__)}"
+    if getattr(module, "__spec__", None):
+        return f"python -m {module.__spec__.name.removesuffix('.__main__')}"
+    file = getattr(module, "__file__", None)  # what is typed into an interpreter has none
+    return f"python {os.path.relpath(file)}" if file else "python"
 
 
 def _choose(kinds: Mapping[str, type], argv: Sequence[str]) -> str:

@@ -67,7 +67,7 @@ def test_the_current_folder_moves_to_the_end_of_the_path(tmp_path, monkeypatch):
 def test_a_command_is_run_under_its_name(hostile):
     done = vlm_posttrain("recipes", "--kopy", folder=hostile)
     assert done.returncode == 2
-    assert done.stderr.startswith("usage: vlm-posttrain recipes ")
+    assert done.stderr.startswith("vlm-posttrain recipes: error: ")
 
 
 def test_help_imports_nothing_heavy(hostile):

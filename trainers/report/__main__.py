@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.cli.arguments import option
+from data.cli.arguments import UNNAMED, option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 
@@ -19,7 +19,7 @@ from data.cli.locks import parse_and_hold
 class ReportArguments:
     """Of which run, and what is added to its report."""
 
-    output_dir: Path = option("folder of a finished run", positional=True)
+    output_dir: Path = option("folder of a finished run", old=(UNNAMED,))
     held_out: tuple[Path, ...] = option("results to be shown", ())
 
 

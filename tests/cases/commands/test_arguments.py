@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data import vqa
-from data.cli.arguments import OptionError, option, parse_arguments
+from data.cli.arguments import UNNAMED, OptionError, option, parse_arguments
 from data.cli.ranges import AT_LEAST_1, SHARE
 from data.io.records import write_jsonl
 from rewards import eval as rewards_eval
@@ -182,7 +182,7 @@ def test_f05_a_file_of_rows_that_nobody_could_read_is_refused_first(capsys, modu
 class _Arguments:
     """What a command might take."""
 
-    dataset_name: str = option("rows", old=("input",), positional=True)
+    dataset_name: str = option("rows", old=("input", UNNAMED))
     pool_size: int = option("candidates", 64, within=AT_LEAST_1)
     weights: tuple[float, ...] = option("of rewards", (1.0,))
     balance: tuple[float, float] | None = option("range", None, within=SHARE)
@@ -193,6 +193,13 @@ class _Arguments:
     def __post_init__(self):
         if self.restart and self.output is None:
             raise OptionError("--restart needs --output")
+
+
+@dataclass(kw_only=True)
+class _Named:
+    """What one mostly says without its name."""
+
+    name: str = option("of a recipe", positional=True)
 
 
 def _read(*words: str) -> _Arguments:
@@ -216,6 +223,11 @@ def test_what_the_last_version_called_it_is_read_with_a_line_on_stderr(words, ca
     assert shown.startswith("note: ")
     assert "--dataset_name" in shown
     assert shown.count("\n") == 1
+
+
+def test_a_name_may_be_left_out_where_the_command_says_so(capsys):
+    assert parse_arguments(_Named, ["x"]) == parse_arguments(_Named, ["--name", "x"]) == _Named(name="x")
+    assert capsys.readouterr().err == ""
 
 
 def test_the_other_processes_of_a_launcher_leave_that_line_out(monkeypatch, capsys):
