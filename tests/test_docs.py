@@ -279,6 +279,9 @@ def commands() -> list[tuple[str, list[str]]]:
                 words.pop(0)
             if words:
                 found.append((block.name, words))
+    for recipe in sorted((ROOT / "recipes").glob("*.yaml")):
+        comments = re.findall(r"^#   (vlm-posttrain .*)$", recipe.read_text(encoding="utf-8"), re.MULTILINE)
+        found += [(recipe.name, shlex.split(text)) for text in comments if "--launch" not in text]
     inline = re.compile(r"`((?:python|make|accelerate launch|vlm-posttrain) [^`]+)`")
     for page in PAGES:
         found += [(page_name(page), shlex.split(text)) for text in inline.findall(prose(page)) if "..." not in text]

@@ -1,5 +1,6 @@
 """Factor predictor: a model learns which quality factors apply to an image (multi-label, binary cross-entropy).
 
+    vlm-posttrain factors --config factors
     accelerate launch trainers/factors.py --config recipes/factors.yaml
 
 Runs transformers' Trainer on labelled images (data/factors.py). The model is an image backbone or the vision tower of

@@ -1,5 +1,6 @@
 """GRPO: a model answers each prompt several times, and learns from which answers its rewards prefer.
 
+    vlm-posttrain grpo --config agent_selection
     accelerate launch trainers/grpo.py --config recipes/agent_selection.yaml
 
 Runs TRL's own loop; what is added is listed in `GRPOConfig`. See docs/agent_selection.md.

@@ -1,5 +1,6 @@
 """Offline GRPO: clipped policy gradient on stored candidates, held near a reference policy by a KL penalty.
 
+    vlm-posttrain offline-grpo --config selector_offline_grpo
     accelerate launch trainers/offline_grpo.py --config recipes/selector_offline_grpo.yaml
 
 Candidates are scored once by the policy as it is when this stage starts: these log-probabilities are the reference,

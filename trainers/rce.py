@@ -1,5 +1,6 @@
 """RCE: a policy learns its stored candidates, the more the higher their reward (reward-weighted cross-entropy).
 
+    vlm-posttrain rce --config selector_rce
     accelerate launch trainers/rce.py --config recipes/selector_rce.yaml
 
 The policy is an example selector (candidates are pointers) or a VLM (completions); transformers' Trainer runs the

@@ -1,5 +1,6 @@
 """Reward model: a Qwen2-VL with a score head learns which of several responses people prefer.
 
+    vlm-posttrain reward --config reward_model
     accelerate launch trainers/reward.py --config recipes/reward_model.yaml
 
 Runs TRL's RewardTrainer, with images. See docs/reward_model.md.

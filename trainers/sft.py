@@ -1,5 +1,6 @@
 """Supervised warm start: a model learns to write the right answers of a data set.
 
+    vlm-posttrain sft --config agent_selection_sft
     accelerate launch trainers/sft.py --config recipes/agent_selection_sft.yaml
 
 Runs TRL's SFTTrainer. The answers are those of the records (data/tasks.py), or a column `completion`. With

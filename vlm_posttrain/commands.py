@@ -74,8 +74,8 @@ COMMANDS = TRAINERS | {name: module for modules in OTHERS.values() for name, mod
 def help_text() -> str:
     """Every command and what its module says of itself."""
     train = f"{NAME} {'|'.join(TRAINERS)} --config RECIPE [--launch NAME] [--KEY VALUE ...]"
-    lines = [f"usage: {train}", f"       {NAME} COMMAND ...", f"       {NAME} COMMAND --help", ""]
-    lines += ["RECIPE is a file, or a name that `vlm-posttrain recipes` lists. --launch spreads a run over devices:"]
+    lines = [f"usage: {train}", f"       {NAME} COMMAND [--launch NAME] ...", f"       {NAME} COMMAND --help", ""]
+    lines += ["RECIPE is a file, or a name that `vlm-posttrain recipes` lists. --launch spreads work over devices:"]
     lines += [f"{', '.join(names_in(ACCELERATE_CONFIGS))}, or a file of accelerate's.", ""]
     for subject, modules in {"Train": TRAINERS, **OTHERS}.items():
         lines += [f"{subject}:", *(line for entry in modules.items() for line in _described(*entry)), ""]
@@ -101,19 +101,17 @@ def _source(module: str) -> Path:
 
 
 def run(name: str, words: Sequence[str]) -> None:
-    """Runs a command in this process, or a training one in those that it is to be spread over.
+    """Runs a command in this process, or in those that it is to be spread over.
 
     Raises:
         UserError: no such command.
     """
     if name not in COMMANDS:
         raise UserError(f"unknown command '{name}'; {closest(name, COMMANDS)}`{NAME} --help` lists all")
-    if name in TRAINERS:
-        how, options = split_launch(words)
-        if how is not None and not is_worker() and not {"-h", "--help"} & {*words}:
-            sys.exit(launch(how, [name, *words]))
-        words = options
-    run_module(COMMANDS[name], [f"{NAME} {name}", *words])
+    how, options = split_launch(words)
+    if how is not None and not is_worker() and not {"-h", "--help"} & {*words}:
+        sys.exit(launch(how, [name, *words]))
+    run_module(COMMANDS[name], [f"{NAME} {name}", *options])
 
 
 def run_module(module: str, argv: Sequence[str]) -> None:

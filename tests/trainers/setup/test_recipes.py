@@ -13,6 +13,7 @@ from preference_runs import write_preferences
 from tiny_encoders import write_coloured_groups, write_coloured_records
 from trl import ModelConfig
 
+from data.cli.shipped import ACCELERATE_CONFIGS, names_in
 from trainers.factors import FactorArguments, FactorTrainingConfig
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.preferences import PreferenceArguments
@@ -59,14 +60,14 @@ def test_recipe_parses(recipe):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_says_how_to_run_it_and_on_what(recipe):
     head = [line for line in recipe.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    script = method_of(recipe)[0]
-    command = next(line for line in head if "accelerate launch" in line)
-    assert f"{script} --config recipes/{recipe.name}" in command
-    assert (ROOT / command.split("--config_file ")[1].split()[0]).is_file()
+    method = Path(method_of(recipe)[0]).stem.replace("_", "-")
+    command, launched = next(line for line in head if "--launch" in line).split(" --launch ")
+    assert command == f"#   vlm-posttrain {method} --config {recipe.stem}"
+    assert launched in names_in(ACCELERATE_CONFIGS)
     assert any("Hardware:" in line and "GB" in line for line in head)
     keys = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     if "accelerate_config" in keys:
-        assert keys["accelerate_config"] in command
+        assert keys["accelerate_config"] == f"accelerate_configs/{launched}.yaml"
 
 
 OF_THE_RUN = {"model_name_or_path", "dataset_name", "query_table", "example_table", "output_dir", "use_cpu", "bf16"}
