@@ -1,7 +1,6 @@
 """Trainers made from Python as TRL's are: by position, with a parent's configuration or none, of models of texts."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import transformers
 import trl
 from datasets import Dataset
 from grpo_runs import QUIET, SMALL, as_reward, make_trainer, questions
+from text_models import write_text_model
 
 from data.io.records import RecordError
 from trainers.factors import FactorTrainer
@@ -28,18 +28,7 @@ A = as_reward("a")
 @pytest.fixture(scope="session")
 def text_model(tiny_model, tmp_path_factory) -> str:
     """Folder of a tiny language model that reads texts only, with its tokenizer."""
-    folder = str(tmp_path_factory.mktemp("text"))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
-    config = transformers.Qwen2Config(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-        vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    transformers.Qwen2ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    settings = Path(folder) / "tokenizer_config.json"
-    kept = {key: value for key, value in json.loads(settings.read_text()).items() if key != "processor_class"}
-    settings.write_text(json.dumps(kept))
-    return folder
+    return write_text_model(tmp_path_factory.mktemp("text"), tiny_model)
 
 
 # -- T23, T29: data that cannot make a step ---------------------------------------------------------------------------
