@@ -39,9 +39,9 @@ factor-agents: factors ## What predicted factors are worth to a VLM that selects
 	@echo "== Factors in reports, about 8 minutes on 2 cores; everything goes to $(OUT)/factor_agents/"
 	@$(ACTIVATE) && ./pipelines/factor_agents.sh $(SEED) $(OUT)/factor_agents $(OUT)/factors
 
-lint: $(STAMP)  ## Check style
-	@echo "== Linting (ruff)"
-	@$(ACTIVATE) && ruff format --check . && ruff check .
+lint: $(STAMP)  ## Check style and types
+	@echo "== Linting (ruff, mypy)"
+	@$(ACTIVATE) && ruff format --check . && ruff check . && mypy --no-error-summary
 
 format: $(STAMP) ## Mend style
 	@$(ACTIVATE) && ruff format . && ruff check --fix .

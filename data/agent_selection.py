@@ -17,7 +17,7 @@ Paths are relative to the file they stand in. `pool` is the folder of the data s
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,7 @@ def _with_absolute_paths(record: AgentSelectionRecord, base: Path) -> AgentSelec
     return record.model_copy(update={"images": images, "pool": pool})
 
 
-def _from_raw(raw: RawReport, agent_list: list[str] | None, location: Location) -> list[AgentSelectionRecord]:
+def _from_raw(raw: RawReport, agent_list: Sequence[str] | None, location: Location) -> list[AgentSelectionRecord]:
     agents = raw.agent_list if raw.agent_list is not None else agent_list
     if agents is None:
         raise RecordError([f"{location}: field 'agent_list': missing, and no --agent_list was given"])
@@ -137,7 +137,7 @@ def _from_raw(raw: RawReport, agent_list: list[str] | None, location: Location) 
     return [parse_row(location, row, AgentSelectionRecord) for row in rows]
 
 
-def _parse_row(location: Location, row: Any, agent_list: list[str] | None) -> list[AgentSelectionRecord]:
+def _parse_row(location: Location, row: Any, agent_list: Sequence[str] | None) -> list[AgentSelectionRecord]:
     if isinstance(row, dict) and ("filtered_datasets" in row or "agent_list" in row):
         return _from_raw(parse_row(location, row, RawReport), agent_list, location)
     return [parse_row(location, row, AgentSelectionRecord)]
@@ -160,7 +160,7 @@ def _problems_of_files(record: AgentSelectionRecord, location: Location) -> list
 def parse_records(
     rows: Iterable[tuple[Location, Any]],
     base: Path,
-    agent_list: list[str] | None = None,
+    agent_list: Sequence[str] | None = None,
     check_files: bool = True,
     left_out: LeftOut | None = None,
 ) -> list[AgentSelectionRecord]:
@@ -213,7 +213,7 @@ def as_row(record: AgentSelectionRecord, base: Path) -> dict:
     return row
 
 
-def to_dataset(rows: list[dict]):
+def to_dataset(rows: list[dict]) -> Any:
     """Rows as a data set of the datasets library.
 
     Ids may be integers in one row and strings in the next, and metadata is free, which Arrow's typed columns cannot
@@ -296,6 +296,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.validate_only:
         return
     splits = divide(records, arguments.shares, arguments.seed, keys=kept_together)
+    assert arguments.output_dir is not None  # or the records are only validated
     refuse_own_input(source, arguments.output_dir)
     write_splits(splits, arguments.output_dir, arguments.format)
     sizes = describe_sizes({name: len(part) for name, part in splits.items()})

@@ -293,7 +293,7 @@ def load_groups(
     base = base_folder(source)
     for group in reader.groups:
         if _images_of(group):
-            group.images = resolve_images(_images_of(group), base)
+            group.images = resolve_images(_images_of(group), base)  # type: ignore[attr-defined]  # a further column
     if check_files:
         return readable_rows(reader.groups, list(map(str, reader.places)), reader.problems, images_of=_images_of)
     if reader.problems:
@@ -418,7 +418,7 @@ class CandidateGroupArguments:
             )
 
 
-def _write(output: Path, groups: list[CandidateGroup], to: str, construct_order: str, form: str | None) -> None:
+def _write(output: Path, groups: list[CandidateGroup], to: str, construct_order: Any, form: Any) -> None:
     if to == "groups":
         write_groups(output, groups)
     elif to == "beams":

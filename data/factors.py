@@ -149,14 +149,17 @@ def _load(
     known: Sequence[str] | None = None,
     left_out: LeftOut | None = None,
 ) -> list[Any]:
-    records, problems, places, where = [], [], [], {}
+    records: list[Any] = []
+    problems: list[str] = []
+    places: list[str] = []
+    where: dict[Any, Location] = {}
     for location, record in parsed_rows(rows, record_type, problems):
         record = record.model_copy(update={"image_path": resolve_image(record.image_path, base)})
         if not record.filter_factor_texts and not allow_empty:
             expected = "expected at least one text; images that nothing applies to need --allow_empty"
             problems.append(f"{location}: field 'filter_factor_texts': {expected}, found []")
-        for factor in getattr(record, "factors", []) if known is not None else []:
-            if factor not in known:
+        for factor in getattr(record, "factors", ()):
+            if known is not None and factor not in known:
                 problems.append(
                     f"{location}: field 'factors': unknown factor {factor!r}; expected some of {', '.join(known)}"
                 )
@@ -216,7 +219,7 @@ def load_labelled(source: Source, split: str, factors: Sequence[str], check_file
 def multi_hot(records: Sequence[LabelledImage], factors: Sequence[str]) -> np.ndarray:
     """float32 (N, factors): 1 where a factor applies."""
     column = {factor: number for number, factor in enumerate(factors)}
-    labels = np.zeros((len(records), len(factors)), dtype=np.float32)
+    labels: np.ndarray = np.zeros((len(records), len(factors)), dtype=np.float32)
     for row, record in enumerate(records):
         labels[row, [column[factor] for factor in record.factors]] = 1
     return labels
@@ -332,9 +335,9 @@ def _load_splits(
     splits, errors = {}, []
     for split in dict.fromkeys(("train", *available_splits(source, SPLITS))):
         left_out = skipping.of(f"{split} annotations")
-        rows = read_rows(source, split)
+        located = read_rows(source, split)
         try:
-            splits[split] = parse_annotations(rows, base_folder(source), allow_empty, left_out=left_out)
+            splits[split] = parse_annotations(located, base_folder(source), allow_empty, left_out=left_out)
         except RecordError as error:
             errors.append(error)
     try:
@@ -403,6 +406,7 @@ def main(argv: list[str] | None = None) -> None:
         factors = abstract_factors(texts, encode, arguments.encoder, arguments.threshold)
         factors, rare = without_rare(factors, splits, encode, arguments.min_count)
         labelled = label(splits, factors, encode)
+        assert arguments.output_dir is not None  # or the annotations are only validated
         write_labelled(arguments.output_dir, labelled, factors, skipping)
     except RecordError as error:
         sys.exit("\n".join([*error.problems, f"error: {error.count} in {source}"]))

@@ -84,7 +84,8 @@ class PreferenceRecord(RecordWithImages):
 
 def _from_trl(row: dict) -> dict[str, Any]:
     """`query`, `response` and `human_ranking` of a row of TRL's form."""
-    prompt, sides = row.get("prompt", row.get("query")), [row.get("chosen"), row.get("rejected")]
+    prompt: Any = row.get("prompt", row.get("query"))
+    sides: list[Any] = [row.get("chosen"), row.get("rejected")]
     found: dict[str, Any] = {"human_ranking": [0, 1]}
     if not all(isinstance(side, list | tuple) for side in sides):
         return found | {"response": sides, **({} if prompt is None else {"query": prompt})}
@@ -266,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.hasty,
         arguments.kinds,
         arguments.seed,
-        read_preferences=lambda *place: load_preferences(*place, check_files=False)[0],
+        read_preferences=lambda source, split: load_preferences(source, split, check_files=False)[0],
     )
     for path, count in written.items():
         print(f"{counted(count, 'record')} written to {path}")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 SELECTION_FORMAT = (
     "<selection><reasoning>why</reasoning><agents><agent><name>agent name</name><prompt>what to keep</prompt></agent>"
@@ -153,7 +154,7 @@ def in_context_messages(
     counts = [1] * (len(shown) + 1) if image_counts is None else list(image_counts)
     if len(counts) != len(shown) + 1:
         raise ValueError(f"image counts: expected {len(shown) + 1}, of each example and the question, found {counts}")
-    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     if style == "chat":
         for (example, answer), count in zip(shown, counts, strict=False):  # the last count is the question's
             messages.append({"role": "user", "content": _image_parts(count) + [{"type": "text", "text": example}]})

@@ -98,7 +98,7 @@ def agent_prompt(aspect: Aspect, side_limit: float) -> str:
             clauses.append(f"{name} between {format_number(bound.minimum)} and {format_number(bound.maximum)}")
         elif bound.minimum is not None:
             clauses.append(f"{name} at least {format_number(bound.minimum)}")
-        else:
+        elif bound.maximum is not None:
             clauses.append(f"{name} at most {format_number(bound.maximum)}")
     return "keep " + ", ".join(clauses)
 

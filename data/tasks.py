@@ -144,8 +144,8 @@ def load_rows(
     if field == "prompt":
         rows = parse_rows_with_prompts(located, base, check_files, left_out)
     elif field == "question":
-        records = vqa.parse_records(located, base, check_files, left_out, answer_tags)
-        rows = [vqa_row(record, answer_tags) for record in records]
+        questions = vqa.parse_records(located, base, check_files, left_out, answer_tags)
+        rows = [vqa_row(record, answer_tags) for record in questions]
     else:
         agents = list(agents)
         records = agent_selection.parse_records(located, base, check_files=check_files, left_out=left_out)

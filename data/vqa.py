@@ -131,7 +131,9 @@ def parse_records(
     Raises:
         RecordError: lists every problem of every row.
     """
-    records, problems, places = [], [], []
+    records: list[VqaRecord] = []
+    problems: list[str] = []
+    places: list[str] = []
     for location, record in parsed_rows(rows, VqaRecord, problems):
         problem = problem_of_tags(record.answers) if answer_tags else None
         if problem is not None:
@@ -255,7 +257,8 @@ def official_rows(questions: Path, annotations: Path, image_dir: Path) -> list[d
     by_number = files_by_number(image_files(image_dir))
     rows, problems = [], []
     for question in asked.values():
-        annotation, images = by_question.get(question.question_id), by_number.get(question.image_id, [])
+        annotation: Any = by_question.get(question.question_id)
+        images = by_number.get(question.image_id, [])
         problem = _problem_of_question(question, annotation, images, image_dir)
         if problem is not None:
             problems.append(f"{questions}: question {question.question_id}: {problem}")
@@ -300,7 +303,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.source:
         splits = _easy_vqa_rows(arguments.shares, arguments.seed)
     else:
-        rows = official_rows(arguments.questions, arguments.annotations, arguments.image_dir)
+        places: Any = (arguments.questions, arguments.annotations, arguments.image_dir)
+        rows = official_rows(*places)
         splits = {arguments.split: rows}
     with writing(arguments.output_dir) as folder:
         for split, rows in splits.items():

@@ -81,8 +81,8 @@ class CopiesAgent(FilterAgent):
 
     def keep_among(self, pool_folder: str, parameters: tuple, remaining: Collection[ItemId]) -> list[ItemId]:
         """Ids that remain of those that other agents keep, in the pool's order."""
-        pairs = zip(load_pool(pool_folder).items, pool_measurements(pool_folder), strict=True)
-        pairs = [(item, row) for item, row in pairs if item.id in remaining]
+        measured = zip(load_pool(pool_folder).items, pool_measurements(pool_folder), strict=True)
+        pairs = [(item, row) for item, row in measured if item.id in remaining]
         items = [item for item, _ in pairs]
         dropped = set(self.copies(items, [row for _, row in pairs], parameters))
         return [item.id for item in items if item.id not in dropped]

@@ -38,12 +38,11 @@ class Executor:
     def _keep(self, pool_folder: str, name: str, parameters: tuple, remaining: frozenset[ItemId]) -> frozenset[ItemId]:
         """Those of the remaining ids that an agent keeps."""
         agent = self.agents[name]
-        of_copies = isinstance(agent, CopiesAgent)
-        key = (pool_folder, name, parameters, remaining if of_copies else None)
+        key = (pool_folder, name, parameters, remaining if isinstance(agent, CopiesAgent) else None)
         if key not in self._cache:
             kept = (
                 agent.keep_among(pool_folder, parameters, remaining)
-                if of_copies
+                if isinstance(agent, CopiesAgent)
                 else agent.keep(pool_folder, parameters)
             )
             self._cache[key] = frozenset(kept)

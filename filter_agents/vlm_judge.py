@@ -53,7 +53,7 @@ class VlmJudge(FilterAgent):
         model, processor = self._loaded
         bounds = PixelBounds(0, self.max_pixels, model.config.vision_config.patch_size)
         pool = load_pool(pool_folder)
-        kept = []
+        kept: list[ItemId] = []
         starts = range(0, len(pool), self.batch_size)
         for start in tqdm(starts, desc="judging", unit="batch", disable=len(starts) < 10):
             items = pool.items[start : start + self.batch_size]

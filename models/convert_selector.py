@@ -11,6 +11,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.candidates.torch_files import read_torch_file
 from data.cli.arguments import UNNAMED, option
@@ -43,7 +44,7 @@ def read_state(path: Path) -> tuple[dict, dict]:
     return _without_prefix(path, state), notes
 
 
-def _is_note(value) -> bool:
+def _is_note(value: Any) -> bool:
     return isinstance(value, (int, float, str))
 
 
@@ -71,7 +72,7 @@ def _without_prefix(path: Path, state: dict) -> dict:
 
 def expected_shapes(hidden: int, width: int, layers: int, gate: bool) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights of a selector."""
-    shapes = {"query_proj.weight": (hidden, hidden), "cand_proj.weight": (hidden, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {"query_proj.weight": (hidden, hidden), "cand_proj.weight": (hidden, hidden)}
     if width != hidden:
         shapes["input_proj.weight"] = (hidden, width)
     attention = dict(zip(ATTENTION, [(3 * hidden, hidden), (3 * hidden,), (hidden, hidden), (hidden,)], strict=True))
@@ -83,7 +84,7 @@ def expected_shapes(hidden: int, width: int, layers: int, gate: bool) -> dict[st
     return shapes
 
 
-def convert(path: Path, num_heads: int = 1, temperature: float = 0.1):
+def convert(path: Path, num_heads: int = 1, temperature: float = 0.1) -> tuple[Any, dict[str, Any]]:
     """The `PointerSelector` of a checkpoint, in float32 and eval mode, and the values stored beside its weights.
 
     Args:
@@ -104,9 +105,9 @@ def convert(path: Path, num_heads: int = 1, temperature: float = 0.1):
     problems = [f"unknown: {name}" for name in weights if name not in shapes]
     problems += [f"missing: {name}" for name in shapes if name not in weights]
     for name in shapes.keys() & weights.keys():
-        found = tuple(weights[name].shape)
-        if found != shapes[name]:
-            problems.append(f"{name}: expected shape {shapes[name]}, found {found}")
+        shape = tuple(weights[name].shape)
+        if shape != shapes[name]:
+            problems.append(f"{name}: expected shape {shapes[name]}, found {shape}")
     if problems:
         raise ModelError(f"{path}: not a selector that can be imported: {'; '.join(sorted(problems))}")
     config = PointerSelectorConfig(

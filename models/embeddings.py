@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,10 +63,10 @@ class Encoder:
             raise TypeError(f"{self.name} encodes texts only; for images, take a CLIP, SigLIP or Qwen2-VL model")
         return self._in_batches(list(images), IMAGE_BATCH, self._image_batch)
 
-    def _in_batches(self, items: list, size: int, encode) -> np.ndarray:
+    def _in_batches(self, items: list, size: int, encode: Callable) -> np.ndarray:
         import torch
 
-        parts = [np.zeros((0, self.width), dtype=np.float32)]
+        parts: list[np.ndarray] = [np.zeros((0, self.width), dtype=np.float32)]
         with torch.inference_mode():
             for start in range(0, len(items), size):
                 parts.append(_unit_rows(encode(items[start : start + size]).float().cpu().numpy(), self.name))
@@ -136,7 +136,7 @@ class VisionTowerEncoder(Encoder):
 
     can_images = True
 
-    def __init__(self, name: str, config, device: str):
+    def __init__(self, name: str, config: Any, device: str):
         from transformers import AutoImageProcessor
 
         self._model = load_vision_tower(name, config, device)
@@ -156,10 +156,11 @@ class VisionTowerEncoder(Encoder):
         return torch.stack([part.float().mean(dim=0) for part in features.split(lengths)])
 
 
-def load_vision_tower(name: str, config, device: str, revision: str | None = None):
+def load_vision_tower(name: str, config: Any, device: str, revision: str | None = None) -> Any:
     module = import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
+    published: Any = getattr(module, VISION_TOWERS[config.model_type])
 
-    class VisionTower(getattr(module, VISION_TOWERS[config.model_type])):
+    class VisionTower(published):
         _keys_to_ignore_on_load_unexpected = [r"^(model|lm_head|language_model)\."]  # the language model's weights
 
     tower, report = VisionTower.from_pretrained(
@@ -175,14 +176,14 @@ def load_vision_tower(name: str, config, device: str, revision: str | None = Non
     return tower.to(device).eval()
 
 
-def _dtype(device: str):
+def _dtype(device: str) -> Any:
     """float32 on CPUs, where half precision is slow; otherwise the type that the weights are stored in."""
     import torch
 
     return torch.float32 if device == "cpu" else "auto"
 
 
-def _settings(processor) -> Iterator[str]:
+def _settings(processor: Any) -> Iterator[str]:
     """Everything in a processor, tokenizer or image processor that can change its output."""
     for part in (getattr(processor, "tokenizer", None), getattr(processor, "image_processor", None)):
         if part is not None:
@@ -195,13 +196,13 @@ def _settings(processor) -> Iterator[str]:
         yield json.dumps(described(processor), sort_keys=True, default=str)
 
 
-def described(configured) -> dict:
+def described(configured: Any) -> dict:
     """A configuration without where it was read from: an encoder that was moved is the same one."""
     left_out = ("_name_or_path", "name_or_path", "transformers_version")
     return {key: value for key, value in configured.to_dict().items() if key not in left_out}
 
 
-def fingerprint_of(model, settings: list, processors: list) -> str:
+def fingerprint_of(model: Any, settings: list, processors: list) -> str:
     """SHA-256 over every weight, the settings, and what the processors do."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -42,7 +42,9 @@ def _with_image_blocks(conversation: Conversation, images: Sequence[Image.Image]
     return placed
 
 
-def prepare_inputs(processor, conversations: Sequence[Conversation], images: Sequence[Sequence[Image.Image]]):
+def prepare_inputs(
+    processor: Any, conversations: Sequence[Conversation], images: Sequence[Sequence[Image.Image]]
+) -> Any:
     """Left-padded model inputs of conversations that end with the user's turn.
 
     Args:
@@ -59,8 +61,8 @@ def prepare_inputs(processor, conversations: Sequence[Conversation], images: Seq
 
 
 def generate(
-    model,
-    processor,
+    model: Any,
+    processor: Any,
     conversations: Sequence[Conversation],
     images: Sequence[Sequence[Image.Image]],
     max_new_tokens: int = 256,
@@ -90,7 +92,7 @@ def generate(
     return [texts[start : start + num_generations] for start in range(0, len(texts), num_generations)]
 
 
-def answers_yes(model, processor, images: Sequence[Image.Image], question: str) -> list[bool]:
+def answers_yes(model: Any, processor: Any, images: Sequence[Image.Image], question: str) -> list[bool]:
     """For each image, whether the model finds "yes" a more likely first word than "no"."""
     conversation = [{"role": "user", "content": f"{question} Answer yes or no."}]
     inputs = prepare_inputs(processor, [conversation] * len(images), [[image] for image in images]).to(model.device)

@@ -38,7 +38,7 @@ def check_model_place(name: str, of_a_run: bool = False) -> None:
     raise ModelError(f"{problem}; its newest complete checkpoint is {newest}" if newest else problem)
 
 
-def model_option(text: str, default: str | None = MISSING, **settings: Any) -> Any:
+def model_option(text: str, default: Any = MISSING, **settings: Any) -> Any:
     """A field of a command's dataclass that names a model, which is checked before anything is read.
 
     Args:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.cli.arguments import OptionError, option, seed_option
 from data.cli.commands import command
@@ -74,7 +75,7 @@ DEFAULT_CORPUS = (
 )
 
 
-def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024):
+def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Any:
     """A `Qwen2Tokenizer` with a small vocabulary, trained on texts."""
     from tokenizers import Tokenizer, pre_tokenizers, trainers
     from tokenizers.models import BPE
@@ -98,7 +99,7 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024):
     )
 
 
-def build_processor(tokenizer, max_pixels: int = MAX_PIXELS, merge_size: int = MERGE_SIZE):
+def build_processor(tokenizer: Any, max_pixels: int = MAX_PIXELS, merge_size: int = MERGE_SIZE) -> Any:
     """A `Qwen2VLProcessor` for images of at most `max_pixels` pixels; `merge_size` as the model's."""
     from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
@@ -116,7 +117,7 @@ def build_processor(tokenizer, max_pixels: int = MAX_PIXELS, merge_size: int = M
 
 
 def build_model(
-    tokenizer,
+    tokenizer: Any,
     hidden_size: int = 128,
     layers: int = 2,
     initializer_range: float = 0.08,
@@ -125,7 +126,7 @@ def build_model(
     vision_depth: int = 2,
     vision_width: int = 64,
     vision_initializer_range: float | None = None,
-):
+) -> Any:
     """A `Qwen2VLForConditionalGeneration` with random float32 weights.
 
     Args:
@@ -193,7 +194,7 @@ def _read_corpus(path: Path) -> list[str]:
     lines = text.split("\n")  # strings in JSON may hold what splitlines() splits at
     if path.suffix != ".jsonl":
         return lines
-    texts = []
+    texts: list[str] = []
     for number, line in enumerate(lines, start=1):
         try:
             texts.extend(_strings(json.loads(line)) if line.strip() else ())
@@ -202,7 +203,7 @@ def _read_corpus(path: Path) -> list[str]:
     return texts
 
 
-def _strings(value) -> Iterable[str]:
+def _strings(value: Any) -> Iterable[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

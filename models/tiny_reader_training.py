@@ -37,7 +37,7 @@ NO_KEY = -100
 KEY_NUMBERS = {key: number for number, key in enumerate(KEYS)}
 
 
-def build(seed: int):
+def build(seed: int) -> Any:
     """(model, processor) with random weights; every noun is one token."""
     nouns, system = " ".join(NOUNS), in_context_messages("")[0]["content"]
     questions = sorted({scene.question for scene in training_and_test_scenes()[0]})
@@ -99,7 +99,7 @@ class Images:
     shapes: Tensor  # (N,)
 
 
-def read_images(scenes: list[Scene], processor) -> Images:
+def read_images(scenes: list[Scene], processor: Any) -> Images:
     """Every image of the scenes once."""
     by_path = {scene.image: scene for scene in scenes}
     pixels = []
@@ -113,7 +113,7 @@ def read_images(scenes: list[Scene], processor) -> Images:
     )
 
 
-def image_tokens(tower, pixels: Tensor) -> Tensor:
+def image_tokens(tower: Any, pixels: Tensor) -> Tensor:
     """What the tower makes of images of one size; all at once, where its own attention takes them one by one.
 
     Args:
@@ -132,8 +132,8 @@ def image_tokens(tower, pixels: Tensor) -> Tensor:
         projected = attention.qkv(block.norm1(states)).unflatten(-1, (3, attention.num_heads, -1))
         queries, keys, values = projected.unbind(1)
         queries, keys = qwen2_vl.apply_rotary_pos_emb_vision(queries, keys, *rotation)
-        split = (part.unflatten(0, (count, patches)).transpose(1, 2) for part in (queries, keys, values))
-        attended = F.scaled_dot_product_attention(*split, scale=attention.scaling)
+        heads = [part.unflatten(0, (count, patches)).transpose(1, 2) for part in (queries, keys, values)]
+        attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], scale=attention.scaling)
         states = states + attention.proj(attended.transpose(1, 2).flatten(2).flatten(0, 1))
         states = states + block.mlp(block.norm2(states))
     return tower.merger(states).unflatten(0, (count, -1))
@@ -145,7 +145,7 @@ def mirror(pixels: Tensor) -> Tensor:
     return pixels.view(len(pixels), *sides).flip(2, 4, 8).reshape(pixels.shape)
 
 
-def train_vision(tower, images: Images, epochs: int, batch_size: int = 64) -> None:
+def train_vision(tower: Any, images: Images, epochs: int, batch_size: int = 64) -> None:
     """Colour and shape of each image, read from the mean of its tokens."""
     size = tower.config.hidden_size
     color_head, shape_head = nn.Linear(size, len(COLORS)), nn.Linear(size, len(SHAPES))
@@ -164,13 +164,13 @@ def train_vision(tower, images: Images, epochs: int, batch_size: int = 64) -> No
 
 
 @torch.no_grad()
-def image_features(tower, images: Images, batch_size: int = 256) -> Tensor:
+def image_features(tower: Any, images: Images, batch_size: int = 256) -> Tensor:
     """(N, tokens, hidden size)"""
     return torch.cat([image_tokens(tower, pixels) for pixels in images.pixels.split(batch_size)])
 
 
 @torch.no_grad()
-def scale_features(tower, features: Tensor) -> Tensor:
+def scale_features(tower: Any, features: Tensor) -> Tensor:
     """Features of standard deviation `FEATURE_SCALE`, and the tower changed so that it gives these."""
     factor = FEATURE_SCALE / features.std()
     tower.merger.mlp[-1].weight *= factor
@@ -193,7 +193,7 @@ class TurnTokens:
         self.image_token = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.nouns = [self._noun_tokens(before) for before in ("", " ")]  # of an answer's first and second noun
 
-    def _render(self, messages: list[dict], **settings) -> str:
+    def _render(self, messages: list[dict], **settings: Any) -> str:
         return self._processor.apply_chat_template(messages, tokenize=False, **settings)
 
     def _tokenize(self, text: str) -> list[int]:
@@ -325,7 +325,7 @@ class Reader(nn.Module):
         size = model.config.text_config.hidden_size
         self.asked_head, self.told_head = nn.Linear(size, len(KEYS)), nn.Linear(size, len(KEYS))
 
-    def forward(self, batch: Batch, features: Tensor):
+    def forward(self, batch: Batch, features: Tensor) -> Any:
         """The language model's output, with hidden states and attention weights."""
         embeddings = self.model.get_input_embeddings()(batch.tokens)
         is_image = batch.tokens == self.model.config.image_token_id
@@ -338,12 +338,12 @@ class Reader(nn.Module):
             output_attentions=True,
         )
 
-    def logits(self, output, batch: Batch) -> Tensor:
+    def logits(self, output: Any, batch: Batch) -> Tensor:
         """(P, vocabulary)"""
         rows, places = batch.places.unbind(1)
         return self.model.lm_head(output.last_hidden_state[rows, places])
 
-    def auxiliary_loss(self, output, batch: Batch) -> Tensor:
+    def auxiliary_loss(self, output: Any, batch: Batch) -> Tensor:
         rows, places = batch.places.unbind(1)
         states = output.hidden_states[MATCHING_LAYER][rows, places]
         states = F.rms_norm(states, states.shape[-1:])  # else the states grow instead of turning

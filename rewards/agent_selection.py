@@ -3,12 +3,11 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from data.prompts import read_text
 from data.reports.measurements import check_pools
 from data.reports.pool import ItemId
-from filter_agents.base import FilterAgent
 from filter_agents.executor import Executor
 from filter_agents.registry import build_agents
 from rewards.base import Completion, Reward
@@ -110,11 +109,11 @@ class FilteringQuality(Reward):
 
     def __init__(
         self,
-        agents: Sequence[str | dict | FilterAgent] | None = None,
+        agents: Sequence[Any] | None = None,
         execute: Callable[[str, dict[str, str]], Iterable[ItemId]] | None = None,
     ):
         self._execute = execute
-        self._executor = None if execute else Executor(build_agents(agents))
+        self._executor: Any = None if execute else Executor(build_agents(agents))
         self._unread_prompts = 0
 
     def _remaining(self, pool: str, prompts: dict[str, str]) -> Iterable[ItemId]:
@@ -144,7 +143,7 @@ class FilteringQuality(Reward):
         if (log_metric := columns.get("log_metric")) is not None and completions:
             log_metric("filtering_quality/unread_prompts", self._unread_prompts / len(completions))
 
-    def __call__(self, completions: list[Completion], **columns) -> list[float | None]:
+    def __call__(self, completions: list[Completion], **columns: Any) -> list[float | None]:
         with self.counting(completions, columns):
             return super().__call__(completions, **columns)
 
@@ -167,7 +166,7 @@ class Combined(Reward):
         self,
         agent_weight: float = 0.5,
         filtering_weight: float = 0.5,
-        agents: Sequence[str | dict | FilterAgent] | None = None,
+        agents: Sequence[Any] | None = None,
         execute: Callable[[str, dict[str, str]], Iterable[ItemId]] | None = None,
     ):
         self.agent_weight = float(agent_weight)
@@ -180,13 +179,15 @@ class Combined(Reward):
         """Raises a `RecordError` that names all images of the rows' pools that agents could not read."""
         self._filtering_quality.check_files(rows)
 
-    def score(self, text: str, ground_truth_agents, ground_truth_filtered_data, pool: str | None) -> float | None:
+    def score(
+        self, text: str, ground_truth_agents: Any, ground_truth_filtered_data: Any, pool: str | None
+    ) -> float | None:
         filtering = self._filtering_quality.score(text, ground_truth_filtered_data, pool)
         selected = self._agent_selection.score(text, ground_truth_agents)
         if filtering is None or selected is None:
             return None
         return self.agent_weight * selected + self.filtering_weight * filtering
 
-    def __call__(self, completions: list[Completion], **columns) -> list[float | None]:
+    def __call__(self, completions: list[Completion], **columns: Any) -> list[float | None]:
         with self._filtering_quality.counting(completions, columns):
             return super().__call__(completions, **columns)

@@ -11,6 +11,7 @@ Rows of `--dataset_name` hold `completion` (a text, or chat messages) and the co
 
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def choose_specs(names: list[str] | None, recipe: dict[str, Any], on_error: str) -> list[RewardSpec]:
+def choose_specs(names: Sequence[str] | None, recipe: dict[str, Any], on_error: str) -> list[RewardSpec]:
     """Entries for the rewards asked for, with the recipe's parameters and tables; by default all of the recipe's.
 
     Args:
@@ -79,7 +80,8 @@ def choose_specs(names: list[str] | None, recipe: dict[str, Any], on_error: str)
     specs = in_recipe if names is None else [by_name.get(ALIASES.get(name, name), {"name": name}) for name in names]
     if not specs:
         raise RewardSpecError("no rewards: name some with --rewards, or give a --config that has reward_funcs")
-    return [{"max_error_rate": 1.0, **spec, "on_error": on_error} for spec in with_tables(specs, recipe)]
+    filled: list[Any] = with_tables(specs, recipe)  # mappings, as `specs` are
+    return [{"max_error_rate": 1.0, **spec, "on_error": on_error} for spec in filled]
 
 
 def _storable(row: dict) -> dict:
@@ -157,6 +159,8 @@ class EvalArguments:
 
 def evaluate(arguments: EvalArguments) -> None:
     """Scores, writes and prints."""
+    assert arguments.dataset_name is not None  # as `EvalArguments` demands
+    assert arguments.output_dir is not None
     recipe = read_recipe(arguments.config) if arguments.config else {}
     specs = choose_specs(arguments.rewards, recipe, arguments.on_error)
     agents = recipe.get("agents")
@@ -199,8 +203,8 @@ def evaluate(arguments: EvalArguments) -> None:
 def list_rewards() -> None:
     """Prints every reward with its parameters, columns and range."""
     for name in REWARDS:
-        reward = import_reward(name)
-        summary = inspect.getdoc(reward).splitlines()[0]
+        reward: Any = import_reward(name)
+        summary = (inspect.getdoc(reward) or "").partition("\n")[0]
         parameters = ", ".join(f"{key}={value.default!r}" for key, value in reward_parameters(reward).items())
         print(f"{name}\n    {summary}")
         print(f"    parameters: {parameters or 'none'}")

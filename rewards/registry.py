@@ -84,10 +84,11 @@ def _split_spec(spec: RewardSpec) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Name, parameters and failure policy of an entry."""
     if isinstance(spec, str):
         spec = {"name": spec}
-    if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+    name = spec.get("name") if isinstance(spec, dict) else None
+    if not isinstance(name, str):
         raise RewardSpecError(f"an entry of reward_funcs is a name or has a 'name', found {spec!r}")
     parameters = {key: value for key, value in spec.items() if key != "name" and key not in _POLICY}
-    return ALIASES.get(spec["name"], spec["name"]), parameters, {key: spec[key] for key in _POLICY if key in spec}
+    return ALIASES.get(name, name), parameters, {key: spec[key] for key in _POLICY if key in spec}
 
 
 def spec_name(spec: RewardSpec) -> str:
@@ -132,7 +133,7 @@ def build_reward(spec: RewardSpec, agents: Sequence[str | dict] | None = None) -
     if missing:
         raise RewardSpecError(f"reward '{name}': expected {' and '.join(missing)} beside its name, found none")
     try:
-        function = reward(**parameters) if inspect.isclass(reward) else functools.partial(reward, **parameters)
+        function: Any = reward(**parameters) if inspect.isclass(reward) else functools.partial(reward, **parameters)
         return guard(function, spec_name(spec), **policy)
     except (TypeError, ValueError) as error:
         raise RewardSpecError(f"reward '{name}': {error}") from error

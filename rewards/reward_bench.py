@@ -130,7 +130,7 @@ def _score_with_model(records: Sequence[PreferenceRecord], stored: StoredScores)
         return None
     return [
         ScoredPreference(
-            id=record.id,
+            id=record.id,  # type: ignore[arg-type]  # `load_preferences` numbers those without one
             query=prompt_text(record.prompt()),
             response=record.response,
             human_ranking=record.human_ranking,
@@ -176,6 +176,7 @@ def _report(
 
 def evaluate_scores(arguments: RewardBenchArguments) -> None:
     """Counts, writes and prints."""
+    assert arguments.scores is not None  # or `evaluate_model` is called
     check_alone()
     preferences = load_scored_preferences(arguments.scores, arguments.split)
     name = arguments.name or Path(arguments.scores).stem
@@ -184,6 +185,8 @@ def evaluate_scores(arguments: RewardBenchArguments) -> None:
 
 def evaluate_model(arguments: RewardBenchArguments) -> None:
     """The same after scoring what has no score yet."""
+    assert arguments.model is not None  # as `RewardBenchArguments` demands
+    assert arguments.dataset_name is not None
     name = arguments.name or Path(arguments.model).name
     records, counts = load_preferences(arguments.dataset_name, arguments.split, skip_bad_rows=arguments.skip_bad_rows)
     work = arguments.work_dir or work_folder(arguments.output_dir / name)

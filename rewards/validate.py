@@ -6,6 +6,7 @@ Lists every row below a reward's maximum and ends with status 1 if there is one.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def shortfalls(rows: list[dict], recipe: dict, source: str) -> list[str]:
     return found
 
 
-def validate(recipe: dict, splits: list[str], limit: int | None) -> list[str]:
+def validate(recipe: dict, splits: Sequence[str], limit: int | None) -> list[str]:
     """Checks every split named; prints a line for each."""
     agents = [(agent.name, agent.description) for agent in build_agents(recipe.get("agents")).values()]
     problems = []

@@ -5,6 +5,7 @@
 """
 
 from collections import defaultdict
+from typing import Any
 
 import datasets
 import evaluate
@@ -57,7 +58,7 @@ class VqaAccuracyMetric(evaluate.Metric):
     ) -> dict:
         pairs = zip(predictions, references, strict=True)
         accuracies = [vqa_accuracy(prediction, answers) for prediction, answers in pairs]
-        result = {"overall": _percent(accuracies)}
+        result: dict[str, Any] = {"overall": _percent(accuracies)}
         if question_types is not None:
             result["perQuestionType"] = _by_group(accuracies, question_types)
         if answer_types is not None:

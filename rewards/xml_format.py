@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 from xml.parsers import expat
 
 from data.prompts import read_text
@@ -83,7 +84,7 @@ class _StrictReader:
         if self.path[-1] not in _WITH_TEXT and text.strip():
             raise _NotStrict
 
-    def refuse(self, *_) -> None:
+    def refuse(self, *_: Any) -> None:
         """Handles what has no place in a selection: a document type (with entities), a comment, an instruction."""
         raise _NotStrict
 

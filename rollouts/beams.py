@@ -15,6 +15,7 @@ Writes candidate groups (`data/candidate_groups.py`). Killed, it goes on where i
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.candidates.pools import load_pools, pools_without
 from data.cli.arguments import (
@@ -111,7 +112,7 @@ class Scorer:
         generation: arguments of `InContextVLM.generate`, for `accuracy`.
     """
 
-    def __init__(self, vlm, name: str, construct_order: str = "left", generation: dict | None = None):
+    def __init__(self, vlm: Any, name: str, construct_order: str = "left", generation: dict | None = None):
         if name not in SCORERS:
             raise ValueError(f"scorer: expected one of {', '.join(SCORERS)}, found {name!r}")
         self.vlm = vlm
@@ -233,10 +234,10 @@ def read_queries(arguments: BeamArguments, skipping: Skipping) -> list[Query]:
     """
     examples = load_records(arguments.dataset_name, arguments.split, left_out=skipping.of("examples"))
     by_id = dict(zip(record_ids(examples), examples, strict=True))
-    same = arguments.queries is None
-    queries_out = None if same else skipping.of("queries")
-    queries = examples if same else load_records(arguments.queries, arguments.queries_split, left_out=queries_out)
-    queries_by_id = by_id if same else dict(zip(record_ids(queries), queries, strict=True))
+    queries_by_id, same = by_id, arguments.queries is None
+    if arguments.queries is not None:
+        queries = load_records(arguments.queries, arguments.queries_split, left_out=skipping.of("queries"))
+        queries_by_id = dict(zip(record_ids(queries), queries, strict=True))
     skipping.report()
     gone = skipping.ids("examples")
     pools = dict(list(load_pools(arguments.pools, by_id.keys() | gone).items())[: arguments.limit])
@@ -319,7 +320,7 @@ def make_beams(arguments: BeamArguments) -> int:
     settings = shard_settings(arguments, list(queries.values()), skipping)
     with ShardStore(arguments.work_dir or work_folder(arguments.output), settings, restart=arguments.restart) as store:
         complete = store.done.issuperset(queries)
-        scorer = None if complete else load_scorer(arguments, list(queries.values()))
+        scorer: Any = None if complete else load_scorer(arguments, list(queries.values()))
 
         def groups_of(chunk: list[ItemId]) -> Iterator[dict]:
             members = [queries[query_id] for query_id in chunk]

@@ -13,7 +13,7 @@ after it was stopped, it goes on; `accelerate launch` divides the queries among 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data.candidates.embedding_table import table_path
 from data.cli.arguments import (
@@ -42,7 +42,7 @@ VERSION = 1
 """Raised when the same settings make other rows."""
 
 
-def _data_digest(data) -> str:
+def _data_digest(data: Any) -> str:
     """Of what the rows are made from: queries, pools, and the examples in them."""
     pooled = dict.fromkeys(item for pool in data.pools.values() for item in pool)
     records = (*data.queries, *(data.examples[item] for item in pooled))
@@ -97,7 +97,9 @@ class CandidateArguments(VLMArguments):
             raise OptionError(f"--balance: expected low <= high, found {self.balance[0]} {self.balance[1]}")
 
 
-def _settings(arguments: CandidateArguments, data, book, selector_name: str | None, skipping: Skipping) -> dict:
+def _settings(
+    arguments: CandidateArguments, data: Any, book: Any, selector_name: str | None, skipping: Skipping
+) -> dict:
     """What decides the rows; a store with other settings is refused."""
     from models.run_folders import model_fingerprint
 
@@ -139,7 +141,7 @@ def make_candidates(arguments: CandidateArguments) -> None:
     data = load_selection_data(
         queries, examples, arguments.pools, shots, only_pooled=True, limit=arguments.limit, skipping=skipping
     )
-    tables = None
+    tables: Any = None
     if arguments.query_table is not None and arguments.example_table is not None:
         tables = load_tables(arguments.query_table, arguments.example_table, data)
     given = {} if arguments.beams is None else _load_given(arguments.beams, data, skipping)
@@ -170,7 +172,7 @@ def make_candidates(arguments: CandidateArguments) -> None:
     _make_all(maker, work, _settings(arguments, data, book, selector_name, skipping), arguments, skipping)
 
 
-def _make_all(maker, work: Path, settings: dict, arguments: CandidateArguments, skipping: Skipping) -> None:
+def _make_all(maker: Any, work: Path, settings: dict, arguments: CandidateArguments, skipping: Skipping) -> None:
     """The rows of all queries, each kept as soon as it is there, and the file of groups at the end."""
     by_id = {query.id: query for query in maker.data.queries}
 
@@ -189,7 +191,7 @@ def _make_all(maker, work: Path, settings: dict, arguments: CandidateArguments, 
             print(f"{asked} answers and probabilities looked up, {computed} of them asked of the VLM in this run")
 
 
-def _load_given(beams: Path, data, skipping: Skipping) -> dict:
+def _load_given(beams: Path, data: Any, skipping: Skipping) -> Any:
     from data.candidate_groups import load_groups
     from rollouts.example_selection.scored_candidates import given_candidates
 

@@ -176,7 +176,8 @@ def score_way(way: Way, task: Task, found: dict[str, Any]) -> dict[str, Any]:
         "memory_mb": found["memory_mb"],
         "parameters": found["parameters"],
     }
-    return {"figures": figures | {name: vars(bootstrap_mean(scores[name])) for name in REWARDS}, "scores": scores}
+    measured = {name: [value for value in scores[name] if value is not None] for name in REWARDS}
+    return {"figures": figures | {name: vars(bootstrap_mean(measured[name])) for name in REWARDS}, "scores": scores}
 
 
 def compare_ways(ways: Sequence[Way], task: Task) -> dict[str, Any]:
@@ -260,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     records = load_records(arguments.dataset_name, arguments.split)
     if any(record.pool is None for record in records):
         raise ComparisonError(f"{arguments.dataset_name}: expected a pool for every report, to filter it")
-    check_pools(record.pool for record in records[: arguments.limit])
+    check_pools(record.pool for record in records[: arguments.limit] if record.pool is not None)
     task = Task(
         reports=arguments.dataset_name,
         split=arguments.split,

@@ -93,8 +93,8 @@ class CompletionMaker:
 
     def __init__(
         self,
-        model,
-        processor,
+        model: Any,
+        processor: Any,
         rewards: Sequence[GuardedReward],
         weights: dict[str, float],
         num_completions: int,

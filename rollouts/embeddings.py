@@ -23,7 +23,7 @@ from data.cli.locks import parse_and_hold
 from data.io.counts import counted
 from data.io.records import RecordError
 from data.io.unreadable import Skipping
-from data.vqa import VqaRecord
+from data.vqa import VqaRecord, record_ids
 from models.embeddings import Encoder, load_encoder
 from models.places import model_option
 from models.run_folders import find_model
@@ -44,7 +44,7 @@ def load_encoders(
     for name in (text_encoder, image_encoder):
         if name is not None and name not in loaded:
             loaded[name] = load_encoder(name, device)
-    texts, images = (loaded.get(name) for name in (text_encoder, image_encoder))
+    texts, images = (loaded.get(name or "") for name in (text_encoder, image_encoder))
     if texts is not None and not texts.can_text:
         raise RecordError([f"--text_encoder {text_encoder}: this model does not encode texts"])
     if images is not None and not images.can_images:
@@ -112,8 +112,8 @@ def read_records(arguments: EmbeddingArguments, skipping: Skipping) -> list[VqaR
             which reads one.
     """
     records = load_examples(arguments.dataset_name, arguments.split)
-    selector = arguments.selector and selector_config(arguments.selector, arguments.text)
-    of_selector = bool(selector) and selector.image_encoder is not None
+    selector = selector_config(arguments.selector, arguments.text) if arguments.selector else None
+    of_selector = selector is not None and selector.image_encoder is not None
     if of_selector or arguments.image_encoder is not None or skipping.wanted:
         records = readable_examples(records, arguments.dataset_name, skipping.of("records"))
         skipping.report()
@@ -149,7 +149,7 @@ def embed_records(
         parts.append(Part(name="text", width=text_encoder.width, encoder=text_encoder.fingerprint))
     if not blocks:
         raise ValueError("expected a text encoder, an image encoder, or both")
-    return EmbeddingTable([record.id for record in records], np.concatenate(blocks, axis=1), tuple(parts))
+    return EmbeddingTable(record_ids(records), np.concatenate(blocks, axis=1), tuple(parts))
 
 
 @command

@@ -31,7 +31,7 @@ from data.reports.pool import load_pool
 from data.reports.wording import factor_sentence
 from data.tasks import DEFAULT_PROMPT
 from models.places import model_option
-from rollouts.factor_routing import Routes
+from rollouts.factor_routing import Routes, routed_agents
 
 ROUTED_REASONING = "The predicted factors lead to these agents."
 
@@ -72,7 +72,7 @@ def with_factors(
 
 def routed_selection(counts: Mapping[str, int], routes: Routes, least_images: int = 1) -> str:
     """What a model would answer that chose the agents of all factors found on at least so many images."""
-    agents = [routes[factor] for factor, count in counts.items() if count >= least_images and routes[factor]]
+    agents = routed_agents([factor for factor, count in counts.items() if count >= least_images], routes)
     return format_selection(dict.fromkeys(agents, DEFAULT_PROMPT), ROUTED_REASONING)
 
 

@@ -118,7 +118,8 @@ def load_routes(path: str | Path, factors: Sequence[str], agents: Mapping[str, F
 
 def routed_agents(factors: Sequence[str], routes: Routes) -> list[str]:
     """The agents of some factors, each once, in the order of the factors."""
-    return list(dict.fromkeys(routes[factor] for factor in factors if routes[factor] is not None))
+    found = (routes[factor] for factor in factors)
+    return list(dict.fromkeys(agent for agent in found if agent is not None))
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ def run_routes(
         for name in group:
             parameters = agents[name].read_prompt("").parameters
             among = () if name in by_itself else (remaining,)
-            kept = set((agents[name].keep_among if among else agents[name].keep)(pool_folder, parameters, *among))
+            agent: Any = agents[name]
+            kept = set((agent.keep_among if among else agent.keep)(pool_folder, parameters, *among))
             for item in remaining.difference(kept):
                 if name in agents_of[item]:
                     removed_by.setdefault(item, []).append(name)
@@ -255,7 +257,7 @@ def suggest(arguments: SuggestArguments) -> None:
     from filter_agents.registry import build_agents
     from models.factors.predictor import load_factor_config
 
-    config = load_factor_config(arguments.model)
+    config: Any = load_factor_config(arguments.model)
     names = {factor: (config.factor_names or {}).get(factor, factor) for factor in config.factors}
     encode = load_text_encoder(arguments.encoder)
     found = suggest_routes(names, build_agents(arguments.agents), encode, arguments.least_similarity)
@@ -328,7 +330,7 @@ COMMANDS = {"suggest": SuggestArguments, "run": RouteArguments}
 
 @command(shares_work=True)
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse_and_hold(COMMANDS, argv)
+    arguments: Any = parse_and_hold(COMMANDS, argv)
     if isinstance(arguments, SuggestArguments):
         check_alone()
         suggest(arguments)

@@ -128,7 +128,7 @@ def filter_datasets(reports: list[Report], answers: list[str], agents: dict) -> 
     executor = Executor(agents)
     rows = []
     for number, (report, answer) in enumerate(zip(reports, answers, strict=True)):
-        row = {"id": report.id if report.id is not None else number, "completion": answer}
+        row: dict[str, Any] = {"id": report.id if report.id is not None else number, "completion": answer}
         selection = parse_selection(answer).unescaped()
         if selection.agents is None:
             rows.append({**row, "agents": None, "kept": None, "removed": None})

@@ -35,7 +35,7 @@ from data.io.image_sources import picture_keys
 from data.io.records import RecordError
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
-from data.vqa import VqaRecord
+from data.vqa import VqaRecord, record_ids
 from models.embeddings import Encoder
 from rollouts.embeddings import EncoderArguments, load_encoders
 from rollouts.retrieval.embedding_cache import embed_images, embed_texts
@@ -76,7 +76,7 @@ def random_pools(total: int, size: int, excluded: Sequence[Sequence[int]], seed:
     large as the data set, rows are drawn from those that are not excluded instead.
     """
     rng = random.Random(seed)
-    pools = np.empty((len(excluded), size), dtype=np.int64)
+    pools: np.ndarray = np.empty((len(excluded), size), dtype=np.int64)
     for number, rows in enumerate(excluded):
         forbidden = set(rows)
         share_without = (1 - size / total) ** len(forbidden)  # of all pools, about
@@ -363,8 +363,8 @@ def make_pools(arguments: PoolArguments, skipping: Skipping) -> dict[ItemId, lis
     vectors = compared_vectors(queries, examples, text_encoder, image_encoder, arguments.example_text, cache)
     sampler = Sampler(len(examples), excluded, vectors, arguments.text_weight, shares)
     pools = sampler.pools(arguments.sampler, arguments.pool_size, arguments.seed)
-    ids = [example.id for example in examples]
-    return {query.id: [ids[row] for row in pool] for query, pool in zip(queries, pools, strict=True)}
+    ids = record_ids(examples)
+    return {query: [ids[row] for row in pool] for query, pool in zip(record_ids(queries), pools, strict=True)}
 
 
 @command

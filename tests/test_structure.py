@@ -2,6 +2,8 @@
 can take in at a glance, and a test for every module. Reads the source alone; `CONTRIBUTING.md` says why."""
 
 import ast
+import configparser
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -246,9 +248,18 @@ def test_no_folder_is_a_long_list():
     folders = [
         place for top in places for place in (top, *top.rglob("*")) if place.is_dir() and place.name != "__pycache__"
     ]
-    sizes = {folder: sum(one.is_file() for one in folder.iterdir()) for folder in folders}
+    sizes = {folder: sum(one.is_file() and one.name != "py.typed" for one in folder.iterdir()) for folder in folders}
     assert len(sizes) > 50
     assert {str(folder): size for folder, size in sizes.items() if size > MOST_FILES} == {}
+
+
+def test_packages_say_that_their_types_are_checked():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    listed = settings["options.package_data"]
+    for package in USES:
+        assert (ROOT / package / "py.typed").is_file()
+        assert "py.typed" in re.split(r",\s*", listed[package])
 
 
 def test_every_module_has_a_test():

@@ -359,7 +359,7 @@ class FinishModel(TrainerCallback):
     def __init__(self, trainer: FactorTrainer):
         self.trainer = trainer
 
-    def on_train_end(self, args, state, control, **kwargs) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.finish()
 
 
@@ -395,7 +395,7 @@ def load_predictor(
     if (name is None) == (script.backbone is None):
         found = "neither" if name is None else "both"
         raise RecipeError(f"expected either model_name_or_path or backbone, found {found}")
-    given = script.backbone if name is None else name
+    given: Any = script.backbone if name is None else name
     try:
         model = make_predictor(given, args, factors.names, hub_arguments(args, model_args)["revision"])
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
     before_imports(__file__, "GRPO", "GRPOScriptArguments", "GRPOConfig", "ModelConfig")
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -132,11 +132,13 @@ class GRPOTrainer(
     """
 
     _name = "GRPO"
+    log_multimodal: bool
+    _rewards_per_func: torch.Tensor  # (N, R) of all processes, NaN where None
 
     def __init__(
         self,
         model: str | PreTrainedModel,
-        reward_funcs: Callable | list[Callable] | None = None,
+        reward_funcs: str | Callable | Sequence[str | Callable] | None = None,
         args: trl.GRPOConfig | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Any = None,
@@ -153,8 +155,11 @@ class GRPOTrainer(
         with class_of_its_revision(model, args):
             super().__init__(model, rewards, args, train_dataset, eval_dataset, processing_class, *others, **kwargs)
         self.samples = samples
-        self._rewards_per_func: torch.Tensor | None = None  # (N, R) of all processes, NaN where None
         self._held_back: list[dict[str, Any]] = []  # columns of each local row that only the rewards see
+
+    def described_rewards(self) -> list[str]:
+        weights = self.reward_weights.tolist()
+        return [f"{name} x {weight:g}" for name, weight in zip(self.reward_func_names, weights, strict=True)]
 
     @staticmethod
     def _without_vision_tokens(args: GRPOConfig, processing_class: Any) -> dict[str, Any] | None:
@@ -210,7 +215,9 @@ class GRPOTrainer(
         images = None if images is None else [of_row or [] for of_row in images]
         return *generated, images, tool_images
 
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list, completions: list, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
         """The parent's, of all columns; it stays at hand, since the batch has no room for it."""
         inputs = [{**row, **kept} for row, kept in zip(inputs, self._held_back, strict=True)]
         self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -245,7 +252,7 @@ class GRPOTrainer(
 
     # -- loss and schedules ------------------------------------------------------------------------------------------
 
-    def _compute_loss(self, model, inputs: Batch) -> torch.Tensor:
+    def _compute_loss(self, model: torch.nn.Module, inputs: Batch) -> torch.Tensor:
         """The parent's; then beta and temperature follow the KL, which a micro-batch of rows that all left the loss
         has none of.
         """
@@ -355,7 +362,7 @@ def main(argv: list[str] | None = None) -> None:
             samples=SampleLog(args.output_dir),
         )
         shown, source = held_out_rows(script, train_rows, eval_rows)
-        trainer.add_callback(rollout_samples(trainer, trainer.samples, shown, source, model.bounds))
+        trainer.add_callback(rollout_samples(trainer, trainer.kept_samples, shown, source, model.bounds))
 
         # Train, save, report
         info = RunInfo(

@@ -152,7 +152,7 @@ class _Epochs(TrainerCallback):
     def __init__(self, trainer: "OfflineGRPOTrainer"):
         self.trainer = trainer
 
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.refresh(int(state.epoch or 0))
 
 
@@ -200,9 +200,9 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
         self.beta = args.beta
         self.curriculum = Curriculum(args.curriculum_best_and_worst, args.curriculum_share)
         self._load_reference = load_reference or partial(self.policy.load, args=self.args, options=options)
-        self._old: StoredLogProbs | None = None  # of the groups trained on
+        self._old: Any = None  # `StoredLogProbs` of the groups trained on
         self._old_round = -1
-        self._reference: StoredLogProbs | None = None  # of these, and of those evaluated on
+        self._reference: Any = None  # the same of these, and of those evaluated on
 
     # -- old and reference policy -------------------------------------------------------------------------------------
 

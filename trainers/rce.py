@@ -134,6 +134,7 @@ class RCETrainer(
 
     config_class: ClassVar[type[GroupConfig]] = RCEConfig
     figure_names: ClassVar[tuple[str, ...]] = ("accuracy", "expected_reward")
+    policy: GroupPolicy
 
     def __init__(
         self,
@@ -196,7 +197,7 @@ class RCETrainer(
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     def compute_loss(
-        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """The mean of `group_losses` over the groups of the step; what wraps the model averages over processes."""
         scored = self.policy.group_log_probs(model, inputs)
@@ -264,8 +265,8 @@ class RCETrainer(
         name, advantages = self.preferences(index, total.shape[1])
         rows = [values[:count].tolist() for values in (index, total, probabilities, advantages)]
         return [
-            group_sample(self.all_groups[number], self.policy, *values, name)
-            for number, *values in zip(*rows, strict=True)
+            group_sample(self.all_groups[number], self.policy, likelihoods, shares, preferred, name)
+            for number, likelihoods, shares, preferred in zip(*rows, strict=True)
         ]
 
     def fixed_samples(self) -> FixedSamples:
@@ -278,7 +279,7 @@ class RCETrainer(
             scored = self.policy.group_log_probs(self.accelerator.unwrap_model(self.model), batch)
             return {source: self.samples_of(scored, batch["index"], len(items))}
 
-        return FixedSamples(self, self.samples, make)
+        return FixedSamples(self, self.kept_samples, make)
 
     # -- figures ------------------------------------------------------------------------------------------------------
 

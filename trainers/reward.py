@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import trl
@@ -36,7 +36,7 @@ from models.families.loading import pixel_bounds
 from models.hub import hub_options
 from models.reward.inputs import reward_messages
 from models.reward.load import from_backbone, reward_model_of
-from models.reward.model import HEAD, RewardOutput
+from models.reward.model import HEAD
 from models.shared_prefix.sharing import SharedPrefix
 from rewards.preferences.accuracy import ranked_pairs
 from trainers.groups.preferences import (
@@ -223,7 +223,7 @@ def with_head(config: PeftConfig) -> PeftConfig:
 
 # -- the trainer ------------------------------------------------------------------------------------------------------
 
-Preferences = Sequence[PreferenceRecord] | Dataset
+Preferences: TypeAlias = Sequence[PreferenceRecord] | Dataset
 
 
 def _evaluation_records(dataset: Preferences | Mapping[str, Preferences] | None) -> Any:
@@ -275,6 +275,10 @@ class RewardTrainer(
 
     _name = "Reward"
     report_kind = "reward"
+    records: tuple[list[PreferenceRecord], Any]  # to train on, and to evaluate on
+    train_records: list[PreferenceRecord]
+    reward_config: Any
+    processing_class: Any
 
     def __init__(
         self,
@@ -313,7 +317,7 @@ class RewardTrainer(
         self.records = train, evaluation
         self.train_records = examples(train, args.group_responses)
         self.samples = samples
-        self._sums: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}
+        self._sums: dict[str, dict[str, float]] = {"train": {}, "eval": {}}
         collator = PreferenceCollator(processing_class, model.config.system_prompt, bool(args.lm_loss_weight))
         super().__init__(
             model,
@@ -369,9 +373,13 @@ class RewardTrainer(
     # -- loss ---------------------------------------------------------------------------------------------------------
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch=None
-    ) -> torch.Tensor | tuple[torch.Tensor, RewardOutput]:
-        """The mean over the batch's examples."""
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The mean over the batch's examples; with `return_outputs`, and a `RewardOutput`."""
         group = {key: inputs.pop(key) for key in GROUP_KEYS}
         outputs = model(**inputs)
         valid = group["rows"] >= 0  # (B, G)
@@ -524,7 +532,7 @@ class RewardTrainer(
             evaluation = next(iter(evaluation.values()), None)
         source: Source = "training data" if evaluation is None else "held out"
         few = chosen(train if evaluation is None else evaluation, self.args.seed)
-        return FixedSamples(self, self.samples, lambda step: {source: self.samples_of(few)})
+        return FixedSamples(self, self.kept_samples, lambda step: {source: self.samples_of(few)})
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -593,13 +601,13 @@ def main(argv: list[str] | None = None) -> None:
         check_enough_rows(len(train_records), args, script.dataset_name)
         if lengths is not None:
             widest = max(len(record.response) for record in train_records) if args.group_responses else 2
-            load = replace(
+            demand = replace(
                 base_load(script, args, model_args, lengths.prompts),
                 rows=args.per_device_train_batch_size * widest,
                 completion_tokens=lengths.response,
                 generated_rows=0,
             )
-            say_estimate(model.config.backbone() if hasattr(model.config, "backbone") else model.config, load)
+            say_estimate(model.config.backbone() if hasattr(model.config, "backbone") else model.config, demand)
         if script.validate_only:
             say("valid")
             return

@@ -112,7 +112,7 @@ class SFTTrainer(
 
         def prepared(dataset: Any, name: str) -> Any:
             if isinstance(dataset, Mapping):
-                return type(dataset)({key: prepared(one, f"{name} {key}") for key, one in dataset.items()})
+                return {key: prepared(one, f"{name} {key}") for key, one in dataset.items()}
             if not (isinstance(processing_class, ProcessorMixin) and is_of_a_task(dataset)):
                 _check_no_limit(dataset, args)
                 return dataset
@@ -135,7 +135,7 @@ class SFTTrainer(
         held_out = next((rows for name, rows in self.task_rows.items() if name != "train_dataset"), None)
         source: Source = "training data" if held_out is None else "held out"
         bounds = pixel_bounds(self.processing_class)
-        return demonstration_samples(self, self.samples, held_out or train, source, train, bounds)
+        return demonstration_samples(self, self.kept_samples, held_out or train, source, train, bounds)
 
     def extra_state(self) -> dict[str, Any]:
         return {"tokens": self._total_train_tokens, "metrics": metrics_state(self._metrics["train"])}

@@ -5,6 +5,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data.cli.help import NAME
 from data.cli.shipped import ACCELERATE_CONFIGS, names_in
@@ -120,7 +121,7 @@ def run_module(module: str, argv: Sequence[str]) -> None:
     Args:
         argv: that name, and the options.
     """
-    spec = importlib.util.find_spec(module)
+    spec: Any = importlib.util.find_spec(module)
     if spec.submodule_search_locations is not None:
         spec = importlib.util.find_spec(f"{module}.__main__")
     main = importlib.util.module_from_spec(spec)

@@ -198,8 +198,8 @@ class ShardStore:
     def fill(
         self,
         output: str | Path,
-        ids: Sequence[int | str],
-        rows_of: Callable[[list[int | str]], Iterable[dict[str, Any]]],
+        ids: Sequence[Any],
+        rows_of: Callable[[list[Any]], Iterable[dict[str, Any]]],
         size: int = 1,
         unit: str = "row",
     ) -> None:

@@ -1,5 +1,6 @@
 """The aspects of data quality: what is measured for each, which agent mends it, and which items stand out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.reports.measurements import (
@@ -47,7 +48,7 @@ def aspects_of(items: list[Item]) -> tuple[Aspect, ...]:
     return ASPECTS if any(item.question for item in items) else IMAGE_ASPECTS
 
 
-def resolution_limit(measurements: list[Measurement]) -> float:
+def resolution_limit(measurements: Sequence[Measurement]) -> float:
     """The shortest effective side, in pixels, that is unremarkable in this pool."""
     return HEALTHY_RESOLUTION * median_side(measurements)
 

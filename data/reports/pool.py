@@ -83,7 +83,7 @@ def images_of_pools(pools: Iterable[Pool]) -> list[tuple[str, str]]:
     return [(f"{pool.folder}: item {item.id!r}", str(pool.image_path(item))) for pool in pools for item in pool.items]
 
 
-def readable_pool(folder: str, left_out: LeftOut, place: Path) -> str:
+def readable_pool(folder: str, left_out: LeftOut | None, place: Path) -> str:
     """The folder of a pool whose images can all be read: the given one, or one at `place` with its other items.
 
     Args:

@@ -40,6 +40,9 @@ class GroupLogProbs:
         return total / self.mask.sum(dim=2).clamp(min=1) if mean else total
 
 
+Kind = Literal["selector", "vlm"]
+
+
 class GroupPolicy(Protocol):
     """What trainers ask of a policy.
 
@@ -48,7 +51,7 @@ class GroupPolicy(Protocol):
         mean_over_steps: whether a candidate counts by the mean over its steps, or by their sum.
     """
 
-    kind: ClassVar[Literal["selector", "vlm"]]
+    kind: ClassVar[Kind]
     mean_over_steps: ClassVar[bool]
 
     def check_settings(self, args: Any) -> None:

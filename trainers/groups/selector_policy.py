@@ -2,7 +2,7 @@
 texts and images that its own encoders read."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from models.selectors.encoder_inputs import InputReader, Inputs
 from models.selectors.encoding import EncodingSelector
 from models.selectors.load import load_encoding_selector, load_selector
 from trainers.groups.data import StoredGroup
-from trainers.groups.policies import Batch, GroupLogProbs
+from trainers.groups.policies import Batch, GroupLogProbs, Kind
 from trainers.setup.checks import check_policy_settings
 from trainers.setup.recipes import RecipeError
 from trainers.setup.zero_stage import leave_weights_whole
@@ -41,8 +41,8 @@ class SelectorPolicy:
         RecordError: the tables were made by different encoders.
     """
 
-    kind = "selector"
-    mean_over_steps = False
+    kind: ClassVar[Kind] = "selector"
+    mean_over_steps: ClassVar[bool] = False
     sources = ("query_table", "example_table")
     """The recipe's keys that queries and examples come from, for messages."""
     load_model = staticmethod(load_selector)

@@ -1,7 +1,7 @@
 """A vision-language model that learns from stored groups: candidates are completions, each prompt computed once."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from models.generation import prepare_inputs
 from models.shared_prefix.packing import Rows, continuation_log_probs, different_images, token_log_probs
 from models.shared_prefix.sharing import SharedPrefix
 from trainers.groups.data import StoredGroup
-from trainers.groups.policies import Batch, GroupLogProbs
+from trainers.groups.policies import Batch, GroupLogProbs, Kind
 from trainers.setup.checks import check_policy_settings
 from trainers.setup.model import load_to_train
 from trainers.setup.task_data import check_lengths, count_tokens
@@ -29,8 +29,8 @@ class VLMPolicy:
         sharing: whether each prompt goes through the model once for all its completions; by default where exact.
     """
 
-    kind = "vlm"
-    mean_over_steps = True
+    kind: ClassVar[Kind] = "vlm"
+    mean_over_steps: ClassVar[bool] = True
 
     def __init__(self, processor: Any, bounds: PixelBounds, sharing: SharedPrefix | None = None):
         self.processor = processor

@@ -166,7 +166,9 @@ class DynamicSampling:
         """
         metrics, logs = self._metrics["train"], self._logs
         self._metrics["train"] = defaultdict(list)
-        self._logs = {key: defaultdict(list) if isinstance(value, dict) else [] for key, value in logs.items()}
+        self._logs: dict[str, Any] = {
+            key: defaultdict(list) if isinstance(value, dict) else [] for key, value in logs.items()
+        }
         try:
             yield
         finally:

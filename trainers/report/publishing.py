@@ -69,6 +69,11 @@ class PublishedRun:
         """A line for each reward, if the method has any."""
         return []
 
+    @property
+    def kept_samples(self) -> SampleLog:
+        """Where groups are stored: as it was given, or in the output folder."""
+        return SampleLog(self.args.output_dir) if self.samples is None else self.samples
+
     # -- a report from Python -----------------------------------------------------------------------------------------
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -97,8 +102,7 @@ class PublishedRun:
             rows={name: len(rows) for name, rows in sets.items() if hasattr(rows, "__len__")},
         )
         self.run_info = published_info(info)
-        if self.samples is None:
-            self.samples = SampleLog(self.args.output_dir)
+        self.samples = self.kept_samples
         fixed = self.fixed_samples()
         for callback in (fixed, ReportCallback(self)):
             if callback is not None:
