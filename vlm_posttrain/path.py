@@ -10,9 +10,13 @@ OURS = Path(__file__).parents[1]
 
 
 def put_current_folder_last() -> None:
-    """Moves the current folder to the end of the path, unless it is the one that our packages are in."""
+    """Moves the current folder to the end of the path, unless it is the one that our packages are in.
+
+    That one comes before it, because packages that are installed in place (`pip install -e`) are not on the path at
+    all, and would be looked for last.
+    """
     here = Path.cwd()
     if here == OURS:
         return
     sys.path[:] = [place for place in sys.path if Path(place or ".").absolute() != here]
-    sys.path.append(str(here))
+    sys.path += [place for place in (str(OURS), str(here)) if place not in sys.path]

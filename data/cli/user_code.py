@@ -57,8 +57,7 @@ def import_named(name: str, what: str, known: Sequence[str], error_type: type[Us
 def _open_current_folder(name: str) -> None:
     """Makes the current folder the last place that a module may be in, also one that looks like a package's."""
     here = Path.cwd()
-    if str(here) not in sys.path:
-        sys.path.append(str(here))
+    sys.path += [place for place in (str(ROOT), str(here)) if place not in sys.path]  # ROOT: if installed in place
     parts = name.split(".")
     for end in range(1, len(parts)):
         own = here.joinpath(*parts[:end])

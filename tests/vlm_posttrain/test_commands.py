@@ -57,7 +57,7 @@ def test_the_current_folder_moves_to_the_end_of_the_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", "/a", str(tmp_path), "/b"])
     put_current_folder_last()
-    assert sys.path == ["/a", "/b", str(tmp_path)]
+    assert sys.path == ["/a", "/b", str(ROOT), str(tmp_path)]
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "path", ["", "/a"])
     put_current_folder_last()
