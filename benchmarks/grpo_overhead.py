@@ -39,7 +39,7 @@ from data import quality_reports
 from data.cli.arguments import option, parse_arguments
 from data.cli.ranges import AT_LEAST_1
 from data.tasks import load_rows
-from filter_agents.registry import DEFAULT_AGENTS, build_agents
+from filter_agents.registry import DEFAULT_AGENTS, described_agents
 from models import tiny
 from models.families.loading import load_processor, pixel_bounds, vision_token_ids
 from rewards.registry import build_rewards
@@ -88,7 +88,7 @@ class Bench:
         quality_reports.main(
             ["--source", "easy_vqa", "--output_dir", str(folder / "data"), "--reports", "80", "--pool_size", "8"]
         )
-        agents = [(agent.name, agent.description) for agent in build_agents().values()]
+        agents = described_agents()
         self.rows = load_rows(folder / "data", "train", agents)
         self.processor = load_processor(self.model, max_pixels=1024)
 

@@ -72,3 +72,8 @@ def build_agents(specs: Sequence[AgentSpec] | None = None) -> dict[str, FilterAg
             raise AgentError(f"duplicate agent '{agent.name}' in agents")
         agents[agent.name] = agent
     return agents
+
+
+def described_agents(specs: Sequence[AgentSpec] | None = None) -> list[tuple[str, str]]:
+    """(name, description) of the same agents, as prompts list them."""
+    return [(agent.name, agent.description) for agent in build_agents(specs).values()]

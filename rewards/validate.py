@@ -15,7 +15,7 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.records import RecordError, available_splits
 from data.tasks import load_rows
-from filter_agents.registry import build_agents
+from filter_agents.registry import described_agents
 from rewards.base import Reward
 from rewards.eval import read_recipe
 from rewards.registry import RewardSpec, build_rewards, import_reward
@@ -58,7 +58,7 @@ def shortfalls(rows: list[dict], recipe: dict, source: str) -> list[str]:
 
 def validate(recipe: dict, splits: Sequence[str], limit: int | None) -> list[str]:
     """Checks every split named; prints a line for each."""
-    agents = [(agent.name, agent.description) for agent in build_agents(recipe.get("agents")).values()]
+    agents = described_agents(recipe.get("agents"))
     problems = []
     for split in splits:
         rows = load_rows(recipe["dataset_name"], split, agents, bool(recipe.get("answer_tags")), limit=limit)

@@ -205,9 +205,9 @@ class CompletionArguments:
 
 def _load_rows(source: str, split: str, limit: int | None, recipe: dict[str, Any], skipping: Skipping) -> list[dict]:
     from data.tasks import load_rows
-    from filter_agents.registry import build_agents
+    from filter_agents.registry import described_agents
 
-    agents = [(agent.name, agent.description) for agent in build_agents(recipe.get("agents")).values()]
+    agents = described_agents(recipe.get("agents"))
     answer_tags = bool(recipe.get("answer_tags"))
     rows = load_rows(
         source,

@@ -142,11 +142,11 @@ def generate_completions(
     from tqdm import tqdm
 
     from data.tasks import load_rows
-    from filter_agents.registry import build_agents
+    from filter_agents.registry import described_agents
     from models.families.loading import load_processor, load_vlm, pixel_bounds
     from models.generation import generate
 
-    agents = [(agent.name, agent.description) for agent in build_agents(recipe.get("agents")).values()]
+    agents = described_agents(recipe.get("agents"))
     rows = load_rows(source, split, agents, bool(recipe.get("answer_tags")), limit=limit)
     model, _ = load_vlm(model_name)
     processor = load_processor(model_name, recipe.get("min_pixels"), recipe.get("max_pixels"))

@@ -78,9 +78,9 @@ def test_scores_are_those_of_rewards_eval_and_the_reward_their_weighted_sum(made
 def test_rewards_of_right_answers(report_data, tiny_model, recipe, tmp_path, monkeypatch):
     """Every prompt is answered by its own right answer, by nonsense, and by another's."""
     from data.tasks import load_rows
-    from filter_agents.registry import build_agents
+    from filter_agents.registry import described_agents
 
-    agents = [(agent.name, agent.description) for agent in build_agents(None).values()]
+    agents = described_agents()
     gold = {row["prompt"][1]["content"]: row["gold"] for row in load_rows(report_data, "train", agents)}
     monkeypatch.setattr(
         "models.generation.generate",

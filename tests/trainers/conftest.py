@@ -14,9 +14,9 @@ def vowels(completions, **columns) -> list[float]:
 def task_rows(report_data):
     """Function: split -> rows of the small data set of reports."""
     from data.tasks import load_rows
-    from filter_agents.registry import build_agents
+    from filter_agents.registry import described_agents
 
-    agents = [(agent.name, agent.description) for agent in build_agents(AGENT_NAMES).values()]
+    agents = described_agents(AGENT_NAMES)
     return lambda split="train": load_rows(report_data, split, agents)
 
 

@@ -11,7 +11,7 @@ from data.io.pixel_bounds import PixelBounds
 from data.io.records import GivenRows, RecordError
 from data.rows.messages import message_texts
 from data.tasks import TASK_FIELDS, load_rows
-from filter_agents.registry import build_agents
+from filter_agents.registry import described_agents
 from models.families.loading import VISION_TOKENS, pixel_bounds
 from trainers.setup.recipes import DataArguments
 
@@ -50,7 +50,7 @@ def to_dataset(rows: Sequence[dict], bounds: PixelBounds, columns: Sequence[str]
 
 def load_task_rows(arguments: DataArguments, split: str, check_files: bool, source: str | None = None) -> list[dict]:
     """Rows of a recipe's data set, or of another `source`; see `data.tasks.load_rows`."""
-    agents = [(agent.name, agent.description) for agent in build_agents(arguments.agents).values()]
+    agents = described_agents(arguments.agents)
     rows = load_rows(source or arguments.dataset_name, split, agents, arguments.answer_tags, check_files)
     _check_agents(rows, [name for name, _ in agents], source or arguments.dataset_name)
     return rows
@@ -99,7 +99,7 @@ def given_rows(dataset: Dataset, name: str, processor: Any, limit: int | None) -
         RecordError: lists every problem of every row.
     """
     main = PartialState().is_main_process
-    agents = [(agent.name, agent.description) for agent in build_agents().values()]
+    agents = described_agents()
     rows = load_rows(GivenRows(name, dataset), "train", agents, check_files=main)
     if main and limit is not None:
         check_lengths(count_tokens(rows, name, pixel_bounds(processor), processor), name, limit, "max_prompt_length")

@@ -14,10 +14,10 @@ KILLS = 20
 def runs(tiny_model, report_data, tmp_path_factory):
     """Folder and recipes."""
     from data.tasks import load_rows
-    from filter_agents.registry import build_agents
+    from filter_agents.registry import described_agents
 
     folder = tmp_path_factory.mktemp("kills")
-    agents = [(agent.name, agent.description) for agent in build_agents(None).values()]
+    agents = described_agents()
     data = write_data(folder / "data", report_data, load_rows(report_data, "train", agents))
     return folder, recipes(data, tiny_model)
 

@@ -10,7 +10,7 @@ import torch
 from worker_main import run_all
 
 from data.tasks import load_rows
-from filter_agents.registry import build_agents
+from filter_agents.registry import described_agents
 from models.families.loading import load_processor, pixel_bounds
 from trainers.grpo import GRPOConfig, GRPOTrainer
 from trainers.setup.task_data import to_dataset
@@ -55,7 +55,7 @@ def run(settings: dict, name: str) -> dict:
     canned, text_only = config.pop("canned"), config.pop("text_only")
     args = GRPOConfig(**config)
     processor = load_processor(settings["model"], max_pixels=1024)
-    agents = [(agent.name, agent.description) for agent in build_agents(settings["agents"]).values()]
+    agents = described_agents(settings["agents"])
     rows = load_rows(settings["data"], "train", agents)
     for number in text_only:
         rows[number]["images"] = []

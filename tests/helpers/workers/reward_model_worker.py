@@ -12,7 +12,7 @@ from distribution_worker import CannedTrainer, fingerprint
 from worker_main import run_all
 
 from data.tasks import load_rows
-from filter_agents.registry import build_agents
+from filter_agents.registry import described_agents
 from models.families.loading import load_processor, pixel_bounds
 from rewards.registry import build_rewards
 from trainers.grpo import GRPOConfig
@@ -31,7 +31,7 @@ def run(settings: dict, name: str) -> dict:
     rewards = build_rewards([entry])
     args = GRPOConfig(**config)
     processor = load_processor(settings["model"], max_pixels=1024)
-    agents = [(agent.name, agent.description) for agent in build_agents(settings["agents"]).values()]
+    agents = described_agents(settings["agents"])
     rows = load_rows(settings["data"], "train", agents)
     trainer = CannedTrainer(
         settings["model"],
