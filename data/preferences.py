@@ -8,9 +8,10 @@ writes preferences from easy-VQA (data/easy_preferences.py). Record, in JSONL, J
      "human_ranking": [0, 1, ...]: a number a response, lower is better, "margin"?: float}
 
 TRL's form is read too: {"prompt", "chosen", "rejected", "images"?}, texts or chat messages, where the prompt may also
-be what the messages of `chosen` and `rejected` have in common.
+be the messages, or the words, with which `chosen` and `rejected` both begin.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,8 @@ def _from_trl(row: dict) -> dict[str, Any]:
     prompt: Any = row.get("prompt", row.get("query"))
     sides: list[Any] = [row.get("chosen"), row.get("rejected")]
     found: dict[str, Any] = {"human_ranking": [0, 1]}
+    if prompt is None and all(isinstance(side, str) for side in sides):
+        prompt, sides = _divided_texts(*sides)
     if not all(isinstance(side, list | tuple) for side in sides):
         return found | {"response": sides, **({} if prompt is None else {"query": prompt})}
     if prompt is None:  # what both have in common
@@ -105,6 +108,24 @@ def _from_trl(row: dict) -> dict[str, Any]:
             raise PydanticCustomError("trl", message, context)
         responses.append(_response_text(name, turn))
     return found | {"query": prompt, "response": responses}
+
+
+def _divided_texts(chosen: str, rejected: str) -> tuple[str, list[str]]:
+    """Prompt and responses of two texts that have the prompt in them: the words with which both begin.
+
+    >>> _divided_texts("Which colour? It is red.", "Which colour? It is green.")
+    ('Which colour? It is', ['red.', 'green.'])
+
+    Raises:
+        PydanticCustomError: they begin differently, or one is the beginning of the other.
+    """
+    common = os.path.commonprefix([chosen, rejected])
+    length = max((place for place, letter in enumerate(common, 1) if letter.isspace()), default=0)
+    prompt, responses = common[:length].strip(), [chosen[length:].strip(), rejected[length:].strip()]
+    if not prompt or not all(responses):
+        message = "chosen, rejected: without a prompt, expected texts that begin with the same words, and then differ"
+        raise PydanticCustomError("trl", message)
+    return prompt, responses
 
 
 def _response_text(name: str, turn: dict) -> str:

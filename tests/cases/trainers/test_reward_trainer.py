@@ -86,10 +86,13 @@ IMPLICIT = Dataset.from_list(
 )
 
 
+PROMPT_IN_BOTH = Dataset.from_list([{"chosen": "The sky is blue.", "rejected": "The sky is green."}] * 2)
+
+
 @pytest.mark.parametrize(
     ("dataset", "responses"),
-    [(trl_rows(), ["red", "green"]), (OWN, ["b", "c"]), (IMPLICIT, ["a", "b"])],
-    ids=["TRL's, with images", "own columns", "plain texts"],
+    [(trl_rows(), ["red", "green"]), (OWN, ["b", "c"]), (IMPLICIT, ["a", "b"]), (PROMPT_IN_BOTH, ["blue.", "green."])],
+    ids=["TRL's, with images", "own columns", "plain texts", "plain texts with their prompt"],
 )
 def test_p03_a_data_set_is_trained_on(tiny_model, tmp_path, dataset, responses):
     trainer = RewardTrainer(str(tiny_model), config(tmp_path), train_dataset=dataset, eval_dataset=dataset)
