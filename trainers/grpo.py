@@ -23,7 +23,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import ModelConfig
 
-from models.families.loading import VISION_TOKENS, vision_token_ids
+from models.families.loading import VISION_TOKENS, pixel_bounds, vision_token_ids
 from rewards.registry import build_rewards
 from rewards.scoring.columns import check_columns
 from trainers.mixins.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
@@ -39,10 +39,10 @@ from trainers.mixins.rollout_order import OrderedRollouts, RolloutOrderArguments
 from trainers.mixins.rollout_temperature import ScheduledTemperature, TemperatureArguments
 from trainers.mixins.shared_prompts import SharedLogProbs, SharingArguments
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
-from trainers.report.fixed_samples import held_out_rows, rollout_samples
+from trainers.report.fixed_samples import FixedSamples, chosen, held_out_rows, rollout_samples
 from trainers.report.publishing import PublishedRun
 from trainers.report.record import RunInfo
-from trainers.report.samples import SampleGroup, SampleLog, right_answers
+from trainers.report.samples import SampleGroup, SampleLog, Source, right_answers
 from trainers.run.console import say
 from trainers.run.machine import command_line
 from trainers.run.resuming import begin_run, hold_output
@@ -60,7 +60,7 @@ from trainers.setup.model import (
 from trainers.setup.model_settings import check_model_settings
 from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import DataArguments, parse_entries, parse_recipe
-from trainers.setup.task_data import TokenCounts, to_dataset
+from trainers.setup.task_data import TokenCounts, rollout_dataset, to_dataset
 
 _OTHER_TEXTS = ("completion", "chosen", "rejected", "messages")
 """Columns of other trainers, which rewards may read. TRL asks any one of those that a row with images has whether it
@@ -152,10 +152,25 @@ class GRPOTrainer(
         args.generation_kwargs = self._without_vision_tokens(args, processing_class)
         rewards = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         rewards = [load_reward(reward, args) for reward in rewards]
+        limit = args.max_prompt_length
+        train_dataset = rollout_dataset(train_dataset, "train_dataset", processing_class, limit)
+        eval_dataset = rollout_dataset(eval_dataset, "eval_dataset", processing_class, limit)
         with class_of_its_revision(model, args):
             super().__init__(model, rewards, args, train_dataset, eval_dataset, processing_class, *others, **kwargs)
         self.samples = samples
         self._held_back: list[dict[str, Any]] = []  # columns of each local row that only the rewards see
+
+    def fixed_samples(self) -> FixedSamples | None:
+        """Answers to the same few rows at every sampled step; `None` where prompts are no chat messages."""
+        dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
+        if not (isinstance(self.processing_class, ProcessorMixin) and isinstance(dataset, Dataset)):
+            return None
+        rows = [dataset[place] for place in chosen(range(len(dataset)), self.args.seed)]
+        if any(isinstance(row["prompt"], str) for row in rows):
+            return None
+        rows = [{**row, "images": row.get("images") or [row["image"]] * ("image" in row)} for row in rows]
+        source: Source = "training data" if self.eval_dataset is None else "held out"
+        return rollout_samples(self, self.kept_samples, rows, source, pixel_bounds(self.processing_class))
 
     def described_rewards(self) -> list[str]:
         weights = self.reward_weights.tolist()

@@ -56,7 +56,7 @@ from trainers.setup.model import (
 from trainers.setup.model_settings import check_model_settings, use_chat_template
 from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import DataArguments, parse_recipe, recipe_value
-from trainers.setup.task_data import given_rows, is_of_a_task, to_dataset
+from trainers.setup.task_data import check_no_limit, given_rows, is_of_a_task, to_dataset
 
 
 @dataclass
@@ -114,7 +114,7 @@ class SFTTrainer(
             if isinstance(dataset, Mapping):
                 return {key: prepared(one, f"{name} {key}") for key, one in dataset.items()}
             if not (isinstance(processing_class, ProcessorMixin) and is_of_a_task(dataset)):
-                _check_no_limit(dataset, args)
+                check_no_limit(dataset, args.max_prompt_length)
                 return dataset
             args.remove_unused_columns = False  # rows are looked up when they are needed
             rows = given_rows(dataset, name, processing_class, args.max_prompt_length)
@@ -146,16 +146,6 @@ class SFTTrainer(
 
 
 COLUMNS = ("prompt", "completion", "images")
-
-
-def _check_no_limit(dataset: Any, args: SFTConfig) -> None:
-    """Raises `ValueError` for a limit of prompts in a data set whose prompts are TRL's to read."""
-    is_prepared = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
-    if args.max_prompt_length is not None and dataset is not None and not is_prepared:
-        raise ValueError(
-            "max_prompt_length: prompts are counted of a vision-language model's rows with a prompt, question or "
-            "report; leave it out"
-        )
 
 
 def _with_completions(rows: list[dict], source: str) -> list[dict]:

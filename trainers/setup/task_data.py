@@ -1,11 +1,12 @@
 """Rows of a task as a data set that a trainer can index, images opened when they are needed; and their lengths."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
+from transformers import ProcessorMixin
 
 from data.io.pixel_bounds import PixelBounds
 from data.io.records import GivenRows, RecordError
@@ -104,6 +105,31 @@ def given_rows(dataset: Dataset, name: str, processor: Any, limit: int | None) -
     if main and limit is not None:
         check_lengths(count_tokens(rows, name, pixel_bounds(processor), processor), name, limit, "max_prompt_length")
     return rows
+
+
+def rollout_dataset(dataset: Any, name: str, processor: Any, limit: int | None) -> Any:
+    """A data set that a trainer is given, as it rolls out: rows of a task without a prompt get theirs, all others are
+    the library's to read. The arguments are those of `given_rows`; there may be several data sets, by their names."""
+    if isinstance(dataset, Mapping):
+        return {key: rollout_dataset(one, f"{name} {key}", processor, limit) for key, one in dataset.items()}
+    if not (isinstance(processor, ProcessorMixin) and is_of_a_task(dataset)):
+        check_no_limit(dataset, limit)
+        return dataset
+    has_prompts = "prompt" in dataset.column_names
+    if has_prompts and limit is None:
+        return dataset
+    rows = given_rows(dataset, name, processor, limit)
+    return dataset if has_prompts else to_dataset(rows, pixel_bounds(processor))
+
+
+def check_no_limit(dataset: Any, limit: int | None) -> None:
+    """Raises `ValueError` for a limit of prompts in a data set whose prompts are the library's to read."""
+    is_prepared = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+    if limit is not None and dataset is not None and not is_prepared:
+        raise ValueError(
+            "max_prompt_length: prompts are counted of a vision-language model's rows with a prompt, question or "
+            "report; leave it out"
+        )
 
 
 # -- lengths ----------------------------------------------------------------------------------------------------------

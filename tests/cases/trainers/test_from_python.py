@@ -27,7 +27,7 @@ from trainers.factors import FactorArguments, FactorTrainer, FactorTrainingConfi
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.preferences import PreferenceArguments
 from trainers.groups.selector_policy import SelectorPolicy
-from trainers.grpo import GRPOConfig, GRPOScriptArguments
+from trainers.grpo import GRPOConfig, GRPOScriptArguments, GRPOTrainer
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
 from trainers.rce import RCEConfig, RCETrainer
 from trainers.reward import RewardConfig, RewardTrainer
@@ -252,6 +252,25 @@ def test_demonstrations_are_checked_before_training(tiny_model, tmp_path):
     args = SFTConfig(str(tmp_path), **QUIET)
     with pytest.raises(RecordError, match="eval_dataset: row 0: field 'completion': missing"):
         SFTTrainer(str(tiny_model), args, None, TURNS, TURNS.remove_columns("completion"))
+
+
+def test_rollouts_of_rows_of_a_task(tiny_model, tmp_path):
+    def brevity(completions, answers, **columns):
+        assert answers == [["red"]] * len(completions)
+        return [-float(len(text)) for text in completions]
+
+    settings = {"num_generations": 2, "max_completion_length": 4, "max_prompt_length": 200, "max_pixels": 784} | QUIET
+    args = GRPOConfig(str(tmp_path / "run"), **settings)
+    trainer = GRPOTrainer(str(tiny_model), brevity, args, QUESTIONS, QUESTIONS.select([0, 1]), report=True)
+    trainer.train()
+    samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert {sample["source"] for sample in samples} == {"batch", "held out"}
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["info"]["rewards"] == ["brevity x 1"]
+    args = GRPOConfig(str(tmp_path / "run"), **settings | {"max_prompt_length": 3})
+    with pytest.raises(RecordError, match=r"train_dataset: row 0: .* expected at most 3 \(max_prompt_length\)"):
+        GRPOTrainer(str(tiny_model), brevity, args, TURNS)
+    with pytest.raises(ValueError, match="max_prompt_length: prompts are counted"):
+        GRPOTrainer(str(tiny_model), brevity, args, TURNS.to_iterable_dataset())
 
 
 # -- factors ----------------------------------------------------------------------------------------------------------
