@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from places import ROOT
+from short_runs import TRAINING, flags
 
 from data.cli.shipped import ACCELERATE_CONFIGS
 from data.errors import UserError
@@ -165,3 +166,66 @@ def test_more_processes_than_devices_are_an_error(launch, monkeypatch):
         0,
         "",
     )
+
+
+# -- accelerate's own launcher ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_two_processes(tiny_model, report_data, tmp_path):
+    """Function: further options of a run on two processes, started in an empty folder -> its process."""
+
+    def start(**more) -> subprocess.Popen:
+        options = TRAINING | {"max_pixels": 1024, "gradient_checkpointing": False, "output_dir": "run"} | more
+        words = flags(**{"model_name_or_path": tiny_model, "dataset_name": report_data} | options)
+        command = [
+            sys.executable,
+            "-m",
+            "vlm_posttrain",
+            "sft",
+            *words,
+            "--launch",
+            "multi_gpu",
+            "--num_processes",
+            "2",
+        ]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
+
+    return start
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes(on_two_processes, tmp_path):
+    with on_two_processes() as run:
+        said, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors[-3000:]
+    assert said.count("model saved to run") == 1
+    assert "vlm-posttrain sft --model_name_or_path" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "wrong", [{"max_prompt_length": 5}, {"dataset_name": "nowhere"}]
+)  # seen by one process, by both
+def test_a_run_that_fails_says_so_once(on_two_processes, wrong):
+    with on_two_processes(**wrong) as run:
+        _, errors = run.communicate(timeout=300)
+    assert run.returncode == 1
+    assert errors.count("error: ") == 1, errors[-3000:]
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ended_leaves_no_process(on_two_processes):
+    with on_two_processes(max_steps=400) as run:
+        while "step 1/" not in (line := run.stdout.readline()):
+            assert line, run.stderr.read()[-3000:]
+        processes = psutil.Process(run.pid).children(recursive=True)
+        assert len(processes) >= 3  # the launcher, and two that train
+        run.send_signal(signal.SIGTERM)
+        _, errors = run.communicate(timeout=120)
+    assert run.returncode == 143
+    assert "Traceback" not in errors
+    assert not any(process.is_running() for process in processes)
