@@ -148,10 +148,12 @@ class Option:
 
     @property
     def name(self) -> str:
+        """As it is written, without hyphens before it."""
         return self.field.name
 
     @property
     def required(self) -> bool:
+        """Whether it must be given."""
         return self.field.default is MISSING
 
     def setting(self, key: str, otherwise: Any = None) -> Any:
@@ -180,11 +182,13 @@ class Option:
 
     @property
     def choices(self) -> tuple | None:
+        """All values that it may have, if they can be listed."""
         listed = typing.get_args(self.of_one) if typing.get_origin(self.of_one) is Literal else None
         return tuple(self.setting("choices", listed) or ()) or None
 
     @property
     def shown_type(self) -> str:
+        """What `--help` says of its type: `int`, `text ..` for several, `left | right` for a choice."""
         if self.choices is not None:
             one = " | ".join(map(str, self.choices))
         else:
@@ -193,6 +197,7 @@ class Option:
 
     @property
     def shown_default(self) -> str:
+        """What `--help` says of its default, as it would be typed."""
         default = self.field.default
         if default is MISSING:
             return "required"

@@ -30,6 +30,7 @@ class ShareArguments:
 
     @property
     def shares(self) -> Shares:
+        """All three; they add up to 1."""
         return self.train_split, self.val_split, self.test_split
 
 

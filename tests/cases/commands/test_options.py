@@ -61,6 +61,17 @@ def test_help_says_what_each_option_is_and_once(command, capsys):
         assert len(one.setting("help", "")) > 3, name
 
 
+def test_no_command_imports_what_takes_long_before_it_has_read_its_options(run_command):
+    """Not a timed test: `--help` takes half a second at most as long as none of these is imported."""
+    modules = sorted({command.split()[0] for command in COMMANDS})
+    code = f"import importlib, sys; [importlib.import_module(name) for name in {modules}]; print(*sys.modules)"
+    imported = set(run_command("-c", code).stdout.split())
+    assert set(modules) <= imported
+    assert (
+        imported & {"torch", "transformers", "trl", "datasets", "scipy", "sklearn", "skimage", "matplotlib"} == set()
+    )
+
+
 @every_command
 def test_a_misspelt_option_is_a_short_error_that_names_the_closest(command, capsys):
     name = max(options_of(COMMANDS[command]), key=len, default=None)
