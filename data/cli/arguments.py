@@ -23,7 +23,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from data.cli.help import NAME, described, entry, started_as
 from data.cli.ranges import AT_LEAST_0, FINITE, Range
-from data.cli.suggestions import closest
+from data.cli.suggestions import WordError, check_given_once, check_words, closest
 from data.errors import UserError
 
 ALL = -1
@@ -244,6 +244,8 @@ class Option:
             if text.lower() not in _TRUTH:
                 raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
             return _TRUTH[text.lower()]
+        if self.of_one is Path and not text:
+            raise argparse.ArgumentTypeError("expected a path, found an empty one")
         return Path(text) if self.of_one is Path else text
 
 
@@ -286,7 +288,8 @@ class _Parser(argparse.ArgumentParser):
 
     def read_names(self, argv: Sequence[str]) -> list[str]:
         """The command line with every option by its name of today, and a value for every `bool`."""
-        words = []
+        words: list[str] = []
+        written: list[tuple[str, str]] = []
         for place, word in enumerate(argv):
             typed, equals, value = word.removeprefix("--").partition("=")
             name = typed.replace("-", "_")
@@ -301,7 +304,13 @@ class _Parser(argparse.ArgumentParser):
             if self.options[name].type is bool and not equals:
                 following = argv[place + 1].lower() if place + 1 < len(argv) else ""
                 equals, value = ("", "") if following in _TRUTH else ("=", "true")
+            written.append((name, typed))
             words.append(f"--{name}{equals}{value}")
+        try:
+            check_words(argv)
+            check_given_once(written)
+        except WordError as error:
+            self.error(str(error))
         return words
 
     def take_positional(self, given: dict[str, Any], rest: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from data.candidates.embedding_table import load_tensors, save_tensors
 from data.io.digests import image_bytes_digest
 from data.io.images import ImageError, ImageSource, describe_source, open_image, read_image_bytes
 from data.io.records import RecordError
+from data.io.unreadable import refuse_unreadable
 from models.embeddings import Encoder
 
 READERS = 8  # threads that read and decode images
@@ -128,8 +129,16 @@ def embed_images(
     Several images of a record count as their mean. Images with equal content are encoded once.
 
     Raises:
-        ImageError: names an image that cannot be used.
+        RecordError: names every image that cannot be read.
     """
+    try:
+        return _embedded(encoder, images, cache_dir)
+    except ImageError:
+        refuse_unreadable((f"record {number}", image) for number, group in enumerate(images) for image in group)
+        raise
+
+
+def _embedded(encoder: Encoder, images: Sequence[Sequence[ImageSource]], cache_dir: str | Path | None) -> np.ndarray:
     flat = [image for group in images for image in group]
     by_path = {image: place for place, image in reversed(list(enumerate(flat))) if isinstance(image, str)}
     distinct = [image for place, image in enumerate(flat) if not isinstance(image, str) or by_path[image] == place]

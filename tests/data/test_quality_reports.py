@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from command_lines import with_options
 from PIL import Image
 
 from data.agent_selection import load_records
@@ -46,8 +47,8 @@ def every_record(records) -> list:
 
 def _make(folder: Path, *arguments, source="easy_vqa", reports=5, pool_size=4) -> Path:
     shares = ["--train_split", "0.6", "--val_split", "0.2", "--test_split", "0.2"]
-    main(["--source", str(source), "--output_dir", str(folder), "--reports", str(reports), "--seed", "7",
-          "--pool_size", str(pool_size), "--workers", "1", *shares, *arguments])  # fmt: skip
+    words = ["--source", source, "--output_dir", folder, "--reports", reports, "--seed", "7"]
+    main(with_options([*words, "--pool_size", pool_size, "--workers", "1", *shares], arguments))
     return folder
 
 

@@ -42,9 +42,11 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def _arguments(folder: Path, model: Path, output: Path, *more: str) -> list[str]:
-    files = ["--model", str(model), "--dataset_name", str(folder / "responses.jsonl"), "--output", str(output)]
-    return [*files, "--batch_size", "4", "--device", "cpu", *more]
+def _arguments(
+    folder: Path, model: Path, output: Path, data: str = "responses.jsonl", batch_size: int = 4
+) -> list[str]:
+    files = ["--model", str(model), "--dataset_name", str(folder / data), "--output", str(output)]
+    return [*files, "--batch_size", str(batch_size), "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +115,9 @@ def test_a_started_work_folder_refuses_other_work(change, folder, tiny_reward_mo
         patch.setattr(score, "write_jsonl", lambda *_: sys.exit("no space left"))
         with pytest.raises(SystemExit, match="no space left"):
             score.main(_arguments(folder, tiny_reward_model, tmp_path / "scored.jsonl"))
-    model, more, field = tiny_reward_model, [], "batch_size"
+    model, given, field = tiny_reward_model, {}, "batch_size"
     if change == "batch size":
-        more = ["--batch_size", "5"]
+        given = {"batch_size": 5}
     elif change == "model":
         import shutil
 
@@ -125,9 +127,9 @@ def test_a_started_work_folder_refuses_other_work(change, folder, tiny_reward_mo
         field = "model"
     else:
         write_jsonl(tmp_path / "fewer.jsonl", [{"query": "what?", "response": "this"}])
-        more, field = ["--dataset_name", str(tmp_path / "fewer.jsonl")], "data"
+        given, field = {"data": str(tmp_path / "fewer.jsonl")}, "data"
     with pytest.raises(SystemExit, match=rf"settings.json: field '{field}': the rows there were made with"):
-        score.main(_arguments(folder, model, tmp_path / "scored.jsonl", *more))
+        score.main(_arguments(folder, model, tmp_path / "scored.jsonl", **given))
 
 
 def test_two_processes_make_the_same_file_as_one(undisturbed, folder, tiny_reward_model, tmp_path, run_warm):
@@ -145,8 +147,7 @@ def test_images_as_bytes_give_the_same_scores(folder, tiny_reward_model, undistu
     for row in rows:
         row["images"] = [{"bytes": (folder / image).read_bytes(), "path": None} for image in row["images"]]
     datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "responses.parquet"))
-    arguments = _arguments(folder, tiny_reward_model, tmp_path / "scored.jsonl")
-    score.main([*arguments, "--dataset_name", str(tmp_path / "responses.parquet")])
+    score.main(_arguments(tmp_path, tiny_reward_model, tmp_path / "scored.jsonl", data="responses.parquet"))
     expected = {row["id"]: row["scores"] for row in read_jsonl(undisturbed[0]) if "scores" in row}
     found = {row["id"]: row["scores"] for row in read_jsonl(tmp_path / "scored.jsonl")}
     assert found.keys() == expected.keys()

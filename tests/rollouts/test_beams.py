@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import vlm_cases as cases
+from command_lines import with_options
 from places import KILLS
 
 from data.candidate_groups import load_groups
@@ -165,7 +166,7 @@ def beam_data(tmp_path_factory) -> Path:
 def _arguments(beam_data: Path, tiny_model: Path, output: Path, *more: str) -> list[str]:
     files = ["--pools", str(beam_data / "pools.jsonl"), "--dataset_name", str(beam_data), "--model", str(tiny_model)]
     options = ["--beam_size", "3", "--shots", "2", "--chunk_size", "2", "--device", "cpu"]
-    return [*files, *options, "--output", str(output), *more]
+    return with_options([*files, *options, "--output", output], more)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from command_lines import with_options
 
 from data.candidate_groups import load_groups, write_groups
 from data.candidates.embedding_table import EmbeddingTable
@@ -21,7 +22,7 @@ def command(folder, output, *more, selector: str | None = "first", model="vlm") 
     found = ["--dataset_name", folder, "--pools", folder / "pools-train.jsonl", "--model", model, "--output", output]
     found += ["--query_table", folder / "train.safetensors", "--example_table", folder / "train.safetensors"]
     found += ["--selector", folder / selector] if selector else []
-    return [str(part) for part in (*found, *COUNTS, "--shots", "1", "2", *more)]
+    return with_options([*found, *COUNTS, "--shots", "1", "2"], more)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +197,7 @@ def test_a_group_for_each_number_of_shots_is_a_format_of_its_own(made, tmp_path)
 )
 def test_errors_come_before_the_vlm_is_loaded(selection_files, tmp_path, capsys, more, message):
     with pytest.raises(SystemExit) as error:
-        candidates.main([*command(selection_files, tmp_path / "out.jsonl"), *more])
+        candidates.main(command(selection_files, tmp_path / "out.jsonl", *more))
     assert message in f"{error.value} {capsys.readouterr().err}"
     assert not (tmp_path / "out.jsonl").exists()
 

@@ -114,6 +114,17 @@ def test_a_picture_that_changes_under_its_name_is_encoded_anew(tmp_path, picture
     np.testing.assert_array_equal(vectors, direct(pictures[:1]))
 
 
+def test_every_image_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
+    names = ["empty.png", "text.png", "missing.png"]
+    with pytest.raises(RecordError) as found:
+        embed_images(Counting(), [[str(tmp_path / name)] for name in names])
+    assert all(f"record {number}: field 'images': {tmp_path / name}: " in str(found.value)
+               for number, name in enumerate(names))  # fmt: skip
+    assert str(found.value).startswith("3 of 3 images cannot be read:")
+
+
 def test_a_picture_that_changes_while_it_is_in_use_is_an_error(pictures, monkeypatch):
     read, seen = embedding_cache.image_bytes_digest, []
 

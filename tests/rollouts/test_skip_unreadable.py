@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from command_lines import with_options
 
 from data.candidate_groups import load_groups
 from data.candidates.pools import load_pools
@@ -43,7 +44,7 @@ class Uniform:
 
 def _candidates(files: Path, output: Path, *more: str) -> list[str]:
     found = ["--dataset_name", files, "--pools", files / "pools-train.jsonl", "--model", "vlm", "--output", output]
-    return [str(part) for part in (*found, "--num_retrieval", 0, "--num_random", 3, *more)]
+    return with_options([*found, "--num_retrieval", 0, "--num_random", 3], more)
 
 
 def _beams(files: Path, output: Path, *more: str) -> list[str]:
@@ -57,7 +58,7 @@ def _beams(files: Path, output: Path, *more: str) -> list[str]:
         "--output",
         output,
     ]
-    return [str(part) for part in (*found, "--shots", 1, *more)]
+    return with_options([*found, "--shots", 1], more)
 
 
 def _completions(files: Path, model: str, output: Path, *more: str) -> list[str]:

@@ -14,6 +14,7 @@ from pydantic.errors import PydanticUserError
 
 from data.cli.secrets import command_without_secrets, remember_secrets
 from data.cli.shipped import RECIPES, shipped_file
+from data.cli.suggestions import WordError, check_given_once, check_words
 from data.errors import UserError
 from data.io.json_text import half_character
 from trainers.setup.recipe_keys import Key, closest_key, keys_of_classes
@@ -179,15 +180,22 @@ def _check_command_line(argv: Sequence[str], keys: Mapping[str, Key]) -> dict[st
     Raises:
         RecipeError: names the key.
     """
-    values = {}
+    values, written = {}, []
     for name, words in _options(argv):
         key = keys.get(name.replace("-", "_"))
         if key is None and name.startswith("no_") and getattr(keys.get(name[3:]), "default", None) is True:
             values[name[3:]] = False
+            written.append((name[3:], name))
         elif key is None:
             raise _unknown_key("command line", name, keys)
         else:
             values[key.name] = _typed_value(key, words)
+            written.append((key.name, name))
+    try:
+        check_words(argv)
+        check_given_once(written)
+    except WordError as error:
+        raise RecipeError(f"command line: {error}") from error
     return values
 
 
@@ -204,10 +212,11 @@ def _options(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
             )
         else:
             found[-1][1].append(argument)
+    files = [word for name, words in found if name == "config" for word in words]
     for name, words in found:
         if name == "config":
-            if len(words) != 1:
-                raise RecipeError(f"command line: --config: expected one file, found {' '.join(words) or 'none'}")
+            if len(files) != 1 or not words:
+                raise RecipeError(f"command line: --config: expected one file, found {' '.join(files) or 'none'}")
         else:
             yield name, words
 
@@ -261,10 +270,10 @@ def recipe_value(argv: Sequence[str], key: str) -> Any:
 
     The command line wins. `None` where neither has the key, or the recipe cannot be read (parsing says why).
     """
-    given = dict(zip(argv, argv[1:], strict=False))
-    if f"--{key}" in given:
-        return given[f"--{key}"]
     try:
+        given = {name.replace("-", "_"): words for name, words in _options(argv)}
+        if given.get(key):
+            return given[key][0]
         path = _config_path(argv)
     except UserError:
         return None
@@ -337,7 +346,7 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
     argv, path = found.argv, found.path
     parser = Parser(dataclass_types=list(dataclass_types))
     try:
-        parsed = parser.parse_args_and_config(argv + _without_accelerator(argv, found.text))
+        parsed = parser.parse_args_and_config(argv + _without_accelerator(found.values))
     except (ValueError, TypeError, OSError) as error:
         raise RecipeError(f"{path or 'command line'}: {error}") from error
     for values in (found.values, *map(vars, parsed)):
@@ -352,11 +361,8 @@ def _as_comment(overrides: Sequence[str]) -> str:
     return "\n# and on the command line: " + "\n# ".join(lines) + "\n" if lines else ""
 
 
-def _without_accelerator(argv: Sequence[str], text: str) -> list[str]:
+def _without_accelerator(values: Mapping[str, Any]) -> list[str]:
     """What lets a recipe for a GPU be validated on a machine that has none."""
     import torch
 
-    values = dict(zip(argv, argv[1:], strict=False))
-    asked = values.get("--validate_only", str((yaml.safe_load(text) or {}).get("validate_only", False)))
-    validates = asked.lower() in ("true", "1", "yes")
-    return ["--use_cpu", "true"] if validates and not torch.accelerator.is_available() else []
+    return ["--use_cpu", "true"] if values.get("validate_only") and not torch.accelerator.is_available() else []

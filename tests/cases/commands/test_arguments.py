@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from command_lines import with_options
 from PIL import Image
 
 from data import vqa
@@ -149,7 +150,7 @@ COUNTS = [
 def test_f10_an_impossible_count_is_a_clear_error(command, arguments, option, value, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as status:
-        importlib.import_module(command).main([*arguments, f"--{option}", value])
+        importlib.import_module(command).main(with_options(arguments, [f"--{option}", value]))
     assert status.value.code == 2
     shown = capsys.readouterr().err
     assert f"--{option}: expected" in shown
@@ -253,6 +254,12 @@ def test_the_other_processes_of_a_launcher_leave_that_line_out(monkeypatch, caps
         (["x", "--order", "lef"], "argument --order: invalid choice: 'lef'; did you mean 'left'? choose from 'left',"),
         (["x", "--restart=maybe"], "argument --restart: expected true or false, found 'maybe'"),
         (["x", "--restart"], "--restart needs --output"),
+        (["x", "--output", ""], "argument --output: expected a path, found an empty one"),
+        (["--dataset_name", "x", "--input", "x"], "--dataset_name: given as --dataset_name and as --input; give it"),
+        (["x", "--pool-size", "1", "--pool_size=1"], "--pool_size: given as --pool-size and as --pool_size"),
+        (["x", "--weights", "1", "--weights", "2"], "--weights: given twice; give it once, a list's values after"),
+        (["x\udcff"], "'x\\udcff': not UTF-8 text at character 1"),
+        (["x", "--output", "\ud800"], "'\\ud800': not UTF-8 text"),
     ],
 )
 def test_what_cannot_be_is_two_lines(words, message, capsys):

@@ -7,7 +7,7 @@ from places import ROOT
 
 from trainers.setup.help import REFUSED, before_imports, help_text
 from trainers.setup.recipe_keys import keys_of_classes, keys_of_source
-from trainers.setup.recipes import RecipeError, parse_recipe, read_recipe
+from trainers.setup.recipes import RecipeError, parse_recipe, read_recipe, recipe_value
 
 TRAINERS = ROOT / "trainers"
 CLASSES = {
@@ -126,6 +126,12 @@ WRONG = [
     (["recipes/mine.yaml"], "expected --KEY VALUE, found 'recipes/mine.yaml'; a recipe is given by --config FILE"),
     (["--config"], "--config: expected one file, found none"),
     (["--config", "a.yaml", "b.yaml"], "--config: expected one file, found a.yaml b.yaml"),
+    (["--config", "a.yaml", "--config=b.yaml"], "--config: expected one file, found a.yaml b.yaml"),
+    (["--max_steps", "1", "--max_steps=1"], "--max_steps: given twice"),
+    (["--max_steps", "1", "--max-steps", "2"], "--max_steps: given as --max_steps and as --max-steps"),
+    (["--no_gradient_checkpointing", "--gradient_checkpointing"], "as --no_gradient_checkpointing and as --grad"),
+    (["--run_name", "a\udcff"], "'a\\udcff': not UTF-8 text at character 1"),
+    (["--reward_funcs", "a", "\ud800"], "'\\ud800': not UTF-8 text"),
     ([], "command line: key 'dataset_name' is missing"),
 ]
 
@@ -168,6 +174,18 @@ def test_p06_right_command_lines():
     assert values["use_cpu"] is True
     assert values["gradient_checkpointing"] is False
     assert values["model_init_kwargs"] == {"revision": "v2"}
+
+
+@pytest.mark.parametrize("words", [["--policy", "selector"], ["--policy=selector"]])
+def test_a_key_that_decides_on_the_others_is_read_as_all_are(words):
+    assert recipe_value(["--dataset_name", "x", *words, "--use_cpu"], "policy") == "selector"
+
+
+@pytest.mark.parametrize("words", [["--validate_only"], ["--validate_only=true"], ["--validate-only", "yes"]])
+def test_p06_a_recipe_for_a_gpu_is_validated_without_one_however_that_is_written(words, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    given = ["--dataset_name", "x", "--output_dir", str(tmp_path / "out"), *words]
+    assert parse_recipe(classes_of("sft", CLASSES["sft"]), given)[1].use_cpu
 
 
 def test_p06_a_script_ends_with_it(monkeypatch, capsys):
