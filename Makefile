@@ -60,7 +60,7 @@ test-kills: $(STAMP) ## Every trainer killed 20 times and resumed, bit for bit; 
 
 docs: $(STAMP)  ## Build the site of the documentation, in build/site
 	@echo "== Building the site (mkdocs); a warning is an error"
-	@$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "build/site/index.html"
+	@$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 mkdocs build
 
 bench: $(STAMP) ## Measure: rewards, and the trainer against TRL's
 	@echo "== Benchmarks, about 10 minutes; keep the machine quiet"

@@ -3,10 +3,12 @@
 Links are written for a reader of the repository. Here each is turned to the page that its file has on the site.
 """
 
+import json
 import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -30,6 +32,8 @@ def site_page(file: str) -> str:
         return "index.md"
     if file.startswith("docs/"):
         return file.removeprefix("docs/")
+    if file.endswith(".ipynb"):
+        return file.removesuffix(".ipynb") + ".md"
     return file.lower() if file.endswith(".md") else f"files/{file}.md"
 
 
@@ -65,8 +69,29 @@ def pages_and_files() -> Iterator[tuple[str, str]]:
 
 
 def as_page(file: str, text: str) -> str:
-    """A page that shows a file's text."""
+    """A page that shows a notebook's cells with their outputs, or another file's text."""
+    if file.endswith(".ipynb"):
+        return "\n\n".join(part for cell in json.loads(text)["cells"] for part in cell_parts(cell))
     return f"# {file}\n\n````{LANGUAGES.get(Path(file).suffix, 'text')}\n{text}````\n"
+
+
+def cell_parts(cell: dict[str, Any]) -> Iterator[str]:
+    """Markdown of a cell of a notebook, and of what it printed and drew.
+
+    >>> list(cell_parts({"cell_type": "code", "source": ["1 + 1"], "outputs": [{"data": {"text/plain": ["2"]}}]}))
+    ['```python\\n1 + 1\\n```', '```text\\n2\\n```']
+    """
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        yield source
+        return
+    yield f"```python\n{source}\n```"
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        if "image/png" in data:
+            yield f"![](data:image/png;base64,{''.join(data['image/png']).strip()})"
+        else:
+            yield f"```text\n{''.join(output.get('text') or data['text/plain']).strip()}\n```"
 
 
 def public_modules(package: str) -> list[str]:
@@ -86,7 +111,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are not in docs/."""
     for file, markdown in pages_and_files():
-        in_nav = InclusionLevel.INCLUDED if file.endswith(".md") else InclusionLevel.NOT_IN_NAV
+        in_nav = InclusionLevel.INCLUDED if file.endswith((".md", ".ipynb")) else InclusionLevel.NOT_IN_NAV
         files.append(File.generated(config, site_page(file), content=markdown, inclusion=in_nav))
     for package in PACKAGES:
         for name in public_modules(package):

@@ -1,4 +1,4 @@
-"""README's own task is what README says: its files, its commands in their order, its figures."""
+"""README's own task is what README says: its files, its commands in their order, its figures; and as a notebook."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import shlex
 import sys
 
 import pytest
+import yaml
 from places import ROOT
 
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Your own task")[2].partition("\n## ")[0]
@@ -62,3 +63,45 @@ def test_its_model_learns(own_folder, run_warm):
     run_in_order(own_folder, run_warm, lambda words: ["--output_dir", "compared"] * ("--compare" in words))
     compared = json.loads((own_folder / "compared" / "comparison.json").read_text(encoding="utf-8"))
     assert compared["right_answer"]["low"] > 0
+
+
+# -- the notebook -----------------------------------------------------------------------------------------------------
+
+NOTEBOOK = ROOT / "examples" / "own_task.ipynb"
+
+
+def code_cells() -> list[dict]:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_stored_outputs_are_of_one_run():
+    """They show who does not run it what it does: all cells in order, without an error or a path of a machine."""
+    cells = code_cells()
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} <= {"stream", "display_data", "execute_result"}
+    assert re.findall(r"/home/|/root/|/tmp/|/work/|site-packages", json.dumps(outputs)) == []
+
+
+def test_notebook_has_readmes_settings():
+    """What both say of training is the same."""
+    recipes = yaml.safe_load("\n".join(text for text, name in NAMED.findall(SECTION) if name == "my_task.yaml"))
+    source = "".join("".join(cell["source"]) for cell in code_cells())
+    settings = ("max_steps", "learning_rate", "temperature", "num_generations", "per_device_train_batch_size")
+    said = {name: [float(value) for value in re.findall(rf"{name}=([\d.e-]+)", source)] for name in settings}
+    assert {name: recipes[name] in values for name, values in said.items()} == dict.fromkeys(settings, True)
+
+
+@pytest.mark.slow
+def test_notebook_runs(tmp_path, monkeypatch):
+    """From an empty folder, offline; the last cell says how much better it became."""
+    import nbclient
+    import nbformat
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = notebook.cells[-1].outputs[-1]["data"]["text/plain"]
+    assert float(re.search(r"difference \+[\d.]+ \[([+-][\d.]+)", said)[1]) > 0
