@@ -127,7 +127,9 @@ def test_t20_commands_share_their_work(module, records, tiny_model, tmp_path):
 
 @pytest.mark.slow
 def test_t20_embeddings_say_once_that_they_need_one_process(records, tmp_path):
-    done = launch(*TORCHRUN, "-m", "rollouts.embeddings", "--dataset_name", records, "--output", tmp_path / "table.safetensors")
+    done = launch(
+        *TORCHRUN, "-m", "rollouts.embeddings", "--dataset_name", records, "--output", tmp_path / "table.safetensors"
+    )
     assert done.returncode == 1
     assert done.stderr.count("error: this command does all its work in one process") == 1
     assert list(tmp_path.iterdir()) == []
