@@ -343,8 +343,7 @@ def check_training(arguments: list[str]) -> None:
         warnings.simplefilter("ignore")
         of_selector = any(part in named["--config"] for part in ("selector_sft", "selector_v2_lora"))
         method = "selector_sft" if of_selector else Path(script).stem
-        only_parsed = [] if "--validate_only" in rest else ["--validate_only", "true"]
-        parse_recipe(recipe_types(method), [*rest, *only_parsed])
+        parse_recipe(recipe_types(method), rest if "--validate_only" in rest else [*rest, "--validate_only", "true"])
 
 
 def check_module(module: str, arguments: list[str], only_parse) -> None:

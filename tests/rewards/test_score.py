@@ -87,7 +87,7 @@ def test_nothing_is_left_beside_the_output(undisturbed):
 
 def test_killed_a_few_times_the_file_is_the_same(undisturbed, folder, tiny_reward_model, tmp_path):
     output = tmp_path / "scored.jsonl"
-    command = [WORKER, 4, 0, undisturbed[1], "rewards.score", *_arguments(folder, tiny_reward_model, output)]
+    command = [WORKER, 4, 3, undisturbed[1], "rewards.score", *_arguments(folder, tiny_reward_model, output)]
     finished = subprocess.run(
         [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=500, check=False
     )

@@ -33,7 +33,7 @@ def undisturbed(selection_files, tiny_model, tmp_path_factory) -> tuple[Path, fl
 def _kill(kills: int, undisturbed, arguments: list[str], output: Path) -> None:
     """Kills runs at random moments; the file of the last equals the undisturbed one."""
     found = subprocess.run(
-        [sys.executable, WORKER, str(kills), "0", str(undisturbed[1]), "rollouts.candidates", *arguments],
+        [sys.executable, WORKER, str(kills), "3", str(undisturbed[1]), "rollouts.candidates", *arguments],
         capture_output=True,
         text=True,
         timeout=500,
