@@ -68,6 +68,12 @@ def _longest_first(requests: Sequence[ScoreRequest], processor: Any) -> list[int
     return sorted(range(len(requests)), key=lambda number: _length(requests[number], bounds))[::-1]
 
 
+def _unless_gone(_: Any, path: str, found: tuple) -> None:
+    """Another process may remove the lock of its own shard just now."""
+    if not issubclass(found[0], FileNotFoundError):
+        raise found[1]
+
+
 @dataclass(frozen=True)
 class StoredScores:
     """Where and how scores are made.
@@ -129,7 +135,7 @@ class StoredScores:
 
     def forget(self) -> None:
         """Removes the kept scores; for the main process, when what is made of them is written."""
-        shutil.rmtree(self.work_dir)
+        shutil.rmtree(self.work_dir, onerror=_unless_gone)
 
     def _rows(self, model: Any, requests: Sequence[ScoreRequest], chunk: list[int]) -> Iterator[dict[str, Any]]:
         scores = self._score_chunk(model, [requests[number] for number in chunk])

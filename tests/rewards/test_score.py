@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from places import KILLS
 
 from data.io.records import write_jsonl
 from rewards import reward_bench, score
+from rewards.scoring.model_scores import StoredScores
 
 WORKER = KILLS / "rollout_kill_worker.py"
 ROWS = 40
@@ -138,6 +140,22 @@ def test_two_processes_make_the_same_file_as_one(undisturbed, folder, tiny_rewar
     finished = run_warm("-m", "rewards.score", *arguments, processes=2)
     assert finished.returncode == 0, finished.stderr
     assert output.read_bytes() == undisturbed[0].read_bytes()
+
+
+def test_scores_are_forgotten_while_another_process_removes_its_lock(tmp_path, monkeypatch):
+    work, remove = tmp_path / "work", os.unlink
+    work.mkdir()
+    for name in ("a.lock", "b.jsonl"):
+        (work / name).touch()
+
+    def remove_first(name, **where):
+        remove(name, **where)
+        if name == "a.lock":
+            raise FileNotFoundError(name)
+
+    monkeypatch.setattr(os, "unlink", remove_first)
+    StoredScores("model", work).forget()
+    assert not work.exists()
 
 
 def test_images_as_bytes_give_the_same_scores(folder, tiny_reward_model, undisturbed, tmp_path, read_jsonl):
