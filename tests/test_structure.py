@@ -49,6 +49,7 @@ TESTED_IN = {
     "data/io/unreadable.py": "cases/inputs/test_unreadable_images.py",
     "data/rows/answers.py": "cases/rewards/test_reward_columns.py",
     "data/rows/chat.py": "cases/inputs/test_rows_with_prompts.py",
+    "data/rows/given_images.py": "cases/inputs/test_given_images.py",
     "data/rows/messages.py": "data/test_preferences.py",
     "data/rows/row_images.py": "cases/inputs/test_rows_with_images.py",
     "data/rows/same_text.py": "data/candidates/test_earlier_formats.py",

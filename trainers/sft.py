@@ -56,7 +56,7 @@ from trainers.setup.model import (
 from trainers.setup.model_settings import check_model_settings, use_chat_template
 from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import DataArguments, parse_recipe, recipe_value
-from trainers.setup.task_data import check_no_limit, given_rows, is_of_a_task, to_dataset
+from trainers.setup.task_data import check_no_limit, given_rows, is_of_a_task, library_dataset, to_dataset
 
 
 @dataclass
@@ -115,7 +115,10 @@ class SFTTrainer(
                 return {key: prepared(one, f"{name} {key}") for key, one in dataset.items()}
             if not (isinstance(processing_class, ProcessorMixin) and is_of_a_task(dataset)):
                 check_no_limit(dataset, args.max_prompt_length)
-                return dataset
+                seen = library_dataset(dataset, name, processing_class)
+                if seen is not dataset:
+                    args.remove_unused_columns = False  # pictures may stand in any of them
+                return seen
             args.remove_unused_columns = False  # rows are looked up when they are needed
             rows = given_rows(dataset, name, processing_class, args.max_prompt_length)
             self.task_rows[name] = _with_completions(rows, name)

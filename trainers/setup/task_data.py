@@ -10,6 +10,7 @@ from transformers import ProcessorMixin
 
 from data.io.pixel_bounds import PixelBounds
 from data.io.records import GivenRows, RecordError
+from data.rows.given_images import with_images_read
 from data.rows.messages import message_texts
 from data.tasks import TASK_FIELDS, load_rows
 from filter_agents.registry import described_agents
@@ -114,12 +115,22 @@ def rollout_dataset(dataset: Any, name: str, processor: Any, limit: int | None) 
         return {key: rollout_dataset(one, f"{name} {key}", processor, limit) for key, one in dataset.items()}
     if not (isinstance(processor, ProcessorMixin) and is_of_a_task(dataset)):
         check_no_limit(dataset, limit)
-        return dataset
+        return library_dataset(dataset, name, processor)
     has_prompts = "prompt" in dataset.column_names
     if has_prompts and limit is None:
-        return dataset
+        return library_dataset(dataset, name, processor)
     rows = given_rows(dataset, name, processor, limit)
-    return dataset if has_prompts else to_dataset(rows, pixel_bounds(processor))
+    return library_dataset(dataset, name, processor) if has_prompts else to_dataset(rows, pixel_bounds(processor))
+
+
+def library_dataset(dataset: Any, name: str, processor: Any) -> Any:
+    """A data set that the library reads, with its images as this toolkit reads them if the model sees any
+    (`data.rows.given_images`); streamed and prepared ones as they are."""
+    if not (isinstance(processor, ProcessorMixin) and isinstance(dataset, Dataset)):
+        return dataset
+    if dataset.format["type"] == "custom":
+        return dataset
+    return with_images_read(dataset, name, check=PartialState().is_main_process)
 
 
 def check_no_limit(dataset: Any, limit: int | None) -> None:
