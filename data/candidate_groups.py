@@ -4,7 +4,7 @@
     python -m data.candidate_groups --dataset_name groups.jsonl --output rl_data.json --to rl
     python -m data.candidate_groups --dataset_name groups.jsonl --examples outputs/vqa --split train
 
-The first two convert from and to the JSON of earlier systems (`data/candidates/earlier_formats.py`), identified by its
+The first two convert from and to the JSON of earlier systems (`data/candidates/legacy_formats.py`), identified by its
 content; the last, without --output, only checks. Group:
 
     {"id", "pool"?: [example ids], "candidates": [{"pointer": [ids] | "completion": text, "reward"?, ...}], ...}
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, m
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from tqdm import tqdm
 
-from data.candidates.earlier_formats import (
+from data.candidates.legacy_formats import (
     ConstructOrder,
     EarlierFormat,
     Positions,
@@ -356,7 +356,7 @@ def write_earlier(path: str | Path, groups: Iterable[CandidateGroup], convert: C
     """Writes one JSON object with an entry for each group, an entry a line, atomically.
 
     Args:
-        convert: a group's row -> its entry; see `data.candidates.earlier_formats`.
+        convert: a group's row -> its entry; see `data.candidates.legacy_formats`.
 
     Raises:
         RecordError: a group that the format cannot hold, or a value that JSON cannot.

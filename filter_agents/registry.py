@@ -15,14 +15,14 @@ from data.errors import UserError
 from filter_agents.base import FilterAgent
 
 AGENTS = {
-    "blur_filter": "filter_agents.measured.BlurFilter",
-    "exposure_filter": "filter_agents.measured.ExposureFilter",
-    "resolution_filter": "filter_agents.measured.ResolutionFilter",
-    "aspect_ratio_filter": "filter_agents.measured.AspectRatioFilter",
+    "blur_filter": "filter_agents.measurement_filters.BlurFilter",
+    "exposure_filter": "filter_agents.measurement_filters.ExposureFilter",
+    "resolution_filter": "filter_agents.measurement_filters.ResolutionFilter",
+    "aspect_ratio_filter": "filter_agents.measurement_filters.AspectRatioFilter",
     "exact_duplicate_filter": "filter_agents.duplicates.ExactDuplicateFilter",
     "near_duplicate_filter": "filter_agents.duplicates.NearDuplicateFilter",
-    "text_length_filter": "filter_agents.measured.TextLengthFilter",
-    "answer_consistency_filter": "filter_agents.measured.AnswerConsistencyFilter",
+    "text_length_filter": "filter_agents.measurement_filters.TextLengthFilter",
+    "answer_consistency_filter": "filter_agents.measurement_filters.AnswerConsistencyFilter",
     "vlm_judge": "filter_agents.vlm_judge.VlmJudge",
 }
 DEFAULT_AGENTS = tuple(name for name in AGENTS if name != "vlm_judge")

@@ -30,8 +30,8 @@ from typing import Any, ClassVar, get_args
 
 import numpy as np
 
-from data.candidates.earlier_formats import ConstructOrder
 from data.candidates.embedding_table import EmbeddingTable, table_path
+from data.candidates.legacy_formats import ConstructOrder
 from rewards.base import Reward
 from rewards.scoring import columns as column_types
 

@@ -19,10 +19,10 @@ from typing import Any
 from data.cli.arguments import OptionError, limit_option, option, seed_option, split_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.package_files import RECIPES, shipped_file
 from data.cli.ranges import AT_LEAST_0, AT_LEAST_1
-from data.cli.shipped import RECIPES, shipped_file
 from data.io.records import RecordError, write_json, write_jsonl
-from models.places import model_option
+from models.model_paths import model_option
 from rewards.base import Reward
 from rewards.registry import (
     ALIASES,

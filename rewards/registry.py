@@ -25,8 +25,8 @@ from rewards.scoring.guard import GuardedReward, guard
 
 REWARDS = {
     "agent_selection": "rewards.agent_selection.AgentSelection",
-    "filtering_quality": "rewards.agent_selection.FilteringQuality",
-    "combined": "rewards.agent_selection.Combined",
+    "filtering_quality": "rewards.filtering_quality.FilteringQuality",
+    "combined": "rewards.filtering_quality.Combined",
     "xml_format": "rewards.xml_format.XmlFormat",
     "strict_xml_format": "rewards.xml_format.StrictXmlFormat",
     "sentence_format": "rewards.sentence_format.SentenceFormat",

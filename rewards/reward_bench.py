@@ -30,7 +30,7 @@ from data.cli.ranges import AT_LEAST_1
 from data.io.records import RecordError, write_json, write_jsonl
 from data.io.shards import end_processes, work_folder
 from data.preferences import PreferenceRecord, load_preferences
-from models.places import model_option
+from models.model_paths import model_option
 from rewards.preferences.accuracy import GROUPS, distinct_items, preference_accuracy
 from rewards.preferences.calibration import calibration, draw_calibration, draw_scores, score_summary
 from rewards.preferences.published import published_table

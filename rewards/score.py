@@ -39,7 +39,7 @@ from data.io.unreadable import refuse_unreadable
 from data.rows.messages import parse_prompt, place_images
 from data.rows.row_images import RecordWithImages, is_image_name
 from models.families.loading import VISION_TOKENS
-from models.places import model_option
+from models.model_paths import model_option
 from rewards.scoring.model_scores import ScoreRequest, StoredScores
 
 

@@ -35,7 +35,7 @@ from data.io.records import RecordError
 from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
-from models.places import model_option
+from models.model_paths import model_option
 from rollouts.frozen_vlm.arguments import VLMArguments
 
 VERSION = 1
@@ -146,9 +146,9 @@ def make_candidates(arguments: CandidateArguments) -> None:
         tables = load_tables(arguments.query_table, arguments.example_table, data)
     given = {} if arguments.beams is None else _load_given(arguments.beams, data, skipping)
 
-    from rollouts.example_selection.choices import load_fitting_selector
-    from rollouts.example_selection.proposals import ProposalSettings
+    from rollouts.example_selection.candidate_sets import ProposalSettings
     from rollouts.example_selection.scored_candidates import CandidateMaker
+    from rollouts.example_selection.selection_methods import load_fitting_selector
     from rollouts.frozen_vlm.answers import open_answer_book
 
     device = arguments.device or process_state().device

@@ -30,7 +30,7 @@ from data.io.output_folder import writing
 from data.io.records import being_written, write_json, write_jsonl
 from data.reports.measurements import check_pools
 from models.errors import ModelError
-from models.places import check_model_place, model_option
+from models.model_paths import check_model_place, model_option
 from rewards.eval import read_recipe
 from rewards.scoring.inputs import generate_completions
 from rewards.scoring.rows import score_rows

@@ -36,7 +36,7 @@ from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from models.errors import ModelError
-from models.places import model_option
+from models.model_paths import model_option
 from rewards.eval import choose_specs, read_recipe
 from rewards.registry import RewardSpec, build_rewards, check_weights, spec_name
 from rewards.scoring.guard import ON_ERROR, Failure, GuardedReward, settle

@@ -25,7 +25,7 @@ from data.io.records import RecordError
 from data.io.unreadable import Skipping
 from data.vqa import VqaRecord, record_ids
 from models.embeddings import Encoder, load_encoder
-from models.places import model_option
+from models.model_paths import model_option
 from models.run_folders import find_model
 from rollouts.retrieval.embedding_cache import embed_images, embed_texts
 

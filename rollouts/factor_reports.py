@@ -30,7 +30,7 @@ from data.prompts import format_selection
 from data.reports.pool import load_pool
 from data.reports.wording import factor_sentence
 from data.tasks import DEFAULT_PROMPT
-from models.places import model_option
+from models.model_paths import model_option
 from rollouts.factor_routing import Routes, routed_agents
 
 ROUTED_REASONING = "The predicted factors lead to these agents."

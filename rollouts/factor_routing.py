@@ -36,7 +36,7 @@ from data.io.shards import ShardStore, end_processes, process_state, work_folder
 from data.io.unreadable import Skipping, refuse_unreadable
 from data.reports.pool import ItemId, images_of_pools, load_pool, readable_pool
 from filter_agents.base import CopiesAgent, FilterAgent
-from models.places import model_option
+from models.model_paths import model_option
 
 LEAST_SIMILARITY = 0.27
 """Below this cosine of a factor with an agent's name and description, no agent is suggested."""

@@ -26,7 +26,7 @@ from data.io.unreadable import Skipping, readable_rows, refuse_unreadable, with_
 from data.reports.pool import ItemId, images_of_pools, load_pool, readable_pool
 from data.rows.messages import without_leading_marks
 from data.rows.row_images import RecordWithImages
-from models.places import model_option
+from models.model_paths import model_option
 
 
 class Report(RecordWithImages):

@@ -55,8 +55,8 @@ class InContextArguments(VLMArguments):
 
 def evaluate(arguments: InContextArguments) -> None:
     """Reads and checks everything, asks the VLM, and reports."""
-    from rollouts.example_selection.choices import parse_methods
     from rollouts.example_selection.data import load_selection_data, load_tables
+    from rollouts.example_selection.selection_methods import parse_methods
 
     methods = parse_methods(arguments.methods)
     data = load_selection_data(

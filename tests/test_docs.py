@@ -310,7 +310,9 @@ def only_parse(monkeypatch):
                 patch.setattr(f"data.cli.{module}.parse_arguments", parse_and_stop)
             patch.setattr("data.cli.arguments._note", refuse)
             patch.setattr(sys, "argv", ["program", *arguments])
-            patch.setattr("models.places.check_model_place", lambda name, of_a_run: None)  # made by earlier commands
+            patch.setattr(
+                "models.model_paths.check_model_place", lambda name, of_a_run: None
+            )  # made by earlier commands
             try:
                 program()
             except Parsed:
@@ -329,7 +331,7 @@ def check_make(targets: list[str]) -> None:
 
 def check_training(arguments: list[str]) -> None:
     """A script of trainers/ and its arguments, parsed as the script does, on a machine without GPUs too."""
-    from data.cli.shipped import RECIPES, shipped_file
+    from data.cli.package_files import RECIPES, shipped_file
     from trainers.setup.recipes import parse_recipe
 
     script, *rest = arguments
@@ -360,7 +362,7 @@ def check_module(module: str, arguments: list[str], only_parse) -> None:
 def check_one_command(arguments: list[str], only_parse) -> None:
     """`vlm-posttrain` and its arguments."""
     from vlm_posttrain.commands import COMMANDS, TRAINERS
-    from vlm_posttrain.launching import split_launch
+    from vlm_posttrain.launch import split_launch
 
     name, *rest = arguments
     if name in TRAINERS:

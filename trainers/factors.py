@@ -43,8 +43,8 @@ from models.factors.synced_batch_norm import sync_batch_norms
 from trainers.mixins.checkpoints import CompleteCheckpoints
 from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
-from trainers.mixins.finite import FiniteTraining
 from trainers.mixins.image_bounds import SIZES, PixelArguments
+from trainers.mixins.non_finite import FiniteTraining
 from trainers.report.publishing import PublishedRun
 from trainers.report.record import RunInfo
 from trainers.run.console import say
@@ -52,9 +52,9 @@ from trainers.run.machine import command_line
 from trainers.run.resuming import begin_run, hold_output
 from trainers.run.script import readable_errors, train_and_record
 from trainers.setup.checks import check_set_up
+from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.evaluation_rows import check_apart, evaluation_rows
 from trainers.setup.model import hub_arguments
-from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import DataArguments, RecipeError, parse_mapping, parse_recipe
 from trainers.setup.zero_stage import leave_weights_whole
 

@@ -31,9 +31,9 @@ from trainers.mixins.advantages import AdvantageArguments, GroupAdvantages
 from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.mixins.dynamic_sampling import DynamicSampling, DynamicSamplingArguments, Rollout, without_contrast
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
-from trainers.mixins.finite import FiniteTraining
-from trainers.mixins.guarded_rewards import GuardedRewards, load_reward
 from trainers.mixins.image_bounds import PromptArguments, processor_of
+from trainers.mixins.non_finite import FiniteTraining
+from trainers.mixins.reward_failures import GuardedRewards, load_reward
 from trainers.mixins.rollout_batch import Batch, rows_in
 from trainers.mixins.rollout_order import OrderedRollouts, RolloutOrderArguments
 from trainers.mixins.rollout_temperature import ScheduledTemperature, TemperatureArguments
@@ -49,6 +49,7 @@ from trainers.run.resuming import begin_run, hold_output
 from trainers.run.script import describe_rewards, load_rows_and_held_out, readable_errors, train_and_record
 from trainers.setup.adapter_targets import check_adapters
 from trainers.setup.checks import check_set_up
+from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.memory import MemoryDemand, base_load, say_estimate
 from trainers.setup.model import (
     class_of_its_revision,
@@ -58,7 +59,6 @@ from trainers.setup.model import (
     policy_arguments,
 )
 from trainers.setup.model_settings import check_model_settings
-from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import DataArguments, parse_entries, parse_recipe
 from trainers.setup.task_data import TokenCounts, rollout_dataset, to_dataset
 

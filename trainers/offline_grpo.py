@@ -48,8 +48,8 @@ from trainers.run.resuming import hold_output
 from trainers.run.script import readable_errors
 from trainers.schedules import Curriculum
 from trainers.setup.checks import check_set_up
+from trainers.setup.default_config import config_or_default
 from trainers.setup.model import init_kwargs
-from trainers.setup.own_config import config_or_default
 from trainers.setup.recipes import RecipeError, parse_recipe
 
 STORE_FILE = "log_probs.safetensors"

@@ -28,7 +28,7 @@ from trl import ModelConfig
 from models.families.loading import pixel_bounds
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import RewardTable
-from trainers.groups.given import (
+from trainers.groups.from_python import (
     Groups,
     as_groups,
 )
@@ -38,8 +38,8 @@ from trainers.losses import best_weights, groups_without_contrast, normalise_rew
 from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething
-from trainers.mixins.finite import FiniteTraining
 from trainers.mixins.image_bounds import PromptArguments, hub_of, processor_of
+from trainers.mixins.non_finite import FiniteTraining
 from trainers.mixins.shared_prompts import SharingArguments
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.report.fixed_samples import FixedSamples, chosen
@@ -50,8 +50,8 @@ from trainers.run.resuming import hold_output
 from trainers.run.script import readable_errors
 from trainers.schedules import linear_temperature
 from trainers.setup.checks import check_set_up
+from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.model import init_kwargs
-from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import RecipeError, parse_recipe
 
 

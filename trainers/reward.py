@@ -55,8 +55,8 @@ from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss
 from trainers.mixins.checkpoints import CompleteCheckpoints
 from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
-from trainers.mixins.finite import FiniteTraining
 from trainers.mixins.image_bounds import PromptArguments, hub_of, processor_of
+from trainers.mixins.non_finite import FiniteTraining
 from trainers.mixins.shared_prompts import SharingArguments
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.report.fixed_samples import FixedSamples, chosen
@@ -65,11 +65,12 @@ from trainers.report.record import RunInfo
 from trainers.report.samples import SampleGroup, SampleLog, Source
 from trainers.run.console import say
 from trainers.run.machine import command_line
-from trainers.run.own_folder import own_folder
+from trainers.run.output_folder import own_folder
 from trainers.run.resuming import begin_run, hold_output, origin_of
 from trainers.run.script import readable_errors, train_and_record
 from trainers.setup.adapter_targets import check_adapter_targets
 from trainers.setup.checks import check_set_up
+from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.evaluation_rows import evaluation_rows
 from trainers.setup.memory import base_load, say_estimate
 from trainers.setup.model import (
@@ -84,7 +85,6 @@ from trainers.setup.model import (
     put_adapters,
 )
 from trainers.setup.model_settings import check_model_settings, use_chat_template
-from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import RecipeError, parse_recipe
 
 DEFAULT_BOUNDS = (-5.0, 5.0)

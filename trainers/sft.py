@@ -31,8 +31,8 @@ from trainers.groups.policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
 from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
-from trainers.mixins.finite import FiniteTraining
 from trainers.mixins.image_bounds import PromptArguments, processor_of
+from trainers.mixins.non_finite import FiniteTraining
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.report.fixed_samples import FixedSamples, demonstration_samples, held_out_rows
@@ -45,6 +45,7 @@ from trainers.run.resuming import begin_run, hold_output
 from trainers.run.script import load_rows_and_held_out, readable_errors, train_and_record
 from trainers.setup.adapter_targets import check_adapters
 from trainers.setup.checks import check_set_up
+from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.memory import base_load, say_estimate
 from trainers.setup.model import (
     class_of_its_revision,
@@ -54,7 +55,6 @@ from trainers.setup.model import (
     policy_arguments,
 )
 from trainers.setup.model_settings import check_model_settings, use_chat_template
-from trainers.setup.own_config import CheckedSettings, config_or_default
 from trainers.setup.recipes import DataArguments, parse_recipe, recipe_value
 from trainers.setup.task_data import check_no_limit, given_rows, is_of_a_task, library_dataset, to_dataset
 

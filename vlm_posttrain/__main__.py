@@ -6,7 +6,7 @@ Launchers start it once more, in every process of a run.
 import sys
 from collections.abc import Sequence
 
-from vlm_posttrain.path import put_current_folder_last
+from vlm_posttrain.import_path import put_current_folder_last
 
 put_current_folder_last()
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from data.cli.help import NAME
-from data.cli.shipped import ACCELERATE_CONFIGS, names_in
+from data.cli.package_files import ACCELERATE_CONFIGS, names_in
 from data.cli.suggestions import closest
 from data.errors import UserError
-from vlm_posttrain.launching import is_worker, launch, split_launch
-from vlm_posttrain.path import OURS
+from vlm_posttrain.import_path import OURS
+from vlm_posttrain.launch import is_worker, launch, split_launch
 
 WIDTH = 119
 TRAINERS = {

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
+from data.cli.package_files import ROOT
 from data.cli.secrets import without_secrets
-from data.cli.shipped import ROOT
 from trainers.run.machine import cpu_name, usable_cores, versions
 
 OPTIONAL = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from data.cli.arguments import option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
-from data.cli.shipped import RECIPES, names_in, unknown
+from data.cli.package_files import RECIPES, names_in, unknown
 from data.errors import UserError
 from data.io.records import atomic_write
 

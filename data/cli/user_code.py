@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from data.cli.shipped import ROOT
+from data.cli.package_files import ROOT
 from data.errors import UserError
 
 

@@ -25,7 +25,7 @@ from data.io.images import ImageSource, open_image
 from models.embeddings import VISION_TOWERS, load_vision_tower
 from models.errors import ModelError
 from models.factors.inputs import IMAGENET_MEAN, IMAGENET_STD, on_canvas
-from models.places import loading
+from models.model_paths import loading
 from models.run_folders import find_model
 
 BATCH = 32

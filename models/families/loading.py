@@ -2,7 +2,7 @@
 
 from data.io.pixel_bounds import BoundsError, PixelBounds
 from models.hub import adapter_base
-from models.places import loading
+from models.model_paths import loading
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 """Qwen2-VL's tokens that stand for pictures. In generated text, one would promise an image that is not there."""

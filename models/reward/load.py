@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from models.errors import ModelError
 from models.families.loading import load_processor
 from models.hub import AdapterBase, adapter_base, hub_options
-from models.places import loading
+from models.model_paths import loading
 from models.reward.model import REWARD_MODELS
 from models.run_folders import find_model
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from models.selectors.config import SelectorConfig
-from models.selectors.pools import Pools, PoolTable, read_pools
+from models.selectors.pool_batches import Pools, PoolTable, read_pools
 
 METHODS = ("greedy", "beam", "sample")
 CHOSEN_LOGIT = -100.0

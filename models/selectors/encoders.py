@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.embeddings import Encoder, described, fingerprint_of
-from models.places import loading
+from models.model_paths import loading
 from models.selectors.encoder_inputs import InputReader
 from models.selectors.encoding import EncodingSelector
 from models.selectors.load import load_encoding_selector

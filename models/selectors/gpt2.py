@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, GPT2Config, GPT2Model
 
 from models.selectors.base import Encoded, EncodedExamples, Selector, State, fresh_weights
 from models.selectors.config import SelectorConfig
-from models.selectors.pools import PoolTable
+from models.selectors.pool_batches import PoolTable
 
 
 class GPT2SelectorConfig(SelectorConfig):

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoModel
 
 from models.errors import ModelError
-from models.places import loading
+from models.model_paths import loading
 from models.selectors.base import Selector
 from models.selectors.encoding import EncodingSelector, EncodingSelectorConfig
 from models.selectors.gpt2 import GPT2SelectorConfig

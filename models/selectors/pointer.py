@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel
 from models.errors import ModelError
 from models.selectors.base import Encoded, EncodedExamples, Selector, State, fresh_weights, project
 from models.selectors.config import SelectorConfig
-from models.selectors.pools import PoolTable
+from models.selectors.pool_batches import PoolTable
 
 HISTORIES = ("none", "gate", "gru")
 SCORERS = ("cosine", "additive", "bilinear")

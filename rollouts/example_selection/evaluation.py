@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from data.candidates.embedding_table import EmbeddingTable
 from data.vqa import VqaRecord
-from rollouts.example_selection.choices import ZERO_SHOT, Choice, Method, make_chooser, random_sets
 from rollouts.example_selection.data import SelectionData
+from rollouts.example_selection.selection_methods import ZERO_SHOT, Choice, Method, make_chooser, random_sets
 from rollouts.frozen_vlm.answers import Answer, AnswerBook, accuracies
 from rollouts.frozen_vlm.engine import InContextRequest, shown_order
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from data.io.records import atomic_write, write_json, write_jsonl
 from rewards.scoring.statistics import Interval, bootstrap_mean, paired_difference
-from rollouts.example_selection.choices import RANDOM
 from rollouts.example_selection.evaluation import BEST_OF, MEAN_OF, BestOf, Evaluation, Outcome
+from rollouts.example_selection.selection_methods import RANDOM
 
 BASELINES = (RANDOM, "image_text_similarity")
 """Methods that every other one is compared with, if they were evaluated."""

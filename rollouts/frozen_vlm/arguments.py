@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.candidates.earlier_formats import ConstructOrder
+from data.candidates.legacy_formats import ConstructOrder
 from data.cli.arguments import device_option, dtype_option, option
 from data.cli.ranges import AT_LEAST_1
 from data.prompts import IN_CONTEXT_STYLES, IN_CONTEXT_SYSTEM_PROMPT
-from models.places import model_option
+from models.model_paths import model_option
 
 if TYPE_CHECKING:
     from rollouts.frozen_vlm.engine import InContextVLM

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from transformers import DynamicCache, GenerationConfig
 
-from data.candidates.earlier_formats import CONSTRUCT_ORDERS
+from data.candidates.legacy_formats import CONSTRUCT_ORDERS
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT
 from data.vqa import VqaRecord, common_answer
 from models.families.loading import load_processor, load_vlm, vision_token_ids
 from models.generation import evaluating
 from rollouts.frozen_vlm.image_features import ImageFeatures
-from rollouts.frozen_vlm.kept_states import KeptStates, Node, plan_waves
+from rollouts.frozen_vlm.kv_cache import KeptStates, Node, plan_waves
 from rollouts.frozen_vlm.prompt_pieces import IMAGE_TOKEN, Layout, Piece, PieceMaker, lay_out
 
 DEFAULT_BATCH_TOKENS = 8_192

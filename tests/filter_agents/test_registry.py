@@ -155,7 +155,7 @@ def test_a_wrong_entry_is_named_with_what_was_expected(own_module, entry, messag
 
 def test_an_agent_that_stands_twice_is_refused():
     with pytest.raises(AgentError, match="^duplicate agent 'blur_filter' in agents$"):
-        build_agents(["blur_filter", "exposure_filter", {"name": "filter_agents.measured.BlurFilter"}])
+        build_agents(["blur_filter", "exposure_filter", {"name": "filter_agents.measurement_filters.BlurFilter"}])
 
 
 def test_an_error_inside_a_module_of_ones_own_is_not_hidden(tmp_path, monkeypatch):

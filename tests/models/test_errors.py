@@ -11,7 +11,7 @@ from models.embeddings import load_encoder
 from models.errors import ModelError
 from models.factors.predictor import load_factor_predictor
 from models.families.loading import load_vlm
-from models.places import loading
+from models.model_paths import loading
 from models.selectors.load import has_encoders
 
 

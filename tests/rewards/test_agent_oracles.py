@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from rewards.agent_selection import AgentSelection, Combined, FilteringQuality, parse_selection, set_f1
+from rewards.agent_selection import AgentSelection, parse_selection, set_f1
+from rewards.filtering_quality import Combined, FilteringQuality
 from rewards.xml_format import XmlFormat
 
 LAST_DIGIT = 2.3e-16

@@ -3,7 +3,8 @@
 import pytest
 
 from filter_agents.registry import AgentError
-from rewards.agent_selection import AgentSelection, Combined, FilteringQuality, parse_selection, set_f1
+from rewards.agent_selection import AgentSelection, parse_selection, set_f1
+from rewards.filtering_quality import Combined, FilteringQuality
 from rewards.scoring.columns import ColumnError
 
 AGENTS = ["text_length_filter", "exposure_filter", "exact_duplicate_filter"]

@@ -19,9 +19,15 @@ from rewards.scoring.statistics import bootstrap_mean, paired_difference
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts import in_context
 from rollouts.example_selection import evaluation_report
-from rollouts.example_selection.choices import fixed_choice, most_similar, parse_methods, random_sets, selected
 from rollouts.example_selection.data import SelectionData, load_selection_data, load_tables
 from rollouts.example_selection.evaluation_report import gap_closed
+from rollouts.example_selection.selection_methods import (
+    fixed_choice,
+    most_similar,
+    parse_methods,
+    random_sets,
+    selected,
+)
 
 SIMILARITIES = ["image_similarity", "text_similarity", "image_text_similarity"]
 

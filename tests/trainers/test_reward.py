@@ -19,7 +19,7 @@ from models.families.vision_hooks import vision_tower
 from models.reward.load import from_backbone, load_reward_model
 from trainers.reward import RewardConfig, RewardTrainer, main, reward_adapters
 from trainers.run.origin import write_run
-from trainers.run.own_folder import own_folder
+from trainers.run.output_folder import own_folder
 
 
 @pytest.fixture(autouse=True)

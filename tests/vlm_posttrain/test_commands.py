@@ -10,9 +10,9 @@ from programs import programs
 
 from data.errors import UserError
 from vlm_posttrain.commands import COMMANDS, TRAINERS, help_text, run
-from vlm_posttrain.path import put_current_folder_last
+from vlm_posttrain.import_path import put_current_folder_last
 
-NOT_COMMANDS = {"vlm_posttrain.__main__", "vlm_posttrain.launcher"}
+NOT_COMMANDS = {"vlm_posttrain.__main__", "vlm_posttrain.accelerate_process"}
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from data.cli.shipped import RECIPES, names_in
+from data.cli.package_files import RECIPES, names_in
 from vlm_posttrain.recipes import listed, main
 
 NAME = "agent_selection_tiny"

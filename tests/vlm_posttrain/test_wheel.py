@@ -14,7 +14,7 @@ import pytest
 from places import ROOT
 from report_agents import AGENT_NAMES
 
-from data.cli.shipped import RECIPES, names_in
+from data.cli.package_files import RECIPES, names_in
 
 pytestmark = pytest.mark.slow
 FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")

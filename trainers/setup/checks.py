@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ModelError
-from models.places import check_model_place
+from models.model_paths import check_model_place
 from rewards.registry import check_weights, spec_name
 from trainers.setup.evaluation_rows import check_evaluation
 from trainers.setup.model import DEFAULT_REVISION, base_of_adapters, hub_arguments

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from accelerate import PartialState
 
-from data.cli.shipped import ACCELERATE_CONFIGS, shipped_file
+from data.cli.package_files import ACCELERATE_CONFIGS, shipped_file
 from models.zero3 import whole_models
 from trainers.run.console import say
 from trainers.setup.recipes import DataArguments, RecipeError

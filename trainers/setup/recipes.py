@@ -12,8 +12,8 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from data.cli.package_files import RECIPES, shipped_file
 from data.cli.secrets import command_without_secrets, remember_secrets
-from data.cli.shipped import RECIPES, shipped_file
 from data.cli.suggestions import WordError, check_given_once, check_words
 from data.errors import UserError
 from data.io.json_text import half_character

@@ -49,7 +49,7 @@ def test_all_commands_are_there():
     assert len(COMMANDS) >= 28
     trainers = {f"trainers.{name}" for name in ("grpo", "sft", "rce", "offline_grpo", "reward", "factors")}
     others = {name.split()[0] for name in COMMANDS}
-    assert set(PROGRAMS) - others == trainers | {"vlm_posttrain.__main__", "vlm_posttrain.launcher"}
+    assert set(PROGRAMS) - others == trainers | {"vlm_posttrain.__main__", "vlm_posttrain.accelerate_process"}
 
 
 @every_command

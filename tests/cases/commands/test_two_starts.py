@@ -19,7 +19,7 @@ WRITES_NOTHING = {
     "rewards.validate",
     "vlm_posttrain.__main__",
     "vlm_posttrain.environment",
-    "vlm_posttrain.launcher",
+    "vlm_posttrain.accelerate_process",
     "vlm_posttrain.recipes",  # but for a copy, whole and at once
 }
 CPU = " --use_cpu true --bf16 false"

@@ -19,7 +19,8 @@ from data.tasks import load_rows, selection_row, vqa_row
 from data.vqa import VqaRecord
 from filter_agents.base import FilterAgent, Instruction
 from filter_agents.registry import build_agents
-from rewards.agent_selection import AgentSelection, Combined, FilteringQuality, parse_selection
+from rewards.agent_selection import AgentSelection, parse_selection
+from rewards.filtering_quality import Combined, FilteringQuality
 from rewards.vqa_accuracy import VqaAccuracy, read_answer
 from rewards.xml_format import StrictXmlFormat, XmlFormat, read_strict_selection
 from rollouts.factor_routing import Suggestion, load_routes, write_routes

@@ -197,7 +197,7 @@ def test_p12_trainer_by_name(hub, weights, tmp_path, method):
 
 def test_p12_a_reward_by_name_is_not_asked_for_the_policys_revision(hub, tmp_path):
     from trainers.grpo import GRPOConfig
-    from trainers.mixins.guarded_rewards import load_reward
+    from trainers.mixins.reward_failures import load_reward
 
     args = GRPOConfig(
         str(tmp_path), use_cpu=True, bf16=False, model_init_kwargs={"revision": "v1", "dtype": "float32"}

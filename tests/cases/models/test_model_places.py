@@ -10,7 +10,7 @@ from data.io.shards import ShardStore
 from models.embeddings import load_encoder
 from models.errors import ModelError
 from models.families.loading import load_processor, load_vlm
-from models.places import loading
+from models.model_paths import loading
 
 IN_CONTEXT = ["--pools", "p.jsonl", "--dataset_name", "e", "--output", "o.jsonl"]
 COMMANDS = {

@@ -46,7 +46,7 @@ def test_the_command_is_the_launchers(above, expected):
 @pytest.mark.parametrize("started", [["/v/bin/vlm-posttrain"], ["-m", "vlm_posttrain"], ["-u", "-m", "vlm_posttrain"]])
 def test_the_one_command_is_itself(started):
     words = ["grpo", "--config", "my recipe.yaml", "--launch", "zero3"]
-    above = [[PYTHON, "-m", "vlm_posttrain.launcher", "--module", "vlm_posttrain", *words]]
+    above = [[PYTHON, "-m", "vlm_posttrain.accelerate_process", "--module", "vlm_posttrain", *words]]
     expected = "vlm-posttrain grpo --config 'my recipe.yaml' --launch zero3"
     assert launched_command([[PYTHON, *started, *words], *above]) == expected
 

@@ -18,7 +18,7 @@ from trainers.grpo import GRPOConfig, GRPOTrainer
 from trainers.offline_grpo import OfflineGRPOTrainer
 from trainers.rce import RCETrainer
 from trainers.reward import RewardTrainer
-from trainers.setup.own_config import config_or_default
+from trainers.setup.default_config import config_or_default
 from trainers.setup.recipes import RecipeError
 from trainers.sft import SelectorSFTTrainer, SFTTrainer
 

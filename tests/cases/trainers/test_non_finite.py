@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from rewards.scoring.guard import RewardError
-from trainers.mixins.finite import FiniteTraining, NotFiniteError
+from trainers.mixins.non_finite import FiniteTraining, NotFiniteError
 
 
 class OneWeight(nn.Module):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selector_variants import FEW_VARIANTS, POINTER_VARIANTS, VARIANTS, WIDTH, build, draw, variant_name
 
-import models.selectors.pools
+import models.selectors.pool_batches
 from models.selectors.base import Selector
 from models.selectors.gpt2 import GPT2SelectorConfig
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
@@ -83,7 +83,7 @@ def test_pools_of_a_shared_table_can_be_copied_or_not(variant, monkeypatch):
     selector, batch = build(variant), draw([7, 6, 7, 5, 7, 6], examples=10)
     outputs = []
     for limit in (0, 1000):
-        monkeypatch.setattr(models.selectors.pools, "DENSE_LIMIT", limit)
+        monkeypatch.setattr(models.selectors.pool_batches, "DENSE_LIMIT", limit)
         selector.zero_grad()
         output = selector(*batch.inputs, batch.pointers)
         output.log_probs.sum().backward()

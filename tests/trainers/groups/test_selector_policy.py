@@ -23,8 +23,8 @@ from models.selectors.encoding import EncodingSelector
 from models.selectors.gpt2 import GPT2Selector, GPT2SelectorConfig
 from models.selectors.load import load_encoding_selector, load_selector
 from rollouts.embeddings import main as embed_main
-from rollouts.example_selection.choices import load_fitting_selector, selected
 from rollouts.example_selection.data import load_selection_data
+from rollouts.example_selection.selection_methods import load_fitting_selector, selected
 from trainers import offline_grpo, rce, sft
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import load_stored_groups

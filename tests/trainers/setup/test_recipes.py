@@ -14,7 +14,7 @@ from preference_runs import write_preferences
 from tiny_encoders import write_coloured_groups, write_coloured_records
 from trl import ModelConfig
 
-from data.cli.shipped import ACCELERATE_CONFIGS, names_in
+from data.cli.package_files import ACCELERATE_CONFIGS, names_in
 from trainers.factors import FactorArguments, FactorTrainingConfig
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.preferences import PreferenceArguments

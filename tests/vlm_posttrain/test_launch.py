@@ -12,10 +12,10 @@ import pytest
 from places import ROOT
 from short_runs import TRAINING, flags
 
-from data.cli.shipped import ACCELERATE_CONFIGS
+from data.cli.package_files import ACCELERATE_CONFIGS
 from data.errors import UserError
-from vlm_posttrain import launcher
-from vlm_posttrain.launching import STARTED_BY, Launch, is_worker, split_launch
+from vlm_posttrain import accelerate_process as launcher
+from vlm_posttrain.launch import STARTED_BY, Launch, is_worker, split_launch
 
 
 def test_what_is_for_the_launcher_is_told_apart():
@@ -50,7 +50,7 @@ def end(number, _):
     sys.exit(40 + number)
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, end)
-from vlm_posttrain.launching import is_worker
+from vlm_posttrain.launch import is_worker
 assert is_worker()
 print('ready', os.getpid(), os.getpgid(0), flush=True)
 time.sleep(60)
@@ -60,7 +60,7 @@ import os, signal, subprocess, sys
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)
 from data.cli.processes import end_with_parent
-from vlm_posttrain.launching import STARTED_BY
+from vlm_posttrain.launch import STARTED_BY
 end_with_parent(int(os.environ[STARTED_BY]))
 os.environ[STARTED_BY] = str(os.getpid())
 sys.exit(subprocess.run([sys.executable, '-c', {WORKER!r}]).returncode)
@@ -68,7 +68,7 @@ sys.exit(subprocess.run([sys.executable, '-c', {WORKER!r}]).returncode)
 OUTER = f"""
 import sys
 from pathlib import Path
-from vlm_posttrain import launching
+from vlm_posttrain import launch as launching
 launching.LAUNCHER = ('-c', {LAUNCHER!r})
 sys.exit(launching.launch(launching.Launch(Path('x'), {{}}), ['grpo']))
 """

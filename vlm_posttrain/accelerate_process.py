@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from vlm_posttrain.path import put_current_folder_last
+from vlm_posttrain.import_path import put_current_folder_last
 
 put_current_folder_last()
 
@@ -19,7 +19,7 @@ from data.cli.commands import command
 from data.cli.interrupts import MESSAGE
 from data.cli.processes import end_with_parent
 from data.errors import UserError
-from vlm_posttrain.launching import HANDED_ON, STARTED_BY, shell_status
+from vlm_posttrain.launch import HANDED_ON, STARTED_BY, shell_status
 
 QUIET = "torch.distributed.elastic"
 """Logger that tells of each signal and each failed process what the run itself has said."""

@@ -12,8 +12,8 @@ from data.io.records import RecordError
 from data.reports.pool import ItemId
 from models.errors import ModelError
 from models.run_folders import find_model
+from rollouts.example_selection.candidate_sets import random_tuples
 from rollouts.example_selection.data import SelectionData, cosines, pool_batch
-from rollouts.example_selection.proposals import random_tuples
 
 ZERO_SHOT = "zero_shot"
 RANDOM = "random"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data.candidate_groups import group_row, load_groups, main, write_groups
-from data.candidates.earlier_formats import EarlierFormat, rl_entry
+from data.candidates.legacy_formats import EarlierFormat, rl_entry
 from data.candidates.pools import write_pools
 from data.io.records import RecordError
 

@@ -6,8 +6,8 @@ import evaluate
 import numpy as np
 import pytest
 
+from rewards.scoring.vqa_metric import VqaAccuracyMetric
 from rewards.vqa_accuracy import VqaAccuracy
-from rewards.vqa_metric import VqaAccuracyMetric
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import torch
 
 from models.selectors.gpt2 import GPT2Selector, GPT2SelectorConfig
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
+from rollouts.example_selection.candidate_sets import Proposal, ProposalSettings, Proposer, distinct_key, random_tuples
 from rollouts.example_selection.data import PoolBatch, cosines, most_similar_sets
-from rollouts.example_selection.proposals import Proposal, ProposalSettings, Proposer, distinct_key, random_tuples
 
 WIDTH, EXAMPLES = 6, 15
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from data.cli.shipped import ACCELERATE_CONFIGS, RECIPES, names_in, shipped_file
+from data.cli.package_files import ACCELERATE_CONFIGS, RECIPES, names_in, shipped_file
 from data.errors import UserError
 from rewards.eval import read_recipe
 from trainers.setup.memory import Spread, planned_spread

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.cli.package_files import ACCELERATE_CONFIGS, shipped_file
 from data.cli.processes import end_with_parent
-from data.cli.shipped import ACCELERATE_CONFIGS, shipped_file
 from data.errors import UserError
 
 STARTED_BY = "VLM_POSTTRAIN_STARTED_BY"
 """Variable: process id of who started the launcher, and the launcher's for the processes of a run."""
 OPTIONS = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "mixed_precision")
 """Options of `accelerate launch` that go with `--launch`."""
-LAUNCHER = ("-m", "vlm_posttrain.launcher")
+LAUNCHER = ("-m", "vlm_posttrain.accelerate_process")
 HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
