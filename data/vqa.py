@@ -30,7 +30,7 @@ from data.cli.arguments import OptionError, limit_option, option, seed_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.io.counts import counted
-from data.io.image_files import files_by_number, image_files
+from data.io.image_folders import files_by_number, image_files
 from data.io.image_sources import EASY_VQA, load_splits
 from data.io.images import resolve_images
 from data.io.output_folder import write_split, writing

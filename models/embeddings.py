@@ -17,7 +17,7 @@ import numpy as np
 
 from data.factor_labels.text_encoder import BUNDLED_MINILM, bundled_minilm
 from models.errors import ModelError
-from models.hub import find_file
+from models.hub_revisions import find_file
 from models.model_paths import loading
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from rewards.registry import (
 )
 from rewards.scoring.columns import check_columns
 from rewards.scoring.comparison import compare
-from rewards.scoring.guard import ON_ERROR
+from rewards.scoring.failure_policy import ON_ERROR
 from rewards.scoring.inputs import generate_completions, read_completions
 from rewards.scoring.rows import score_rows
 from rewards.scoring.statistics import summarise

@@ -8,7 +8,7 @@ In a recipe, `reward_funcs` is a list of entries, each of them
     {name: combined, agent_weight: 0.7, on_error: skip, max_error_rate: 0.05}    either, with parameters
 
 Parameters go to the class, or are passed to the function at every call. `on_error` and `max_error_rate` say what
-happens when the reward fails (`rewards/scoring/guard.py`).
+happens when the reward fails (`rewards/scoring/failure_policy.py`).
 """
 
 import functools
@@ -21,7 +21,7 @@ from data.cli.user_code import import_named
 from data.errors import UserError
 from rewards.base import Reward
 from rewards.scoring.columns import own_arguments
-from rewards.scoring.guard import GuardedReward, guard
+from rewards.scoring.failure_policy import GuardedReward, guard
 
 REWARDS = {
     "agent_selection": "rewards.agent_selection.AgentSelection",

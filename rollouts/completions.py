@@ -39,7 +39,7 @@ from models.errors import ModelError
 from models.model_paths import model_option
 from rewards.eval import choose_specs, read_recipe
 from rewards.registry import RewardSpec, build_rewards, check_weights, spec_name
-from rewards.scoring.guard import ON_ERROR, Failure, GuardedReward, settle
+from rewards.scoring.failure_policy import ON_ERROR, Failure, GuardedReward, settle
 
 VERSION = 1
 """Raised when the same settings make other rows."""
@@ -161,7 +161,7 @@ class CompletionMaker:
         """Scores of each row by reward name.
 
         Raises:
-            RewardError: see `rewards.scoring.guard.settle`.
+            RewardError: see `rewards.scoring.failure_policy.settle`.
         """
         from rewards.scoring.rows import score_chunk
 

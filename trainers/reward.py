@@ -33,7 +33,7 @@ from data.cli.suggestions import closest
 from data.io.unreadable import readable_rows
 from data.preferences import PreferenceRecord
 from models.families.loading import pixel_bounds
-from models.hub import hub_options
+from models.hub_revisions import hub_options
 from models.reward.inputs import reward_messages
 from models.reward.load import from_backbone, reward_model_of
 from models.reward.model import HEAD

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, StrictStr, field_validator
 from pydantic_core import PydanticCustomError
 
 from data.io.digests import image_digest
-from data.io.image_files import image_files
+from data.io.image_folders import image_files
 from data.io.images import IMAGE_ENDINGS, ImageError, ImageSource
 from data.io.records import Location, Record, RecordError, parse_row, parse_rows, read_rows
 from data.io.splits import SPLITS, Shares, divide

@@ -1,7 +1,7 @@
 """Loading a Qwen2-VL and its processor, from a folder or the Hub."""
 
 from data.io.pixel_bounds import BoundsError, PixelBounds
-from models.hub import adapter_base
+from models.hub_revisions import adapter_base
 from models.model_paths import loading
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from models.errors import ModelError
 from models.families.loading import load_processor
-from models.hub import AdapterBase, adapter_base, hub_options
+from models.hub_revisions import AdapterBase, adapter_base, hub_options
 from models.model_paths import loading
 from models.reward.model import REWARD_MODELS
 from models.run_folders import find_model
@@ -20,7 +20,7 @@ def reward_model_class(name: str | Path, hub: Mapping[str, Any]) -> type:
     """The class for a backbone or reward model.
 
     Args:
-        hub: see `models.hub`.
+        hub: see `models.hub_revisions`.
 
     Raises:
         ValueError: neither a Qwen2-VL nor a Qwen2.5-VL.

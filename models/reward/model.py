@@ -31,7 +31,7 @@ from data.io.images import ImageSource
 from models.errors import ModelError
 from models.families.vision_hooks import blank_image
 from models.generation import evaluating
-from models.hub import hub_options
+from models.hub_revisions import hub_options
 from models.reward.config import Qwen2_5_VLRewardConfig, Qwen2VLRewardConfig
 from models.reward.inputs import Prompt, ResponseGroup, encode_groups, read_requests
 from models.shared_prefix.packing import pack_conversations

@@ -10,7 +10,7 @@ import torch
 from data.factor_labels.text_encoder import BUNDLED_MINILM, bundled_minilm
 from models.embeddings import is_sentence_transformers
 from models.errors import ModelError
-from models.hub import find_file
+from models.hub_revisions import find_file
 
 if TYPE_CHECKING:
     from PIL import Image

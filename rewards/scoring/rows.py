@@ -11,7 +11,7 @@ from tqdm import tqdm
 from data.cli.processes import process_pool
 from rewards.base import Reward
 from rewards.registry import RewardSpec, build_rewards, needed_columns, optional_columns
-from rewards.scoring.guard import Failure, GuardedAsyncReward, GuardedReward, settle
+from rewards.scoring.failure_policy import Failure, GuardedAsyncReward, GuardedReward, settle
 
 CHUNK = 2_048
 PARALLEL_FROM = 4 * CHUNK
@@ -81,7 +81,7 @@ def score_rows(
         workers: processes for the rewards that read texts only; by default one a core.
 
     Raises:
-        RewardError: see `rewards.scoring.guard.settle`.
+        RewardError: see `rewards.scoring.failure_policy.settle`.
     """
     rewards = build_rewards(specs, agents)
     rows = [row if row.get("id") is not None else {**row, "id": number} for number, row in enumerate(rows)]

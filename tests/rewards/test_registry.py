@@ -20,7 +20,7 @@ from rewards.registry import (
     spec_name,
     with_tables,
 )
-from rewards.scoring.guard import GuardedAsyncReward, GuardedReward
+from rewards.scoring.failure_policy import GuardedAsyncReward, GuardedReward
 
 NAMES = ["agent_selection", "filtering_quality", "combined", "xml_format", "strict_xml_format", "vqa_accuracy"]
 NAMES += ["sentence_format", "relevance", "candidate", "beam_score"]  # `reward_model` needs a model

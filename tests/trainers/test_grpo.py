@@ -6,7 +6,7 @@ import trl
 
 from models.families.loading import vision_token_ids
 from models.families.vision_hooks import vision_tower
-from rewards.scoring.guard import RewardError, guard
+from rewards.scoring.failure_policy import RewardError, guard
 from trainers.grpo import GRPOConfig
 from trainers.losses import group_advantages
 from trainers.mixins import rollout_temperature

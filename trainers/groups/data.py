@@ -18,7 +18,7 @@ from data.io.records import RecordError
 from data.reports.pool import ItemId
 from rewards.registry import build_rewards, with_tables
 from rewards.scoring.columns import check_columns
-from rewards.scoring.guard import GuardedReward, settle
+from rewards.scoring.failure_policy import GuardedReward, settle
 from trainers.groups.arguments import GroupArguments
 from trainers.losses import groups_without_contrast
 from trainers.setup.recipes import DataArguments

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from models.hub import hub_options
+from models.hub_revisions import hub_options
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import HeldOutId, RewardTable, StoredGroup, load_stored_groups
 from trainers.groups.policies import PolicySpec, prepare_groups

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import ProcessorMixin
 
 from models.families.loading import load_processor
-from models.hub import hub_options
+from models.hub_revisions import hub_options
 from trainers.setup.model import init_kwargs, place_of_processor
 
 SIZES = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
@@ -36,7 +36,7 @@ class PromptArguments(PixelArguments):
 
 
 def hub_of(args: Any) -> dict[str, Any]:
-    """What everything that is loaded for a trainer made from Python is asked for (`models.hub`)."""
+    """What everything that is loaded for a trainer made from Python is asked for (`models.hub_revisions`)."""
     return {"trust_remote_code": getattr(args, "trust_remote_code", False)} | hub_options(init_kwargs(args))
 
 

@@ -9,7 +9,15 @@ import torch
 from accelerate.utils import gather_object
 from transformers import AutoModelForSequenceClassification
 
-from rewards.scoring.guard import LARGEST_REWARD, WHY_NO_LARGER, Failure, GuardedReward, RewardError, guard, settle
+from rewards.scoring.failure_policy import (
+    LARGEST_REWARD,
+    WHY_NO_LARGER,
+    Failure,
+    GuardedReward,
+    RewardError,
+    guard,
+    settle,
+)
 from trainers.setup.model import init_kwargs
 
 
@@ -36,7 +44,7 @@ def _guarded(reward: Callable) -> Callable:
 
 
 class GuardedRewards:
-    """The part of a `trl.GRPOTrainer` that guards its rewards while they score (`rewards.scoring.guard`).
+    """The part of a `trl.GRPOTrainer` that guards its rewards while they score (`rewards.scoring.failure_policy`).
 
     `reward_funcs` hold what was handed over, as the parent's do.
     """

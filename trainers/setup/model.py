@@ -17,7 +17,7 @@ from models.families.published import (
     PUBLISHED_PATCH_SIZE,
     published_config,
 )
-from models.hub import AdapterBase, adapter_base, find_file, hub_options, model_class
+from models.hub_revisions import AdapterBase, adapter_base, find_file, hub_options, model_class
 from trainers.setup.recipes import RecipeError
 
 ALL_LINEAR = "all-linear"
@@ -46,8 +46,8 @@ def init_kwargs(args: Any) -> dict[str, Any]:
 
 
 def hub_arguments(args: Any, model_args: Any) -> dict[str, Any]:
-    """What everything that is loaded of the recipe's model is asked for (`models.hub`): one revision, and whether its
-    code is run.
+    """What everything that is loaded of the recipe's model is asked for (`models.hub_revisions`): one revision, and
+    whether its code is run.
 
     Raises:
         RecipeError: `model_revision` and `model_init_kwargs` name two revisions.
@@ -64,7 +64,7 @@ def hub_arguments(args: Any, model_args: Any) -> dict[str, Any]:
 
 
 def reference_hub(args: Any, model_args: Any) -> dict[str, Any]:
-    """What the recipe's `reference_model` is asked for (`models.hub`)."""
+    """What the recipe's `reference_model` is asked for (`models.hub_revisions`)."""
     hub = hub_arguments(args, model_args)
     same = args.reference_model == model_args.model_name_or_path
     return hub | {"revision": args.reference_revision or (hub["revision"] if same else None)}

@@ -13,7 +13,7 @@ from trl import ModelConfig
 
 from data.candidates.embedding_table import EmbeddingTable
 from models.families.loading import load_processor, load_vlm
-from models.hub import AdapterBase
+from models.hub_revisions import AdapterBase
 from models.reward.load import from_backbone, load_reward_model
 from models.selectors.encoder_inputs import InputReader
 from models.selectors.encoders import load_selector_encoders

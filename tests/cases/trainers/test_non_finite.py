@@ -8,7 +8,7 @@ from grpo_runs import make_trainer
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from rewards.scoring.guard import RewardError
+from rewards.scoring.failure_policy import RewardError
 from trainers.mixins.non_finite import FiniteTraining, NotFiniteError
 
 

@@ -7,7 +7,7 @@ import pytest
 from rewards.registry import RewardSpecError, build_rewards
 from rewards.scoring import rows as scoring
 from rewards.scoring.columns import ColumnError, check_columns
-from rewards.scoring.guard import RewardError
+from rewards.scoring.failure_policy import RewardError
 from rewards.scoring.rows import score_rows
 
 OWN = """

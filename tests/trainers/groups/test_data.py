@@ -10,7 +10,7 @@ from trl import ModelConfig
 
 from data.candidates.embedding_table import EmbeddingTable
 from rewards.candidate import ExampleSequence
-from rewards.scoring.guard import RewardError
+from rewards.scoring.failure_policy import RewardError
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import load_stored_groups
 from trainers.groups.run import load_groups_and_held_out

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from rewards.scoring.guard import Failure, GuardedAsyncReward, GuardedReward, RewardError, _own_copy, guard, settle
+from rewards.scoring.failure_policy import (
+    Failure,
+    GuardedAsyncReward,
+    GuardedReward,
+    RewardError,
+    _own_copy,
+    guard,
+    settle,
+)
 
 
 def returning(values):

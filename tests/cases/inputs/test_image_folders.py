@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data import vqa
-from data.io.image_files import files_by_number, image_files
+from data.io.image_folders import files_by_number, image_files
 from data.io.image_sources import load_all
 from data.io.records import RecordError, read_rows, write_jsonl
 
