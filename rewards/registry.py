@@ -13,6 +13,7 @@ happens when the reward fails (`rewards/scoring/failure_policy.py`).
 
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -154,14 +155,17 @@ def build_rewards(specs: Sequence[RewardSpec], agents: Sequence[str | dict] | No
 def check_weights(
     specs: Sequence[RewardSpec], weights: Sequence[float] | None, option: str = "reward_weights"
 ) -> None:
-    """Raises `RewardSpecError` unless there is a weight for each entry of `reward_funcs`, or none at all.
+    """Raises `RewardSpecError` unless there is a finite weight for each entry of `reward_funcs`, or none at all.
 
     Args:
         option: what gives the weights, for the message.
     """
     if weights is not None and len(weights) != len(specs):
         names = ", ".join(map(spec_name, specs)) or "none"
-        raise RewardSpecError(f"{option}: expected {len(specs)} numbers, one for each of {names}; found {weights}")
+        wanted = "1 number" if len(specs) == 1 else f"{len(specs)} numbers"
+        raise RewardSpecError(f"{option}: expected {wanted}, one for each of {names}; found {weights}")
+    if not all(isinstance(weight, int | float) and math.isfinite(weight) for weight in weights or ()):
+        raise RewardSpecError(f"{option}: expected finite numbers, found {weights}")
 
 
 def needed_columns(reward: GuardedReward) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from data.cli.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, POSITIVE_SHARE, SHARE, Range
+from data.cli.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, FINITE, POSITIVE_SHARE, SHARE, Range
 
 ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 TRACKERS = ("azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow",
@@ -155,6 +155,8 @@ RANGES = {
     # reward models
     "lm_loss_weight": AT_LEAST_0,
     "margin": AT_LEAST_0,
+    "score_max": FINITE,
+    "score_min": FINITE,
     # factors
     "enlarge": AT_LEAST_1,
     "head_dropout": BELOW_1,
@@ -195,6 +197,8 @@ def problem(key: str, value: Any, choices: Sequence | None) -> str | None:
     if isinstance(value, float) and math.isnan(value):  # which passes every comparison of the form `value <= 0`
         allowed = RANGES.get(key, "a number")
         return f"expected {allowed}, found nan"
+    if isinstance(value, list | tuple) and any(isinstance(one, float) and not math.isfinite(one) for one in value):
+        return f"expected finite numbers, found {value!r}"
     if key == "max_steps" and isinstance(value, int) and value != -1 and value < 1:
         return f"expected -1 (as num_train_epochs says) or at least 1, found {value}"
     if key == "attn_implementation" and isinstance(value, str):

@@ -294,7 +294,7 @@ def test_good_recipe_validates(grpo_main):
             ["reward 'vqa_accuracy' needs the column 'answers'", "ground_truth_agents"],
         ),
         ({"reward_funcs": [{"name": "combined", "agent_wait": 1}]}, ["combined", "agent_wait", "agent_weight"]),
-        ({"reward_weights": [1.0, 2.0]}, ["reward_weights: expected 1 numbers, one for each of agent_selection"]),
+        ({"reward_weights": [1.0, 2.0]}, ["reward_weights: expected 1 number, one for each of agent_selection"]),
         ({"agents": ["blur"]}, ["unknown agent 'blur'", "blur_filter"]),
         ({"dataset_name": "/nowhere.jsonl"}, ["/nowhere.jsonl: no such file"]),
         ({"dataset_train_split": "trian"}, ["found none of trian.jsonl, trian.json"]),
