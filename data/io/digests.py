@@ -19,8 +19,8 @@ IMAGE_KEYS = ("image", "images", "image_path")
 """Fields of rows whose texts are names of image files."""
 POOL_KEYS = ("pool",)
 """Fields of rows whose texts are names of pools (`data.reports.pool`): rewards read what lies in them."""
-PLACE_KEYS = ("where",)
-"""Fields of rows that only say where a row came from."""
+PLACE_FIELDS = ("where",)
+"""Fields of dataclasses that only say where a row came from; a column of that name is data like any other."""
 
 
 def file_digest(path: str | Path) -> str:
@@ -56,7 +56,8 @@ def _feed(digest: Any, value: Any, image: bool) -> None:
     if isinstance(value, BaseModel):
         _feed(digest, dict(value), image)
     elif is_dataclass(value):
-        _feed(digest, {item.name: getattr(value, item.name) for item in fields(value)}, image)
+        kept = [item.name for item in fields(value) if item.name not in PLACE_FIELDS]
+        _feed(digest, {name: getattr(value, name) for name in kept}, image)
     elif isinstance(value, Mapping):
         _feed_mapping(digest, value, image)
     elif isinstance(value, list | tuple):
@@ -82,9 +83,8 @@ def _feed_mapping(digest: Any, row: Mapping, image: bool) -> None:
     if row.get("bytes") is not None and set(row) <= {"bytes", "path"}:  # an image as `datasets` stores it
         _feed(digest, row["bytes"], image)
         return
-    kept = [key for key in sorted(row, key=str) if key not in PLACE_KEYS]
-    digest.update(f"mapping {len(kept)}\n".encode())
-    for key in kept:
+    digest.update(f"mapping {len(row)}\n".encode())
+    for key in sorted(row, key=str):
         _add(digest, "key", str(key).encode("utf-8", "surrogatepass"))
         if key in POOL_KEYS and isinstance(row[key], str) and (Path(row[key]) / ITEMS_FILE).is_file():
             _feed(digest, _pool_rows(load_pool(row[key])), image)

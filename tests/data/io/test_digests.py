@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import make_dataclass
 
 import numpy as np
 import pytest
@@ -75,6 +76,14 @@ def pool(tmp_path):
         picture.save(folder / "images" / name)
     Pool(folder, [Item(id=number, image=f"images/{number}.png", question="what?") for number in range(2)]).save_items()
     return folder
+
+
+def test_t10_a_column_called_where_counts_and_the_place_of_a_row_does_not():
+    assert rows_digest([{"where": "left"}]) != rows_digest([{"where": "right"}])
+    assert rows_digest([{"columns": {"where": 1}}]) != rows_digest([{"columns": {"where": 2}}])
+    placed = make_dataclass("Placed", ["id", "where"])
+    assert rows_digest([placed(1, "a.jsonl:1")]) == rows_digest([placed(1, "b.jsonl:2")])
+    assert rows_digest([placed(1, "a.jsonl:1")]) != rows_digest([placed(2, "a.jsonl:1")])
 
 
 def test_t10_what_lies_in_a_pool_counts_and_not_where_it_lies(pool, tmp_path):
