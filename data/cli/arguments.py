@@ -112,7 +112,23 @@ def skip_unreadable_option() -> Any:
 
 def device_option() -> Any:
     """`device: str | None`."""
-    return option("cpu, cuda, ..; by default an accelerator if there is one", None)
+    return option("cpu, cuda, ..; by default an accelerator if there is one", None, read=_read_device)
+
+
+def _read_device(name: str) -> str:
+    if name == "cpu":
+        return name
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    here = (
+        [] if found is None else [found.type, *(f"{found.type}:{n}" for n in range(torch.accelerator.device_count()))]
+    )
+    if name not in here:
+        raise argparse.ArgumentTypeError(
+            f"expected one of this machine's devices, {', '.join(['cpu', *here])}, found {name!r}"
+        )
+    return name
 
 
 def dtype_option() -> Any:

@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -12,7 +13,7 @@ from command_lines import with_options
 from PIL import Image
 
 from data import vqa
-from data.cli.arguments import UNNAMED, OptionError, option, parse_arguments
+from data.cli.arguments import UNNAMED, OptionError, device_option, option, parse_arguments
 from data.cli.ranges import AT_LEAST_1, SHARE
 from data.io.records import write_jsonl
 from rewards import eval as rewards_eval
@@ -269,3 +270,26 @@ def test_what_cannot_be_is_two_lines(words, message, capsys):
     shown = re.sub("^note: .*\n", "", capsys.readouterr().err)
     assert message in shown
     assert shown.count("\n") == 2
+
+
+@dataclass(kw_only=True)
+class _OnDevice:
+    """What a command with a model takes."""
+
+    device: str | None = device_option()
+
+
+@pytest.mark.parametrize("name", ["cudaa", "cuda:9", "gpu", "cpu:", ""])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(name, capsys, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: SimpleNamespace(type="cuda"))
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
+    assert parse_arguments(_OnDevice, ["--device", "cuda:1"]).device == "cuda:1"
+    with pytest.raises(SystemExit):
+        parse_arguments(_OnDevice, ["--device", name])
+    expected = f"--device: expected one of this machine's devices, cpu, cuda, cuda:0, cuda:1, found {name!r}\n"
+    assert expected in capsys.readouterr().err
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        parse_arguments(_OnDevice, ["--device", "cuda"])
+    assert "devices, cpu, found 'cuda'" in capsys.readouterr().err
