@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from pydantic import model_validator
 
-from data.io.images import open_image
-from data.io.records import GivenRows, field_error, parsed_rows, read_rows
+from data.io.images import ImageError, open_image
+from data.io.records import GivenRows, Location, field_error, parse_row, parsed_rows, read_rows
 from data.io.unreadable import refuse_unreadable
 from data.rows.row_images import RecordWithImages, check_image, gather_images, is_image_name
 
@@ -68,10 +68,10 @@ class ImageReader:
     """Transform of a data set: its pictures as `open_image` gives them, under a name that libraries read."""
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        rows = [self._read(dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
+        rows = [self.read(dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
-    def _read(self, row: dict[str, Any]) -> dict[str, Any]:
+    def read(self, row: dict[str, Any]) -> dict[str, Any]:
         images = gather_images(row, set(CONVERSATIONS))["images"] or [image for _, image in _in_messages(row)]
         images = [open_image(image) for image in images]
         for _, part in _parts(row):  # places, which libraries fill in their order
@@ -99,3 +99,24 @@ def with_images_read(dataset: Dataset, name: str, check: bool = True) -> Dataset
     if has_images or any(_in_messages(row) for row in dataset.select_columns(columns)):
         return dataset.with_transform(ImageReader())
     return dataset
+
+
+def with_streamed_images_read(dataset: IterableDataset, name: str) -> IterableDataset:
+    """The same of a data set that is streamed: its first row is checked at once, all others when they are reached."""
+    first = next(iter(dataset), None)
+    if first is None:
+        return dataset
+    parse_row(Location(name, 1, "row"), first, _Row)
+    if not any(map(is_image_name, first)) and not _in_messages(first):
+        return dataset
+    reader = ImageReader()
+
+    def read(row: dict[str, Any], index: int) -> dict[str, Any]:
+        location = Location(name, index + 1, "row")
+        parse_row(location, row, _Row)
+        try:
+            return reader.read(row)
+        except ImageError as error:
+            raise error.at(f"{location}: field 'images'") from error
+
+    return dataset.map(read, with_indices=True)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import ProcessorMixin
 
 from data.io.pixel_bounds import PixelBounds
 from data.io.records import GivenRows, RecordError
-from data.rows.given_images import with_images_read
+from data.rows.given_images import with_images_read, with_streamed_images_read
 from data.rows.messages import message_texts
 from data.tasks import TASK_FIELDS, load_rows
 from filter_agents.registry import described_agents
@@ -125,10 +125,12 @@ def rollout_dataset(dataset: Any, name: str, processor: Any, limit: int | None) 
 
 def library_dataset(dataset: Any, name: str, processor: Any) -> Any:
     """A data set that the library reads, with its images as this toolkit reads them if the model sees any
-    (`data.rows.given_images`); streamed and prepared ones as they are."""
-    if not (isinstance(processor, ProcessorMixin) and isinstance(dataset, Dataset)):
+    (`data.rows.given_images`); a prepared one as it is."""
+    if not isinstance(processor, ProcessorMixin):
         return dataset
-    if dataset.format["type"] == "custom":
+    if isinstance(dataset, IterableDataset):
+        return with_streamed_images_read(dataset, name)
+    if not isinstance(dataset, Dataset) or dataset.format["type"] == "custom":
         return dataset
     return with_images_read(dataset, name, check=PartialState().is_main_process)
 

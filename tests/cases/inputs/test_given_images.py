@@ -5,8 +5,9 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
+from data.io.images import ImageError
 from data.io.records import RecordError
-from data.rows.given_images import with_images_read
+from data.rows.given_images import with_images_read, with_streamed_images_read
 from trainers.grpo import GRPOConfig, GRPOTrainer
 from trainers.sft import SFTConfig, SFTTrainer
 
@@ -89,6 +90,22 @@ def test_f02_f22_what_is_no_picture_is_refused_with_its_row(row, message):
     with pytest.raises(RecordError, match=f"train_dataset, row 2: .*{message}") as found:
         with_images_read(Dataset.from_list([dict.fromkeys(row), row]), "train_dataset")
     assert "row 1" not in str(found.value)
+
+
+def test_f02_f03_pictures_of_streamed_rows(tiny_model, drawn, seen, tmp_path):
+    rows = [{"prompt": ASKED, "image_path": path} for path in (drawn["RGBA"], drawn["P"], "nothing.png")]
+    args = GRPOConfig(str(tmp_path), num_generations=2, max_steps=1, **QUIET)
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    trainer = GRPOTrainer(str(tiny_model), lambda completions, **_: [0.0] * len(completions), args, stream)
+    read = iter(trainer.train_dataset)
+    assert all(_same(next(read)["images"][0], seen) for _ in range(2))
+    with pytest.raises(ImageError, match="train_dataset, row 3: field 'images': .*nothing.png: no such image file"):
+        next(read)
+    bad = Dataset.from_list([{"prompt": ASKED, "image": "https://host/a.png"}]).to_iterable_dataset()
+    with pytest.raises(RecordError, match="train_dataset, row 1: .*addresses are not fetched"):
+        with_streamed_images_read(bad, "train_dataset")
+    texts = Dataset.from_list([{"prompt": ASKED}]).to_iterable_dataset()
+    assert with_streamed_images_read(texts, "train_dataset") is texts
 
 
 def test_rows_without_pictures_stay_as_they_are():
