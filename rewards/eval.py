@@ -151,8 +151,9 @@ class EvalArguments:
     def __post_init__(self):
         if self.list or self.compare:
             return
-        if self.dataset_name is None or self.output_dir is None:
-            raise OptionError("--dataset_name and --output_dir are needed, unless --compare or --list is given")
+        missing = [f"--{name}" for name in ("dataset_name", "output_dir") if getattr(self, name) is None]
+        if missing:
+            raise OptionError(f"missing: {', '.join(missing)}; needed unless --compare or --list is given")
         if self.num_generations > 1 and self.temperature <= 0:
             raise OptionError("--num_generations above 1 needs a --temperature above 0, or all are the same")
 

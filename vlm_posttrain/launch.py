@@ -21,6 +21,9 @@ STARTED_BY = "VLM_POSTTRAIN_STARTED_BY"
 """Variable: process id of who started the launcher, and the launcher's for the processes of a run."""
 OPTIONS = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "mixed_precision")
 """Options of `accelerate launch` that go with `--launch`."""
+LEAST = {"num_processes": 1, "num_machines": 1, "machine_rank": 0, "main_process_port": 0}
+"""Those that are whole numbers, and what they are at least."""
+PRECISIONS = ("no", "bf16", "fp16")
 LAUNCHER = ("-m", "vlm_posttrain.accelerate_process")
 HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -42,7 +45,7 @@ def split_launch(words: Sequence[str]) -> tuple[Launch | None, list[str]]:
     """What a command line says on spreading the run, and everything else.
 
     Raises:
-        UserError: no such configuration, or an option without `--launch` or without a value.
+        UserError: no such configuration, or an option without `--launch` or without a value that it can have.
     """
     given, rest = {}, []
     left = iter(words)
@@ -55,10 +58,20 @@ def split_launch(words: Sequence[str]) -> tuple[Launch | None, list[str]]:
         given[name] = value if equals else next(left, "")
         if not given[name] or given[name].startswith("--"):
             raise UserError(f"command line: --{name}: expected a value, found none")
+        _check_value(name, given[name])
     config = given.pop("launch", None)
     if config is None and given:
         raise UserError(f"command line: --{next(iter(given))} goes with --launch, which is not given")
     return None if config is None else Launch(shipped_file(config, ACCELERATE_CONFIGS), given), rest
+
+
+def _check_value(name: str, value: str) -> None:
+    """Raises a UserError for a value that accelerate would refuse with all its options, or take for none."""
+    least = LEAST.get(name)
+    if least is not None and not (value.isdecimal() and int(value) >= least):
+        raise UserError(f"command line: --{name}: expected a whole number of at least {least}, found {value!r}")
+    if name == "mixed_precision" and value not in PRECISIONS:
+        raise UserError(f"command line: --{name}: expected one of {', '.join(PRECISIONS)}, found {value!r}")
 
 
 def is_worker() -> bool:

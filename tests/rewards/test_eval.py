@@ -349,8 +349,8 @@ def test_wrong_recipes_are_named(completions, tmp_path, recipe, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output_dir", "out"], "--dataset_name and --output_dir are needed, unless --compare or --list is given"),
-        (["--dataset_name", "x.jsonl"], "--dataset_name and --output_dir are needed"),
+        (["--output_dir", "out"], "missing: --dataset_name; needed unless --compare or --list is given"),
+        (["--dataset_name", "x.jsonl"], "missing: --output_dir; needed unless"),
         (
             ["--dataset_name", "x", "--output_dir", "out", "--model", "m", "--num_generations", "2"],
             "--num_generations above 1 needs a --temperature above 0",

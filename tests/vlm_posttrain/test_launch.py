@@ -32,6 +32,18 @@ def test_what_is_for_the_launcher_is_told_apart():
         (["--launch"], "command line: --launch: expected a value, found none"),
         (["--launch", "--beta", "1"], "command line: --launch: expected a value, found none"),
         (["--num_processes", "2"], "command line: --num_processes goes with --launch, which is not given"),
+        (
+            ["--launch", "cpu", "--num_processes", "0"],
+            "command line: --num_processes: expected a whole number of at le",
+        ),
+        (
+            ["--launch", "cpu", "--machine_rank=x"],
+            "command line: --machine_rank: expected a whole number of at least 0",
+        ),
+        (
+            ["--launch", "cpu", "--mixed_precision", "int8"],
+            "command line: --mixed_precision: expected one of no, bf16",
+        ),
         (["--launch", "zero"], "zero: no such file, and none of accelerate_configs/ has this name; did you mean"),
     ],
 )
