@@ -32,6 +32,8 @@ from data.io.unreadable import LeftOut, readable_rows
 from data.rows.messages import Message, Prompt, Text, parse_prompt, place_images
 from data.rows.row_images import RecordWithImages
 
+TRL_FIELDS = ("chosen", "rejected")
+
 
 class PreferenceRecord(RecordWithImages):
     """One prompt with the responses that people ranked.
@@ -58,7 +60,15 @@ class PreferenceRecord(RecordWithImages):
         """Reads TRL's form into the fields above."""
         if not isinstance(row, dict):
             return row
-        return row | _from_trl(row) if row.get("chosen") is not None and row.get("response") is None else row
+        if row.get("response") is None:
+            sides = [row.get(name) for name in TRL_FIELDS]
+            if None not in sides:
+                return row | _from_trl(row)
+            if any(side is not None for side in sides) or "query" not in row:
+                raise PydanticCustomError(
+                    "form", "expected 'chosen' and 'rejected', or 'response' and 'human_ranking'"
+                )
+        return row
 
     @field_validator("query")
     @classmethod

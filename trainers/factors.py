@@ -14,7 +14,7 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -249,8 +249,9 @@ def _check_factors(name: str, model: FactorPredictor, factors: Sequence[str]) ->
         raise RecipeError(f"{name} predicts {found}; the data set has {', '.join(factors)}")
 
 
-def _name_of(model: FactorPredictor | str | Mapping[str, Any]) -> str:
-    if isinstance(model, str):
+def _name_of(model: FactorPredictor | str | Mapping[str, Any]) -> Any:
+    """Of the output folder; as it is where it is no model."""
+    if model is None or isinstance(model, str | PurePath):
         return model
     return model["model_type"] if isinstance(model, Mapping) else type(model).__name__
 

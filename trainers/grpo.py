@@ -150,8 +150,8 @@ class GRPOTrainer(
         args = config_or_default(args, GRPOConfig, model, "GRPO")
         processing_class = processor_of(model, args, processing_class)
         args.generation_kwargs = self._without_vision_tokens(args, processing_class)
-        rewards = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        rewards = [load_reward(reward, args) for reward in rewards]
+        given = [] if reward_funcs is None else reward_funcs
+        rewards = [load_reward(one, args) for one in (given if isinstance(given, list | tuple) else [given])]
         limit = args.max_prompt_length
         train_dataset = rollout_dataset(train_dataset, "train_dataset", processing_class, limit)
         eval_dataset = rollout_dataset(eval_dataset, "eval_dataset", processing_class, limit)

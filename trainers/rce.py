@@ -104,6 +104,10 @@ class PreparedGroups(torch.utils.data.Dataset):
         return self.items[number]
 
 
+OWN_ARGUMENTS = {"data_collator", "compute_metrics"}
+"""Of `transformers.Trainer`, what learning from groups needs for itself."""
+
+
 class RCETrainer(
     TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, TrainsVisionTower, transformers.Trainer
 ):
@@ -150,6 +154,8 @@ class RCETrainer(
         samples: SampleLog | None = None,
         **kwargs: Any,
     ):
+        for name in OWN_ARGUMENTS & {*kwargs}:
+            raise TypeError(f"{name}: {type(self).__name__} makes batches and figures of groups itself; leave it out")
         args = config_or_default(args, self.config_class, model, type(self).__name__.removesuffix("Trainer"))
         if policy is None:
             processing_class = processor_of(model, args, processing_class)

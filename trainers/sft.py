@@ -68,7 +68,8 @@ class SFTConfig(CheckedSettings, PromptArguments, VisionTowerArguments, trl.SFTC
     def __post_init__(self):
         super().__post_init__()
         if self.max_length is not None:
-            raise ValueError("max_length cuts images in two: leave it null and set max_prompt_length")
+            found = f"found {self.max_length}; max_prompt_length refuses longer prompts"
+            raise ValueError(f"max_length cuts images in two: expected null (None), {found}")
 
 
 class SFTTrainer(

@@ -240,7 +240,11 @@ BROKEN = {
     "list for an id": ({"id": [1]}, "field 'id': expected an integer or a text"),
     "TRL: no rejected": (
         {"response": ..., "human_ranking": ..., "chosen": "a"},
-        "field 'response.1': Input should be a valid string",
+        "expected 'chosen' and 'rejected', or 'response' and 'human_ranking'",
+    ),
+    "TRL: chosen misspelt": (
+        {"query": ..., "response": ..., "human_ranking": ..., "prompt": "?", "chosn": "a", "rejected": "b"},
+        "expected 'chosen' and 'rejected', or 'response' and 'human_ranking'",
     ),
     "TRL: rejected of another kind": (
         {"response": ..., "human_ranking": ..., "chosen": "a", "rejected": [TURN]},

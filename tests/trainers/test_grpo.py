@@ -300,12 +300,13 @@ def test_dynamic_sampling_gives_up_after_its_rounds(make_grpo):
     assert logged(trainer, "dynamic_sampling/groups_drawn") == [4.0, 4.0]
 
 
-def test_failing_reward_stops_with_reward_rank_row_and_cause(make_grpo):
+def test_failing_reward_stops_with_reward_rank_row_and_cause(make_grpo, caplog):
     def broken(completions, **columns):
         raise KeyError("colour")
 
     with pytest.raises(RewardError, match=r"(?s)broken.*rank 0.*KeyError.*colour"):
         make_grpo(rewards=broken).train()
+    assert "returned None" not in caplog.text  # the library says so of rows that no reward applies to
 
 
 def test_skipped_errors_are_counted_until_there_are_too_many(make_grpo):

@@ -1,5 +1,6 @@
 """Rewards of GRPO that fail: all processes stop together, or the row goes without, as each reward's policy says."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,8 @@ from rewards.scoring.failure_policy import (
     settle,
 )
 from trainers.setup.model import init_kwargs
+
+LIBRARY = logging.getLogger("trl.trainer.grpo_trainer")
 
 
 def load_reward(reward: Any, args: Any) -> Any:
@@ -64,9 +67,15 @@ class GuardedRewards:
         """
         given, self.reward_funcs = self.reward_funcs, [_guarded(reward) for reward in self.reward_funcs]
         guarded = [reward for reward in self.reward_funcs if isinstance(reward, GuardedReward)]
+
+        def says_more(record: logging.LogRecord) -> bool:
+            return not any(reward.failures for reward in guarded)
+
+        LIBRARY.addFilter(says_more)  # it would show the row as one that no reward applies to, and not say why
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         finally:
+            LIBRARY.removeFilter(says_more)
             self.reward_funcs = given
         rank = self.accelerator.process_index
         mine = [replace(failure, rank=rank) for reward in guarded for failure in reward.failures]

@@ -1,6 +1,7 @@
 """The configuration of a trainer, made from Python as TRL's trainers take theirs: checked like a recipe's."""
 
 from dataclasses import dataclass, field, fields
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 from transformers import TrainingArguments
@@ -62,7 +63,13 @@ def own_config(args: Any, config_class: type[Config]) -> Config:
 
 
 def config_or_default(args: Any, config_class: type[Config], model: Any, method: str) -> Config:
-    """The same, or without any the default one, whose output folder is named after the model, as TRL does it."""
+    """The same, or without any the default one, whose output folder is named after the model, as TRL does it.
+
+    Raises:
+        TypeError: also for a model that is neither made nor named by a text.
+    """
+    if model is None or isinstance(model, PurePath):
+        raise TypeError(f"model: expected a model, or its folder or Hub id as a text, found {model!r}")
     if args is not None:
         return own_config(args, config_class)
     name = model if isinstance(model, str) else model.config.name_or_path

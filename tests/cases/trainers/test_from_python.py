@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import fields
 from fnmatch import fnmatch
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +106,22 @@ def test_preferences_are_checked_before_training(tiny_model, tmp_path):
     args = RewardConfig(str(tmp_path), max_prompt_length=3, **QUIET)
     with pytest.raises(RecordError, match=r"expected at most 3 \(max_prompt_length\)"):
         RewardTrainer(str(tiny_model), args, train_dataset=PREFERENCES)
+
+
+@pytest.mark.parametrize(
+    "cls", [RewardTrainer, SFTTrainer, GRPOTrainer, RCETrainer, OfflineGRPOTrainer, FactorTrainer]
+)
+@pytest.mark.parametrize("model", [Path("some/model"), None])
+def test_a_model_that_is_neither_one_nor_the_name_of_one(cls, model):
+    with pytest.raises(TypeError, match="model: expected a model, or its folder or Hub id as a text, found"):
+        cls(model)
+
+
+@pytest.mark.parametrize("cls", [RCETrainer, OfflineGRPOTrainer])
+@pytest.mark.parametrize("name", ["compute_metrics", "data_collator"])
+def test_what_learning_from_groups_does_itself_cannot_be_given(tiny_model, tmp_path, cls, name):
+    with pytest.raises(TypeError, match=f"^{name}: {cls.__name__} makes batches and figures of groups itself"):
+        cls(str(tiny_model), cls.config_class(str(tmp_path), **QUIET), **{name: len})
 
 
 # -- stored groups ----------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def cancelling(sign: float, flat: bool):
     ],
 )
 def test_t05_contrast_is_that_of_the_aggregation(often_ending_model, tmp_path, flat_sum, weights, aggregation, share):
-    rewards = [cancelling(1, flat_sum), cancelling(-1, flat_sum)]
+    rewards = (cancelling(1, flat_sum), cancelling(-1, flat_sum))  # any sequence will do
     trainer = make_trainer(often_ending_model, tmp_path, rewards, reward_weights=weights, max_steps=1,
                            multi_objective_aggregation=aggregation, dynamic_sampling_rounds=1)  # fmt: skip
     trainer.train()
