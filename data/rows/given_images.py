@@ -1,18 +1,21 @@
 """Pictures of a data set whose rows a library reads: seen as in rows of a file, and refused as there."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 from pydantic import model_validator
 
-from data.io.images import ImageError, open_image
+from data.io.images import ImageError, image_problems, open_image
 from data.io.records import GivenRows, Location, field_error, parse_row, parsed_rows, read_rows
-from data.io.unreadable import refuse_unreadable
+from data.io.unreadable import unreadable_error
 from data.rows.row_images import RecordWithImages, check_image, gather_images, is_image_name
 
 CONVERSATIONS = ("prompt", "messages", "completion")
 """Columns whose messages may hold pictures in their parts."""
+TOGETHER = 256
+"""Pictures that are in memory at once while all of a data set are checked."""
 
 
 def _parts(row: dict[str, Any]) -> Iterator[tuple[tuple, dict]]:
@@ -59,9 +62,17 @@ def check_images(dataset: Dataset, name: str) -> None:
         RecordError: lists every picture that cannot be read, address, and media under a name that is not read.
     """
     problems: list[str] = []
+    names: list[str | None] = []  # of each image its path, if that is what it is: bytes must not pile up
+    places: list[str] = []
+    unreadable: list[str | None] = []
     rows = parsed_rows(read_rows(GivenRows(name, dataset)), _Row, problems)
-    pairs = [(str(location), image) for location, row in rows for image in row.images]
-    refuse_unreadable(pairs, problems)
+    pairs = ((f"{location}: field 'images': ", image) for location, row in rows for image in row.images)
+    while some := list(islice(pairs, TOGETHER)):
+        unreadable += image_problems([image for _, image in some])
+        names += [image if isinstance(image, str) else None for _, image in some]
+        places += [place for place, _ in some]
+    if problems or any(unreadable):
+        raise unreadable_error(names, unreadable, places, problems)
 
 
 class ImageReader:
