@@ -344,6 +344,6 @@ def check_metric(method: str, script: Any, args: Any) -> None:
         hint = closest_key(metric.removeprefix("eval_"), known)
         why = "; there is no KL with beta: 0" if method == "GRPO" and metric.removeprefix("eval_") == "kl" else ""
         raise RecipeError(
-            f"metric_for_best_model: an evaluation of {method} logs no '{metric}'{why}; expected {hint}"
-            f"one of: {', '.join(f'eval_{name}' for name in known)}"
+            f"metric_for_best_model: an evaluation of {method} logs no '{metric}'{why}; {hint}"
+            f"expected one of: {', '.join(f'eval_{name}' for name in known)}"
         )
