@@ -160,6 +160,13 @@ class GRPOTrainer(
         self.samples = samples
         self._held_back: list[dict[str, Any]] = []  # columns of each local row that only the rewards see
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """The parent's; rows that are given only now get their prompts, and their images are read as all others."""
+        if not isinstance(eval_dataset, str | None):
+            limit = self.args.max_prompt_length
+            eval_dataset = rollout_dataset(eval_dataset, "eval_dataset", self.processing_class, limit)
+        return super().get_eval_dataloader(eval_dataset)
+
     def fixed_samples(self) -> FixedSamples | None:
         """Answers to the same few rows at every sampled step; `None` where prompts are no chat messages."""
         dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
@@ -215,6 +222,8 @@ class GRPOTrainer(
         held_back = _OTHER_TEXTS if with_images else ()
         self._held_back = [{name: row[name] for name in held_back if name in row} for row in inputs]
         shown = [{name: value for name, value in row.items() if name not in held_back} for row in inputs]
+        if any("image" in row and row["image"] is None for row in shown):  # no processor takes None beside images
+            shown = [{"images": [] if row["image"] is None else [row["image"]]} | row for row in shown]
         try:
             batch = super()._generate_and_score_completions(shown)
         finally:

@@ -195,6 +195,13 @@ class RCETrainer(
         )
         self.model_accepts_loss_kwargs = True  # the loss below is divided by the groups of the whole step
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Raises `TypeError` for groups that the trainer does not know."""
+        if not isinstance(eval_dataset, PreparedGroups | None):
+            found = f"found {eval_dataset!r:.80}"
+            raise TypeError(f"evaluate: expected the groups that the trainer got as eval_dataset, {found}")
+        return super().get_eval_dataloader(eval_dataset)
+
     # -- loss ---------------------------------------------------------------------------------------------------------
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:

@@ -168,10 +168,16 @@ class RewardConfig(
             given |= {"score_min": None, "score_max": None}
         return given | ({"language_head": True} if self.lm_loss_weight else {})
 
-    def check_model(self, config: Any) -> None:
-        """Raises `ValueError` if a model that is made already has other settings than these."""
+    def check_model(self, model: nn.Module) -> None:
+        """Raises `ValueError` if a model that is made already has other settings than these, `TypeError` if it scores
+        nothing."""
+        if not hasattr(model.config, "score_min"):
+            found = f"{type(model).__name__}, which has no score head"
+            raise TypeError(
+                f"model: expected a reward model, or the name of a model that one is made of, found {found}"
+            )
         for name, value in self.model_settings().items():
-            found = getattr(config, name)
+            found = getattr(model.config, name)
             if found != value:
                 raise ValueError(
                     f"{name}: RewardConfig says {value!r}, the model has {found!r}; give RewardTrainer the model's "
@@ -310,7 +316,7 @@ class RewardTrainer(
             quantised = _quantised(kwargs.pop("quantization_config", None))  # the parent would leave it unread
             model = load_reward_policy(model, args, hub_of(args) | init_kwargs(args) | quantised)
         else:
-            args.check_model(model.config)
+            args.check_model(model)
         processing_class = processor_of(source, args, processing_class)
         if kwargs.get("peft_config") is not None:
             kwargs["peft_config"] = with_head(kwargs["peft_config"])
@@ -360,11 +366,28 @@ class RewardTrainer(
             sets |= {f"eval_dataset {key}": records for key, records in evaluation.items()}
         elif evaluation is not None:
             sets["eval_dataset"] = evaluation
-        model = ModelInfo(self.model.config, self.processing_class, pixel_bounds(self.processing_class))
         for name, records in sets.items():
-            if records and self.is_world_process_zero():
-                readable_rows(records, [f"{name}, row {number}" for number in range(1, len(records) + 1)])
-                check_record_lengths(records, name, model, model.config.system_prompt, self.args)
+            self._check_set(records, name)
+
+    def _check_set(self, records: list[PreferenceRecord], name: str) -> None:
+        if records and self.is_world_process_zero():
+            readable_rows(records, [f"{name}, row {number}" for number in range(1, len(records) + 1)])
+            model = ModelInfo(self.model.config, self.processing_class, pixel_bounds(self.processing_class))
+            check_record_lengths(records, name, model, model.config.system_prompt, self.args)
+
+    def _given_later(self, dataset: Any, name: str) -> Any:
+        """What is to be evaluated, as what the trainer was made with."""
+        if dataset is None or isinstance(dataset, str) or getattr(dataset, "format", {}).get("type") == "custom":
+            return dataset
+        records = as_records(dataset, name)
+        self._check_set(records, name)
+        return preference_dataset(examples(records, self.args.group_responses))
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        return super().get_eval_dataloader(self._given_later(eval_dataset, "eval_dataset"))
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        return super().get_test_dataloader(self._given_later(test_dataset, "test_dataset"))
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """As it is: the parent would tokenise texts."""

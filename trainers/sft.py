@@ -120,6 +120,8 @@ class SFTTrainer(
                 if seen is not dataset:
                     args.remove_unused_columns = False  # pictures may stand in any of them
                 return seen
+            if kwargs.get("formatting_func") is not None:
+                raise ValueError(f"formatting_func: the rows of {name} say what prompt and answer are; leave it out")
             args.remove_unused_columns = False  # rows are looked up when they are needed
             rows = given_rows(dataset, name, processing_class, args.max_prompt_length)
             self.task_rows[name] = _with_completions(rows, name)

@@ -300,6 +300,14 @@ class GivenRows:
     name: str
     dataset: Any
 
+    @property
+    def plain(self) -> Any:
+        """The data set with values as files have them, where it shows them as tensors, arrays or tables."""
+        shown = getattr(self.dataset, "format", None)
+        if not isinstance(shown, dict) or shown["type"] in (None, "custom"):
+            return self.dataset
+        return self.dataset.with_format(None, columns=shown["columns"])
+
     def __str__(self) -> str:
         return self.name
 
@@ -321,7 +329,7 @@ def read_rows(source: Source, split: str = "train") -> Iterator[tuple[Location, 
         RecordError: no such file, no such split, or a JSON file that is not a list.
     """
     if isinstance(source, GivenRows):
-        return _read_dataset(source.name, source.dataset)
+        return _read_dataset(source.name, source.plain)
     path = Path(source)
     check_finished(path if path.is_dir() else path.parent)
     if path.is_dir():

@@ -103,6 +103,7 @@ def with_images_read(dataset: Dataset, name: str, check: bool = True) -> Dataset
     Raises:
         RecordError: see `check_images`.
     """
+    dataset = GivenRows(name, dataset).plain
     if check:
         check_images(dataset, name)
     columns = [column for column in dataset.column_names if is_image_name(column) or column in CONVERSATIONS]

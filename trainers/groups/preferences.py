@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
-from data.io.records import Location, RecordError, parse_rows
+from data.io.records import GivenRows, Location, RecordError, parse_rows
 from data.preferences import PreferenceRecord, as_pairs, load_preferences
 from data.rows.messages import message_texts
 from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
@@ -218,7 +218,7 @@ def as_records(dataset: Sequence[PreferenceRecord] | Dataset, name: str) -> list
     Raises:
         RecordError: lists every problem of every row.
     """
-    rows = list(dataset)
+    rows = list(GivenRows(name, dataset).plain)
     if all(isinstance(row, PreferenceRecord) for row in rows):
         return rows
     records = parse_rows(

@@ -15,18 +15,18 @@ from peft import LoraConfig
 from PIL import Image
 from places import ROOT
 from safetensors.torch import load_file
-from transformers import TrainingArguments
+from transformers import Qwen2VLForConditionalGeneration, TrainingArguments
 from trl import ModelConfig
 
 from data.candidates.embedding_table import EmbeddingTable
-from data.io.records import RecordError
+from data.io.records import GivenRows, RecordError, read_rows
 from models.factors.predictor import load_factor_predictor
 from models.families.loading import load_processor, pixel_bounds
 from models.selectors.load import load_selector
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
 from trainers.factors import FactorArguments, FactorTrainer, FactorTrainingConfig
 from trainers.groups.arguments import GroupArguments
-from trainers.groups.preferences import PreferenceArguments
+from trainers.groups.preferences import PreferenceArguments, as_records
 from trainers.groups.selector_policy import SelectorPolicy
 from trainers.grpo import GRPOConfig, GRPOScriptArguments, GRPOTrainer
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
@@ -124,6 +124,36 @@ def test_what_learning_from_groups_does_itself_cannot_be_given(tiny_model, tmp_p
         cls(str(tiny_model), cls.config_class(str(tmp_path), **QUIET), **{name: len})
 
 
+def test_preferences_that_are_given_only_for_an_evaluation(tiny_model, tmp_path):
+    args = RewardConfig(str(tmp_path), max_prompt_length=80, **QUIET)
+    trainer = RewardTrainer(str(tiny_model), args, None, PREFERENCES, PREFERENCES.select([2]))
+    expected = trainer.evaluate()
+    later = trainer.evaluate(PREFERENCES.select([2]))
+    assert (later["eval_loss"], later["eval_score_gap"]) == (expected["eval_loss"], expected["eval_score_gap"])
+    assert trainer.predict(PREFERENCES.with_format("torch")).predictions.shape == (4, 2)
+    with pytest.raises(RecordError, match="eval_dataset: row 0: the prompt has .* expected at most 80"):
+        trainer.evaluate([{**PREFERENCES[0], "prompt": "which? " * 80}])
+
+
+def test_a_model_without_a_score_head(tiny_model, tmp_path):
+    model = Qwen2VLForConditionalGeneration.from_pretrained(str(tiny_model))
+    with pytest.raises(TypeError, match="expected a reward model, .*, found Qwen2VLForConditionalGeneration"):
+        RewardTrainer(model, RewardConfig(str(tmp_path), **QUIET), train_dataset=PREFERENCES)
+
+
+@pytest.mark.parametrize("shown_as", ["torch", "numpy", "pandas"])
+def test_a_data_set_is_read_the_same_however_it_shows_its_rows(shown_as):
+    shown = PREFERENCES.with_format(shown_as)
+    assert as_records(shown, "train_dataset")[1] == as_records(PREFERENCES, "train_dataset")[1]
+    groups = GivenRows("groups", COMPLETIONS.with_format(shown_as))
+    assert list(read_rows(groups)) == list(read_rows(GivenRows("groups", COMPLETIONS)))
+
+
+def test_a_users_own_transform_stays():
+    asked = PREFERENCES.with_transform(lambda batch: {**batch, "chosen": ["mine"] * len(batch["chosen"])})
+    assert as_records(asked, "train_dataset")[0].response == ["mine", "green"]
+
+
 # -- stored groups ----------------------------------------------------------------------------------------------------
 
 COMPLETIONS = Dataset.from_list(
@@ -153,6 +183,8 @@ def test_a_vlm_learns_a_data_set_of_groups(tiny_model, tmp_path, cls, config):
     trainer.train()
     trainer.save_model()
     assert {"eval_expected_reward", "eval_accuracy"} <= set(trainer.evaluate())
+    with pytest.raises(TypeError, match="evaluate: expected the groups that the trainer got as eval_dataset, found"):
+        trainer.evaluate(COMPLETIONS)
     names = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
     assert all("lora_" in name and "visual" not in name for name in names)
     assert pixel_bounds(load_processor(str(tmp_path / "run"))).maximum == 784
@@ -269,6 +301,8 @@ def test_demonstrations_are_checked_before_training(tiny_model, tmp_path):
     args = SFTConfig(str(tmp_path), **QUIET)
     with pytest.raises(RecordError, match="eval_dataset: row 0: field 'completion': missing"):
         SFTTrainer(str(tiny_model), args, None, TURNS, TURNS.remove_columns("completion"))
+    with pytest.raises(ValueError, match="formatting_func: the rows of train_dataset say what prompt and answer are"):
+        SFTTrainer(str(tiny_model), args, train_dataset=TURNS, formatting_func=str)
 
 
 def test_rollouts_of_rows_of_a_task(tiny_model, tmp_path):
@@ -280,6 +314,7 @@ def test_rollouts_of_rows_of_a_task(tiny_model, tmp_path):
     args = GRPOConfig(str(tmp_path / "run"), **settings)
     trainer = GRPOTrainer(str(tiny_model), brevity, args, QUESTIONS, QUESTIONS.select([0, 1]), report=True)
     trainer.train()
+    assert trainer.evaluate(QUESTIONS.select([2, 3]))["eval_reward"] <= 0
     samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
     assert {sample["source"] for sample in samples} == {"batch", "held out"}
     assert json.loads((tmp_path / "run" / "report.json").read_text())["info"]["rewards"] == ["brevity x 1"]
@@ -288,6 +323,21 @@ def test_rollouts_of_rows_of_a_task(tiny_model, tmp_path):
         GRPOTrainer(str(tiny_model), brevity, args, TURNS)
     with pytest.raises(ValueError, match="max_prompt_length: prompts are counted"):
         GRPOTrainer(str(tiny_model), brevity, args, TURNS.to_iterable_dataset())
+
+
+def test_rollouts_where_the_image_of_some_rows_is_null(tiny_model, tmp_path):
+    seen = []
+
+    def look(completions, image, **columns):
+        seen.extend(image)
+        return [0.0] * len(completions)
+
+    rows = [
+        {"prompt": row["prompt"], "image": row["images"][0] if number else None} for number, row in enumerate(TURNS)
+    ]
+    settings = {"num_generations": 2, "max_completion_length": 4} | QUIET | {"per_device_train_batch_size": 8}
+    GRPOTrainer(str(tiny_model), look, GRPOConfig(str(tmp_path), **settings), Dataset.from_list(rows)).train()
+    assert sorted(image is None for image in seen) == [False] * 6 + [True] * 2
 
 
 # -- factors ----------------------------------------------------------------------------------------------------------
