@@ -56,7 +56,14 @@ from trainers.setup.model import (
 )
 from trainers.setup.model_settings import check_model_settings, use_chat_template
 from trainers.setup.recipes import DataArguments, parse_recipe, recipe_value
-from trainers.setup.task_data import check_no_limit, given_rows, is_of_a_task, library_dataset, to_dataset
+from trainers.setup.task_data import (
+    check_columns,
+    check_no_limit,
+    given_rows,
+    is_of_a_task,
+    library_dataset,
+    to_dataset,
+)
 
 
 @dataclass
@@ -115,6 +122,8 @@ class SFTTrainer(
             if isinstance(dataset, Mapping):
                 return {key: prepared(one, f"{name} {key}") for key, one in dataset.items()}
             if not (isinstance(processing_class, ProcessorMixin) and is_of_a_task(dataset)):
+                if kwargs.get("formatting_func") is None:
+                    check_columns(dataset, name, (*OF_THE_LIBRARY, args.dataset_text_field))
                 check_no_limit(dataset, args.max_prompt_length)
                 seen = library_dataset(dataset, name, processing_class)
                 if seen is not dataset:
@@ -152,6 +161,8 @@ class SFTTrainer(
 
 
 COLUMNS = ("prompt", "completion", "images")
+OF_THE_LIBRARY = ("messages", "conversations", "input_ids")
+"""Columns of the forms of rows that `trl.SFTTrainer` reads, beside a text or a prompt."""
 
 
 def _with_completions(rows: list[dict], source: str) -> list[dict]:

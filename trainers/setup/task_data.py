@@ -114,6 +114,7 @@ def rollout_dataset(dataset: Any, name: str, processor: Any, limit: int | None) 
     if isinstance(dataset, Mapping):
         return {key: rollout_dataset(one, f"{name} {key}", processor, limit) for key, one in dataset.items()}
     if not (isinstance(processor, ProcessorMixin) and is_of_a_task(dataset)):
+        check_columns(dataset, name, ("prompt",))
         check_no_limit(dataset, limit)
         return library_dataset(dataset, name, processor)
     has_prompts = "prompt" in dataset.column_names
@@ -133,6 +134,20 @@ def library_dataset(dataset: Any, name: str, processor: Any) -> Any:
     if not isinstance(dataset, Dataset) or dataset.format["type"] == "custom":
         return dataset
     return with_images_read(dataset, name, check=PartialState().is_main_process)
+
+
+def check_columns(dataset: Any, name: str, read: Sequence[str]) -> None:
+    """Raises `ValueError` for a data set of which no column would be read.
+
+    Args:
+        name: of the data set, for messages.
+        read: columns of which one at least is expected.
+    """
+    if not isinstance(dataset, Dataset) or dataset.format["type"] == "custom" or not dataset.column_names:
+        return
+    if not {*read, *TASK_FIELDS} & {*dataset.column_names}:
+        expected = ", ".join(dict.fromkeys((*TASK_FIELDS, *read)))
+        raise ValueError(f"{name}: expected a column of {expected}, found {', '.join(dataset.column_names)}")
 
 
 def check_no_limit(dataset: Any, limit: int | None) -> None:

@@ -325,6 +325,14 @@ def test_rollouts_of_rows_of_a_task(tiny_model, tmp_path):
         GRPOTrainer(str(tiny_model), brevity, args, TURNS.to_iterable_dataset())
 
 
+@pytest.mark.parametrize(("cls", "config"), [(GRPOTrainer, GRPOConfig), (SFTTrainer, SFTConfig)])
+def test_a_data_set_without_any_column_that_is_read(tiny_model, tmp_path, cls, config):
+    misspelt = {"train_dataset": Dataset.from_list([{"promt": "a", "completion": "b"}] * 4)}
+    misspelt |= {"reward_funcs": len} if cls is GRPOTrainer else {}
+    with pytest.raises(ValueError, match="train_dataset: expected a column of prompt, .*, found promt, completion"):
+        cls(str(tiny_model), args=config(str(tmp_path), **QUIET | {"per_device_train_batch_size": 8}), **misspelt)
+
+
 def test_rollouts_where_the_image_of_some_rows_is_null(tiny_model, tmp_path):
     seen = []
 
