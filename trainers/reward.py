@@ -265,7 +265,8 @@ class RewardTrainer(
         args: by default those of `RewardConfig`; a `trl.RewardConfig` gets the defaults of the additions.
         data_collator: makes a batch of `index` and `record`; by default a `PreferenceCollator`.
         train_dataset, eval_dataset: records of `data.preferences`, or a data set with their columns or TRL's
-            (`prompt`, `chosen`, `rejected`, `images`). Evaluation may be on several, by their names.
+            (`prompt`, `chosen`, `rejected`, `images`). Evaluation may be on several, by their names, which
+            figures then have too: `eval_NAME_accuracy`.
         processing_class: the model's processor, by default that of its folder or Hub id.
         compute_metrics: is given scores (N, G) as predictions and ranks (N, G) as labels, lower is better, of the
             responses of N examples; -100 in both where an example has fewer than G.
@@ -506,7 +507,11 @@ class RewardTrainer(
             figures["num_tokens"] = self._total_train_tokens
         self._sums[mode].clear()
         self._metrics[mode] = defaultdict(list, {name: [value] for name, value in figures.items()})
+        timed = (key.removesuffix("_runtime") for key in reversed(logs) if key.endswith("_runtime"))
+        of_set = next(timed, "eval")  # what the parent calls this evaluation
         super().log(logs, start_time)
+        if mode == "eval" and of_set != "eval":  # the parent calls figures of all sets the same
+            logs.update({f"{of_set}_{name}": value for name, value in figures.items()})
 
     def _store_sample(self, group: dict[str, torch.Tensor], scores: torch.Tensor) -> None:
         """Keeps the batch's first example for the report."""

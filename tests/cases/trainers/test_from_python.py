@@ -135,6 +135,15 @@ def test_preferences_that_are_given_only_for_an_evaluation(tiny_model, tmp_path)
         trainer.evaluate([{**PREFERENCES[0], "prompt": "which? " * 80}])
 
 
+def test_figures_of_several_evaluations_are_told_apart(tiny_model, tmp_path):
+    sets = {"few": PREFERENCES.select([0]), "other": PREFERENCES.select([1, 2, 3])}
+    trainer = RewardTrainer(str(tiny_model), RewardConfig(str(tmp_path), **QUIET), None, PREFERENCES, sets)
+    together = trainer.evaluate()
+    for name, rows in sets.items():
+        assert together[f"eval_{name}_score_mean"] == trainer.evaluate(rows)["eval_score_mean"]
+    assert together["eval_few_score_mean"] != together["eval_other_score_mean"]
+
+
 def test_a_model_without_a_score_head(tiny_model, tmp_path):
     model = Qwen2VLForConditionalGeneration.from_pretrained(str(tiny_model))
     with pytest.raises(TypeError, match="expected a reward model, .*, found Qwen2VLForConditionalGeneration"):
