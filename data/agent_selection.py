@@ -14,6 +14,7 @@ Paths are relative to the file they stand in. `pool` is the folder of the data s
 (`data/reports/pool.py`); agents run on it when filtering is rewarded.
 """
 
+import json
 import os
 import sys
 import warnings
@@ -217,23 +218,28 @@ def to_dataset(rows: list[dict]) -> Any:
     """Rows as a data set of the datasets library.
 
     Ids may be integers in one row and strings in the next, and metadata is free, which Arrow's typed columns cannot
-    hold: those columns are stored as JSON.
+    hold: those columns are stored as JSON. Their texts are made here, because the library would round numbers.
     """
+    import pyarrow as pa
     from datasets import Dataset, Features, Json, List, Value
 
-    features = {
-        "id": Json(),
-        "report": Value("string"),
-        "ground_truth_agents": List(Value("string")),
-        "ground_truth_filtered_data": Json(),
-        "ground_truth_prompts": Json(),
-        "images": List(Value("string")),
-        "pool": Value("string"),
-        "metadata": Json(),
-    }
+    features = Features(
+        {
+            "id": Json(),
+            "report": Value("string"),
+            "ground_truth_agents": List(Value("string")),
+            "ground_truth_filtered_data": Json(),
+            "ground_truth_prompts": Json(),
+            "images": List(Value("string")),
+            "pool": Value("string"),
+            "metadata": Json(),
+        }
+    )
     columns = {name: [row.get(name) for row in rows] for name in features}
     columns["images"] = [images or [] for images in columns["images"]]
-    return Dataset.from_dict(columns, features=Features(features))
+    for name in (name for name, feature in features.items() if isinstance(feature, Json)):
+        columns[name] = [None if value is None else json.dumps(value) for value in columns[name]]
+    return Dataset(pa.table(columns).cast(features.arrow_schema))
 
 
 def write_splits(splits: dict[str, list[AgentSelectionRecord]], output_dir: Path, file_format: str) -> None:

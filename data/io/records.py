@@ -228,12 +228,22 @@ def _undecoded(feature: Any) -> Any:
 
 
 def _read_dataset(source: str, rows: Any) -> Iterator[tuple[Location, Any]]:
-    from datasets import Features
+    from datasets import Features, Json, Value
 
+    texts = [name for name, feature in rows.features.items() if isinstance(feature, Json)]
     features = Features({name: _undecoded(feature) for name, feature in rows.features.items()})
+    features |= {name: Value("string") for name in texts}
     rows = rows if features == rows.features else rows.cast(features)
     for number, row in enumerate(rows, start=1):
-        yield Location(source, number, "row"), row
+        yield Location(source, number, "row"), row | {name: _of_json(row[name]) for name in texts}
+
+
+def _of_json(text: str | None) -> Any:
+    """What a column of JSON holds; the datasets library itself reads long numbers as 0, or rounds them."""
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return text
 
 
 SPLIT_FILE_ENDINGS = (".jsonl", ".json", ".parquet")

@@ -230,7 +230,7 @@ def test_two_processes_make_the_same_file_as_one(undisturbed, beam_data, tiny_mo
 
 def test_a_started_work_folder_refuses_other_options(undisturbed, beam_data, tiny_model):
     with pytest.raises(SystemExit, match=r"field 'beam_size': the rows there were made with 3, now it is 4"):
-        beams.main([*_arguments(beam_data, tiny_model, undisturbed[0]), "--beam_size", "4"])
+        beams.main(with_options(_arguments(beam_data, tiny_model, undisturbed[0]), ["--beam_size", "4"]))
 
 
 def _rewritten(path: Path, rows: list[dict]) -> Path:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from command_lines import with_options
 from PIL import Image
 
 from data.candidate_groups import load_groups
@@ -24,7 +25,7 @@ def recipe(tmp_path_factory, report_data):
 
 def command(data, model, output, *more) -> list[str]:
     found = ["--dataset_name", data, "--model", model, "--output", output, "--num_completions", 3]
-    return [str(part) for part in (*found, "--max_new_tokens", 6, "--batch_size", 4, "--limit", 8, *more)]
+    return with_options([*found, "--max_new_tokens", 6, "--batch_size", 4, "--limit", 8], more)
 
 
 @pytest.fixture(scope="module")

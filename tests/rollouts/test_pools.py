@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_lines import with_options
 from PIL import Image
 from places import ORACLES
 
@@ -226,7 +227,7 @@ def command(vqa, cache, tiny_model, load_once, tmp_path, capsys, monkeypatch):
         arguments += ["--text_encoder", BUNDLED_MINILM, "--image_encoder", str(tiny_model)]
         capsys.readouterr()
         try:
-            main([*arguments, *options, "--output", str(tmp_path / "pools.jsonl")])
+            main(with_options([*arguments, "--output", str(tmp_path / "pools.jsonl")], options))
         except SystemExit as end:
             assert not (tmp_path / "pools.jsonl").exists()
             return end.code if isinstance(end.code, str) else capsys.readouterr().err

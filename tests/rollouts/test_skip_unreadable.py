@@ -252,6 +252,6 @@ def test_a2_routing_leaves_out_items(reports, tmp_path, monkeypatch):
     (tmp_path / "model" / "config.json").write_text("{}")
     output = tmp_path / "out.jsonl"
     more = ["--model", tmp_path / "model", "--routing", tmp_path / "routing.yaml", "--skip_unreadable"]
-    factor_routing.main([*map(str, _route(reports, output)), *map(str, more)])
+    factor_routing.main(with_options(_route(reports, output), more))
     assert [json.loads(line)["id"] for line in output.read_text().splitlines()] == [0, 2, 3, 5]
     assert _left_out(output) == {"items": {1, 4}}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 from datasets import disable_progress_bars
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -213,6 +213,7 @@ def test_f13_rows_whose_answers_hold_tags_are_all_named(tmp_path):
     ]
 
 
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 RECORDS = st.lists(
     st.builds(
         AgentSelectionRecord,
@@ -220,7 +221,7 @@ RECORDS = st.lists(
         ground_truth_agents=st.lists(XML_TEXT.filter(str.strip), max_size=2),
         ground_truth_filtered_data=st.lists(st.integers(0, 9) | XML_TEXT, max_size=3),
         ground_truth_prompts=st.none() | st.dictionaries(XML_TEXT, TEXT, max_size=2),
-        metadata=st.none() | st.dictionaries(st.text("ab\u2028", max_size=3), st.none() | st.integers(), max_size=2),
+        metadata=st.none() | st.dictionaries(st.text("ab\u2028", max_size=3), st.none() | NUMBERS, max_size=2),
         id=st.none() | st.integers(0, 9) | XML_TEXT,
     ),
     min_size=1,
@@ -231,6 +232,8 @@ RECORDS = st.lists(
 @pytest.mark.parametrize("file_format", ["hf", "json", "jsonl"])
 @settings(max_examples=15)
 @given(RECORDS)
+@example([AgentSelectionRecord(report="r", ground_truth_agents=[], ground_truth_filtered_data=["1", 1, "true"],
+                               metadata={"a": -(10**24), "b": 1 / 3}, id="0")])  # fmt: skip
 def test_f13_records_are_read_as_they_were_written(tmp_path_factory, file_format, records):
     disable_progress_bars()
     folder = tmp_path_factory.mktemp("records")

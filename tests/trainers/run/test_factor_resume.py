@@ -5,7 +5,6 @@ from factor_runs import BACKBONE, write_labelled
 from killed_runs import EVERY_STEP, check_equal_weights, check_resumed, history, kill_and_resume
 
 RECIPE = EVERY_STEP | {  # 48 images, 8 a step: an epoch is 6 steps, so that step 8 dies in the middle of the second
-    "image_size": 32,
     "head_size": 16,
     "head_dropout": 0.2,
     "bf16": False,
@@ -13,7 +12,7 @@ RECIPE = EVERY_STEP | {  # 48 images, 8 a step: an epoch is 6 steps, so that ste
     "max_steps": 14,
 }
 RUNS = {
-    "resnet": {"backbone": BACKBONE},
+    "resnet": {"backbone": BACKBONE, "image_size": 32},
     "qwen": {"max_pixels": 1024, "trained_blocks": 1},
 }
 KILLS = {
