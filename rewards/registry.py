@@ -135,9 +135,12 @@ def build_reward(spec: RewardSpec, agents: Sequence[str | dict] | None = None) -
         raise RewardSpecError(f"reward '{name}': expected {' and '.join(missing)} beside its name, found none")
     try:
         function: Any = reward(**parameters) if inspect.isclass(reward) else functools.partial(reward, **parameters)
-        return guard(function, spec_name(spec), **policy)
     except (TypeError, ValueError) as error:
         raise RewardSpecError(f"reward '{name}': {error}") from error
+    try:
+        return guard(function, spec_name(spec), **policy)
+    except ValueError as error:
+        raise RewardSpecError(str(error)) from error
 
 
 def build_rewards(specs: Sequence[RewardSpec], agents: Sequence[str | dict] | None = None) -> list[GuardedReward]:

@@ -75,7 +75,12 @@ COMMANDS = TRAINERS | {name: module for modules in OTHERS.values() for name, mod
 def help_text() -> str:
     """Every command and what its module says of itself."""
     train = f"{NAME} {'|'.join(TRAINERS)} --config RECIPE [--launch NAME] [--KEY VALUE ...]"
-    lines = [f"usage: {train}", f"       {NAME} COMMAND [--launch NAME] ...", f"       {NAME} COMMAND --help", ""]
+    lines = [
+        f"usage: {train}",
+        f"       {NAME} COMMAND [--launch NAME] ...",
+        f"       {NAME} COMMAND --help | --version",
+        "",
+    ]
     lines += ["RECIPE is a file, or a name that `vlm-posttrain recipes` lists. --launch spreads work over devices:"]
     lines += [f"{', '.join(names_in(ACCELERATE_CONFIGS))}, or a file of accelerate's.", ""]
     for subject, modules in {"Train": TRAINERS, **OTHERS}.items():

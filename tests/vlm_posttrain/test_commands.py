@@ -1,5 +1,6 @@
 """The one command from folders of a user's: its table, its help, and what it runs."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,12 @@ def test_help_says_what_each_command_does():
     lines = help_text().splitlines()
     assert [name for name in COMMANDS if not any(line.startswith(f"  {name} ") for line in lines)] == []
     assert "  eval             Scores completions from a file with any rewards, or generates them first." in lines
+
+
+def test_version(tmp_path):
+    done = vlm_posttrain("--version", folder=tmp_path)
+    (wanted,) = re.findall(r"^version = (.+)$", (ROOT / "setup.cfg").read_text(encoding="utf-8"), re.MULTILINE)
+    assert done.stdout == f"vlm-posttrain {wanted}\n"
 
 
 def test_no_module_of_the_current_folder_hides_ours(hostile):
