@@ -54,7 +54,7 @@ test-slow: $(STAMP) ## The checks that take many minutes
 	@echo "== Slow tests (pytest -m slow)"
 	@$(ACTIVATE) && python -m pytest -m slow --durations=10
 
-test-kills: $(STAMP) ## Every trainer killed 20 times and resumed, bit for bit; about 40 minutes
+test-kills: $(STAMP) ## Every trainer killed 20 times and resumed, bit for bit; about 9 minutes
 	@echo "== Kills (pytest -m kills)"
 	@$(ACTIVATE) && python -m pytest -m kills --durations=10
 
