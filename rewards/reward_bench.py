@@ -15,27 +15,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from data.cli.arguments import (
-    OptionError,
-    device_option,
-    dtype_option,
-    option,
-    restart_option,
-    split_option,
-    work_dir_option,
-)
+from data.cli.arguments import OptionError, option, split_option
 from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
-from data.cli.ranges import AT_LEAST_1
 from data.io.records import RecordError, write_json, write_jsonl
-from data.io.shards import end_processes, work_folder
+from data.io.shards import end_processes
 from data.preferences import PreferenceRecord, load_preferences
 from models.model_paths import model_option
 from rewards.preferences.accuracy import GROUPS, distinct_items, preference_accuracy
 from rewards.preferences.calibration import calibration, draw_calibration, draw_scores, score_summary
 from rewards.preferences.published import published_table
 from rewards.preferences.scored import ScoredPreference, equal_ranks, load_scored_preferences
-from rewards.scoring.model_scores import ScoreRequest, StoredScores, prompt_text
+from rewards.scoring.model_scores import ScoreRequest, ScoringArguments, StoredScores, prompt_text
 
 
 def _whole(number: float) -> float | int:
@@ -141,7 +132,7 @@ def _score_with_model(records: Sequence[PreferenceRecord], stored: StoredScores)
 
 
 @dataclass(kw_only=True)
-class RewardBenchArguments:
+class RewardBenchArguments(ScoringArguments):
     """What is evaluated: a model, or scores that are there."""
 
     model: str | None = model_option("reward model: folder or Hub id", None)
@@ -152,12 +143,7 @@ class RewardBenchArguments:
     split: str = split_option("test")
     output_dir: Path = option("folder to write the evaluation to")
     name: str | None = option("of the model, for files and tables; by default from its path", None)
-    batch_size: int = option("responses a forward pass", 16, within=AT_LEAST_1)
     skip_bad_rows: bool = option("count unusable rows of dataset_name instead of stopping", False)
-    work_dir: Path | None = work_dir_option()
-    restart: bool = restart_option()
-    device: str | None = device_option()
-    dtype: str = dtype_option()
 
     def __post_init__(self):
         if bool(self.scores) == bool(self.model) or bool(self.model) != bool(self.dataset_name):
@@ -189,10 +175,7 @@ def evaluate_model(arguments: RewardBenchArguments) -> None:
     assert arguments.dataset_name is not None
     name = arguments.name or Path(arguments.model).name
     records, counts = load_preferences(arguments.dataset_name, arguments.split, skip_bad_rows=arguments.skip_bad_rows)
-    work = arguments.work_dir or work_folder(arguments.output_dir / name)
-    stored = StoredScores(
-        arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype, arguments.restart
-    )
+    stored = arguments.stored_scores(arguments.model, arguments.output_dir / name)
     preferences = _score_with_model(records, stored)
     if preferences is not None:
         # Records whose responses all have one rank are not scored, but their pairs are left out like other ties.

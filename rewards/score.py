@@ -20,27 +20,18 @@ from typing import Any
 from pydantic import ConfigDict, StrictStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from data.cli.arguments import (
-    device_option,
-    dtype_option,
-    option,
-    restart_option,
-    rows_file_option,
-    split_option,
-    work_dir_option,
-)
+from data.cli.arguments import option, rows_file_option, split_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
-from data.cli.ranges import AT_LEAST_1
 from data.io.images import resolve_images
 from data.io.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
-from data.io.shards import end_processes, work_folder
+from data.io.shards import end_processes
 from data.io.unreadable import refuse_unreadable
 from data.rows.messages import parse_prompt, place_images
 from data.rows.row_images import RecordWithImages, is_image_name
 from models.families.loading import VISION_TOKENS
 from models.model_paths import model_option
-from rewards.scoring.model_scores import ScoreRequest, StoredScores
+from rewards.scoring.model_scores import ScoreRequest, ScoringArguments
 
 
 class ResponseRow(RecordWithImages):
@@ -155,7 +146,7 @@ def scored_rows(rows: Sequence[dict], scores: Sequence[Sequence[float]]) -> Iter
 
 
 @dataclass(kw_only=True)
-class ScoreArguments:
+class ScoreArguments(ScoringArguments):
     """What is scored, by which model."""
 
     model: str = model_option("reward model: folder or Hub id")
@@ -164,20 +155,12 @@ class ScoreArguments:
     )
     output: Path = rows_file_option("JSONL file of the rows with their scores")
     split: str = split_option("test")
-    batch_size: int = option("responses a forward pass", 16, within=AT_LEAST_1)
-    work_dir: Path | None = work_dir_option()
-    restart: bool = restart_option()
-    device: str | None = device_option()
-    dtype: str = dtype_option()
 
 
 def score_file(arguments: ScoreArguments) -> None:
     """Reads and checks everything, scores what has no score yet, and writes."""
     rows, requests = load_responses(arguments.dataset_name, arguments.split)
-    work = arguments.work_dir or work_folder(arguments.output)
-    stored = StoredScores(
-        arguments.model, work, arguments.batch_size, arguments.device, arguments.dtype, arguments.restart
-    )
+    stored = arguments.stored_scores(arguments.model, arguments.output)
     scores = stored.score(requests)
     if scores is None:
         return

@@ -21,11 +21,9 @@ from data.candidates.pools import load_pools, pools_without
 from data.cli.arguments import (
     limit_option,
     option,
-    restart_option,
     rows_file_option,
     skip_unreadable_option,
     split_option,
-    work_dir_option,
 )
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
@@ -34,7 +32,7 @@ from data.io.counts import counted
 from data.io.digests import rows_digest
 from data.io.images import ImageSource
 from data.io.records import RecordError
-from data.io.shards import ShardStore, end_processes, work_folder
+from data.io.shards import KeptWorkArguments, ShardStore, end_processes
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from data.vqa import VqaRecord, common_answer, load_records, problem_of_scoring, record_ids
@@ -207,7 +205,7 @@ def beam_group(query: Query, beams: Sequence[Beam], scorer: Scorer) -> dict:
 
 
 @dataclass(kw_only=True)
-class BeamArguments(VLMArguments):
+class BeamArguments(VLMArguments, KeptWorkArguments):
     """Of which queries, and how beams are searched."""
 
     pools: Path = option("candidate pools: JSONL of rollouts.pools")
@@ -221,8 +219,6 @@ class BeamArguments(VLMArguments):
     limit: int | None = limit_option("pools")
     chunk_size: int = option("queries at once", DEFAULT_CHUNK, within=AT_LEAST_1)
     output: Path = rows_file_option("JSONL file of candidate groups")
-    work_dir: Path | None = work_dir_option()
-    restart: bool = restart_option()
     skip_unreadable: bool = skip_unreadable_option()
 
 
@@ -318,7 +314,7 @@ def make_beams(arguments: BeamArguments) -> int:
     skipping = Skipping(arguments.skip_unreadable)
     queries = {query.id: query for query in read_queries(arguments, skipping)}
     settings = shard_settings(arguments, list(queries.values()), skipping)
-    with ShardStore(arguments.work_dir or work_folder(arguments.output), settings, restart=arguments.restart) as store:
+    with ShardStore(arguments.work(arguments.output), settings, restart=arguments.restart) as store:
         complete = store.done.issuperset(queries)
         scorer: Any = None if complete else load_scorer(arguments, list(queries.values()))
 

@@ -20,19 +20,17 @@ from data.cli.arguments import (
     OptionError,
     limit_option,
     option,
-    restart_option,
     rows_file_option,
     seed_option,
     skip_unreadable_option,
     split_option,
-    work_dir_option,
 )
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, SHARE
 from data.io.digests import file_digest, rows_digest
 from data.io.records import RecordError
-from data.io.shards import ShardStore, end_processes, process_state, work_folder
+from data.io.shards import KeptWorkArguments, ShardStore, end_processes, process_state
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from models.model_paths import model_option
@@ -57,7 +55,7 @@ OTHER_OPTIONS = ("shots", "construct_order", "gt_prob", "relevance", "batch_size
 
 
 @dataclass(kw_only=True)
-class CandidateArguments(VLMArguments):
+class CandidateArguments(VLMArguments, KeptWorkArguments):
     """Of what, how many and which candidates are made and kept."""
 
     dataset_name: str = option("the examples: VQA records, file or folder or Hub data set", old=("dataset",))
@@ -85,8 +83,6 @@ class CandidateArguments(VLMArguments):
     )
     require_positive: bool = option("keep groups with a right candidate", False)
     batch_size: int = option("queries whose candidates are made together", 32, within=AT_LEAST_1)
-    work_dir: Path | None = work_dir_option()
-    restart: bool = restart_option()
     skip_unreadable: bool = skip_unreadable_option()
     answer_cache: Path | None = option("folder of answers to share between runs", None)
     output: Path = rows_file_option("JSONL of candidate groups")
@@ -155,7 +151,7 @@ def make_candidates(arguments: CandidateArguments) -> None:
     selector_name, selector = None, None
     if arguments.selector:
         selector_name, selector = load_fitting_selector(arguments.selector, tables, shots, device)
-    work = arguments.work_dir or work_folder(arguments.output)
+    work = arguments.work(arguments.output)
     book = open_answer_book(arguments, arguments.answer_cache or work / "answers")
     maker = CandidateMaker(
         data,

@@ -20,19 +20,17 @@ from data.cli.arguments import (
     device_option,
     limit_option,
     option,
-    restart_option,
     rows_file_option,
     seed_option,
     skip_unreadable_option,
     split_option,
-    work_dir_option,
 )
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import ABOVE_0, AT_LEAST_1
 from data.io.output_folder import image_file
 from data.io.records import RecordError
-from data.io.shards import ShardStore, end_processes, process_state, work_folder
+from data.io.shards import KeptWorkArguments, ShardStore, end_processes, process_state
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from models.errors import ModelError
@@ -178,7 +176,7 @@ def with_image_files(row: dict, folder: Path) -> dict:
 
 
 @dataclass(kw_only=True)
-class CompletionArguments:
+class CompletionArguments(KeptWorkArguments):
     """Which prompts are completed, how, and by which rewards completions are scored."""
 
     dataset_name: str = option("file, folder or Hub data set of any task (data/tasks.py)", old=("dataset",))
@@ -197,8 +195,6 @@ class CompletionArguments:
     batch_size: int = option("prompts completed at once", 16, within=AT_LEAST_1)
     seed: int = seed_option("of sampling")
     device: str | None = device_option()
-    work_dir: Path | None = work_dir_option()
-    restart: bool = restart_option()
     skip_unreadable: bool = skip_unreadable_option()
     output: Path = rows_file_option("JSONL of candidate groups")
 
@@ -278,13 +274,12 @@ def _make_all(
 ) -> None:
     """The groups of all rows, each kept as soon as it is there, and the file at the end."""
     by_id = {row["id"]: row for row in rows}
-    work = arguments.work_dir or work_folder(arguments.output)
     images = arguments.output.with_name(arguments.output.stem + "_images")
 
     def groups_of(chunk: list[ItemId]) -> Iterator[dict]:
         return (with_image_files(group, images) for group in maker.groups([by_id[row_id] for row_id in chunk]))
 
-    with ShardStore(work, settings, restart=arguments.restart) as store:
+    with ShardStore(arguments.work(arguments.output), settings, restart=arguments.restart) as store:
         store.fill(arguments.output, list(by_id), groups_of, arguments.batch_size, unit="prompt")
         if store.is_main:
             skipping.write(arguments.output)

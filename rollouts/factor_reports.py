@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.agent_selection import AgentSelectionRecord, as_row, load_records
-from data.cli.arguments import UNNAMED, device_option, option, restart_option
+from data.cli.arguments import UNNAMED, device_option, option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
@@ -24,7 +24,7 @@ from data.io.digests import rows_digest
 from data.io.images import ImageSource
 from data.io.output_folder import refuse_own_input, write_split, writing
 from data.io.records import RecordError, available_splits
-from data.io.shards import ShardStore, end_processes, process_state, work_folder
+from data.io.shards import RestartArguments, ShardStore, end_processes, process_state, work_folder
 from data.io.splits import SPLITS
 from data.prompts import format_selection
 from data.reports.pool import load_pool
@@ -120,14 +120,13 @@ def write_reports(output_dir: Path, records: dict[str, list[AgentSelectionRecord
 
 
 @dataclass(kw_only=True)
-class FactorReportArguments:
+class FactorReportArguments(RestartArguments):
     """Which reports get a further sentence, from which predictor."""
 
     dataset_name: str = option("reports: file, or folder with splits", old=("reports", UNNAMED))
     factors: str = model_option("factor predictor: folder or Hub id")
     output_dir: Path = option("folder to write the reports to")
     batch_size: int = option("reports whose images are looked at together", 32, within=AT_LEAST_1)
-    restart: bool = restart_option()
     device: str | None = device_option()
 
 

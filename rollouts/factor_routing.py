@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from data.cli.arguments import UNNAMED, device_option, option, restart_option, rows_file_option, skip_unreadable_option
+from data.cli.arguments import UNNAMED, device_option, option, rows_file_option, skip_unreadable_option
 from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
@@ -32,7 +32,7 @@ from data.factor_labels.clusters import normalise, text_vectors
 from data.factor_labels.text_encoder import Encode, encoder_option, load_text_encoder
 from data.io.digests import pool_digest
 from data.io.records import RecordError, atomic_write, read_rows, write_jsonl
-from data.io.shards import ShardStore, end_processes, process_state, work_folder
+from data.io.shards import RestartArguments, ShardStore, end_processes, process_state, work_folder
 from data.io.unreadable import Skipping, refuse_unreadable
 from data.reports.pool import ItemId, images_of_pools, load_pool, readable_pool
 from filter_agents.base import CopiesAgent, FilterAgent
@@ -239,14 +239,13 @@ class SuggestArguments(AgentArguments):
 
 
 @dataclass(kw_only=True)
-class RouteArguments(AgentArguments):
+class RouteArguments(AgentArguments, RestartArguments):
     """Predicts the factors of a pool's images, and runs their agents."""
 
     pool: str = option("folder with items.jsonl (data/reports/pool.py)", old=(UNNAMED,))
     model: str = model_option("factor predictor: folder or Hub id")
     routing: Path = option("table that suggest wrote")
     batch_size: int = option("images looked at together", 32, within=AT_LEAST_1)
-    restart: bool = restart_option()
     skip_unreadable: bool = skip_unreadable_option()
     device: str | None = device_option()
     output: Path = rows_file_option("JSONL file of what is found and kept")

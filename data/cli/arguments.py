@@ -98,11 +98,6 @@ def split_option(default: str) -> Any:
     return option("split of dataset_name, if it is a folder or a data set of the Hub", default)
 
 
-def restart_option() -> Any:
-    """`restart: bool`, for commands whose unfinished work is kept by `data.io.shards.ShardStore`."""
-    return option("discard unfinished work, as of other settings", False)
-
-
 def skip_unreadable_option() -> Any:
     """`skip_unreadable: bool`, for commands that can leave out rows of pictures (`data/io/unreadable.py`)."""
     return option(
@@ -134,11 +129,6 @@ def _read_device(name: str) -> str:
 def dtype_option() -> Any:
     """`dtype: str`."""
     return option("of the weights", "auto", choices=("auto", "float32", "bfloat16", "float16"))
-
-
-def work_dir_option() -> Any:
-    """`work_dir: Path | None`."""
-    return option("folder for what is made until all is there; by default beside the output", None)
 
 
 def rows_file_option(text: str) -> Any:

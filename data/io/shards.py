@@ -13,10 +13,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from data.cli.arguments import option
 from data.cli.locks import locked
 from data.cli.secrets import without_secrets
 from data.errors import UserError
@@ -37,6 +39,24 @@ def work_folder(output: str | Path) -> Path:
     """
     output = Path(output)
     return output.with_name(f"{output.name}.parts")
+
+
+@dataclass(kw_only=True)
+class RestartArguments:
+    """What becomes of unfinished work."""
+
+    restart: bool = option("discard unfinished work, as of other settings", False)
+
+
+@dataclass(kw_only=True)
+class KeptWorkArguments(RestartArguments):
+    """Where unfinished work is."""
+
+    work_dir: Path | None = option("folder for what is made until all is there; by default beside the output", None)
+
+    def work(self, output: Path) -> Path:
+        """The folder for the store of the rows of a file."""
+        return self.work_dir or work_folder(output)
 
 
 def process_state():

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.cli.arguments import device_option, dtype_option, option
+from data.cli.ranges import AT_LEAST_1
 from data.io.digests import rows_digest
 from data.io.images import ImageSource
 from data.io.pixel_bounds import PixelBounds
 from data.io.records import RecordError, read_rows
-from data.io.shards import ShardStore, process_state
+from data.io.shards import KeptWorkArguments, ShardStore, process_state
 from models.errors import ModelError
 from models.run_folders import find_model, model_fingerprint
 
@@ -151,3 +153,16 @@ class StoredScores:
                 raise RecordError([f"{self.model}: the score is {value} of the response {response!r:.200}"])
         scores = iter(values)
         return [[next(scores) for _ in request.responses] for request in requests]
+
+
+@dataclass(kw_only=True)
+class ScoringArguments(KeptWorkArguments):
+    """How the reward model scores."""
+
+    batch_size: int = option("responses a forward pass", 16, within=AT_LEAST_1)
+    device: str | None = device_option()
+    dtype: str = dtype_option()
+
+    def stored_scores(self, model: str, output: Path) -> StoredScores:
+        """The scores of what an output is made of."""
+        return StoredScores(model, self.work(output), self.batch_size, self.device, self.dtype, self.restart)
