@@ -63,18 +63,29 @@ class Way:
     is_vlm: bool = False
 
 
-@dataclass(frozen=True)
-class Task:
-    """What every way is to do; plain values."""
+@dataclass(kw_only=True)
+class CompareFactorsArguments:
+    """Which ways are compared, on which reports."""
 
-    reports: str
-    split: str
-    recipe: dict[str, Any]
-    routing: str
-    least_images: int
-    batch_size: int
-    limit: int | None
-    output_dir: str
+    dataset_name: str = option(
+        "agent-selection records with pools, without factors in their reports", old=("reports", UNNAMED)
+    )
+    split: str = split_option("test")
+    predictors: tuple[str, ...] = option("factor predictors, each NAME=MODEL")
+    routing: Path = option("table of factors and agents (rollouts.factor_routing)")
+    vlm: str | None = model_option("trained on reports without factors", None)
+    vlm_with_factors: str | None = model_option("trained on reports with those of the first predictor", None)
+    config: Path | None = option("recipe of the VLMs: agents, image sizes, length", None, old=("recipe",))
+    agents: tuple[str, ...] | None = option("in place of the recipe's", None)
+    least_images: int = option("images with a factor that bring its agent in", 1, within=AT_LEAST_1)
+    batch_size: int = option("reports read at once", 32, within=AT_LEAST_1)
+    limit: int | None = limit_option("reports")
+    output_dir: Path = option("folder to write completions, scores and the table to")
+
+    def __post_init__(self):
+        self.recipe = read_recipe(self.config) if self.config else {}
+        if self.agents:
+            self.recipe["agents"] = list(self.agents)
 
 
 def peak_memory() -> float:
@@ -88,8 +99,8 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _records(task: Task) -> list[AgentSelectionRecord]:
-    records = load_records(task.reports, task.split, check_files=False)[: task.limit]
+def _records(arguments: CompareFactorsArguments) -> list[AgentSelectionRecord]:
+    records = load_records(arguments.dataset_name, arguments.split, check_files=False)[: arguments.limit]
     for number, record in enumerate(records):
         if record.id is None:
             record.id = number
@@ -106,31 +117,31 @@ def _row(record: AgentSelectionRecord, completion: str) -> dict:
     }
 
 
-def _by_factors(way: Way, task: Task) -> tuple[list[dict], float, int]:
+def _by_factors(way: Way, arguments: CompareFactorsArguments) -> tuple[list[dict], float, int]:
     from tqdm import tqdm
 
     from filter_agents.registry import build_agents
     from models.factors.predictor import load_factor_predictor
 
-    records = _records(task)
+    records = _records(arguments)
     model = load_factor_predictor(way.model)
-    routes = load_routes(task.routing, model.config.factors, build_agents(task.recipe.get("agents")))
+    routes = load_routes(arguments.routing, model.config.factors, build_agents(arguments.recipe.get("agents")))
     started = time.perf_counter()
     found = []
-    for start in tqdm(range(0, len(records), task.batch_size), desc=way.name, unit="batch"):
-        part = records[start : start + task.batch_size]
+    for start in tqdm(range(0, len(records), arguments.batch_size), desc=way.name, unit="batch"):
+        part = records[start : start + arguments.batch_size]
         counts = predict_records(part, model)
-        found += [routed_selection(row, routes, task.least_images) for row in counts]
+        found += [routed_selection(row, routes, arguments.least_images) for row in counts]
     seconds = time.perf_counter() - started
     rows = [_row(record, text) for record, text in zip(records, found, strict=True)]
     return rows, seconds, model.num_parameters()
 
 
-def _by_vlm(way: Way, task: Task) -> tuple[list[dict], float, int]:
+def _by_vlm(way: Way, arguments: CompareFactorsArguments) -> tuple[list[dict], float, int]:
     from models.factors.predictor import load_factor_predictor
     from models.families.loading import load_vlm
 
-    records, predicting, parameters = _records(task), 0.0, 0
+    records, predicting, parameters = _records(arguments), 0.0, 0
     if way.predictor is not None:
         predictor = load_factor_predictor(way.predictor)
         factors, names = predictor.config.factors, predictor.config.factor_names or {}
@@ -139,12 +150,12 @@ def _by_vlm(way: Way, task: Task) -> tuple[list[dict], float, int]:
         records = [with_factors(*pair, factors, names) for pair in zip(records, counts, strict=True)]
         predicting = time.perf_counter() - started
         parameters = predictor.num_parameters()
-    folder = Path(task.output_dir) / way.name
+    folder = arguments.output_dir / way.name
     write_jsonl(folder / "reports.jsonl", (as_row(record, folder.resolve()) for record in records))
     load_vlm(way.model)  # so that the clock below does not count reading the files for the first time
     started = time.perf_counter()
     generated = generate_completions(
-        folder / "reports.jsonl", task.split, way.model, task.recipe, batch_size=task.batch_size
+        folder / "reports.jsonl", arguments.split, way.model, arguments.recipe, batch_size=arguments.batch_size
     )
     seconds = predicting + time.perf_counter() - started
     parameters += load_vlm(way.model, "cpu")[0].num_parameters()
@@ -152,21 +163,21 @@ def _by_vlm(way: Way, task: Task) -> tuple[list[dict], float, int]:
     return rows, seconds, parameters
 
 
-def run_way(way: Way, task: Task) -> dict[str, Any]:
+def run_way(way: Way, arguments: CompareFactorsArguments) -> dict[str, Any]:
     """Completions, seconds, parameters and peak memory of one way; called in a process of its own."""
-    being_written.add(Path(task.output_dir).resolve())  # by the process that called this one
-    rows, seconds, parameters = (_by_vlm if way.is_vlm else _by_factors)(way, task)
-    write_jsonl(Path(task.output_dir) / way.name / "completions.jsonl", rows)
+    being_written.add(arguments.output_dir.resolve())  # by the process that called this one
+    rows, seconds, parameters = (_by_vlm if way.is_vlm else _by_factors)(way, arguments)
+    write_jsonl(arguments.output_dir / way.name / "completions.jsonl", rows)
     return {"rows": rows, "seconds": seconds, "parameters": parameters, "memory_mb": peak_memory()}
 
 
-def score_way(way: Way, task: Task, found: dict[str, Any]) -> dict[str, Any]:
+def score_way(way: Way, arguments: CompareFactorsArguments, found: dict[str, Any]) -> dict[str, Any]:
     """A row of the table, and the scores of every report."""
     specs = [{"name": name} for name in REWARDS]
-    scores, _ = score_rows(specs, task.recipe.get("agents"), found["rows"], workers=1)
+    scores, _ = score_rows(specs, arguments.recipe.get("agents"), found["rows"], workers=1)
     keys = [row["id"] for row in found["rows"]]
     write_jsonl(
-        Path(task.output_dir) / way.name / "scores.jsonl",
+        arguments.output_dir / way.name / "scores.jsonl",
         ({"id": key, **{name: scores[name][number] for name in REWARDS}} for number, key in enumerate(keys)),
     )
     figures = {
@@ -180,12 +191,12 @@ def score_way(way: Way, task: Task, found: dict[str, Any]) -> dict[str, Any]:
     return {"figures": figures | {name: vars(bootstrap_mean(measured[name])) for name in REWARDS}, "scores": scores}
 
 
-def compare_ways(ways: Sequence[Way], task: Task) -> dict[str, Any]:
+def compare_ways(ways: Sequence[Way], arguments: CompareFactorsArguments) -> dict[str, Any]:
     """Runs every way, and returns the table; with both VLMs also the difference that factors make to them."""
     scored = {}
     for way in ways:
         with process_pool(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            scored[way.name] = score_way(way, task, process.submit(run_way, way, task).result())
+            scored[way.name] = score_way(way, arguments, process.submit(run_way, way, arguments).result())
     table: dict[str, Any] = {"ways": [scored[way.name]["figures"] for way in ways]}
     if WITHOUT in scored and WITH in scored:
         table["with_minus_without"] = {
@@ -226,26 +237,6 @@ def _named(entries: Sequence[str]) -> list[Way]:
     return ways
 
 
-@dataclass(kw_only=True)
-class CompareFactorsArguments:
-    """Which ways are compared, on which reports."""
-
-    dataset_name: str = option(
-        "agent-selection records with pools, without factors in their reports", old=("reports", UNNAMED)
-    )
-    split: str = split_option("test")
-    predictors: tuple[str, ...] = option("factor predictors, each NAME=MODEL")
-    routing: Path = option("table of factors and agents (rollouts.factor_routing)")
-    vlm: str | None = model_option("trained on reports without factors", None)
-    vlm_with_factors: str | None = model_option("trained on reports with those of the first predictor", None)
-    config: Path | None = option("recipe of the VLMs: agents, image sizes, length", None, old=("recipe",))
-    agents: tuple[str, ...] | None = option("in place of the recipe's", None)
-    least_images: int = option("images with a factor that bring its agent in", 1, within=AT_LEAST_1)
-    batch_size: int = option("reports read at once", 32, within=AT_LEAST_1)
-    limit: int | None = limit_option("reports")
-    output_dir: Path = option("folder to write completions, scores and the table to")
-
-
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_and_hold(CompareFactorsArguments, argv)
@@ -255,25 +246,12 @@ def main(argv: list[str] | None = None) -> None:
         ways.append(Way(WITHOUT, arguments.vlm, is_vlm=True))
     if arguments.vlm_with_factors:
         ways.append(Way(WITH, arguments.vlm_with_factors, predictor=first, is_vlm=True))
-    recipe = read_recipe(arguments.config) if arguments.config else {}
-    if arguments.agents:
-        recipe["agents"] = list(arguments.agents)
     records = load_records(arguments.dataset_name, arguments.split)
     if any(record.pool is None for record in records):
         raise ComparisonError(f"{arguments.dataset_name}: expected a pool for every report, to filter it")
     check_pools(record.pool for record in records[: arguments.limit] if record.pool is not None)
-    task = Task(
-        reports=arguments.dataset_name,
-        split=arguments.split,
-        recipe=recipe,
-        routing=str(arguments.routing),
-        least_images=arguments.least_images,
-        batch_size=arguments.batch_size,
-        limit=arguments.limit,
-        output_dir=str(arguments.output_dir),
-    )
     with writing(arguments.output_dir) as folder:
-        table = compare_ways(ways, task)
+        table = compare_ways(ways, arguments)
         write_json(folder / "comparison.json", table)
     print(format_comparison(table))
     print(f"written to {arguments.output_dir / 'comparison.json'}")
