@@ -16,6 +16,7 @@ of its factors is predicted for, by its default bounds. Killed and started again
 
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,30 +123,19 @@ def routed_agents(factors: Sequence[str], routes: Routes) -> list[str]:
     return list(dict.fromkeys(agent for agent in found if agent is not None))
 
 
-@dataclass(frozen=True)
-class RoutedPool:
-    """What routing did to a pool.
-
-    Attributes:
-        kept: ids that remain, in the pool's order.
-        removed_by: id of each removed item -> the agents that dropped it.
-    """
-
-    kept: list[ItemId]
-    removed_by: dict[ItemId, list[str]]
-
-
 def run_routes(
     pool_folder: str, factors_of: Mapping[ItemId, Sequence[str]], routes: Routes, agents: Mapping[str, FilterAgent]
-) -> RoutedPool:
+) -> dict[ItemId, list[str]]:
     """Runs on each item the agents of its factors, with the agents' default bounds.
 
     Args:
         factors_of: item id -> predicted factors.
+
+    Returns:
+        Id of each removed item -> the agents that dropped it.
     """
     agents_of = {item: routed_agents(factors, routes) for item, factors in factors_of.items()}
-    pool_ids = load_pool(pool_folder).ids
-    remaining = set(pool_ids)
+    remaining = set(load_pool(pool_folder).ids)
     removed_by: dict[ItemId, list[str]] = {}
     names = {agent for found in agents_of.values() for agent in found}
     by_itself = {name for name in names if not isinstance(agents[name], CopiesAgent)}
@@ -159,31 +149,13 @@ def run_routes(
                 if name in agents_of[item]:
                     removed_by.setdefault(item, []).append(name)
         remaining.difference_update(removed_by)
-    kept_ids = [item for item in pool_ids if item in remaining]
-    return RoutedPool(kept_ids, {item: removed_by[item] for item in pool_ids if item in removed_by})
+    return removed_by
 
 
-@dataclass(frozen=True)
-class RoutingCheck:
-    """What routing leaves aside.
-
-    Attributes:
-        factors_without_agent: factor id -> number of items for which it is predicted.
-        items_without_factor: ids for which nothing is predicted.
-    """
-
-    factors_without_agent: dict[str, int]
-    items_without_factor: list[ItemId]
-
-
-def check_routes(factors_of: Mapping[ItemId, Sequence[str]], routes: Routes) -> RoutingCheck:
-    """Which factors lead to no agent, and which items to no factor."""
-    counts = {factor: 0 for factor, agent in routes.items() if agent is None}
-    for factors in factors_of.values():
-        for factor in factors:
-            if factor in counts:
-                counts[factor] += 1
-    return RoutingCheck(counts, [item for item, factors in factors_of.items() if not factors])
+def unrouted_factors(factors_of: Mapping[ItemId, Sequence[str]], routes: Routes) -> dict[str, int]:
+    """Factors that lead to no agent -> number of items for which they are predicted."""
+    counts = Counter(factor for factors in factors_of.values() for factor in factors)
+    return {factor: counts[factor] for factor, agent in routes.items() if agent is None}
 
 
 ITEMS_SHOWN = 10
@@ -304,24 +276,24 @@ def route(arguments: RouteArguments, pool: str, skipping: Skipping) -> None:
         return
     rows = {row["id"]: row for _, row in read_rows(predicted)}
     factors_of = {item: row["factors"] for item, row in rows.items()}
-    outcome = run_routes(pool, factors_of, routes, agents)
+    removed_by = run_routes(pool, factors_of, routes, agents)
     for item, row in rows.items():
-        row["kept"] = item not in outcome.removed_by
+        row["kept"] = item not in removed_by
         if not row["kept"]:
-            row["removed_by"] = outcome.removed_by[item]
+            row["removed_by"] = removed_by[item]
     skipping.write(arguments.output)
     write_jsonl(arguments.output, rows.values())
-    if not outcome.kept:
+    kept = len(rows) - len(removed_by)
+    if not kept:
         print(f"warning: nothing is kept of {arguments.pool}", file=sys.stderr)
-    check = check_routes(factors_of, routes)
-    for factor, count in check.factors_without_agent.items():
+    for factor, count in unrouted_factors(factors_of, routes).items():
         print(f"factor without an agent: {factor} ({count} images)")
-    without = check.items_without_factor
+    without = [item for item, factors in factors_of.items() if not factors]
     if without:
         more = f" and {len(without) - ITEMS_SHOWN} more" if len(without) > ITEMS_SHOWN else ""
         shown = ", ".join(map(str, without[:ITEMS_SHOWN]))
         print(f"images without a factor: {len(without)} of {len(rows)}: {shown}{more}")
-    print(f"{len(outcome.kept)} of {len(rows)} images kept, written to {arguments.output}")
+    print(f"{kept} of {len(rows)} images kept, written to {arguments.output}")
 
 
 COMMANDS = {"suggest": SuggestArguments, "run": RouteArguments}

@@ -10,7 +10,14 @@ from data.factor_labels.text_encoder import BUNDLED_MINILM, load_text_encoder
 from data.io.records import RecordError
 from data.reports.pool import Item, Pool
 from filter_agents.registry import build_agents
-from rollouts.factor_routing import check_routes, load_routes, routed_agents, run_routes, suggest_routes, write_routes
+from rollouts.factor_routing import (
+    load_routes,
+    routed_agents,
+    run_routes,
+    suggest_routes,
+    unrouted_factors,
+    write_routes,
+)
 
 FACTORS = ["dark", "small", "red"]
 ROUTES = {"dark": "exposure_filter", "small": "resolution_filter", "red": None}
@@ -96,12 +103,10 @@ def test_agents_of_factors_come_once_and_in_order():
 def test_an_agent_judges_only_what_leads_to_it(pool):
     """Item 1 is dark too, but nothing says so; item 3 is said to be dark, and is not."""
     predicted = {0: ["dark"], 1: [], 2: ["dark", "small", "red"], 3: ["dark"]}
-    outcome = run_routes(pool, predicted, ROUTES, build_agents())
-    assert outcome.kept == [1, 3]
-    assert outcome.removed_by == {0: ["exposure_filter"], 2: ["exposure_filter", "resolution_filter"]}
+    removed_by = run_routes(pool, predicted, ROUTES, build_agents())
+    assert removed_by == {0: ["exposure_filter"], 2: ["exposure_filter", "resolution_filter"]}
 
 
-def test_the_check_says_what_leads_nowhere():
-    check = check_routes({0: ["red", "dark"], 1: [], 2: ["red"], "x": []}, ROUTES | {"small": None})
-    assert check.factors_without_agent == {"small": 0, "red": 2}
-    assert check.items_without_factor == [1, "x"]
+def test_factors_that_lead_nowhere_are_counted():
+    found = unrouted_factors({0: ["red", "dark"], 1: [], 2: ["red"], "x": []}, ROUTES | {"small": None})
+    assert found == {"small": 0, "red": 2}
