@@ -18,7 +18,12 @@ from places import ROOT
 
 PACKAGES = ("data", "models", "rewards", "filter_agents", "rollouts", "trainers")
 LIBRARIES = ("trl", "transformers", "torch", "accelerate", "peft", "datasets", "deepspeed")
-UNDOCUMENTED = ("trl.trainer.utils", "transformers.conversion_mapping", "transformers.integrations.deepspeed")
+UNDOCUMENTED = (
+    "trl.generation",
+    "trl.trainer.utils",
+    "transformers.conversion_mapping",
+    "transformers.integrations.deepspeed",
+)
 """Modules of libraries whose names are theirs to change."""
 ATTRIBUTE = "attribute"
 """Stands for an attribute that the library sets on its instances or classes."""
@@ -79,6 +84,7 @@ PRIVATE_NAMES = {
     "trl.RewardTrainer._metrics": ATTRIBUTE,
     "trl.RewardTrainer._prepare_dataset": "(self, dataset, processing_class, args, dataset_name)",
     "trl.RewardTrainer._total_train_tokens": ATTRIBUTE,
+    "trl.generation.vllm_generation": ATTRIBUTE,
     "trl.trainer.utils.add_fused_lm_head": "(model, temperature, cast_lm_head_to_fp32, outputs)",
     "trl.trainer.utils.create_model_from_path": "(model_id, architecture, **kwargs)",
     "trl.trainer.utils.split_pixel_values_by_grid": "(batch)",

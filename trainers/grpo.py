@@ -61,6 +61,8 @@ from trainers.setup.model import (
 from trainers.setup.model_settings import check_model_settings
 from trainers.setup.recipes import DataArguments, parse_entries, parse_recipe
 from trainers.setup.task_data import TokenCounts, rollout_dataset, to_dataset
+from trainers.vllm.arguments import VLLMArguments
+from trainers.vllm.rollouts import VLLMRollouts
 
 _OTHER_TEXTS = ("completion", "chosen", "rejected", "messages")
 """Columns of other trainers, which rewards may read. TRL asks any one of those that a row with images has whether it
@@ -78,6 +80,7 @@ class GRPOConfig(
     RolloutOrderArguments,
     TemperatureArguments,
     AdaptiveKLArguments,
+    VLLMArguments,
     trl.GRPOConfig,
 ):
     """`trl.GRPOConfig` with additions; with their defaults only the advantage clip differs from TRL."""
@@ -95,6 +98,7 @@ class GRPOTrainer(
     AdaptiveKL,
     ScheduledTemperature,
     OrderedRollouts,
+    VLLMRollouts,
     TrainsSomething,
     FiniteTraining,
     CompleteCheckpoints,
@@ -113,6 +117,7 @@ class GRPOTrainer(
     | `AdaptiveKL` | none, see below | `beta` follows the KL |
     | `ScheduledTemperature` | none, see below | the temperature of rollouts and log-probabilities moves |
     | `OrderedRollouts` | `_prepare_inputs`, `_get_train_sampler` | groups stay together, an epoch says the order |
+    | `VLLMRollouts` | `__init__` | vLLM has the trainer's precision and image sizes, and reads the same prompts |
     | `TrainsSomething` | `train`, `get_train_dataloader` | too few rows for one step are an error |
     | `FiniteTraining` | `training_step`, `_get_grad_norm`, `evaluate`, `save_model` | NaN and infinity are errors |
     | `CompleteCheckpoints` | `_save_checkpoint`, `_load_from_checkpoint`, .. | a killed run goes on as it was |

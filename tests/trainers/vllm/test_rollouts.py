@@ -1,0 +1,71 @@
+"""How the engine of TRL is made with more than TRL gives it. With vLLM itself: tests/vllm."""
+
+import inspect
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+from trl.generation import vllm_generation
+
+from models.families.loading import load_processor
+from trainers.grpo import GRPOTrainer
+from trainers.vllm import rollouts
+from trainers.vllm.rollouts import VLLMRollouts, engines_made_by
+
+
+class Engine:
+    def __init__(self, **given):
+        self.given = given
+
+
+class Library:
+    """As `trl.GRPOTrainer`: has model, data and processor, then makes its engine."""
+
+    def __init__(self, processor):
+        self.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+        self.model = SimpleNamespace(dtype=torch.float32)
+        self.args = SimpleNamespace(vllm_kwargs={"enforce_eager": True}, bf16=False, fp16=False)
+        self.processing_class, self.eval_dataset = processor, None
+        self.train_dataset = Dataset.from_dict({"prompt": ["a"]})
+        self.llm = vllm_generation.LLM(model="somewhere", quantization=None)
+
+
+class Trainer(VLLMRollouts, Library):
+    pass
+
+
+@pytest.fixture
+def library(monkeypatch):
+    monkeypatch.setattr(vllm_generation, "LLM", Engine, raising=False)
+    monkeypatch.setattr(rollouts, "engine_class", lambda processor: Engine)
+
+
+def test_the_engine_has_arguments_of_both(library, tiny_model):
+    processor = load_processor(str(tiny_model), max_pixels=1024)
+    given = Trainer(processor).llm.given
+    assert given["model"] == "somewhere"
+    assert given["dtype"] == "float32"
+    assert given["enforce_eager"] is True
+    assert given["mm_processor_kwargs"]["size"]["longest_edge"] == 1024
+    assert vllm_generation.LLM is Engine  # as before
+
+
+def test_afterwards_all_is_as_before_also_after_an_error(library):
+    with pytest.raises(TypeError), engines_made_by(len):
+        vllm_generation.LLM()
+    assert vllm_generation.LLM is Engine
+
+
+def test_without_vllm_nothing_is_changed(monkeypatch):
+    monkeypatch.delattr(vllm_generation, "LLM", raising=False)
+    with engines_made_by(dict):
+        assert not hasattr(vllm_generation, "LLM")
+
+
+def test_trl_makes_and_asks_its_engine_as_is_expected_here():
+    source = inspect.getsource(vllm_generation.VLLMGeneration)
+    assert "self.llm = LLM(\n" in source
+    assert "self.llm.generate(vllm_prompts, sampling_params=sampling_params, use_tqdm=False)" in source
+    assert 'row = {"prompt_token_ids": ids}' in source
+    assert issubclass(GRPOTrainer, VLLMRollouts)

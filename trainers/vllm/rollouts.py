@@ -1,0 +1,47 @@
+"""GRPO's rollouts by a vLLM engine that computes, resizes and reads prompts as the trainer does."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from trl.generation import vllm_generation
+
+from trainers.vllm.engine import engine_settings, most_images
+from trainers.vllm.prompts import ExpandedPrompts
+
+
+def engine_class(processor: Any) -> type:
+    """`vllm.LLM`, taking prompts as this processor writes them."""
+    from vllm import LLM
+
+    image_token = getattr(processor, "image_token_id", None)
+    return type("RolloutEngine", (ExpandedPrompts, LLM), {"image_token": image_token})
+
+
+@contextmanager
+def engines_made_by(make: Callable[..., Any]) -> Iterator[None]:
+    """While it lasts, TRL makes its engine by this function in place of `vllm.LLM`, which it tells too little."""
+    library = vars(vllm_generation).get("LLM")
+    if library is None:  # vLLM is not installed, and TRL will say so if it is asked for
+        yield
+        return
+    vllm_generation.LLM = make
+    try:
+        yield
+    finally:
+        vllm_generation.LLM = library
+
+
+class VLLMRollouts:
+    """The part of a `trl.GRPOTrainer` that gives vLLM's engine what `VLLMArguments` say."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        with engines_made_by(self._make_engine):
+            super().__init__(*args, **kwargs)
+
+    def _make_engine(self, **given: Any) -> Any:
+        """The engine of TRL's arguments, when model, data and processor are at hand."""
+        model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
+        images = most_images([self.train_dataset, self.eval_dataset])
+        settings = engine_settings(self.args, model.dtype, processor, images)
+        return engine_class(processor)(**{**given, **settings})
