@@ -184,10 +184,10 @@ def _wrong_candidates(group: CandidateGroup) -> Iterator[Wrong]:
         place = ("candidates", number)
         if (candidate.pointer is None) == (candidate.completion is None):
             both = "both" if candidate.pointer is not None else "neither"
-            yield place, f"expected either 'pointer' or 'completion', found {both}", _given(candidate)
+            yield place, f"expected either 'pointer' or 'completion', found {both}", group_row(candidate)
         elif candidate.kind != group.kind:
             message = f"expected a {group.kind}, as the group's first candidate is, found a {candidate.kind}"
-            yield place, message, _given(candidate)
+            yield place, message, group_row(candidate)
         elif candidate.pointer is not None:
             if pool is not None and not pool.issuperset(candidate.pointer):
                 outside = [item for item in candidate.pointer if item not in pool]
@@ -199,11 +199,6 @@ def _wrong_candidates(group: CandidateGroup) -> Iterator[Wrong]:
         for name, value in (candidate.model_extra or {}).items():
             if name in RESERVED and value is not None:
                 yield (*place, name), NAME_TAKEN, value
-
-
-def _given(record: BaseModel) -> dict:
-    """The fields of a record that were given, with further columns."""
-    return record.model_dump(exclude_unset=True)
 
 
 def _not_finite(group: CandidateGroup) -> Iterator[Wrong]:
@@ -315,9 +310,9 @@ def _images_of(group: CandidateGroup) -> list[Any]:
     return (group.model_extra or {}).get("images") or []
 
 
-def group_row(group: CandidateGroup) -> dict:
-    """The group as JSON: fields that were given (`None` too), and further columns."""
-    return _given(group)
+def group_row(group: CandidateGroup | Candidate) -> dict:
+    """A group, or a candidate, as JSON: fields that were given (`None` too), and further columns."""
+    return group.model_dump(exclude_unset=True)
 
 
 def candidate_rows(group: CandidateGroup) -> list[dict]:
@@ -345,11 +340,7 @@ def write_groups(path: str | Path, groups: Iterable[CandidateGroup]) -> None:
             if group.name in seen:
                 raise RecordError([f"{path}: field 'id': duplicate {group.name}"])
             seen.add(group.name)
-            try:
-                line = _to_json(group_row(group))
-            except (TypeError, ValueError) as error:
-                raise RecordError([f"{path}: group {group.id!r}: cannot be stored as JSON: {error}"]) from error
-            file.write(line + "\n")
+            file.write(_to_json(group_row(group), f"{path}: group {group.id!r}") + "\n")
 
 
 def write_earlier(path: str | Path, groups: Iterable[CandidateGroup], convert: Callable[[dict], dict]) -> None:
@@ -365,18 +356,18 @@ def write_earlier(path: str | Path, groups: Iterable[CandidateGroup], convert: C
     with atomic_write(path) as file:
         before = "{\n"
         for key, entry in entries_by_key(rows, convert):
-            try:
-                text = f"{json.dumps(key, ensure_ascii=False)}: {_to_json(entry)}"
-            except (TypeError, ValueError) as error:
-                raise RecordError([f"{path}: group {key}: cannot be stored as JSON: {error}"]) from error
-            file.write(before + text)
+            text = _to_json(entry, f"{path}: group {key}")
+            file.write(f"{before}{json.dumps(key, ensure_ascii=False)}: {text}")
             before = ",\n"
         file.write("\n}\n")
 
 
-def _to_json(row: dict) -> str:
-    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
-    text.encode()  # a lone surrogate cannot be written
+def _to_json(row: dict, place: str) -> str:
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        text.encode()  # a lone surrogate cannot be written
+    except (TypeError, ValueError) as error:
+        raise RecordError([f"{place}: cannot be stored as JSON: {error}"]) from error
     return text
 
 

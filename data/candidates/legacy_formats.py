@@ -31,7 +31,6 @@ from data.reports.pool import ItemId
 ConstructOrder = Literal["left", "right"]
 CONSTRUCT_ORDERS = get_args(ConstructOrder)
 RLForm = Literal["global", "local"]
-RL_FORMS = get_args(RLForm)
 Positions = Literal["pool", "examples"]
 META = "_meta"
 
