@@ -7,7 +7,6 @@ others are divided by a seeded shuffle.
 import os
 import random
 from collections.abc import Container, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,12 @@ from pydantic_core import PydanticCustomError
 
 from data.io.digests import image_digest
 from data.io.image_folders import image_files
-from data.io.images import IMAGE_ENDINGS, ImageError, ImageSource
+from data.io.images import IMAGE_ENDINGS, ImageSource, read_each
 from data.io.records import Location, Record, RecordError, parse_row, parse_rows, read_rows
 from data.io.splits import SPLITS, Shares, divide
 from data.io.unreadable import LeftOut, readable_rows, unreadable_error
 from data.rows.answers import AnswerError, read_answers
 
-READERS = 8  # threads that read and decode images
 EASY_VQA = "easy_vqa"
 EASY_VQA_COLORS = ("red", "blue", "green", "yellow", "teal", "black", "gray", "brown")
 EASY_VQA_SHAPES = ("circle", "rectangle", "triangle")
@@ -181,31 +179,16 @@ def picture_keys(images: Iterable[ImageSource]) -> list[str]:
         RecordError: names the images that cannot be read, all at once.
     """
     images = list(images)
-    found = _keys_or_problems(images)
+    found = read_each(images, image_digest)
     problems = [problem for _, problem in found]
     if any(problems):
         raise unreadable_error(images, problems, [""] * len(images))
     return [key for key, _ in found]
 
 
-def _keys_or_problems(images: Sequence[ImageSource]) -> list[tuple[str, str | None]]:
-    names = [image if isinstance(image, str) else number for number, image in enumerate(images)]
-    different = dict(zip(names, images, strict=True))
-    with ThreadPoolExecutor(READERS) as pool:
-        found = dict(zip(different, pool.map(_key_or_problem, different.values()), strict=True))
-    return [found[name] for name in names]
-
-
-def _key_or_problem(image: ImageSource) -> tuple[str, str | None]:
-    try:
-        return image_digest(image), None
-    except ImageError as error:
-        return "", str(error)
-
-
 def _picture_problems(images: Sequence[ImageSource]) -> list[str | None]:
     """Of each image, why it cannot be used, or `None`. What files show is remembered, for `picture_keys`."""
-    return [problem for _, problem in _keys_or_problems(images)]
+    return [problem for _, problem in read_each(images, image_digest)]
 
 
 def readable_items(items: Sequence[SourceItem], left_out: LeftOut | None = None) -> list[SourceItem]:

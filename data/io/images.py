@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +32,8 @@ MAX_ASPECT_RATIO = 200
 """Longest side over shortest; Qwen2-VL's own limit (`smart_resize` in qwen-vl-utils)."""
 MAX_FILE_BYTES = 2**30
 """Of a file. Compressed pictures within the limits above are smaller."""
+READERS = 8
+"""Threads that read and decode images."""
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 READER_VERSION = 2
 """Raised when pictures are read differently, so that what was computed from them before is not used any more."""
@@ -268,18 +270,23 @@ def _metadata_after_pixels(stream: BinaryIO | None) -> bool:
     return found
 
 
-def image_problems(sources: Sequence[ImageSource], workers: int = 8) -> list[str | None]:
-    """Decodes every image; why each cannot be used, or `None`. A path that occurs several times is opened once."""
+def read_each(sources: Sequence[ImageSource], read: Callable[[ImageSource], Any]) -> list[tuple[Any, str | None]]:
+    """(what `read` gives, why the image cannot be used) of each; one of them is `None`. Several threads read, and a
+    path that occurs several times is read once."""
     keys = [source if isinstance(source, str) else number for number, source in enumerate(sources)]
     different = dict(zip(keys, sources, strict=True))
 
-    def problem(source: ImageSource) -> str | None:
+    def result_or_problem(source: ImageSource) -> tuple[Any, str | None]:
         try:
-            open_image(source)
+            return read(source), None
         except ImageError as error:
-            return str(error)
-        return None
+            return None, str(error)
 
-    with ThreadPoolExecutor(workers) as pool:
-        found = dict(zip(different, pool.map(problem, different.values()), strict=True))
+    with ThreadPoolExecutor(READERS) as pool:
+        found = dict(zip(different, pool.map(result_or_problem, different.values()), strict=True))
     return [found[key] for key in keys]
+
+
+def image_problems(sources: Sequence[ImageSource]) -> list[str | None]:
+    """Decodes every image; why each cannot be used, or `None`."""
+    return [problem for _, problem in read_each(sources, lambda source: open_image(source).close())]
