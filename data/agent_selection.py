@@ -248,28 +248,24 @@ def write_splits(splits: dict[str, list[AgentSelectionRecord]], output_dir: Path
     Raises:
         RecordError: what was written cannot be read back, or another process is writing there.
     """
-    with writing(output_dir):
-        _write_splits(splits, output_dir, file_format)
-
-
-def _write_splits(splits: dict[str, list[AgentSelectionRecord]], output_dir: Path, file_format: str) -> None:
     base = output_dir.resolve()
-    for name in SPLITS:
-        remove_split(output_dir, name)
-    rows = {name: [as_row(record, base) for record in records] for name, records in splits.items() if records}
-    if file_format == "hf":
-        from datasets import DatasetDict
-
-        DatasetDict({name: to_dataset(part) for name, part in rows.items()}).save_to_disk(str(output_dir))
-    for name, part in rows.items():
-        if file_format == "jsonl":
-            write_jsonl(output_dir / f"{name}.jsonl", part)
-        elif file_format == "json":
-            write_json(output_dir / f"{name}.json", part)
-        read_back(output_dir, name, len(part), partial(load_records, check_files=False))
     agents = sorted({agent for records in splits.values() for r in records for agent in r.ground_truth_agents})
     sizes = {name: len(records) for name, records in splits.items()}
-    write_json(output_dir / "metadata.json", {"format": file_format, "sizes": sizes, "agents": agents})
+    with writing(output_dir):
+        for name in SPLITS:
+            remove_split(output_dir, name)
+        rows = {name: [as_row(record, base) for record in records] for name, records in splits.items() if records}
+        if file_format == "hf":
+            from datasets import DatasetDict
+
+            DatasetDict({name: to_dataset(part) for name, part in rows.items()}).save_to_disk(str(output_dir))
+        for name, part in rows.items():
+            if file_format == "jsonl":
+                write_jsonl(output_dir / f"{name}.jsonl", part)
+            elif file_format == "json":
+                write_json(output_dir / f"{name}.json", part)
+            read_back(output_dir, name, len(part), partial(load_records, check_files=False))
+        write_json(output_dir / "metadata.json", {"format": file_format, "sizes": sizes, "agents": agents})
 
 
 def kept_together(record: AgentSelectionRecord) -> list[tuple[str, str]]:

@@ -105,14 +105,6 @@ def _without_pictures(turn: dict) -> dict:
     return {**turn, "content": parts}
 
 
-def _check_storable(row: dict) -> None:
-    """Raises a `ValueError` for what no line of JSON holds: dates of parquet, halves of surrogate pairs."""
-    try:
-        json.dumps(_storable(row), ensure_ascii=False).encode()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"cannot be written as a line of JSON: {error}") from error
-
-
 def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[ScoreRequest]]:
     """Rows as they are, and what is to be scored of each, with absolute paths of images that were all opened.
 
@@ -123,12 +115,12 @@ def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[Sco
     for location, row in read_some_rows(source, split):
         try:
             request = parse_row(location, row, ResponseRow).request()
-            _check_storable(row)
+            json.dumps(_storable(row), ensure_ascii=False).encode()
         except RecordError as error:
             problems += error.problems
             continue
-        except ValueError as error:
-            problems.append(f"{location}: {error}")
+        except (TypeError, ValueError) as error:  # dates of parquet, halves of surrogate pairs
+            problems.append(f"{location}: cannot be written as a line of JSON: {error}")
             continue
         resolved = tuple(resolve_images(list(request.images), base))
         images += [(str(location), image) for image in resolved]
