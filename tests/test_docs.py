@@ -178,9 +178,9 @@ def recipe_types(method: str) -> tuple[type, ...]:
 
     from trainers.factors import FactorArguments, FactorTrainingConfig
     from trainers.groups.arguments import GroupArguments
-    from trainers.groups.preferences import PreferenceArguments
     from trainers.grpo import GRPOConfig, GRPOScriptArguments
     from trainers.offline_grpo import OfflineGRPOConfig
+    from trainers.preferences.data import PreferenceArguments
     from trainers.rce import RCEConfig
     from trainers.reward import RewardConfig
     from trainers.setup.recipes import DataArguments

@@ -11,47 +11,24 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
 
     before_imports(__file__, "reward", "PreferenceArguments", "RewardConfig", "ModelConfig")
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 import trl
-from accelerate import PartialState
-from datasets import Dataset
-from peft import PeftConfig
 from torch import nn
-from transformers import AutoConfig, ProcessorMixin, TrainerCallback
+from transformers import ProcessorMixin, TrainerCallback
 from transformers.activations import ACT2FN
-from trl import ModelConfig, get_quantization_config
+from trl import ModelConfig
 
 from data.cli.suggestions import closest
-from data.io.unreadable import readable_rows
 from data.preferences import PreferenceRecord
 from models.families.loading import pixel_bounds
-from models.hub_revisions import hub_options
-from models.reward.inputs import reward_messages
-from models.reward.load import from_backbone, reward_model_of
-from models.reward.model import HEAD
 from models.shared_prefix.sharing import SharedPrefix
-from rewards.preferences.accuracy import ranked_pairs
-from trainers.groups.preferences import (
-    GROUP_KEYS,
-    Lengths,
-    PreferenceArguments,
-    PreferenceCollator,
-    as_records,
-    check_record_lengths,
-    examples,
-    load_checked_preferences,
-    preference_content,
-    preference_dataset,
-)
-from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss, preferred, saturated
+from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss
 from trainers.mixins.checkpoints import CompleteCheckpoints
 from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
@@ -59,7 +36,24 @@ from trainers.mixins.image_bounds import PromptArguments, hub_of, processor_of
 from trainers.mixins.non_finite import FiniteTraining
 from trainers.mixins.shared_prompts import SharingArguments
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
+from trainers.preferences.data import (
+    GROUP_KEYS,
+    Lengths,
+    PreferenceArguments,
+    PreferenceCollator,
+    Preferences,
+    as_records,
+    check_records,
+    evaluation_examples,
+    evaluation_records,
+    examples,
+    load_preferences_and_held_out,
+    preference_dataset,
+)
+from trainers.preferences.figures import add_rows, preference_figures, row_sums
+from trainers.preferences.model import check_reward_adapters, load_reward_policy, policy_and_adapters, with_head
 from trainers.report.fixed_samples import FixedSamples, chosen
+from trainers.report.preference_samples import preference_sample
 from trainers.report.publishing import PublishedRun
 from trainers.report.record import RunInfo
 from trainers.report.samples import SampleGroup, SampleLog, Source
@@ -68,24 +62,17 @@ from trainers.run.machine import command_line
 from trainers.run.output_folder import own_folder
 from trainers.run.resuming import begin_run, hold_output, origin_of
 from trainers.run.script import readable_errors, train_and_record
-from trainers.setup.adapter_targets import check_adapter_targets
 from trainers.setup.checks import check_set_up
 from trainers.setup.default_config import CheckedSettings, config_or_default
-from trainers.setup.evaluation_rows import evaluation_rows
 from trainers.setup.memory import base_load, say_estimate
 from trainers.setup.model import (
-    ALL_LINEAR,
     ModelInfo,
-    base_of_adapters,
     hub_arguments,
     init_kwargs,
     inspect_model,
-    lora_config,
-    model_init_kwargs,
-    put_adapters,
 )
 from trainers.setup.model_settings import check_model_settings, use_chat_template
-from trainers.setup.recipes import RecipeError, parse_recipe
+from trainers.setup.recipes import parse_recipe
 
 DEFAULT_BOUNDS = (-5.0, 5.0)
 
@@ -185,72 +172,6 @@ class RewardConfig(
                 )
 
 
-# -- the model --------------------------------------------------------------------------------------------------------
-
-
-def load_reward_policy(name: str, args: RewardConfig, options: Mapping[str, Any]) -> nn.Module:
-    """The reward model of a folder or Hub id: a new head on a backbone, whose first weights follow `args.seed`; or a
-    reward model or its adapters to train on.
-
-    Args:
-        args: their `model_init_kwargs` are taken out: they may hold what cannot be saved.
-        options: of `from_pretrained`.
-
-    Raises:
-        OSError, ValueError: it cannot be loaded.
-    """
-    args.model_init_kwargs = None
-    torch.manual_seed(args.seed)
-    hub, settings = hub_options(options), args.model_settings()
-    base = base_of_adapters(name, hub)
-    if base is None:
-        return from_backbone(name, settings, **options)
-    stored = AutoConfig.from_pretrained(name, **hub)
-    kept = ("head_activation", "score_min", "score_max", "system_prompt", "language_head")
-    settings = {key: getattr(stored, key) for key in kept} | settings
-    model = from_backbone(base.name, settings, **{**options, "revision": base.revision})
-    model.score_head.float()  # as it was stored
-    return put_adapters(model, name, hub.get("revision"), base)
-
-
-def with_head(config: PeftConfig) -> PeftConfig:
-    """The adapters as a reward model needs them: of the backbone alone, by default of all its linear layers, with the
-    head trained in full and saved beside them."""
-    config = copy(config)
-    config.task_type = None  # PEFT would look for the head of a classifier
-    config.modules_to_save = sorted({HEAD, *(config.modules_to_save or ())})
-    if config.target_modules is None and not config.target_parameters:
-        config.target_modules = ALL_LINEAR
-    given = config.exclude_modules or []
-    patterns = [given] if isinstance(given, str) else [rf"(?:.*\.)?{re.escape(name)}" for name in given]
-    config.exclude_modules = "|".join(f"(?:{pattern})" for pattern in (rf"{HEAD}\..*", *patterns))
-    return config
-
-
-# -- the trainer ------------------------------------------------------------------------------------------------------
-
-Preferences: TypeAlias = Sequence[PreferenceRecord] | Dataset
-
-
-def _evaluation_records(dataset: Preferences | Mapping[str, Preferences] | None) -> Any:
-    """The records to evaluate on: a list, lists by their names, or none."""
-    if isinstance(dataset, Mapping):
-        return {key: as_records(rows, f"eval_dataset {key}") for key, rows in dataset.items()}
-    return None if dataset is None else as_records(dataset, "eval_dataset")
-
-
-def _evaluation_examples(records: Any, grouped: bool) -> Dataset | dict[str, Dataset] | None:
-    """The same as examples."""
-    if isinstance(records, dict):
-        return {key: preference_dataset(examples(few, grouped)) for key, few in records.items()}
-    return None if records is None else preference_dataset(examples(records, grouped))
-
-
-def _quantised(config: Any) -> dict[str, Any]:
-    """Options with which a model is loaded quantised, on the device that trains it; none without a configuration."""
-    return {} if config is None else {"quantization_config": config, "device_map": {"": PartialState().device}}
-
-
 class RewardTrainer(
     TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, TrainsVisionTower, trl.RewardTrainer
 ):
@@ -308,14 +229,14 @@ class RewardTrainer(
             raise TypeError(f"data_collator: expected a function, found {found}; data sets come after it, as in TRL")
         if train_dataset is None:
             raise ValueError("train_dataset: expected records or a data set, found none")
-        train, evaluation = as_records(train_dataset, "train_dataset"), _evaluation_records(eval_dataset)
+        train, evaluation = as_records(train_dataset, "train_dataset"), evaluation_records(eval_dataset)
         if not isinstance(processing_class, ProcessorMixin | None):
             found = type(processing_class).__name__
             raise TypeError(f"processing_class: expected the model's processor, which reads images too, found {found}")
         source = model
         if isinstance(model, str):
-            quantised = _quantised(kwargs.pop("quantization_config", None))  # the parent would leave it unread
-            model = load_reward_policy(model, args, hub_of(args) | init_kwargs(args) | quantised)
+            quantization = kwargs.pop("quantization_config", None)  # the parent would leave it unread
+            model = load_reward_policy(model, args, hub_of(args) | init_kwargs(args), quantization)
         else:
             args.check_model(model)
         processing_class = processor_of(source, args, processing_class)
@@ -331,7 +252,7 @@ class RewardTrainer(
             args,
             collator if data_collator is None else data_collator,
             preference_dataset(self.train_records),
-            _evaluation_examples(evaluation, args.group_responses),
+            evaluation_examples(evaluation, args.group_responses),
             processing_class.tokenizer,  # the parent asks it for a padding token
             compute_metrics,
             [*(callbacks or ()), *args.early_stopping()],
@@ -372,9 +293,8 @@ class RewardTrainer(
 
     def _check_set(self, records: list[PreferenceRecord], name: str) -> None:
         if records and self.is_world_process_zero():
-            readable_rows(records, [f"{name}, row {number}" for number in range(1, len(records) + 1)])
             model = ModelInfo(self.model.config, self.processing_class, pixel_bounds(self.processing_class))
-            check_record_lengths(records, name, model, model.config.system_prompt, self.args)
+            check_records(records, name, model, self.args)
 
     def _given_later(self, dataset: Any, name: str) -> Any:
         """What is to be evaluated, as what the trainer was made with."""
@@ -453,48 +373,10 @@ class RewardTrainer(
         self, scores: torch.Tensor, ranks: torch.Tensor, valid: torch.Tensor, extra: dict[str, torch.Tensor]
     ) -> None:
         """Adds a batch of all processes to the figures since the last log."""
-        pairs = preferred(ranks, valid)
-        gaps = scores.unsqueeze(2) - scores.unsqueeze(1)
-        near = saturated(scores, self.reward_config.score_min, self.reward_config.score_max)
-        filled = scores.masked_fill(~valid, 0.0)
-        ones = torch.ones(len(scores), device=scores.device)
-        columns = {
-            "pairs": pairs.sum(dim=(1, 2)),
-            "accuracy": ((gaps > 0) & pairs).sum(dim=(1, 2)),
-            "ties": ((gaps == 0) & pairs).sum(dim=(1, 2)),
-            "score_gap": gaps.masked_fill(~pairs, 0.0).sum(dim=(1, 2)),
-            "responses": valid.sum(dim=1),
-            "score_mean": filled.sum(dim=1),
-            "squares": (filled**2).sum(dim=1),
-            "saturation": (near & valid).sum(dim=1),
-            "examples": ones,
-            "score_min": scores.masked_fill(~valid, torch.inf).amin(dim=1),
-            "score_max": scores.masked_fill(~valid, -torch.inf).amax(dim=1),
-            **extra,
-        }
+        columns = row_sums(scores, ranks, valid, self.reward_config.score_min, self.reward_config.score_max) | extra
         table = torch.stack([column.double() for column in columns.values()], dim=1)  # (B, columns)
-        table = self.accelerator.gather_for_metrics(table)
         sums = self._sums["train" if self.model.training else "eval"]
-        for name, column in zip(columns, table.T, strict=True):
-            reduce = {"score_min": min, "score_max": max}.get(name)
-            values = column.tolist()
-            if reduce is None:
-                sums[name] = sums.get(name, 0.0) + sum(values)
-            else:
-                sums[name] = reduce([*values, sums.get(name, values[0])])
-
-    def _figures(self, mode: str) -> dict[str, float]:
-        """What is logged, of everything noted since the last log."""
-        sums = self._sums[mode]
-        if not sums:
-            return {}
-        figures = {name: sums[name] / sums["pairs"] for name in ("accuracy", "ties", "score_gap")}
-        figures |= {name: sums[name] / sums["responses"] for name in ("score_mean", "saturation")}
-        variance = sums["squares"] / sums["responses"] - figures["score_mean"] ** 2
-        figures |= {"score_std": max(0.0, variance) ** 0.5, "score_min": sums["score_min"]}
-        figures["score_max"] = sums["score_max"]
-        losses = [name for name in ("preference_loss", "lm_loss") if name in sums]
-        return figures | {name: sums[name] / sums["examples"] for name in losses}
+        add_rows(sums, columns, self.accelerator.gather_for_metrics(table))
 
     def _count_tokens(self, attention_mask: torch.Tensor) -> None:
         if self.model.training:
@@ -502,7 +384,7 @@ class RewardTrainer(
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
-        figures = self._figures(mode)
+        figures = preference_figures(self._sums[mode])
         if figures:
             figures["num_tokens"] = self._total_train_tokens
         self._sums[mode].clear()
@@ -523,24 +405,8 @@ class RewardTrainer(
         self.samples.add(self.state.global_step, self.sample_of(record, scores[0].tolist()))
 
     def sample_of(self, record: PreferenceRecord, scores: Sequence[float]) -> SampleGroup:
-        """A record as the report shows it: which response people chose, and whether the model agrees."""
-        pairs = ranked_pairs(record.human_ranking)
-        agreed = sum(scores[better] > scores[worse] for better, worse in pairs)
-        words = "the chosen response scores higher" if agreed else "the chosen response does not score higher"
-        if len(pairs) != 1:
-            words = f"{agreed} of {len(pairs)} pairs in people's order"
-        best = min(record.human_ranking)
-        return SampleGroup(
-            prompt=reward_messages(record.prompt(), len(record.images), "", self.reward_config.system_prompt)[:-1],
-            images=record.images,
-            completions=record.response,
-            scores=[
-                {"score": score, "rank by people": rank}
-                for score, rank in zip(scores, record.human_ranking, strict=False)
-            ],
-            marks=["chosen" if rank == best else "rejected" for rank in record.human_ranking],
-            verdict=(agreed == len(pairs), words),
-        )
+        """A record as the report shows it, with the scores of its responses."""
+        return preference_sample(record, scores, self.reward_config.system_prompt)
 
     def samples_of(self, records: Sequence[PreferenceRecord]) -> list[SampleGroup]:
         """The same of records that are scored now, on this process alone."""
@@ -581,24 +447,17 @@ class RewardTrainer(
 # -- the script -------------------------------------------------------------------------------------------------------
 
 
-def reward_adapters(model_args: Any, freeze_vision_tower: bool, revision: str | None = None) -> Any:
-    """The recipe's adapters, or `None`.
-
-    Args:
-        revision: of the backbone.
-    """
-    config = lora_config(model_args, freeze_vision_tower, revision)
-    return None if config is None else with_head(config)
-
-
-def check_reward_adapters(config: Any, args: RewardConfig, model_args: Any) -> None:
-    """Raises `RecipeError` if the recipe puts adapters on what the model (`None`: out of reach) does not have."""
-    if base_of_adapters(model_args.model_name_or_path, hub_arguments(args, model_args)) is None:
-        adapters = reward_adapters(model_args, args.freeze_vision_tower)
-        try:
-            check_adapter_targets(adapters, config, lambda known: reward_model_of(known, args.model_settings()))
-        except ValueError as error:
-            raise error if isinstance(error, RecipeError) else RecipeError(f"model_name_or_path: {error}") from error
+def say_memory(
+    script: PreferenceArguments, args: RewardConfig, model_args: Any, config: Any, lengths: Lengths
+) -> None:
+    """Prints the memory estimate of a model of this configuration."""
+    demand = replace(
+        base_load(script, args, model_args, lengths.prompts),
+        rows=args.per_device_train_batch_size * (lengths.responses if args.group_responses else 2),
+        completion_tokens=lengths.response,
+        generated_rows=0,
+    )
+    say_estimate(config.backbone() if hasattr(config, "backbone") else config, demand)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -610,32 +469,15 @@ def main(argv: list[str] | None = None) -> None:
         # Data
         if script.load_weights_only:
             model_args.model_name_or_path, args.resume_from_checkpoint = args.resume_from_checkpoint, None
-        hub = hub_arguments(args, model_args)
-        model = inspect_model(model_args.model_name_or_path, args, not script.validate_only, hub)
+        name = model_args.model_name_or_path
+        model = inspect_model(name, args, not script.validate_only, hub_arguments(args, model_args))
         check_model_settings(args, model)
         use_chat_template(args, model)
         check_reward_adapters(model.config, args, model_args)
-        system_prompt = args.system_prompt or getattr(model.config, "system_prompt", None)
-
-        def load(source: str, split: str) -> tuple[list[PreferenceRecord], Lengths | None]:
-            return load_checked_preferences(script, split, model, system_prompt, args, source)
-
-        train_records, lengths = load(script.dataset_name, script.dataset_train_split)
-        eval_records = None
-        if args.eval_strategy != "no":
-            train_records, eval_records = evaluation_rows(
-                script, args.seed, train_records, lambda *place: load(*place)[0], preference_content
-            )
+        train_records, eval_records, lengths = load_preferences_and_held_out(script, args, model)
         check_enough_rows(len(train_records), args, script.dataset_name)
         if lengths is not None:
-            widest = max(len(record.response) for record in train_records) if args.group_responses else 2
-            demand = replace(
-                base_load(script, args, model_args, lengths.prompts),
-                rows=args.per_device_train_batch_size * widest,
-                completion_tokens=lengths.response,
-                generated_rows=0,
-            )
-            say_estimate(model.config.backbone() if hasattr(model.config, "backbone") else model.config, demand)
+            say_memory(script, args, model_args, model.config, lengths)
         if script.validate_only:
             say("valid")
             return
@@ -648,15 +490,7 @@ def main(argv: list[str] | None = None) -> None:
             return
 
         # Trainer
-        name = model_args.model_name_or_path
-        options = model_init_kwargs(args, model_args) | _quantised(get_quantization_config(model_args))
-        try:
-            policy = load_reward_policy(name, args, options)
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {error}") from error
-        adapters = None
-        if not hasattr(policy, "peft_config"):
-            adapters = reward_adapters(model_args, args.freeze_vision_tower, hub["revision"])
+        policy, adapters = policy_and_adapters(args, model_args)
         trainer = RewardTrainer(
             policy,
             args,

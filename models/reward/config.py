@@ -1,6 +1,6 @@
 """The configuration of a reward model: its backbone's, with what the head and the conversation are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2VLConfig
@@ -40,10 +40,13 @@ class _RewardConfig:
 
     def backbone(self) -> Any:
         """The configuration of the plain vision-language model."""
-        ours = ("model_type", "architectures", "head_activation", "score_min", "score_max", "system_prompt")
-        ours += ("language_head", "id2label", "label2id", "quantization_config", "transformers_version")
+        ours = (*SETTINGS, "model_type", "architectures", "id2label", "label2id", "quantization_config")
+        ours += ("transformers_version",)
         values = {key: value for key, value in self.to_dict().items() if key not in ours}
         return AutoConfig.for_model(self.backbone_type, **values)
+
+
+SETTINGS = tuple(one.name for one in fields(_RewardConfig))
 
 
 class Qwen2VLRewardConfig(_RewardConfig, Qwen2VLConfig):

@@ -12,6 +12,7 @@ from models.errors import ModelError
 from models.families.loading import load_processor
 from models.hub_revisions import AdapterBase, adapter_base, hub_options
 from models.model_paths import loading
+from models.reward.config import SETTINGS
 from models.reward.model import REWARD_MODELS
 from models.run_folders import find_model
 
@@ -45,6 +46,20 @@ def reward_model_of(config: Any, settings: dict[str, Any] | None = None) -> Any:
 def from_backbone(name: str | Path, settings: dict[str, Any] | None = None, **kwargs: Any):
     """`from_backbone` of the class that fits."""
     return reward_model_class(name, hub_options(kwargs)).from_backbone(name, settings, **kwargs)
+
+
+def adapted_backbone(base: AdapterBase, stored: Any, settings: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+    """The reward model that adapters are put on, with a new head.
+
+    Args:
+        stored: configuration beside the adapters.
+        settings: fields that differ from it.
+        kwargs: of `from_pretrained`.
+    """
+    kept = {name: getattr(stored, name) for name in SETTINGS}
+    model = from_backbone(base.name, kept | dict(settings or {}), **{**kwargs, "revision": base.revision})
+    model.score_head.float()  # as it was trained and stored
+    return model
 
 
 def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto", revision: str | None = None):
@@ -85,7 +100,6 @@ def _with_adapters(path: str, revision: str | None, base: AdapterBase, config: A
     """Adapters, and the head that was trained with them, on their backbone."""
     from peft import PeftModel
 
-    names = ("head_activation", "score_min", "score_max", "system_prompt", "language_head")
     options: dict[str, Any] = {"dtype": dtype}
     quantization = getattr(config, "quantization_config", None)
     if quantization is not None:
@@ -93,9 +107,7 @@ def _with_adapters(path: str, revision: str | None, base: AdapterBase, config: A
 
         values = quantization if isinstance(quantization, dict) else quantization.to_dict()
         options |= {"quantization_config": BitsAndBytesConfig.from_dict(values), "device_map": {"": device}}
-    settings = {name: getattr(config, name) for name in names}
-    model = from_backbone(base.name, settings, revision=base.revision, **options)
+    model = adapted_backbone(base, config, **options)
     if quantization is None:
         model.to(device)
-    model.score_head.float()  # as it was trained and stored
     return PeftModel.from_pretrained(model, path, revision=revision)

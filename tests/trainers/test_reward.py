@@ -17,7 +17,8 @@ from data.preferences import load_preferences
 from models.families.loading import load_processor
 from models.families.vision_hooks import vision_tower
 from models.reward.load import from_backbone, load_reward_model
-from trainers.reward import RewardConfig, RewardTrainer, main, reward_adapters
+from trainers.preferences.model import reward_adapters
+from trainers.reward import RewardConfig, RewardTrainer, main
 from trainers.run.origin import write_run
 from trainers.run.output_folder import own_folder
 

@@ -23,7 +23,8 @@ from models.selectors.pointer import PointerSelector, PointerSelectorConfig
 from trainers.groups import selectors as group_selectors
 from trainers.groups.run import reference_loader
 from trainers.offline_grpo import OfflineGRPOConfig
-from trainers.reward import RewardConfig, load_reward_policy, reward_adapters
+from trainers.preferences.model import load_reward_policy, reward_adapters
+from trainers.reward import RewardConfig
 from trainers.run.origin import run_origin
 from trainers.setup.model import (
     base_of_adapters,

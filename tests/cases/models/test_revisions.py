@@ -136,7 +136,7 @@ WITHOUT_REVISION = {
     ("trainers/factors.py", "make_predictor"): "a program's name of a model; one at a revision it loads itself",
     ("trainers/mixins/checkpoints.py", "from_pretrained"): "a folder of the run",
     ("trainers/setup/adapter_targets.py", "lora_config"): "adapters that are only compared with the model's modules",
-    ("trainers/reward.py", "reward_adapters"): "adapters that are only compared with the model's modules",
+    ("trainers/preferences/model.py", "reward_adapters"): "adapters that are only compared with the model's modules",
     ("trainers/run/origin.py", "source_content"): "files and folders, which have no revisions",
 }
 """(file, what it calls) -> why no revision is passed there."""

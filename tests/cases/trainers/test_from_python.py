@@ -26,10 +26,10 @@ from models.selectors.load import load_selector
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
 from trainers.factors import FactorArguments, FactorTrainer, FactorTrainingConfig
 from trainers.groups.arguments import GroupArguments
-from trainers.groups.preferences import PreferenceArguments, as_records
 from trainers.groups.selector_policy import SelectorPolicy
 from trainers.grpo import GRPOConfig, GRPOScriptArguments, GRPOTrainer
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
+from trainers.preferences.data import PreferenceArguments, as_records
 from trainers.rce import RCEConfig, RCETrainer
 from trainers.reward import RewardConfig, RewardTrainer
 from trainers.setup.recipes import RecipeError

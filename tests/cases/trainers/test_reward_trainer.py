@@ -157,7 +157,7 @@ def test_p01_quantisation_is_what_the_model_is_loaded_with(tmp_path, monkeypatch
     def load(name, settings, quantization_config, device_map, **options):
         raise LookupError(quantization_config)
 
-    monkeypatch.setattr("trainers.reward.from_backbone", load)
+    monkeypatch.setattr("trainers.preferences.model.from_backbone", load)
     with pytest.raises(LookupError, match="four bits"):
         RewardTrainer("a/model", config(tmp_path), train_dataset=IMPLICIT, quantization_config="four bits")
 

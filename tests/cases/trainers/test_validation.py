@@ -156,7 +156,8 @@ def test_t08_lora_alone_takes_all_linear_layers(tiny_model, method, frozen):
     from peft import get_peft_model
     from trl import ModelConfig
 
-    from trainers.reward import from_backbone, reward_adapters
+    from models.reward.load import from_backbone
+    from trainers.preferences.model import reward_adapters
     from trainers.setup.model import lora_config
 
     asked = ModelConfig(model_name_or_path=str(tiny_model), use_peft=True, lora_r=2)

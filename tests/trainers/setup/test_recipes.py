@@ -17,9 +17,9 @@ from trl import ModelConfig
 from data.cli.package_files import ACCELERATE_CONFIGS, names_in
 from trainers.factors import FactorArguments, FactorTrainingConfig
 from trainers.groups.arguments import GroupArguments
-from trainers.groups.preferences import PreferenceArguments
 from trainers.grpo import GRPOConfig, GRPOScriptArguments
 from trainers.offline_grpo import OfflineGRPOConfig
+from trainers.preferences.data import PreferenceArguments
 from trainers.rce import RCEConfig
 from trainers.reward import RewardConfig
 from trainers.setup.recipes import DataArguments, RecipeError, parse_recipe

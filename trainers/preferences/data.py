@@ -1,22 +1,25 @@
 """Preferences as a trainer reads them: checked records, their lengths, and batches of ranked responses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
 
 from data.io.records import GivenRows, Location, RecordError, parse_rows
+from data.io.unreadable import readable_rows
 from data.preferences import PreferenceRecord, as_pairs, load_preferences
 from data.rows.messages import message_texts
 from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
 from trainers.run.console import say
+from trainers.setup.evaluation_rows import evaluation_rows
 from trainers.setup.model import ModelInfo
 from trainers.setup.recipes import DataArguments
 from trainers.setup.task_data import TokenCounts, check_lengths
 
+Preferences: TypeAlias = Sequence[PreferenceRecord] | Dataset
 GROUP_KEYS = ("rows", "ranks", "margins", "index")
 """What a batch has beside the model's inputs."""
 
@@ -48,10 +51,12 @@ class Lengths:
     Attributes:
         prompts: of the prompts, images included.
         response: of the longest response.
+        responses: number to one prompt, at most.
     """
 
     prompts: TokenCounts
     response: int
+    responses: int
 
 
 class _Counter:
@@ -183,7 +188,70 @@ def load_checked_preferences(
     )
     for problem in counts.problems[:5]:
         say(f"  skipped: {problem}")
-    return records, Lengths(prompts, max(length[1] for length in lengths))
+    responses = max(len(record.response) for record in records)
+    return records, Lengths(prompts, max(length[1] for length in lengths), responses)
+
+
+def load_preferences_and_held_out(
+    arguments: PreferenceArguments, args: Any, model: ModelInfo
+) -> tuple[list[PreferenceRecord], list[PreferenceRecord] | None, Lengths | None]:
+    """Checked records to train on, those to evaluate on (`None` if the recipe asks for none), and on the main process
+    the lengths of the former.
+
+    Raises:
+        RecordError: lists what is wrong with the data.
+        RecipeError: the evaluation would be on records that are trained on.
+    """
+    system_prompt = args.system_prompt or getattr(model.config, "system_prompt", None)
+
+    def load(source: str, split: str) -> tuple[list[PreferenceRecord], Lengths | None]:
+        return load_checked_preferences(arguments, split, model, system_prompt, args, source)
+
+    records, lengths = load(arguments.dataset_name, arguments.dataset_train_split)
+    if args.eval_strategy == "no":
+        return records, None, lengths
+    divided = evaluation_rows(arguments, args.seed, records, lambda *place: load(*place)[0], preference_content)
+    return *divided, lengths
+
+
+# -- from Python ------------------------------------------------------------------------------------------------------
+
+
+def as_records(dataset: Preferences, name: str) -> list[PreferenceRecord]:
+    """The records themselves, or those in the rows of a data set; ids are row numbers where they have none.
+
+    Args:
+        name: for messages.
+
+    Raises:
+        RecordError: lists every problem of every row.
+    """
+    rows = list(GivenRows(name, dataset).plain)
+    if all(isinstance(row, PreferenceRecord) for row in rows):
+        return rows
+    records = parse_rows(
+        ((Location(name, number, "row"), row) for number, row in enumerate(rows, 1)), PreferenceRecord
+    )
+    numbered = enumerate(records)
+    return [record if record.id is not None else record.model_copy(update={"id": place}) for place, record in numbered]
+
+
+def evaluation_records(dataset: Preferences | Mapping[str, Preferences] | None) -> Any:
+    """The records to evaluate on: a list, lists by their names, or none."""
+    if isinstance(dataset, Mapping):
+        return {key: as_records(rows, f"eval_dataset {key}") for key, rows in dataset.items()}
+    return None if dataset is None else as_records(dataset, "eval_dataset")
+
+
+def check_records(records: Sequence[PreferenceRecord], name: str, model: ModelInfo, args: Any) -> None:
+    """Raises `RecordError` for records with an image that cannot be read, or longer than `args` allow.
+
+    Args:
+        name: of the data set.
+        model: a reward model.
+    """
+    readable_rows(records, [f"{name}, row {number}" for number in range(1, len(records) + 1)])
+    check_record_lengths(records, name, model, model.config.system_prompt, args)
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
@@ -209,28 +277,16 @@ def preference_dataset(records: Sequence[PreferenceRecord]) -> Dataset:
     return Dataset.from_dict({"index": list(range(len(records)))}).with_transform(_Lookup(records))
 
 
-def as_records(dataset: Sequence[PreferenceRecord] | Dataset, name: str) -> list[PreferenceRecord]:
-    """The records themselves, or those in the rows of a data set; ids are row numbers where they have none.
-
-    Args:
-        name: for messages.
-
-    Raises:
-        RecordError: lists every problem of every row.
-    """
-    rows = list(GivenRows(name, dataset).plain)
-    if all(isinstance(row, PreferenceRecord) for row in rows):
-        return rows
-    records = parse_rows(
-        ((Location(name, number, "row"), row) for number, row in enumerate(rows, 1)), PreferenceRecord
-    )
-    numbered = enumerate(records)
-    return [record if record.id is not None else record.model_copy(update={"id": place}) for place, record in numbered]
-
-
 def examples(records: Sequence[PreferenceRecord], grouped: bool) -> list[PreferenceRecord]:
     """What a trainer learns from: the records, or one for each pair of responses of unequal rank."""
     return list(records) if grouped else [pair for record in records for pair in as_pairs(record)]
+
+
+def evaluation_examples(records: Any, grouped: bool) -> Dataset | dict[str, Dataset] | None:
+    """What `evaluation_records` found, for a trainer."""
+    if isinstance(records, dict):
+        return {key: preference_dataset(examples(few, grouped)) for key, few in records.items()}
+    return None if records is None else preference_dataset(examples(records, grouped))
 
 
 @dataclass
