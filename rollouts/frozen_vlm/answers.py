@@ -4,12 +4,8 @@ What an answer depends on makes its key: the VLM's weights and settings, the sho
 query; ids and places of files do not. A folder of answers serves any number of runs.
 """
 
-import fcntl
-import itertools
-import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,10 +13,10 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from data.io.digests import rows_digest
-from data.io.records import RecordError
 from data.io.shards import process_state
 from data.vqa import VqaRecord, common_answer
 from models.run_folders import model_fingerprint
+from models.served.answer_files import append_line, open_own_file, stored_lines
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts.frozen_vlm.arguments import VLMArguments, generation_options, load_in_context_vlm
 from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM
@@ -104,14 +100,15 @@ class AnswerBook:
         if folder is not None:
             self._folder = Path(folder)
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = _open_own_file(self._folder)
+            state = process_state()
+            self._file = open_own_file(self._folder, "answers", state.process_index, state.num_processes)
             self.reload()
 
     def reload(self) -> None:
         """Reads what all processes have stored under the same settings."""
         if self._folder is not None:
             for path in sorted(self._folder.glob("answers-*.jsonl")):
-                for stored in _stored_lines(path):
+                for _, stored in stored_lines(path):
                     if stored["settings"] == self._settings:
                         self._known.update(stored["answers"])
 
@@ -180,41 +177,7 @@ class AnswerBook:
     def _store(self, answers: dict[str, str | float]) -> None:
         self._known.update(answers)
         if self._file is not None:
-            line = json.dumps({"settings": self._settings, "answers": answers}, ensure_ascii=False) + "\n"
-            self._file.write(line.encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-
-def _open_own_file(folder: Path) -> BinaryIO:
-    """A file of answers that no other process writes, also not one of another run, cut to its complete lines.
-
-    Process p of P takes the first of p, p + P, ... that is free: a run that is started again finds its own.
-    """
-    state = process_state()
-    for number in itertools.count(state.process_index, state.num_processes):
-        file = (folder / f"answers-{number}.jsonl").open("ab+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-        except BlockingIOError:
-            file.close()
-            continue
-        file.seek(0)
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
-        return file
-
-
-def _stored_lines(path: Path) -> Iterator[dict]:
-    """Whole lines of a file of answers. A last line without its end belongs to a process that may still write."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise RecordError([f"{path}:{number}: not a line of stored answers: {error}"]) from error
+            append_line(self._file, {"settings": self._settings, "answers": answers})
 
 
 def accuracies(answers: Sequence[Answer], requests: Sequence[InContextRequest]) -> list[float]:

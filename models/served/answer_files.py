@@ -1,0 +1,104 @@
+"""Files of answers, a line each, that several processes and runs share and no kill harms.
+
+Every process appends to a file of its own. One that is killed leaves at most an incomplete line, which readers pass
+over and the next one that opens the file cuts off.
+"""
+
+import fcntl
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from data.io.records import RecordError
+
+
+def open_own_file(folder: Path, stem: str, first: int = 0, step: int = 1) -> BinaryIO:
+    """A file that no other process writes, also not one of another run, cut to its complete lines.
+
+    The first that is free of those with the numbers `first`, `first + step`, ...: a run that is started again finds
+    its own.
+    """
+    for number in itertools.count(first, step):
+        file = (folder / f"{stem}-{number}.jsonl").open("ab+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+        except BlockingIOError:
+            file.close()
+            continue
+        file.seek(0)
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+        return file
+    raise AssertionError("numbers do not end")
+
+
+def stored_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(offset in bytes, content) of whole lines. A last one without its end belongs to a process that may still write.
+
+    Raises:
+        RecordError: a line that is not JSON.
+    """
+    offset = 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield offset, json.loads(line)
+            except ValueError as error:
+                raise RecordError([f"{path}:{number}: not a line of stored answers: {error}"]) from error
+            offset += len(line)
+
+
+def append_line(file: BinaryIO, content: Any) -> None:
+    """Stores a line for good."""
+    file.write((json.dumps(content, ensure_ascii=False) + "\n").encode())
+    file.flush()
+    os.fsync(file.fileno())
+
+
+class AnswerCache:
+    """Answers by the key of what was asked, in a folder that any number of runs share.
+
+    Args:
+        folder: made if it is not there; without one, answers are forgotten at the end.
+
+    Answers stay on disk and are read when they are looked up, so that long ones take no memory.
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        self._places: dict[str, tuple[Path, int]] = {}
+        self._in_memory: dict[str, Any] = {}
+        self._file: BinaryIO | None = None
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = open_own_file(self.folder, "served")
+        for path in sorted(self.folder.glob("served-*.jsonl")):
+            for offset, line in stored_lines(path):
+                try:
+                    self._places[line["key"]] = path, offset
+                except (TypeError, KeyError) as error:
+                    raise RecordError([f"{path}: expected lines with a 'key', found {str(line)[:80]!r}"]) from error
+
+    def get(self, key: str) -> Any | None:
+        """What was kept under a key, or `None`."""
+        if key not in self._places:
+            return self._in_memory.get(key)
+        path, offset = self._places[key]
+        with path.open("rb") as file:
+            file.seek(offset)
+            return json.loads(file.readline())["answer"]
+
+    def keep(self, key: str, answer: Any) -> None:
+        """Keeps an answer, of plain JSON values, for good."""
+        if self._file is None:
+            self._in_memory[key] = answer
+            return
+        offset = self._file.seek(0, os.SEEK_END)
+        append_line(self._file, {"key": key, "answer": answer})
+        self._places[key] = Path(self._file.name), offset
