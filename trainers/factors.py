@@ -46,9 +46,7 @@ from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.image_bounds import SIZES, PixelArguments
 from trainers.mixins.non_finite import FiniteTraining
 from trainers.report.publishing import PublishedRun
-from trainers.report.record import RunInfo
 from trainers.run.console import say
-from trainers.run.machine import command_line
 from trainers.run.resuming import begin_run, hold_output
 from trainers.run.script import readable_errors, train_and_record
 from trainers.setup.checks import check_set_up
@@ -496,15 +494,7 @@ def main(argv: list[str] | None = None) -> None:
         trainer = FactorTrainer(model, args, train_data, eval_data, *final_data)
 
         # Train, save, report
-        info = RunInfo(
-            method="Factors",
-            command=command_line(),
-            recipe=recipe.text,
-            dataset=script.dataset_name,
-            base_model=model_args.model_name_or_path or NEW_BACKBONE,
-            kind="factors",
-        )
-        train_and_record(trainer, info, recipe, start)
+        train_and_record(trainer, start, recipe, script.dataset_name, model_args.model_name_or_path or NEW_BACKBONE)
         for label, figure in described_results(trainer.results).items():
             say(f"{label}: {figure}")
 

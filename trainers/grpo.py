@@ -41,10 +41,8 @@ from trainers.mixins.shared_prompts import SharedLogProbs, SharingArguments
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.report.fixed_samples import FixedSamples, chosen, held_out_rows, rollout_samples
 from trainers.report.publishing import PublishedRun
-from trainers.report.record import RunInfo
 from trainers.report.samples import SampleGroup, SampleLog, Source, right_answers
 from trainers.run.console import say
-from trainers.run.machine import command_line
 from trainers.run.resuming import begin_run, hold_output
 from trainers.run.script import describe_rewards, load_rows_and_held_out, readable_errors, train_and_record
 from trainers.setup.adapter_targets import check_adapters
@@ -394,15 +392,8 @@ def main(argv: list[str] | None = None) -> None:
         trainer.add_callback(rollout_samples(trainer, trainer.kept_samples, shown, source, model.bounds))
 
         # Train, save, report
-        info = RunInfo(
-            method="GRPO",
-            command=command_line(),
-            recipe=recipe.text,
-            dataset=script.dataset_name,
-            base_model=model_args.model_name_or_path,
-            rewards=describe_rewards(script.reward_funcs, args.reward_weights),
-        )
-        train_and_record(trainer, info, recipe, start)
+        described = describe_rewards(script.reward_funcs, args.reward_weights)
+        train_and_record(trainer, start, recipe, script.dataset_name, model_args.model_name_or_path, described)
 
 
 if __name__ == "__main__":

@@ -55,10 +55,8 @@ from trainers.preferences.model import check_reward_adapters, load_reward_policy
 from trainers.report.fixed_samples import FixedSamples, chosen
 from trainers.report.preference_samples import preference_sample
 from trainers.report.publishing import PublishedRun
-from trainers.report.record import RunInfo
 from trainers.report.samples import SampleGroup, SampleLog, Source
 from trainers.run.console import say
-from trainers.run.machine import command_line
 from trainers.run.output_folder import own_folder
 from trainers.run.resuming import begin_run, hold_output, origin_of
 from trainers.run.script import readable_errors, train_and_record
@@ -504,15 +502,7 @@ def main(argv: list[str] | None = None) -> None:
         trainer.add_callback(trainer.fixed_samples())
 
         # Train, save, report
-        info = RunInfo(
-            method="Reward",
-            command=command_line(),
-            recipe=recipe.text,
-            dataset=script.dataset_name,
-            base_model=name,
-            kind="reward",
-        )
-        train_and_record(trainer, info, recipe, start)
+        train_and_record(trainer, start, recipe, script.dataset_name, name)
 
 
 if __name__ == "__main__":

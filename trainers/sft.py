@@ -37,10 +37,8 @@ from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.report.fixed_samples import FixedSamples, demonstration_samples, held_out_rows
 from trainers.report.publishing import PublishedRun
-from trainers.report.record import RunInfo
 from trainers.report.samples import SampleLog, Source
 from trainers.run.console import say
-from trainers.run.machine import command_line
 from trainers.run.resuming import begin_run, hold_output
 from trainers.run.script import load_rows_and_held_out, readable_errors, train_and_record
 from trainers.setup.adapter_targets import check_adapters
@@ -277,14 +275,7 @@ def main(argv: list[str] | None = None) -> None:
         )
 
         # Train, save, report
-        info = RunInfo(
-            method="SFT",
-            command=command_line(),
-            recipe=recipe.text,
-            dataset=script.dataset_name,
-            base_model=model_args.model_name_or_path,
-        )
-        train_and_record(trainer, info, recipe, start)
+        train_and_record(trainer, start, recipe, script.dataset_name, model_args.model_name_or_path)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ from trainers.groups.selectors import selector_spec
 from trainers.groups.vlm_policy import VLMPolicy
 from trainers.losses import groups_without_contrast
 from trainers.mixins.enough_rows import check_enough_rows
-from trainers.report.record import RunInfo
 from trainers.report.samples import SampleLog
 from trainers.run.console import say
-from trainers.run.machine import command_line
 from trainers.run.resuming import begin_run
 from trainers.run.script import describe_rewards, train_and_record
 from trainers.setup.adapter_targets import check_adapters
@@ -205,13 +203,5 @@ def train_on_groups(
 
     # Train, save, report
     rewards = describe_rewards(script.reward_funcs, script.reward_weights) if script.reward_funcs else []
-    info = RunInfo(
-        method=method,
-        command=command_line(),
-        recipe=recipe.text,
-        dataset=script.dataset_name,
-        base_model=spec.base_model,
-        rewards=rewards or [script.reward_field or "reward, as stored"],
-        kind=script.policy,
-    )
-    train_and_record(trainer, info, recipe, start)
+    rewards = rewards or [script.reward_field or "reward, as stored"]
+    train_and_record(trainer, start, recipe, script.dataset_name, spec.base_model, rewards)

@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from data.cli.secrets import hide_in_arguments
 from trainers.report.publishing import ReportCallback, published_info, store_recipe
 from trainers.report.record import RunInfo
 from trainers.run.console import say, shorten_output
+from trainers.run.machine import command_line
 from trainers.run.origin import write_run
 from trainers.run.resuming import RunStart
 from trainers.setup.evaluation_rows import evaluation_rows, prompt_content
@@ -107,14 +107,29 @@ def load_rows_and_held_out(
     return *evaluation_rows(arguments, args.seed, rows, load, prompt_content), counts
 
 
-def train_and_record(trainer: Any, info: RunInfo, recipe: Recipe, start: RunStart) -> None:
-    """Trains, saves model, processor, recipe and report, and pushes them where the recipe says so."""
+def train_and_record(
+    trainer: Any, start: RunStart, recipe: Recipe, dataset: str, base_model: str, rewards: Sequence[str] = ()
+) -> None:
+    """Trains, saves model, processor, recipe and report, and pushes them where the recipe says so.
+
+    Args:
+        dataset, base_model, rewards: what the report says of them (`RunInfo`).
+    """
     args = trainer.args
     trainer.origin, trainer.found_whole = start.record, start.checkpoint
     hide_in_arguments(args)
     rows = {"training": trainer.train_dataset, "evaluation": trainer.eval_dataset}
-    counts = {name: len(found) for name, found in rows.items() if hasattr(found, "__len__")}
-    trainer.run_info = info = published_info(replace(info, rows=counts))
+    info = RunInfo(
+        method=start.record["method"],
+        command=command_line(),
+        recipe=recipe.text,
+        dataset=dataset,
+        base_model=base_model,
+        rewards=list(rewards),
+        kind=trainer.report_kind,
+        rows={name: len(found) for name, found in rows.items() if hasattr(found, "__len__")},
+    )
+    trainer.run_info = info = published_info(info)
     trainer.add_callback(ReportCallback(trainer))
     shorten_output(trainer)
     if trainer.is_world_process_zero():
