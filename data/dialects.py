@@ -105,16 +105,22 @@ def _stated_values(item: SourceItem) -> dict[str, str]:
     return {attribute: word for word in (*words, answer) for attribute, values in VALUES.items() if word in values}
 
 
-def find_scenes(items: Iterable[SourceItem]) -> list[Scene]:
-    """The open questions about images whose colour and shape their questions reveal."""
-    items = list(items)
+def shown_values(items: Iterable[SourceItem]) -> dict[str, dict[str, str]]:
+    """Image -> its color and shape, of those whose questions say both."""
     values: dict[str, dict[str, str]] = {}
     for item in items:
         values.setdefault(item.image, {}).update(_stated_values(item))
+    return {image: shown for image, shown in values.items() if len(shown) == len(VALUES)}
+
+
+def find_scenes(items: Iterable[SourceItem]) -> list[Scene]:
+    """The open questions about images whose colour and shape their questions reveal."""
+    items = list(items)
+    values = shown_values(items)
     scenes = []
     for item in items:
         dialect = find_dialect(item.question)
-        if dialect is not None and len(values[item.image]) == len(VALUES):
+        if dialect is not None and item.image in values:
             scenes.append(Scene(item.image, item.question, dialect, **values[item.image]))
     return scenes
 

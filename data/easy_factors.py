@@ -27,8 +27,9 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.processes import process_pool
 from data.cli.ranges import AT_LEAST_1
+from data.dialects import shown_values
 from data.factors import FactorAnnotation, parse_annotations
-from data.io.image_sources import EASY_VQA, EASY_VQA_COLORS, EASY_VQA_SHAPES, SourceItem, load_splits, readable_items
+from data.io.image_sources import EASY_VQA, SourceItem, load_splits, readable_items
 from data.io.images import open_image
 from data.io.output_folder import describe_sizes, write_split, writing
 from data.io.records import RecordError, atomic_write, base_folder, read_rows
@@ -132,18 +133,8 @@ def stated_attributes(items: list[SourceItem]) -> dict[str, tuple[str, str]]:
 
     "what color is the circle? red", "is there a red shape? yes" and "is there not a circle? no" state them.
     """
-    stated: dict[str, set[str]] = {}
-    for item in items:
-        words = set(item.question.rstrip("?").split())
-        negated = not words.isdisjoint(("no", "not"))
-        if negated == (item.answers[0] == "no"):
-            stated.setdefault(str(item.image), set()).update(words, item.answers)
-    found = {}
-    for image in sorted(stated):
-        shapes, colours = (sorted(stated[image].intersection(known)) for known in (EASY_VQA_SHAPES, EASY_VQA_COLORS))
-        if len(shapes) == len(colours) == 1:
-            found[image] = (shapes[0], colours[0])
-    return found
+    values = shown_values(items)
+    return {image: (values[image]["shape"], values[image]["color"]) for image in sorted(values)}
 
 
 def write_attributes(output_dir: Path, splits: dict[str, list[SourceItem]], sizes: dict, seed: int) -> None:
