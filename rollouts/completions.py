@@ -12,7 +12,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,42 +75,30 @@ def weighted_sum(scores: dict[str, float | None], weights: dict[str, float]) -> 
     return sum(present) if present else None
 
 
+@dataclass
 class CompletionMaker:
     """Completions of a batch of prompts with their scores, as rows of `data.candidate_groups`.
 
-    Args:
+    Attributes:
         model, processor: the VLM.
         rewards: score the completions.
         weights: of the rewards, by name.
         num_completions: for each prompt.
         seed: with the ids of a batch it decides what is sampled, whatever was sampled before.
-
-    Attributes:
         failures: rows that a reward could not score (`on_error: skip`).
     """
 
-    def __init__(
-        self,
-        model: Any,
-        processor: Any,
-        rewards: Sequence[GuardedReward],
-        weights: dict[str, float],
-        num_completions: int,
-        temperature: float,
-        max_new_tokens: int,
-        seed: int,
-    ):
-        from models.families.loading import pixel_bounds
-
-        self.model, self.processor = model, processor
-        self.rewards, self.weights = rewards, weights
-        self.num_completions = num_completions
-        self.temperature, self.max_new_tokens = temperature, max_new_tokens
-        self.seed = seed
-        self.bounds = pixel_bounds(processor)
-        self.failures: list[Failure] = []
-        self.scored = 0
-        self._failed: Counter[str] = Counter()
+    model: Any
+    processor: Any
+    rewards: Sequence[GuardedReward]
+    weights: dict[str, float]
+    num_completions: int
+    temperature: float
+    max_new_tokens: int
+    seed: int
+    failures: list[Failure] = field(default_factory=list, init=False)
+    _failed: Counter[str] = field(default_factory=Counter, init=False)
+    _scored: int = field(default=0, init=False)
 
     def groups(self, rows: Sequence[dict]) -> list[dict]:
         """A group for each row of `data.tasks.load_rows`."""
@@ -140,9 +128,11 @@ class CompletionMaker:
     def _generate(self, rows: Sequence[dict]) -> list[list[str]]:
         import torch
 
+        from models.families.loading import pixel_bounds
         from models.generation import generate
 
-        images = [[self.bounds.open(image) for image in row["images"]] for row in rows]
+        bounds = pixel_bounds(self.processor)
+        images = [[bounds.open(image) for image in row["images"]] for row in rows]
         torch.manual_seed(random.Random(f"{self.seed} {[row['id'] for row in rows]!r}").getrandbits(63))
         prompts = [row["prompt"] for row in rows]
         return generate(
@@ -164,8 +154,8 @@ class CompletionMaker:
         from rewards.scoring.rows import score_chunk
 
         scores, failures = score_chunk(self.rewards, rows)
-        self.scored += len(rows)
-        settle(self.rewards, failures, self._failed, self.scored)
+        self._scored += len(rows)
+        settle(self.rewards, failures, self._failed, self._scored)
         self.failures += failures
         return [{name: values[number] for name, values in scores.items()} for number in range(len(rows))]
 
