@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from data.candidates.embedding_table import EmbeddingTable
 from data.vqa import VqaRecord
@@ -107,8 +108,9 @@ class Evaluation:
             outcome.answers, outcome.accuracies = found, scored
         start = len(self.outcomes)
         for best, found, scored in zip(self.best_of, answers[start:], scores[start:], strict=True):
-            sizes = [len(row) for row in best.choices]
-            best.answers, best.accuracies = _rows(found, sizes), _rows(scored, sizes)
+            answers_left, scores_left = iter(found), iter(scored)
+            best.answers = [list(islice(answers_left, len(row))) for row in best.choices]
+            best.accuracies = [list(islice(scores_left, len(row))) for row in best.choices]
         self.counts = dict(book.counts)
 
     def _requests(self, pairs: Iterable[tuple[VqaRecord, Choice]]) -> list[InContextRequest]:
@@ -117,12 +119,3 @@ class Evaluation:
             InContextRequest(query, tuple(examples[item] for item in shown_order(choice, self.construct_order)))
             for query, choice in pairs
         ]
-
-
-def _rows(values: list, sizes: Sequence[int]) -> list[list]:
-    """A flat list as rows of these sizes."""
-    rows, start = [], 0
-    for size in sizes:
-        rows.append(values[start : start + size])
-        start += size
-    return rows

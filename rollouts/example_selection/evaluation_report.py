@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +38,8 @@ def gap_closed(values: list[float], low: list[float], high: list[float], seed: i
     return Interval(float(share), *(float(end) for end in np.quantile(shares, [0.025, 0.975])))
 
 
-def _figures(interval: Interval) -> dict[str, float]:
-    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
-
-
 def _accuracy(method: str, shots: int, values: list[float]) -> dict:
-    return {"method": method, "shots": shots, **_figures(bootstrap_mean(values)), "n": len(values)}
+    return {"method": method, "shots": shots, **asdict(bootstrap_mean(values)), "n": len(values)}
 
 
 def _comparisons(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
@@ -64,14 +61,14 @@ def summarise_evaluation(evaluation: Evaluation) -> dict:
             after = by_place.get((method, shots), by_place.get((method, 0)))
             before = by_place[against, shots]
             found = {"method": method, "against": against, "shots": shots}
-            differences.append({**found, **_figures(paired_difference(before, after)), "n": len(after)})
+            differences.append({**found, **asdict(paired_difference(before, after)), "n": len(after)})
     for best in evaluation.best_of:
         accuracy.append(_accuracy(best.name, best.shots, best.best))
         accuracy.append(_accuracy(f"{MEAN_OF}{best.count}", best.shots, best.mean))
         for (method, shots), values in by_place.items():
             if shots == best.shots:
                 share = gap_closed(values, best.mean, best.best)
-                figures = {"estimate": None} if share is None else _figures(share)
+                figures = {"estimate": None} if share is None else asdict(share)
                 gaps.append({"method": method, "shots": shots, **figures, "n": len(values)})
     return {
         "queries": len(evaluation.data.queries),
