@@ -26,16 +26,15 @@ class VLMPolicy:
     Args:
         processor: of the model.
         bounds: how images are resized.
-        sharing: whether each prompt goes through the model once for all its completions; by default where exact.
     """
 
     kind: ClassVar[Kind] = "vlm"
     mean_over_steps: ClassVar[bool] = True
 
-    def __init__(self, processor: Any, bounds: PixelBounds, sharing: SharedPrefix | None = None):
+    def __init__(self, processor: Any, bounds: PixelBounds):
         self.processor = processor
         self.bounds = bounds
-        self.sharing = sharing or SharedPrefix()
+        self.sharing = SharedPrefix()  # as the settings say, once they are known
 
     def check_settings(self, args: Any) -> None:
         check_policy_settings(self.kind, args)
@@ -107,13 +106,10 @@ class VLMPolicy:
         if "pixel_values" in prompts:
             batch |= {"pixel_values": prompts["pixel_values"], "image_grid_thw": prompts["image_grid_thw"]}
             counts = [len(pictures) for pictures in images]
-            patches = prompts["image_grid_thw"].prod(dim=1).tolist()
+            patches = prompts["image_grid_thw"].prod(dim=1).split(counts)
             batch["grid_rows"] = _repeated(counts, sizes)
             batch["image_counts"] = torch.tensor(counts)[group]
-            of_prompt = [
-                sum(patches[start : start + count]) for start, count in zip(_starts(counts), counts, strict=True)
-            ]
-            batch["pixel_rows"] = _repeated(of_prompt, sizes)
+            batch["pixel_rows"] = _repeated([int(of_prompt.sum()) for of_prompt in patches], sizes)
         return batch
 
     def group_log_probs(self, model: nn.Module, batch: Batch) -> GroupLogProbs:
@@ -156,11 +152,7 @@ class VLMPolicy:
         return log_probs * batch["completion_mask"]
 
 
-def _starts(counts: Sequence[int]) -> list[int]:
-    return [sum(counts[:place]) for place in range(len(counts))]
-
-
-def _repeated(counts: Sequence[int], times: Sequence[int]) -> torch.Tensor:
+def _repeated(counts: list[int], times: Sequence[int]) -> torch.Tensor:
     """Numbers of rows that come in runs of `counts`, each run so many times in a row."""
-    runs = [torch.arange(start, start + count) for start, count in zip(_starts(counts), counts, strict=True)]
+    runs = torch.arange(sum(counts)).split(counts)
     return torch.cat([run.repeat(time) for run, time in zip(runs, times, strict=True)])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -262,19 +263,14 @@ def preference_content(record: PreferenceRecord) -> tuple[str, Sequence[Any]]:
     return repr(record.query), record.images
 
 
-class _Lookup:
+def _look_up(batch: dict[str, list[int]], records: Sequence[PreferenceRecord]) -> dict[str, list[Any]]:
     """Transform of an index data set: the records themselves."""
-
-    def __init__(self, records: Sequence[PreferenceRecord]):
-        self.records = records
-
-    def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        return {"index": batch["index"], "record": [self.records[index] for index in batch["index"]]}
+    return {"index": batch["index"], "record": [records[index] for index in batch["index"]]}
 
 
 def preference_dataset(records: Sequence[PreferenceRecord]) -> Dataset:
     """A data set for a trainer; images are opened when a batch is made."""
-    return Dataset.from_dict({"index": list(range(len(records)))}).with_transform(_Lookup(records))
+    return Dataset.from_dict({"index": list(range(len(records)))}).with_transform(partial(_look_up, records=records))
 
 
 def examples(records: Sequence[PreferenceRecord], grouped: bool) -> list[PreferenceRecord]:
