@@ -300,31 +300,18 @@ class _RewardModel:
 
 
 def _names(images: Sequence[ImageSource]) -> list[str]:
-    """Equal for the same objects or paths."""
-    return [str(image) if isinstance(image, str | Path) else str(id(image)) for image in images]
-
-
-def _same_images(first: Sequence[ImageSource], second: Sequence[ImageSource]) -> bool:
-    """Whether they are the same objects or paths; pixels are not compared."""
-    pairs = zip(first, second, strict=False)
-    return len(first) == len(second) and all(
-        one is other or (isinstance(one, str | Path) and one == other) for one, other in pairs
-    )
+    """Equal for the same objects or paths; pixels are not compared."""
+    return [repr(str(image)) if isinstance(image, str | Path) else str(id(image)) for image in images]
 
 
 def _rows_by_prompt(
     rows: Sequence[int], prompts: Sequence[Prompt], images: Sequence[Sequence[ImageSource]]
 ) -> list[list[int]]:
     """Rows that share prompt and images together, so that the vision tower sees these once."""
-    found: list[list[int]] = []
+    found: dict[tuple[str, ...], list[int]] = {}
     for row in rows:
-        for group in found:
-            if _same_images(images[group[0]], images[row]) and prompts[group[0]] == prompts[row]:
-                group.append(row)
-                break
-        else:
-            found.append([row])
-    return found
+        found.setdefault((repr(prompts[row]), *_names(images[row])), []).append(row)
+    return list(found.values())
 
 
 class Qwen2VLForRewardModel(_RewardModel, Qwen2VLPreTrainedModel):
