@@ -213,7 +213,7 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
         if self._reference is None:
             self._reference = self._start_of_stage()
         elif number != self._old_round:
-            self._old = self._score_all(self.model_wrapped, self.train_dataset.items, "old policy")
+            self._old = self._score_all(self.model_wrapped, self.train_dataset, "old policy")
         self._old_round = number
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -224,7 +224,7 @@ class OfflineGRPOTrainer(AdaptiveKL, RCETrainer):
 
     def _start_of_stage(self) -> StoredLogProbs:
         """Scores everything under the policy that training starts from, and under the reference if it is another."""
-        items = [*self.train_dataset.items, *(self.eval_dataset.items if self.eval_dataset is not None else ())]
+        items = [*self.train_dataset, *(self.eval_dataset or ())]
         start = self._score_all(self.model_wrapped, items, "policy at the start")
         self._old = StoredLogProbs(start.rows[: len(self.train_dataset)])
         if self.args.reference_model is None:

@@ -13,7 +13,6 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
     before_imports(__file__, "RCE", "GroupArguments", "RCEConfig", "ModelConfig")
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -89,19 +88,6 @@ class RCEConfig(GroupConfig):
     temperature_start: float = field(default=2.0, metadata={"help": "Temperature at the first optimizer step."})
     temperature_end: float = field(default=0.5, metadata={"help": "Temperature at the last one; linear in between."})
     top1: bool = field(default=False, metadata={"help": "Learn the best candidate of each group alone."})
-
-
-class PreparedGroups(torch.utils.data.Dataset):
-    """Groups as their policy looked them up, each with its row in the run's `RewardTable` as `index`."""
-
-    def __init__(self, items: Sequence[dict[str, Any]]):
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        return self.items[number]
 
 
 OWN_ARGUMENTS = {"data_collator", "compute_metrics"}
@@ -186,8 +172,8 @@ class RCETrainer(
             model,
             args=args,
             data_collator=policy.collate,
-            train_dataset=PreparedGroups(items[: len(train_groups)]),
-            eval_dataset=PreparedGroups(items[len(train_groups) :]) if eval_groups else None,
+            train_dataset=items[: len(train_groups)],
+            eval_dataset=items[len(train_groups) :] if eval_groups else None,
             processing_class=processing_class,
             compute_metrics=self._group_means,
             callbacks=callbacks,
@@ -197,7 +183,7 @@ class RCETrainer(
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Raises `TypeError` for groups that the trainer does not know."""
-        if not isinstance(eval_dataset, PreparedGroups | None):
+        if eval_dataset is not None and eval_dataset is not self.eval_dataset:
             found = f"found {eval_dataset!r:.80}"
             raise TypeError(f"evaluate: expected the groups that the trainer got as eval_dataset, {found}")
         return super().get_eval_dataloader(eval_dataset)
@@ -285,7 +271,7 @@ class RCETrainer(
     def fixed_samples(self) -> FixedSamples:
         """The same few groups at every sampled step, scored on the main process alone."""
         source: Source = "training data" if self.eval_dataset is None else "held out"
-        items = chosen((self.train_dataset if self.eval_dataset is None else self.eval_dataset).items, self.args.seed)
+        items = chosen(self.train_dataset if self.eval_dataset is None else self.eval_dataset, self.args.seed)
 
         def make(step: int) -> dict[Source, list[SampleGroup]]:
             batch = self._prepare_inputs(self.policy.collate(items))

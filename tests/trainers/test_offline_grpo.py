@@ -49,7 +49,7 @@ def test_the_policy_follows_the_advantages(make):
     before = values_of(trainer.model)
     trainer.train()
     assert all(not value.equal(before[name]) for name, value in trainer.model.named_parameters() if _moves(name))
-    scored = trainer._score_all(trainer.model, trainer.train_dataset.items, "test")
+    scored = trainer._score_all(trainer.model, trainer.train_dataset, "test")
     gains = []
     for row, (now, then) in enumerate(zip(scored.rows, trainer._reference.rows, strict=True)):
         size = len(now)
@@ -77,7 +77,7 @@ def test_dropout_is_off_in_training_and_stays_in_the_configuration(make_selector
     from peft import LoraConfig, get_peft_model
 
     trainer = make_selector_trainer(OfflineGRPOTrainer, OfflineGRPOConfig, selector={"dropout": 0.5})
-    batch = trainer.policy.collate(trainer.train_dataset.items)
+    batch = trainer.policy.collate(trainer.train_dataset)
     inputs = {name: value for name, value in batch.items() if name != "index"}
     selector = trainer.model
     assert selector.train()(**inputs).log_probs.equal(selector.eval()(**inputs).log_probs)
@@ -119,7 +119,7 @@ def test_the_kl_can_be_taken_to_another_model(make_selector_trainer, tmp_path):
         OfflineGRPOTrainer, OfflineGRPOConfig, max_steps=1, per_device_train_batch_size=64, reference_model="somewhere"
     )
     trainer._load_reference = {"somewhere": other}.get
-    batch = trainer.policy.collate(trainer.train_dataset.items)
+    batch = trainer.policy.collate(trainer.train_dataset)
     with torch.no_grad():
         now = trainer.policy.group_log_probs(trainer.model.eval(), batch)
         there = trainer.policy.group_log_probs(other, batch)
@@ -138,7 +138,7 @@ def test_an_evaluation_measures_kl_and_ratio_to_the_reference(make_selector_trai
     trainer = make_selector_trainer(OfflineGRPOTrainer, OfflineGRPOConfig, **settings)
     before = trainer.evaluate()
     assert (before["eval_kl"], before["eval_ratio"]) == pytest.approx((0, 1), abs=1e-6)
-    batch = trainer.policy.collate(trainer.eval_dataset.items)
+    batch = trainer.policy.collate(trainer.eval_dataset)
     start = trainer.policy.group_log_probs(trainer.model.eval(), batch).log_probs.sum(dim=2).detach()
     trainer.train()
     now = trainer.policy.group_log_probs(trainer.model.eval(), batch)

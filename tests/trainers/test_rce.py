@@ -82,7 +82,7 @@ def test_the_loss_of_a_step_is_rce_of_its_groups(make_selector_trainer):
     trainer = make_selector_trainer(
         RCETrainer, RCEConfig, groups=groups, per_device_train_batch_size=len(groups), max_steps=2, learning_rate=0.0
     )
-    scored = trainer.policy.group_log_probs(trainer.model, trainer.policy.collate(trainer.train_dataset.items))
+    scored = trainer.policy.group_log_probs(trainer.model, trainer.policy.collate(trainer.train_dataset))
     trainer.train()
     total = scored.cross_entropy.sum(dim=2)
     table = trainer.groups
@@ -130,7 +130,7 @@ def test_one_candidate_a_group_is_supervised_cross_entropy(make_selector_trainer
     settings = {"groups": groups, "per_device_train_batch_size": len(groups), "max_steps": 1}
     rce = make_selector_trainer(RCETrainer, RCEConfig, **settings)
     sft = make_selector_trainer(SelectorSFTTrainer, SelectorSFTConfig, **settings)
-    batch = rce.policy.collate(rce.train_dataset.items)
+    batch = rce.policy.collate(rce.train_dataset)
     inputs = {name: value for name, value in batch.items() if name != "index"}
     logits = rce.model(**inputs, return_logits=True).logits[:, 0]  # (B, T, K)
     labels = batch["pointers"][:, 0].masked_fill(batch["pointers"][:, 0] < 0, -100)
@@ -145,7 +145,7 @@ def test_one_completion_of_a_vlm_is_supervised_cross_entropy(make_vlm_trainer):
     group = make_vlm_trainer(RCETrainer, RCEConfig).train_groups[0]
     assert len(group.candidates) == 1
     trainer = make_vlm_trainer(RCETrainer, RCEConfig, groups=[group], per_device_train_batch_size=1, max_steps=1)
-    batch = trainer.policy.collate(trainer.train_dataset.items)
+    batch = trainer.policy.collate(trainer.train_dataset)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
     inputs |= {name: batch[name] for name in ("pixel_values", "image_grid_thw")}
     labels = batch["input_ids"].clone()
@@ -161,7 +161,7 @@ def test_the_warm_start_learns_the_best_beams_alone(make_selector_trainer):
         trainer = make_selector_trainer(
             SelectorSFTTrainer, SelectorSFTConfig, groups=groups, best_beams=best, per_device_train_batch_size=64
         )
-        scored = trainer.policy.group_log_probs(trainer.model, trainer.policy.collate(trainer.train_dataset.items))
+        scored = trainer.policy.group_log_probs(trainer.model, trainer.policy.collate(trainer.train_dataset))
         each = scored.cross_entropy.sum(dim=2).tolist()
         expected = []
         for row, group in enumerate(groups):
@@ -194,7 +194,7 @@ def test_evaluation_by_hand(make_selector_trainer, pointer_groups):
     trainer = make_selector_trainer(RCETrainer, RCEConfig, eval_groups=eval_groups, per_device_eval_batch_size=5)
     figures = trainer.evaluate()
     trainer.model.eval()
-    items = trainer.eval_dataset.items
+    items = trainer.eval_dataset
     with torch.no_grad():
         scored = trainer.policy.group_log_probs(trainer.model, trainer.policy.collate(items))
     accuracies, expectations, losses = [], [], []

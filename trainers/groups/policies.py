@@ -117,7 +117,7 @@ class PolicySpec:
 
 
 def prepare_groups(policy: GroupPolicy, groups: Sequence[StoredGroup]) -> list[dict[str, Any]]:
-    """What the policy needs of each group.
+    """What the policy needs of each group, and its place among them as `index`.
 
     Raises:
         RecordError: lists the problems of all groups.
