@@ -3,7 +3,6 @@
 vlm-posttrain env
 """
 
-import importlib.metadata
 import os
 import platform
 import sys
@@ -14,7 +13,7 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.package_files import ROOT
 from data.cli.secrets import without_secrets
-from trainers.run.machine import cpu_name, usable_cores, versions
+from trainers.run.machine import MISSING, cpu_name, usable_cores, versions
 
 OPTIONAL = {
     "vllm": "rollouts at scale: use_vllm",
@@ -38,24 +37,13 @@ VARIABLES = (
 )
 
 
-def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _memory() -> str:
-    import psutil
-
-    return f"{psutil.virtual_memory().total / 1e9:.0f} GB"
-
-
 def _devices() -> Iterator[tuple[str, str]]:
     """The accelerators that torch sees, and the CPU."""
+    import psutil
     import torch
 
-    yield "CPU", f"{cpu_name()}, {usable_cores()} cores, {_memory()} of memory"
+    memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
+    yield "CPU", f"{cpu_name()}, {usable_cores()} cores, {memory} of memory"
     kind = torch.accelerator.current_accelerator()
     if kind is None or not torch.accelerator.is_available():
         yield "accelerator", "none that torch can use"
@@ -74,8 +62,9 @@ def described() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     system = [("Python", f"{platform.python_version()} ({sys.executable})"), ("system", platform.platform())]
     yield "Versions", [*versions().items(), ("code", str(ROOT)), *system]
     yield "Devices", [*_devices()]
-    found = {package: _installed(package) for package in OPTIONAL}
-    yield "Optional", [(name, found[name] or f"not installed ({use})") for name, use in OPTIONAL.items()]
+    found = versions(OPTIONAL)
+    missing = {name: f"{MISSING} ({use})" for name, use in OPTIONAL.items() if found[name] == MISSING}
+    yield "Optional", [*(found | missing).items()]
     yield "Variables", [(name, without_secrets(os.environ[name])) for name in VARIABLES if name in os.environ]
 
 

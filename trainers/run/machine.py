@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ from data.cli.help import NAME
 from data.cli.secrets import command_without_secrets
 
 PACKAGES = ("vlm-posttrain", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed")
+MISSING = "not installed"
+"""Stands in place of a version."""
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide what a run does."""
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Versions of packages, by default of those that decide what a run does."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
+            found[package] = MISSING
     return found
 
 
