@@ -15,23 +15,8 @@ from trainers.setup.model import DEFAULT_REVISION, base_of_adapters, hub_argumen
 from trainers.setup.recipe_keys import closest_key
 from trainers.setup.recipes import DataArguments, RecipeError
 
-TRACKERS = {
-    "azure_ml": "azureml",
-    "clearml": "clearml",
-    "codecarbon": "codecarbon",
-    "comet_ml": "comet_ml",
-    "dagshub": "dagshub",
-    "dvclive": "dvclive",
-    "flyte": "flytekit",
-    "kubeflow": None,
-    "mlflow": "mlflow",
-    "neptune": "neptune",
-    "swanlab": "swanlab",
-    "tensorboard": "tensorboard",
-    "trackio": "trackio",
-    "wandb": "wandb",
-}
-"""Values of `report_to`, and the module that each needs (transformers.integrations.integration_utils)."""
+TRACKERS = {"azure_ml": "azureml", "flyte": "flytekit", "kubeflow": None}
+"""Values of `report_to` whose module has another name, or that need none (transformers' integration_utils)."""
 OPTIMIZERS = {
     "galore": "galore_torch",
     "lomo": "lomo_optim",
@@ -52,11 +37,8 @@ ATTENTION = {
     "flash_attention_2": "flash_attn",
     "flash_attention_3": "flash_attn_interface",
     "flash_attention_4": "flash_attn",
-    "sdpa": None,
-    "eager": None,
-    "flex_attention": None,
 }
-"""Values of `attn_implementation`, beside kernels of the Hub (`owner/name`), and the module that each needs."""
+"""Values of `attn_implementation` that need a module, beside kernels of the Hub (`owner/name`)."""
 DISTRIBUTIONS = {
     "apollo_torch": "apollo-torch",
     "azureml": "azureml-core",
@@ -128,8 +110,9 @@ def check_packages(args: Any, model_args: Any) -> None:
 def _needed(args: Any, model_args: Any) -> Iterator[tuple[str, Any, str]]:
     """(key, its value, module) of everything that a set-up needs."""
     for tracker in _trackers(args.report_to):
-        if TRACKERS.get(tracker) is not None and not (tracker == "tensorboard" and is_installed("tensorboardX")):
-            yield "report_to", tracker, TRACKERS[tracker]
+        module = TRACKERS.get(tracker, tracker)
+        if module is not None and not (tracker == "tensorboard" and is_installed("tensorboardX")):
+            yield "report_to", tracker, module
     if getattr(args, "use_vllm", False):
         yield "use_vllm", "true", "vllm"
     if args.use_liger_kernel:

@@ -119,10 +119,7 @@ def _training_activations(config, load: MemoryDemand, parameters: Parameters) ->
     tokens = load.rows * (load.prompt_tokens + load.completion_tokens)
     width = BYTES[load.dtype]
     layer = (LAYER_HIDDEN * text.hidden_size + LAYER_INTERMEDIATE * text.intermediate_size) * tokens * width
-    kept_layers = 1 if load.checkpointing else 0
-    kept = text.hidden_size * tokens * width * text.num_hidden_layers
-    if not kept_layers:
-        kept = layer * text.num_hidden_layers
+    kept = (text.hidden_size * tokens * width if load.checkpointing else layer) * text.num_hidden_layers
     vision_width = getattr(vision, "embed_dim", None) or vision.hidden_size
     patches = load.rows * load.patches
     vision_kept = 0 if load.freeze_vision else patches * vision_width * width * vision.depth

@@ -43,6 +43,7 @@ MAPPINGS_OR_FILES = ("accelerator_config", "fsdp_config")
 """Settings that are a mapping, or the name of a file with one."""
 
 
+_type_hints = cache(get_type_hints)
 PORT = Range(1, 65_535)
 RANGES = {
     # transformers.TrainingArguments
@@ -221,7 +222,7 @@ def check_settings(settings: Any) -> None:
     Raises:
         ValueError: names the first one that is wrong, what was expected and what was found.
     """
-    annotations = _annotations(type(settings))
+    annotations = _type_hints(type(settings))
     for item in fields(settings):
         annotation = item.metadata.get("type", annotations[item.name])
         value = getattr(settings, item.name)
@@ -254,11 +255,6 @@ def _problem_of_type(value: Any, annotation: Any) -> str | None:
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
-
-
-@cache
-def _annotations(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
 
 
 def _shown(choice: Any) -> str:
