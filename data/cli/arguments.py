@@ -31,6 +31,7 @@ ALL = -1
 UNNAMED = ""
 """Among the old names of an option: it was given without one."""
 _TRUTH = {"true": True, "false": False}
+_NUMBERS = {int: "a whole number", float: "a number"}
 Arguments = TypeVar("Arguments")
 
 
@@ -236,16 +237,11 @@ class Option:
             raise UserError(str(error), f"--{self.name}") from error
 
     def _typed(self, text: str) -> Any:
-        if self.of_one is int:
+        if self.of_one in _NUMBERS:
             try:
-                return int(text)
+                return self.of_one(text)
             except ValueError as error:
-                raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}") from error
-        if self.of_one is float:
-            try:
-                return float(text)
-            except ValueError as error:
-                raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from error
+                raise argparse.ArgumentTypeError(f"expected {_NUMBERS[self.of_one]}, found {text!r}") from error
         if self.of_one is bool:
             if text.lower() not in _TRUTH:
                 raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")

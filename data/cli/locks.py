@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -107,14 +107,6 @@ def _make_folder(folder: Path) -> list[Path]:
     return missing
 
 
-def _remove_if_empty(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-
-
 @contextmanager
 def locked(output: str | Path) -> Iterator[None]:
     """Keeps other programs from writing to a file or folder.
@@ -133,7 +125,9 @@ def locked(output: str | Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-            _remove_if_empty(made)
+            with suppress(OSError):  # something else is in it by now
+                for folder in made:
+                    folder.rmdir()
 
 
 @contextmanager

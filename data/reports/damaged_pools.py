@@ -13,7 +13,7 @@ from data.io.image_sources import SourceItem
 from data.io.images import open_image
 from data.reports.aspects import Aspect, aspects_of, remarkable_ids, stands_out
 from data.reports.damage import DAMAGES, Damage, Draft
-from data.reports.measurements import HEALTHY_RESOLUTION, Measurement, measure_image, measure_items
+from data.reports.measurements import HEALTHY_RESOLUTION, Measurement, measure_file, measure_image, measure_items
 from data.reports.pool import Item
 
 ATTEMPTS = 200
@@ -42,9 +42,7 @@ class DamagedPool:
     damage_of: dict[int, str]  # position -> name of the damage
 
 
-@functools.lru_cache(maxsize=8192)
-def _figures_of_path(path: str) -> dict:
-    return measure_image(open_image(path))
+_figures_of_path = functools.lru_cache(maxsize=8192)(measure_file)
 
 
 def _measure_source(source: SourceItem) -> Measured:

@@ -160,15 +160,16 @@ def measure_image(image: Image.Image) -> dict:
     }
 
 
-def _measure_file(path: str) -> dict:
+def measure_file(path: str) -> dict:
+    """`measure_image` of a file."""
     return measure_image(open_image(path))
 
 
 def _measure_files(paths: list[str], workers: int) -> list[dict]:
     if workers == 1:
-        return [_measure_file(path) for path in paths]
+        return [measure_file(path) for path in paths]
     with process_pool(workers) as processes:
-        return list(processes.map(_measure_file, paths, chunksize=16))
+        return list(processes.map(measure_file, paths, chunksize=16))
 
 
 def check_pool_images(pool: Pool) -> None:
