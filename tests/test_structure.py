@@ -144,6 +144,8 @@ TESTED_IN = {
     "trainers/setup/setting_rules.py": "cases/trainers/test_setting_types.py",
     "vlm_posttrain/accelerate_process.py": "vlm_posttrain/test_launch.py",
     "vlm_posttrain/import_path.py": "vlm_posttrain/test_commands.py",
+    "trainers/vllm/checks.py": "cases/trainers/test_vllm.py",
+    "trainers/vllm/versions.py": "cases/trainers/test_vllm.py",
 }
 """Modules without a test file of their name, and the test, below `tests/`, that covers each."""
 

@@ -60,6 +60,7 @@ from trainers.setup.model_settings import check_model_settings
 from trainers.setup.recipes import DataArguments, parse_entries, parse_recipe
 from trainers.setup.task_data import TokenCounts, rollout_dataset, to_dataset
 from trainers.vllm.arguments import VLLMArguments
+from trainers.vllm.checks import check_vllm, check_vllm_model
 from trainers.vllm.rollouts import VLLMRollouts
 
 _OTHER_TEXTS = ("completion", "chosen", "rejected", "messages")
@@ -352,6 +353,7 @@ def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = parse_recipe((GRPOScriptArguments, GRPOConfig, ModelConfig), argv)
         check_set_up("GRPO", script, args, model_args)
+        check_vllm(script, args, model_args)
         hold_output(script, args)
 
         # Rewards
@@ -367,6 +369,7 @@ def main(argv: list[str] | None = None) -> None:
         check_enough_rows(len(train_rows), args, script.dataset_name)
         check_columns(rewards, train_rows, script.dataset_name)
         check_columns(rewards, eval_rows or [], script.dataset_name)
+        check_vllm_model(args, model_args, model, counts, [*train_rows, *(eval_rows or [])])
         if counts is not None:
             say_estimate(model.config, _load(script, args, model_args, counts))
         if script.validate_only:

@@ -14,6 +14,7 @@ from trainers.setup.evaluation_rows import check_evaluation
 from trainers.setup.model import DEFAULT_REVISION, base_of_adapters, hub_arguments
 from trainers.setup.recipe_keys import closest_key
 from trainers.setup.recipes import DataArguments, RecipeError
+from trainers.vllm.versions import INSTALL, check_versions
 
 TRACKERS = {"azure_ml": "azureml", "flyte": "flytekit", "kubeflow": None}
 """Values of `report_to` whose module has another name, or that need none (transformers' integration_utils)."""
@@ -90,7 +91,10 @@ def check_set_up(method: str, script: DataArguments, args: Any, model_args: Any)
     if method == "SFT":
         check_prompts_with_completions(args)
     if method == "GRPO":
-        check_vllm_revision(args, model_args)
+        if args.use_vllm:
+            check_versions()
+            check_weights_can_be_sent(model_args)
+            check_vllm_revision(args, model_args)
         check_weights(script.reward_funcs, args.reward_weights)
     check_evaluation(script, method == "factors" or args.eval_strategy != "no")
     check_metric(method, script, args)
@@ -104,7 +108,8 @@ def check_packages(args: Any, model_args: Any) -> None:
     for key, value, module in _needed(args, model_args):
         if not is_installed(module):
             package = DISTRIBUTIONS.get(module, module)
-            raise RecipeError(f"{key}: {value} needs the package {package}, which is not installed")
+            how = f"; in an environment of its own: {INSTALL}" if module == "vllm" else ""
+            raise RecipeError(f"{key}: {value} needs the package {package}, which is not installed{how}")
 
 
 def _needed(args: Any, model_args: Any) -> Iterator[tuple[str, Any, str]]:
@@ -201,7 +206,7 @@ def check_checkpoint(folder: Path) -> None:
 
 def check_vllm_revision(args: Any, model_args: Any) -> None:
     """Raises `RecipeError` where TRL would start vLLM, which it tells no revision, on another one than the model's."""
-    if not args.use_vllm or args.vllm_mode != "colocate":
+    if args.vllm_mode != "colocate":
         return
     name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
     base = base_of_adapters(name, hub)
@@ -211,6 +216,16 @@ def check_vllm_revision(args: Any, model_args: Any) -> None:
             f"vllm_mode: colocate starts vLLM on the main branch of {name}, not on revision '{revision}'; take a "
             f"folder with it (hf download {name} --revision {revision} --local-dir FOLDER), or vllm_mode: server"
         )
+
+
+def check_weights_can_be_sent(model_args: Any) -> None:
+    """Raises `RecipeError` for weights that vLLM could not be given after an update."""
+    for key in ("load_in_4bit", "load_in_8bit"):
+        if getattr(model_args, key):
+            raise RecipeError(
+                f"{key}: true with use_vllm: true: TRL sends vLLM the weights as they are stored, and vLLM cannot be "
+                "given quantised ones; expected use_peft: true on weights of dtype: bfloat16, or use_vllm: false"
+            )
 
 
 # -- keys that need, or exclude, each other ---------------------------------------------------------------------------

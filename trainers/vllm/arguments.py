@@ -32,6 +32,8 @@ FIXED = {
     "language_model_only": "the model would not see the images",
 }
 """Options of the engine that no recipe sets -> why."""
+COMPLETED = ("limit_mm_per_prompt", "mm_processor_kwargs")
+"""Options of the engine that are mappings: what a recipe leaves out of them comes from model and data."""
 OF_IMAGE_SIZES = ("min_pixels", "max_pixels", "size")
 """Keys of `mm_processor_kwargs` that are the recipe's own: both sides must resize alike."""
 
@@ -57,29 +59,25 @@ class VLLMArguments:
 
 
 def check_who_sets(args: Any) -> None:
-    """Raises `RecipeError` for options of an engine that is not there, is a server's, or that others set."""
+    """Raises `RecipeError` for options of the engine that others set, or that are a server's."""
     given = args.vllm_kwargs
     if not isinstance(given, Mapping):
         raise RecipeError(f"vllm_kwargs: expected a mapping, found {given!r}")
-    if not given:
-        return
-    if not args.use_vllm:
-        raise RecipeError(
-            "vllm_kwargs: only vLLM reads it, and use_vllm is false; set use_vllm: true, or leave it out"
-        )
     for key in given:
         if key in SET_ELSEWHERE:
             raise RecipeError(f"vllm_kwargs: {key}: the trainer sets it; set {SET_ELSEWHERE[key]} in its place")
         if key in FIXED:
             raise RecipeError(f"vllm_kwargs: {key}: cannot be set, because {FIXED[key]}")
-    sizes = given.get("mm_processor_kwargs") or {}
-    for key in sizes if isinstance(sizes, Mapping) else ():
+    for name in COMPLETED:
+        if not isinstance(given.get(name, {}), Mapping):
+            raise RecipeError(f"vllm_kwargs: {name}: expected a mapping, found {given[name]!r}")
+    for key in given.get("mm_processor_kwargs", {}):
         if key in OF_IMAGE_SIZES:
             raise RecipeError(
                 f"vllm_kwargs: mm_processor_kwargs: {key}: rollout and update must see images of one size; set "
                 "min_pixels and max_pixels of the recipe, which reach both"
             )
-    if args.vllm_mode == "server":
+    if given and args.use_vllm and args.vllm_mode == "server":
         raise RecipeError(
             "vllm_kwargs: with vllm_mode: server the engine is the server's; leave it out, and start the server with "
             + server_flags(given)

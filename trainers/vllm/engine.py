@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import ProcessorMixin
 
 from trainers.setup.task_data import RowLoader
+from trainers.vllm.arguments import COMPLETED
 
 AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 """Setting of the trainer -> the precision that it computes in, whatever its weights are kept in."""
@@ -30,7 +31,7 @@ def engine_settings(
         most = {} if images is None else {"image": images}
         settings["limit_mm_per_prompt"] = {**most, "video": 0}
         settings["mm_processor_kwargs"] = image_sizes(processor)
-    for name in ("limit_mm_per_prompt", "mm_processor_kwargs"):  # what is not said of these stays
+    for name in COMPLETED:
         given[name] = {**settings.get(name, {}), **given.get(name, {})}
     return {name: value for name, value in {**settings, **given}.items() if value != {}}
 

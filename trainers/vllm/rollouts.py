@@ -8,6 +8,7 @@ from trl.generation import vllm_generation
 
 from trainers.vllm.engine import engine_settings, most_images
 from trainers.vllm.prompts import ExpandedPrompts
+from trainers.vllm.server import check_server
 
 
 def engine_class(processor: Any) -> type:
@@ -38,10 +39,15 @@ class VLLMRollouts:
     def __init__(self, *args: Any, **kwargs: Any):
         with engines_made_by(self._make_engine):
             super().__init__(*args, **kwargs)
+        if self.use_vllm and self.vllm_mode == "server" and self.accelerator.is_main_process:
+            client = self.vllm_generation.vllm_client
+            check_server(client.base_url, client.get_server_info(), self._engine_settings())
 
     def _make_engine(self, **given: Any) -> Any:
         """The engine of TRL's arguments, when model, data and processor are at hand."""
-        model, processor = self.accelerator.unwrap_model(self.model), self.processing_class
+        return engine_class(self.processing_class)(**{**given, **self._engine_settings()})
+
+    def _engine_settings(self) -> dict[str, Any]:
+        weights = self.accelerator.unwrap_model(self.model).dtype
         images = most_images([self.train_dataset, self.eval_dataset])
-        settings = engine_settings(self.args, model.dtype, processor, images)
-        return engine_class(processor)(**{**given, **settings})
+        return engine_settings(self.args, weights, self.processing_class, images)

@@ -35,9 +35,8 @@ def test_what_others_set_is_refused(tmp_path, given, expected):
         config(tmp_path, given)
 
 
-def test_an_engine_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="vllm_kwargs: only vLLM reads it, and use_vllm is false"):
-        config(tmp_path, {"dtype": "float16"}, use_vllm=False)
+def test_without_vllm_they_wait_as_all_its_settings_do(tmp_path):
+    assert config(tmp_path, {"dtype": "float16"}, use_vllm=False).vllm_kwargs == {"dtype": "float16"}
 
 
 def test_the_engine_of_a_server_is_its_own(tmp_path):

@@ -12,6 +12,7 @@ from models.families.loading import load_processor
 from trainers.grpo import GRPOTrainer
 from trainers.vllm import rollouts
 from trainers.vllm.rollouts import VLLMRollouts, engines_made_by
+from trainers.vllm.server import ServerMismatch
 
 
 class Engine:
@@ -20,15 +21,19 @@ class Engine:
 
 
 class Library:
-    """As `trl.GRPOTrainer`: has model, data and processor, then makes its engine."""
+    """As `trl.GRPOTrainer`: has model, data and processor, then makes its engine or asks its server."""
 
-    def __init__(self, processor):
-        self.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+    def __init__(self, processor, vllm_mode="colocate", info=None):
+        self.use_vllm, self.vllm_mode = True, vllm_mode
+        client = SimpleNamespace(base_url="http://here", get_server_info=lambda: info)
+        self.vllm_generation = SimpleNamespace(vllm_client=client)
+        self.accelerator = SimpleNamespace(unwrap_model=lambda model: model, is_main_process=True)
         self.model = SimpleNamespace(dtype=torch.float32)
         self.args = SimpleNamespace(vllm_kwargs={"enforce_eager": True}, bf16=False, fp16=False)
         self.processing_class, self.eval_dataset = processor, None
         self.train_dataset = Dataset.from_dict({"prompt": ["a"]})
-        self.llm = vllm_generation.LLM(model="somewhere", quantization=None)
+        if vllm_mode == "colocate":
+            self.llm = vllm_generation.LLM(model="somewhere", quantization=None)
 
 
 class Trainer(VLLMRollouts, Library):
@@ -49,6 +54,16 @@ def test_the_engine_has_arguments_of_both(library, tiny_model):
     assert given["enforce_eager"] is True
     assert given["mm_processor_kwargs"]["size"]["longest_edge"] == 1024
     assert vllm_generation.LLM is Engine  # as before
+
+
+def test_a_server_is_compared_with_the_trainer(library, tiny_model):
+    processor = load_processor(str(tiny_model), max_pixels=1024)
+    sizes = {"size": {"shortest_edge": processor.image_processor.size["shortest_edge"], "longest_edge": 1024}}
+    info = {"model_config": {"dtype": "torch.float32", "multimodal_config": {"mm_processor_kwargs": sizes}}}
+    Trainer(processor, "server", info)
+    info["model_config"]["dtype"] = "torch.float16"
+    with pytest.raises(ServerMismatch, match="dtype of the server at http://here is float16, of the trainer float32"):
+        Trainer(processor, "server", info)
 
 
 def test_afterwards_all_is_as_before_also_after_an_error(library):
