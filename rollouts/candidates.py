@@ -13,27 +13,28 @@ after it was stopped, it goes on; `accelerate launch` divides the queries among 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from data.candidates.embedding_table import table_path
 from data.cli.arguments import (
     OptionError,
     limit_option,
     option,
+    options_of,
     rows_file_option,
-    seed_option,
     skip_unreadable_option,
     split_option,
 )
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
-from data.cli.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, SHARE
+from data.cli.ranges import AT_LEAST_1, SHARE
 from data.io.digests import file_digest, rows_digest
 from data.io.records import RecordError
 from data.io.shards import KeptWorkArguments, ShardStore, end_processes, process_state
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from models.model_paths import model_option
+from rollouts.example_selection.proposal_settings import ProposalSettings
 from rollouts.frozen_vlm.arguments import VLMArguments
 
 VERSION = 1
@@ -50,12 +51,11 @@ def _data_digest(data: Any) -> str:
     )
 
 
-PROPOSAL_OPTIONS = ("num_beams", "temperatures", "num_samples", "num_retrieval", "num_random", "distinct", "seed")
 OTHER_OPTIONS = ("shots", "construct_order", "gt_prob", "relevance", "batch_size")
 
 
 @dataclass(kw_only=True)
-class CandidateArguments(VLMArguments, KeptWorkArguments):
+class CandidateArguments(ProposalSettings, VLMArguments, KeptWorkArguments):
     """Of what, how many and which candidates are made and kept."""
 
     dataset_name: str = option("the examples: VQA records, file or folder or Hub data set", old=("dataset",))
@@ -69,13 +69,6 @@ class CandidateArguments(VLMArguments, KeptWorkArguments):
     shots: tuple[int, ...] = option("numbers of examples, a group for each", (2,), within=AT_LEAST_1)
     selector: str | None = model_option("a model, the folder of a run, or a Hub id", None)
     beams: Path | None = option("candidate groups (or earlier beam JSON) whose pointers are taken too", None)
-    num_beams: int = option("of the selector", 5, within=AT_LEAST_0)
-    temperatures: tuple[float, ...] = option("of samples of the selector", (1.0, 1.3), within=ABOVE_0)
-    num_samples: int = option("of the selector, at each temperature", 2, within=AT_LEAST_0)
-    num_retrieval: int = option("sets with the largest summed cosine to the query", 5, within=AT_LEAST_0)
-    num_random: int = option("sets unlike all others", 1, within=AT_LEAST_0)
-    distinct: Literal["sets", "orders"] = option("what makes two candidates two", "sets")
-    seed: int = seed_option("of samples and random sets")
     gt_prob: bool = option("score also the probability of the right answers", False)
     relevance: bool = option("score also the likeness of answers to the right ones", False)
     balance: tuple[float, float] | None = option(
@@ -108,7 +101,7 @@ def _settings(
         "example_table": None if arguments.example_table is None else file_digest(table_path(arguments.example_table)),
         "beams": None if arguments.beams is None else file_digest(arguments.beams),
         "left_out": skipping.positions(),
-        **{name: getattr(arguments, name) for name in (*PROPOSAL_OPTIONS, *OTHER_OPTIONS)},
+        **{name: getattr(arguments, name) for name in (*options_of(ProposalSettings), *OTHER_OPTIONS)},
     }
 
 
@@ -142,7 +135,6 @@ def make_candidates(arguments: CandidateArguments) -> None:
         tables = load_tables(arguments.query_table, arguments.example_table, data)
     given = {} if arguments.beams is None else _load_given(arguments.beams, data, skipping)
 
-    from rollouts.example_selection.candidate_sets import ProposalSettings
     from rollouts.example_selection.scored_candidates import CandidateMaker
     from rollouts.example_selection.selection_methods import load_fitting_selector
     from rollouts.frozen_vlm.answers import open_answer_book
@@ -156,7 +148,7 @@ def make_candidates(arguments: CandidateArguments) -> None:
     maker = CandidateMaker(
         data,
         book,
-        ProposalSettings(**{name: getattr(arguments, name) for name in PROPOSAL_OPTIONS}),
+        arguments,
         arguments.shots,
         tables,
         selector,

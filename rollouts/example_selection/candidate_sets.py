@@ -13,8 +13,7 @@ import torch
 
 from data.reports.pool import ItemId
 from rollouts.example_selection.data import PoolBatch, cosines, most_similar_sets
-
-DISTINCT = ("sets", "orders")
+from rollouts.example_selection.proposal_settings import ProposalSettings
 
 Positions = tuple[int, ...]
 """Places in the query's pool, in the order of selection."""
@@ -33,38 +32,6 @@ class Proposal:
     pointer: Positions
     method: str
     about: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ProposalSettings:
-    """How many of which kind are made for a query.
-
-    Attributes:
-        num_beams: of the selector's beam search.
-        temperatures, num_samples: this many samples of the selector at each temperature.
-        num_retrieval: the sets with the largest summed cosine to the query.
-        num_random: drawn at random, each unlike all others as long as there are any.
-        distinct: two tuples are one candidate if they hold the same "sets" of examples, or only in the same "orders".
-        seed: of samples and random tuples.
-    """
-
-    num_beams: int = 5
-    temperatures: Sequence[float] = (1.0, 1.3)
-    num_samples: int = 2
-    num_retrieval: int = 5
-    num_random: int = 1
-    distinct: str = "sets"
-    seed: int = 0
-
-    def __post_init__(self):
-        counts = ("num_beams", "num_samples", "num_retrieval", "num_random")
-        for name in counts:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
-        if any(temperature <= 0 for temperature in self.temperatures):
-            raise ValueError(f"temperatures: expected numbers above 0, found {self.temperatures}")
-        if self.distinct not in DISTINCT:
-            raise ValueError(f"distinct: expected one of {', '.join(DISTINCT)}, found {self.distinct!r}")
 
 
 def distinct_key(pointer: Positions, distinct: str) -> Positions:

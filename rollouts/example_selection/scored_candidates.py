@@ -9,8 +9,9 @@ from data.io.records import RecordError
 from data.reports.pool import ItemId
 from data.vqa import VqaRecord
 from rewards.relevance import relevance
-from rollouts.example_selection.candidate_sets import Proposal, ProposalSettings, Proposer
+from rollouts.example_selection.candidate_sets import Proposal, Proposer
 from rollouts.example_selection.data import PoolBatch, SelectionData, pool_batch
+from rollouts.example_selection.proposal_settings import ProposalSettings
 from rollouts.frozen_vlm.answers import AnswerBook, accuracies
 from rollouts.frozen_vlm.engine import InContextRequest, shown_order
 

@@ -10,8 +10,9 @@ import torch
 
 from models.selectors.gpt2 import GPT2Selector, GPT2SelectorConfig
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
-from rollouts.example_selection.candidate_sets import Proposal, ProposalSettings, Proposer, distinct_key, random_tuples
+from rollouts.example_selection.candidate_sets import Proposal, Proposer, distinct_key, random_tuples
 from rollouts.example_selection.data import PoolBatch, cosines, most_similar_sets
+from rollouts.example_selection.proposal_settings import ProposalSettings
 
 WIDTH, EXAMPLES = 6, 15
 
@@ -160,16 +161,3 @@ def test_most_similar_sets_are_those_of_brute_force(size):
     for item in found:
         assert list(similarities[list(item)]) == sorted(similarities[list(item)], reverse=True)
     assert len(most_similar_sets(similarities, size, 1_000)) == math.comb(9, size)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_beams": -1}, "num_beams: expected 0 or more, found -1"),
-        ({"temperatures": [0.0]}, "temperatures: expected numbers above 0"),
-        ({"distinct": "bags"}, "distinct: expected one of sets, orders, found 'bags'"),
-    ],
-)
-def test_bad_settings(settings, message):
-    with pytest.raises(ValueError, match=message):
-        ProposalSettings(**settings)
