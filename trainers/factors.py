@@ -47,13 +47,12 @@ from trainers.mixins.image_bounds import SIZES, PixelArguments
 from trainers.mixins.non_finite import FiniteTraining
 from trainers.report.publishing import PublishedRun
 from trainers.run.console import say
-from trainers.run.resuming import begin_run, hold_output
-from trainers.run.script import readable_errors, train_and_record
-from trainers.setup.checks import check_set_up
+from trainers.run.resuming import begin_run
+from trainers.run.script import readable_errors, set_up, train_and_record
 from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.evaluation_rows import check_apart, evaluation_rows
 from trainers.setup.model import hub_arguments
-from trainers.setup.recipes import DataArguments, RecipeError, parse_mapping, parse_recipe
+from trainers.setup.recipes import DataArguments, RecipeError, parse_mapping
 from trainers.setup.zero_stage import leave_weights_whole
 
 RESULTS_FILE = "factor_results.json"
@@ -462,9 +461,9 @@ def _is_out_of_reach(error: BaseException | None) -> bool:
 
 def main(argv: list[str] | None = None) -> None:
     with readable_errors():
-        script, args, model_args, recipe = parse_recipe((FactorArguments, FactorTrainingConfig, ModelConfig), argv)
-        check_set_up("factors", script, args, model_args)
-        hold_output(script, args)
+        script, args, model_args, recipe = set_up(
+            "factors", (FactorArguments, FactorTrainingConfig, ModelConfig), argv
+        )
 
         # Data
         factors = load_factor_set(script.dataset_name)
@@ -481,9 +480,6 @@ def main(argv: list[str] | None = None) -> None:
             if not script.validate_only or not _is_out_of_reach(error.__cause__):
                 raise
             say(f"memory estimate: not possible, {model_args.model_name_or_path} cannot be reached from here")
-        if script.validate_only:
-            say("valid")
-            return
         splits = {"train": train_data, "evaluation": eval_data, **({"final": final_data[0]} if final_data else {})}
         rows = {name: data.records for name, data in splits.items()}
         start = begin_run("Factors", script, args, model_args, rows)

@@ -42,22 +42,17 @@ from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.report.fixed_samples import FixedSamples, chosen, held_out_rows, rollout_samples
 from trainers.report.publishing import PublishedRun
 from trainers.report.samples import SampleGroup, SampleLog, Source, right_answers
-from trainers.run.console import say
-from trainers.run.resuming import begin_run, hold_output
-from trainers.run.script import describe_rewards, load_rows_and_held_out, readable_errors, train_and_record
-from trainers.setup.adapter_targets import check_adapters
-from trainers.setup.checks import check_set_up
+from trainers.run.resuming import begin_run
+from trainers.run.script import describe_rewards, load_rows_and_held_out, readable_errors, set_up, train_and_record
 from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.memory import MemoryDemand, base_load, say_estimate
 from trainers.setup.model import (
     class_of_its_revision,
-    hub_arguments,
-    inspect_model,
     model_init_kwargs,
     policy_arguments,
 )
-from trainers.setup.model_settings import check_model_settings
-from trainers.setup.recipes import DataArguments, parse_entries, parse_recipe
+from trainers.setup.model_settings import checked_model
+from trainers.setup.recipes import DataArguments, parse_entries
 from trainers.setup.task_data import TokenCounts, rollout_dataset, to_dataset
 from trainers.vllm.arguments import VLLMArguments
 from trainers.vllm.checks import check_vllm, check_vllm_model
@@ -351,20 +346,14 @@ def _load(script: GRPOScriptArguments, args: GRPOConfig, model_args: ModelConfig
 
 def main(argv: list[str] | None = None) -> None:
     with readable_errors():
-        script, args, model_args, recipe = parse_recipe((GRPOScriptArguments, GRPOConfig, ModelConfig), argv)
-        check_set_up("GRPO", script, args, model_args)
+        script, args, model_args, recipe = set_up("GRPO", (GRPOScriptArguments, GRPOConfig, ModelConfig), argv)
         check_vllm(script, args, model_args)
-        hold_output(script, args)
 
         # Rewards
         rewards = build_rewards(script.reward_funcs, script.agents)
 
         # Data
-        model = inspect_model(
-            model_args.model_name_or_path, args, not script.validate_only, hub_arguments(args, model_args)
-        )
-        check_model_settings(args, model)
-        check_adapters(model.config, args, model_args)
+        model = checked_model(script, args, model_args)
         train_rows, eval_rows, counts = load_rows_and_held_out(script, args, model)
         check_enough_rows(len(train_rows), args, script.dataset_name)
         check_columns(rewards, train_rows, script.dataset_name)
@@ -372,9 +361,6 @@ def main(argv: list[str] | None = None) -> None:
         check_vllm_model(args, model_args, model, counts, [*train_rows, *(eval_rows or [])])
         if counts is not None:
             say_estimate(model.config, _load(script, args, model_args, counts))
-        if script.validate_only:
-            say("valid")
-            return
         start = begin_run("GRPO", script, args, model_args, {"train": train_rows, "evaluation": eval_rows})
         if start is None:
             return

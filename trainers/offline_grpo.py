@@ -44,13 +44,11 @@ from trainers.mixins.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.mixins.image_bounds import hub_of
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.run.origin import changes, read_run
-from trainers.run.resuming import hold_output
-from trainers.run.script import readable_errors
+from trainers.run.script import readable_errors, set_up
 from trainers.schedules import Curriculum
-from trainers.setup.checks import check_set_up
 from trainers.setup.default_config import config_or_default
 from trainers.setup.model import init_kwargs
-from trainers.setup.recipes import RecipeError, parse_recipe
+from trainers.setup.recipes import RecipeError
 
 STORE_FILE = "log_probs.safetensors"
 DROPOUT_ATTRIBUTES = ("dropout", "attention_dropout", "dropout_p", "attn_dropout")
@@ -404,9 +402,9 @@ def main(argv: list[str] | None = None) -> None:
     from trainers.groups.run import reference_loader, train_on_groups
 
     with readable_errors():
-        script, args, model_args, recipe = parse_recipe((GroupArguments, OfflineGRPOConfig, ModelConfig), argv)
-        check_set_up("offline GRPO", script, args, model_args)
-        hold_output(script, args)
+        script, args, model_args, recipe = set_up(
+            "offline GRPO", (GroupArguments, OfflineGRPOConfig, ModelConfig), argv
+        )
         load_reference = reference_loader(script, args, model_args)
         train_on_groups(
             OfflineGRPOTrainer,

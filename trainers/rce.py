@@ -45,13 +45,11 @@ from trainers.report.fixed_samples import FixedSamples, chosen
 from trainers.report.group_samples import group_sample
 from trainers.report.publishing import PublishedRun
 from trainers.report.samples import SampleGroup, SampleLog, Source
-from trainers.run.resuming import hold_output
-from trainers.run.script import readable_errors
+from trainers.run.script import readable_errors, set_up
 from trainers.schedules import linear_temperature
-from trainers.setup.checks import check_set_up
 from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.model import init_kwargs
-from trainers.setup.recipes import RecipeError, parse_recipe
+from trainers.setup.recipes import RecipeError
 
 
 @dataclass
@@ -342,9 +340,7 @@ def main(argv: list[str] | None = None) -> None:
     from trainers.groups.run import train_on_groups
 
     with readable_errors():
-        script, args, model_args, recipe = parse_recipe((GroupArguments, RCEConfig, ModelConfig), argv)
-        check_set_up("RCE", script, args, model_args)
-        hold_output(script, args)
+        script, args, model_args, recipe = set_up("RCE", (GroupArguments, RCEConfig, ModelConfig), argv)
         train_on_groups(RCETrainer, "RCE", script, args, model_args, recipe)
 
 

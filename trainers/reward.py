@@ -14,7 +14,6 @@ if __name__ == "__main__":  # --help and most errors come before the heavy impor
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -56,21 +55,15 @@ from trainers.report.fixed_samples import FixedSamples, chosen
 from trainers.report.preference_samples import preference_sample
 from trainers.report.publishing import PublishedRun
 from trainers.report.samples import SampleGroup, SampleLog, Source
-from trainers.run.console import say
-from trainers.run.output_folder import own_folder
-from trainers.run.resuming import begin_run, hold_output, origin_of
-from trainers.run.script import readable_errors, train_and_record
-from trainers.setup.checks import check_set_up
+from trainers.run.resuming import begin_run
+from trainers.run.script import readable_errors, set_up, train_and_record
 from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.memory import base_load, say_estimate
 from trainers.setup.model import (
     ModelInfo,
-    hub_arguments,
     init_kwargs,
-    inspect_model,
 )
-from trainers.setup.model_settings import check_model_settings, use_chat_template
-from trainers.setup.recipes import parse_recipe
+from trainers.setup.model_settings import checked_model
 
 DEFAULT_BOUNDS = (-5.0, 5.0)
 
@@ -460,30 +453,18 @@ def say_memory(
 
 def main(argv: list[str] | None = None) -> None:
     with readable_errors():
-        script, args, model_args, recipe = parse_recipe((PreferenceArguments, RewardConfig, ModelConfig), argv)
-        check_set_up("reward", script, args, model_args)
-        hold_output(script, args)
+        script, args, model_args, recipe = set_up("reward", (PreferenceArguments, RewardConfig, ModelConfig), argv)
 
         # Data
         if script.load_weights_only:
             model_args.model_name_or_path, args.resume_from_checkpoint = args.resume_from_checkpoint, None
         name = model_args.model_name_or_path
-        model = inspect_model(name, args, not script.validate_only, hub_arguments(args, model_args))
-        check_model_settings(args, model)
-        use_chat_template(args, model)
-        check_reward_adapters(model.config, args, model_args)
+        model = checked_model(script, args, model_args, check_reward_adapters)
         train_records, eval_records, lengths = load_preferences_and_held_out(script, args, model)
         check_enough_rows(len(train_records), args, script.dataset_name)
         if lengths is not None:
             say_memory(script, args, model_args, model.config, lengths)
-        if script.validate_only:
-            say("valid")
-            return
-        data = {"train": train_records, "evaluation": eval_records}
-        if script.own_folder:
-            record = partial(origin_of, "Reward", script, args, model_args, data)
-            args.output_dir = own_folder(args.output_dir, script.resume != "false", record)
-        start = begin_run("Reward", script, args, model_args, data)
+        start = begin_run("Reward", script, args, model_args, {"train": train_records, "evaluation": eval_records})
         if start is None:
             return
 

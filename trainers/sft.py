@@ -38,22 +38,17 @@ from trainers.rce import GroupConfig, RCETrainer
 from trainers.report.fixed_samples import FixedSamples, demonstration_samples, held_out_rows
 from trainers.report.publishing import PublishedRun
 from trainers.report.samples import SampleLog, Source
-from trainers.run.console import say
-from trainers.run.resuming import begin_run, hold_output
-from trainers.run.script import load_rows_and_held_out, readable_errors, train_and_record
-from trainers.setup.adapter_targets import check_adapters
-from trainers.setup.checks import check_set_up
+from trainers.run.resuming import begin_run
+from trainers.run.script import load_rows_and_held_out, readable_errors, set_up, train_and_record
 from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.memory import base_load, say_estimate
 from trainers.setup.model import (
     class_of_its_revision,
-    hub_arguments,
-    inspect_model,
     model_init_kwargs,
     policy_arguments,
 )
-from trainers.setup.model_settings import check_model_settings, use_chat_template
-from trainers.setup.recipes import DataArguments, parse_recipe, recipe_value
+from trainers.setup.model_settings import checked_model
+from trainers.setup.recipes import DataArguments, recipe_value
 from trainers.setup.task_data import (
     check_columns,
     check_no_limit,
@@ -211,9 +206,7 @@ def train_selector(argv: list[str]) -> None:
     """The warm start of an example selector."""
     from trainers.groups.run import train_on_groups
 
-    script, args, model_args, recipe = parse_recipe((GroupArguments, SelectorSFTConfig, ModelConfig), argv)
-    check_set_up("selector SFT", script, args, model_args)
-    hold_output(script, args)
+    script, args, model_args, recipe = set_up("selector SFT", (GroupArguments, SelectorSFTConfig, ModelConfig), argv)
     train_on_groups(SelectorSFTTrainer, "SFT", script, args, model_args, recipe)
 
 
@@ -226,17 +219,10 @@ def main(argv: list[str] | None = None) -> None:
         if recipe_value(argv, "policy") == "selector":
             train_selector(argv)
             return
-        script, args, model_args, recipe = parse_recipe((DataArguments, SFTConfig, ModelConfig), argv)
-        check_set_up("SFT", script, args, model_args)
-        hold_output(script, args)
+        script, args, model_args, recipe = set_up("SFT", (DataArguments, SFTConfig, ModelConfig), argv)
 
         # Data
-        model = inspect_model(
-            model_args.model_name_or_path, args, not script.validate_only, hub_arguments(args, model_args)
-        )
-        check_model_settings(args, model)
-        use_chat_template(args, model)
-        check_adapters(model.config, args, model_args)
+        model = checked_model(script, args, model_args)
         rows, held_out, counts = load_rows_and_held_out(script, args, model)
         check_enough_rows(len(rows), args, script.dataset_name)
         train_rows = _with_completions(rows, script.dataset_name)
@@ -249,9 +235,6 @@ def main(argv: list[str] | None = None) -> None:
                 base_load(script, args, model_args, counts), completion_tokens=longest // 3, generated_rows=0
             )
             say_estimate(model.config, load)
-        if script.validate_only:
-            say("valid")
-            return
         start = begin_run("SFT", script, args, model_args, {"train": train_rows, "evaluation": eval_rows})
         if start is None:
             return

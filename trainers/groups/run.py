@@ -18,19 +18,16 @@ from trainers.report.samples import SampleLog
 from trainers.run.console import say
 from trainers.run.resuming import begin_run
 from trainers.run.script import describe_rewards, train_and_record
-from trainers.setup.adapter_targets import check_adapters
 from trainers.setup.evaluation_rows import evaluation_rows, prompt_content
 from trainers.setup.memory import MemoryDemand, base_load, say_estimate
 from trainers.setup.model import (
     DEFAULT_REVISION,
     base_of_adapters,
-    hub_arguments,
-    inspect_model,
     load_policy,
     model_init_kwargs,
     reference_hub,
 )
-from trainers.setup.model_settings import check_model_settings
+from trainers.setup.model_settings import checked_model
 from trainers.setup.recipes import Recipe, RecipeError
 from trainers.setup.task_data import check_lengths, count_tokens
 
@@ -42,9 +39,7 @@ def vlm_spec(script: GroupArguments, args: Any, model_args: Any) -> PolicySpec:
     name = model_args.model_name_or_path
     if name is None:
         raise RecipeError("model_name_or_path: policy: vlm needs a model")
-    model = inspect_model(name, args, not script.validate_only, hub_arguments(args, model_args))
-    check_model_settings(args, model)
-    check_adapters(model.config, args, model_args)
+    model = checked_model(script, args, model_args)
     policy = None if model.processor is None else VLMPolicy(model.processor, model.bounds)
     args.model_init_kwargs = model_init_kwargs(args, model_args)
     return PolicySpec(
@@ -180,9 +175,6 @@ def train_on_groups(
     looked_up = script.validate_only or spec.model is None  # of a selector, before it is loaded
     for groups in all_groups if looked_up and spec.policy is not None else ():
         prepare_groups(spec.policy, groups)
-    if script.validate_only:
-        say("valid")
-        return
     rows = {"train": train_groups, "evaluation": eval_groups, **spec.records}
     start = begin_run(method, script, args, model_args, rows)
     if start is None:

@@ -13,6 +13,7 @@ from data.errors import UserError
 from models.run_folders import COMPLETE_FILE, RUN_FILE, checkpoint_folders, damage, read_complete
 from trainers.run.console import say
 from trainers.run.origin import changes, read_run, run_origin
+from trainers.run.output_folder import own_folder
 from trainers.setup.checks import check_checkpoint
 from trainers.setup.recipes import RecipeError
 
@@ -53,7 +54,8 @@ def hold_output(script: Any, args: Any) -> None:
 def begin_run(
     method: str, script: Any, args: Any, model_args: Any, rows: Mapping[str, Sequence[Any] | None]
 ) -> RunStart | None:
-    """What the run starts from, or `None` if it has finished already.
+    """What the run starts from, or `None` if it has finished already or the recipe is only to be validated. A run that
+    is to have a folder of its own gets it as `args.output_dir`.
 
     Args:
         method: name of the trainer.
@@ -66,19 +68,21 @@ def begin_run(
             damaged and no older one is whole.
     """
 
+    if script.validate_only:
+        say("valid")
+        return None
+    named = {name: part for name, part in rows.items() if part is not None}
+
+    def record() -> dict[str, Any]:
+        return run_origin(method, (script, args, model_args), named)
+
     def decide() -> RunStart | None:
         hold(args.output_dir)
-        return _decide(origin_of(method, script, args, model_args, rows), args, script.resume)
+        return _decide(record(), args, script.resume)
 
+    if getattr(script, "own_folder", False):
+        args.output_dir = own_folder(args.output_dir, script.resume != FALSE, record)
     return _for_all(decide)
-
-
-def origin_of(
-    method: str, script: Any, args: Any, model_args: Any, rows: Mapping[str, Sequence[Any] | None]
-) -> dict[str, Any]:
-    """What a run starts from; the arguments are those of `begin_run`."""
-    named = {name: part for name, part in rows.items() if part is not None}
-    return run_origin(method, (script, args, model_args), named)
 
 
 def _for_all(decide: Callable[[], Any]) -> Any:

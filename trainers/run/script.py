@@ -19,10 +19,11 @@ from trainers.report.record import RunInfo
 from trainers.run.console import say, shorten_output
 from trainers.run.machine import command_line
 from trainers.run.origin import write_run
-from trainers.run.resuming import RunStart
+from trainers.run.resuming import RunStart, hold_output
+from trainers.setup.checks import check_set_up
 from trainers.setup.evaluation_rows import evaluation_rows, prompt_content
 from trainers.setup.model import ModelInfo
-from trainers.setup.recipes import DataArguments, Recipe
+from trainers.setup.recipes import DataArguments, Recipe, parse_recipe
 from trainers.setup.task_data import TokenCounts, check_lengths, count_tokens, load_task_rows
 
 GO_ON = "run the same command again; it resumes from the newest complete checkpoint, if there is one"
@@ -61,6 +62,26 @@ def readable_errors() -> Iterator[None]:
                 leave_the_word()
             raise
         _end(*found)
+
+
+def set_up(method: str, classes: tuple[type, ...], argv: Sequence[str] | None) -> tuple[Any, Any, Any, Recipe]:
+    """What a recipe and the command line say, checked as far as it can be before data and model are read; from then
+    on no other program writes to the output folder.
+
+    Args:
+        method: one of `trainers.setup.checks.METRICS`.
+        classes: dataclasses of the script, the trainer and the model.
+
+    Returns:
+        One of each class, and the recipe.
+
+    Raises:
+        RecipeError: the first thing that is wrong.
+    """
+    script, args, model_args, recipe = parse_recipe(classes, argv)
+    check_set_up(method, script, args, model_args)
+    hold_output(script, args)
+    return script, args, model_args, recipe
 
 
 def load_checked_rows(

@@ -2,16 +2,37 @@
 
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from data.cli.folder_names import looks_local
+from trainers.setup.adapter_targets import check_adapters
 from trainers.setup.checks import TEMPLATE_FILES
 from trainers.setup.keyword_settings import check_keywords
-from trainers.setup.model import ModelInfo, init_kwargs
+from trainers.setup.model import ModelInfo, hub_arguments, init_kwargs, inspect_model
 from trainers.setup.recipes import RecipeError
+
+
+def checked_model(
+    script: Any, args: Any, model_args: Any, check: Callable[[Any, Any, Any], None] = check_adapters
+) -> ModelInfo:
+    """The model that a recipe names, which may be out of reach where the recipe is only validated.
+
+    Args:
+        check: of the adapters that it gets, on `(configuration, args, model_args)`.
+
+    Raises:
+        RecipeError: it cannot be loaded, or does not go with the settings.
+    """
+    hub = hub_arguments(args, model_args)
+    model = inspect_model(model_args.model_name_or_path, args, not script.validate_only, hub)
+    check_model_settings(args, model)
+    use_chat_template(args, model)
+    check(model.config, args, model_args)
+    return model
 
 
 def check_model_settings(args: Any, model: ModelInfo) -> None:
@@ -31,7 +52,7 @@ def check_model_settings(args: Any, model: ModelInfo) -> None:
 
 def use_chat_template(args: Any, model: ModelInfo) -> None:
     """Gives the processor the template of the recipe's file, as the trainer will, so that tokens are counted by it."""
-    path = args.chat_template_path
+    path = getattr(args, "chat_template_path", None)
     if path is not None and path.endswith(TEMPLATE_FILES) and model.processor is not None:
         model.processor.chat_template = Path(path).read_text(encoding="utf-8")
 
