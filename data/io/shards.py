@@ -81,7 +81,6 @@ class ShardStore:
     Args:
         folder: made if it is not there.
         settings: JSON values that decide what the rows look like.
-        id_field: the field that tells rows apart, an integer or a string.
         restart: discard what rows and settings are there, and begin anew.
         sync_every: rows after which they are forced to disk. With more than 1, a power failure may cost the last few
             (a killed process costs none), and they are then made again.
@@ -96,13 +95,11 @@ class ShardStore:
         self,
         folder: str | Path,
         settings: dict[str, Any],
-        id_field: str = "id",
         sync_every: int = 1,
         restart: bool = False,
     ):
         self.folder = Path(folder)
         self.settings = settings
-        self.id_field = id_field
         self.sync_every = sync_every
         self.restart = restart
         self.done: set[int | str] = set()
@@ -207,12 +204,10 @@ class ShardStore:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    row_id = json.loads(line)[self.id_field]
+                    row_id = json.loads(line)["id"]
                 except (ValueError, TypeError, KeyError) as error:
                     found = line[:80].decode("utf-8", errors="replace")
-                    raise RecordError(
-                        [f"{path}:{number}: expected an object with '{self.id_field}', found {found!r}"]
-                    ) from error
+                    raise RecordError([f"{path}:{number}: expected an object with 'id', found {found!r}"]) from error
                 yield row_id, line
 
     def fill(
@@ -237,7 +232,7 @@ class ShardStore:
         with tqdm(total=sum(map(len, chunks)), desc=Path(output).stem, unit=unit, disable=not self.is_main) as bar:
             for chunk in chunks:
                 for row in rows_of(chunk):
-                    if row[self.id_field] not in self.done:
+                    if row["id"] not in self.done:
                         self.append(row)
                 bar.update(len(chunk))
         self.merge(output, order=ids)
@@ -259,7 +254,7 @@ class ShardStore:
         Raises:
             ValueError: a row that is there already, or with NaN or infinity.
         """
-        row_id = row[self.id_field]
+        row_id = row["id"]
         if row_id in self.done:
             raise ValueError(f"row {row_id!r} is there already")
         self._file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
