@@ -204,8 +204,7 @@ def _load_rows(source: str, split: str, limit: int | None, recipe: dict[str, Any
         left_out=skipping.of("rows"),
     )
     skipping.report()
-    ids = [row["id"] for row in rows]
-    repeated = [item for item in dict.fromkeys(ids) if ids.count(item) > 1] if len(set(ids)) < len(ids) else []
+    repeated = [item for item, count in Counter(row["id"] for row in rows).items() if count > 1]
     if repeated:
         raise RecordError([f"{source}: field 'id': duplicate {item!r}" for item in repeated])
     return rows

@@ -7,11 +7,11 @@ report writers call what lies outside remarkable, and damages are made to lie ou
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import mode
 
 import numpy as np
 from PIL import Image
@@ -177,10 +177,6 @@ def check_pool_images(pool: Pool) -> None:
     refuse_unreadable(images_of_pools([pool]), name="image")
 
 
-def _most_common(answers: list[str]) -> str:
-    return Counter(answers).most_common(1)[0][0]
-
-
 def _agreements(items: list[Item], pixels: list[str]) -> list[float]:
     """Agreement of each item: see `Measurement`. Items that ask the same about the same picture are taken together."""
     answers_to: dict[tuple, list[str]] = {}
@@ -193,8 +189,8 @@ def _agreements(items: list[Item], pixels: list[str]) -> list[float]:
         if not item.answers:
             agreements.append(1.0)
             continue
-        majority = _most_common(given)
-        own = _most_common([normalise_text(answer) for answer in item.answers])
+        majority = mode(given)
+        own = mode(normalise_text(answer) for answer in item.answers)
         agreements.append(round(given.count(majority) / len(given), 4) if own == majority else 0.0)
     return agreements
 

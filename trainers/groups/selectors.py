@@ -1,5 +1,6 @@
 """The example selector that a recipe names or describes, and the tables of embeddings or the records that it reads."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -275,13 +276,10 @@ def load_selection_records(script: GroupArguments) -> tuple[list[VqaRecord], lis
     splits = script.query_splits or ["train"]
     parts = {id(part): part for part in (load("query_data", split) for split in splits)}
     queries = [record for part in parts.values() for record in part]
-    seen, twice = set(), []
-    for record in queries:
-        twice += [record.id] if record.id in seen else []
-        seen.add(record.id)
-    if twice:
+    repeated = [item for item, count in Counter(record.id for record in queries).items() if count > 1]
+    if repeated:
         where = f"query_data: {script.query_data}, splits {', '.join(splits)}"
-        raise RecordError([f"{where}: field 'id': duplicate {item!r}" for item in twice])
+        raise RecordError([f"{where}: field 'id': duplicate {item!r}" for item in repeated])
     return queries, load("example_data", script.example_split or "train")
 
 
