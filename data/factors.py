@@ -152,7 +152,7 @@ def _load(
     records: list[Any] = []
     problems: list[str] = []
     places: list[str] = []
-    where: dict[Any, Location] = {}
+    where: dict[Any, Location] = {}  # by what no two images share: the path, or the bytes of the file
     for location, record in parsed_rows(rows, record_type, problems):
         record = record.model_copy(update={"image_path": resolve_image(record.image_path, base)})
         if not record.filter_factor_texts and not allow_empty:
@@ -163,7 +163,8 @@ def _load(
                 problems.append(
                     f"{location}: field 'factors': unknown factor {factor!r}; expected some of {', '.join(known)}"
                 )
-        first = where.setdefault(_key_of(record.image_path), location)
+        image = record.image_path
+        first = where.setdefault(image.get("bytes") if isinstance(image, dict) else image, location)
         if first is not location:
             name = describe_source(record.image_path)
             problems.append(f"{location}: field 'image_path': {name} is also that of {first}")
@@ -171,11 +172,6 @@ def _load(
         records.append(record)
     images_of = lambda record: [record.image_path]  # noqa: E731
     return readable_rows(records, places, problems, left_out, images_of, "image_path", check_files=check_files)
-
-
-def _key_of(image: Any) -> Any:
-    """What no two images of a data set share: the path, or the bytes of the file."""
-    return image if not isinstance(image, dict) else image.get("bytes")
 
 
 def parse_annotations(

@@ -40,12 +40,8 @@ def read_state(path: Path) -> tuple[dict, dict]:
     state = content if key is None else content[key]
     if not isinstance(state, dict):
         raise ModelError(f"{path}: {key}: expected a dictionary, found {type(state).__name__}")
-    notes = {} if key is None else {name: value for name, value in content.items() if _is_note(value)}
-    return _without_prefix(path, state), notes
-
-
-def _is_note(value: Any) -> bool:
-    return isinstance(value, (int, float, str))
+    plain = {name: value for name, value in content.items() if isinstance(value, (int, float, str))}
+    return _without_prefix(path, state), {} if key is None else plain
 
 
 def _without_prefix(path: Path, state: dict) -> dict:

@@ -22,14 +22,10 @@ NOT_OF_THE_MODEL = ("trainer_state.json", "training_args.bin", RUN_FILE, COMPLET
 """Files of a run that lie beside its model."""
 
 
-def _step_of(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])
-
-
 def checkpoint_folders(output_dir: str | Path) -> list[Path]:
     """All checkpoint folders of a run, oldest first, complete or not."""
-    folders = Path(output_dir).glob(f"{CHECKPOINT_PREFIX}-*")
-    return sorted((folder for folder in folders if folder.name.rpartition("-")[2].isdigit()), key=_step_of)
+    steps = {folder: folder.name.rpartition("-")[2] for folder in Path(output_dir).glob(f"{CHECKPOINT_PREFIX}-*")}
+    return sorted((folder for folder, step in steps.items() if step.isdigit()), key=lambda folder: int(steps[folder]))
 
 
 # -- whole checkpoints ------------------------------------------------------------------------------------------------

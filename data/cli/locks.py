@@ -100,13 +100,6 @@ def write_holder(file: IO) -> None:
     file.flush()
 
 
-def _make_folder(folder: Path) -> list[Path]:
-    """Makes a folder and those above it; the ones that were not there, the deepest first."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
 @contextmanager
 def locked(output: str | Path) -> Iterator[None]:
     """Keeps other programs from writing to a file or folder.
@@ -118,7 +111,8 @@ def locked(output: str | Path) -> Iterator[None]:
         RecordError: names the process that writes to it.
     """
     path = lock_path(Path(output))
-    made = _make_folder(path.parent)
+    made = [folder for folder in path.parents if not folder.exists()]  # the deepest first
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open_locked(path, Path(output)) as file:
         try:
             write_holder(file)

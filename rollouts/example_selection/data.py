@@ -84,11 +84,6 @@ def random_pools(
     return pools
 
 
-def without_queries(pools: Mapping[ItemId, Sequence[ItemId]]) -> dict[ItemId, list[ItemId]]:
-    """Pools without the query itself, which is identified by its id."""
-    return {query_id: [item for item in pool if item != query_id] for query_id, pool in pools.items()}
-
-
 def check_shots(pools: Mapping[ItemId, Sequence[ItemId]], shots: int, source: str | Path) -> None:
     """Raises `RecordError` for pools with fewer examples than are to be shown."""
     short = [query_id for query_id, pool in pools.items() if len(pool) < shots]
@@ -149,8 +144,10 @@ def load_selection_data(
         missing = [query_id for query_id in chosen if query_id not in having]
         if missing:
             raise RecordError([f"{wanting} with the query id {name_some(missing)}"])
-        drawn = {query_id: loaded[query_id] for query_id in chosen}
-        drawn = without_queries(drawn) if same_data else drawn
+        drawn = {
+            query_id: [item for item in loaded[query_id] if not (same_data and item == query_id)]
+            for query_id in chosen
+        }
     check_shots(drawn, shots, pools or examples[0])
     scored = {query_id: problem_of_scoring(query_records[query_id]) for query_id in chosen}
     problems = [f"{queries[0]}: query {query_id!r}: {problem}" for query_id, problem in scored.items() if problem]

@@ -30,8 +30,11 @@ def before_imports(script: str, method: str, *classes: str) -> None:
     """
     argv = sys.argv[1:]
     path = Path(script)
-    if path.stem == "sft" and _policy(argv) == "selector":
-        method, classes = "selector SFT", ("GroupArguments", "SelectorSFTConfig", "ModelConfig")
+    if path.stem == "sft":
+        from trainers.setup.recipes import recipe_value
+
+        if recipe_value(argv, "policy") == "selector":  # which decides on the keys
+            method, classes = "selector SFT", ("GroupArguments", "SelectorSFTConfig", "ModelConfig")
     if any(argument in _HELP for argument in argv):
         sys.stdout.write(help_text(path, keys_of_source(path.stem, classes, ours=True).values()))
         sys.exit(0)
@@ -42,13 +45,6 @@ def before_imports(script: str, method: str, *classes: str) -> None:
 
         sys.stderr.write(with_rank(f"error: {error}") + "\n")
         sys.exit(1)
-
-
-def _policy(argv: Sequence[str]) -> Any:
-    """What is trained, which decides on the keys."""
-    from trainers.setup.recipes import recipe_value
-
-    return recipe_value(argv, "policy")
 
 
 # -- help -------------------------------------------------------------------------------------------------------------
