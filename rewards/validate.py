@@ -31,6 +31,11 @@ def _needs_model(spec: RewardSpec) -> bool:
     return isinstance(name, str) and getattr(import_reward(name), "needs_model", False)
 
 
+def without_models(specs: Sequence[RewardSpec]) -> list[RewardSpec]:
+    """The rewards that no trained model gives: a right answer is sure of their maximum alone."""
+    return [spec for spec in specs if not _needs_model(spec)]
+
+
 def _counting_all(spec: RewardSpec) -> RewardSpec:
     """The entry with its failures listed, however many there are, where they do not stop at the first."""
     spec = {"name": spec} if isinstance(spec, str) else spec
@@ -40,11 +45,11 @@ def _counting_all(spec: RewardSpec) -> RewardSpec:
 def shortfalls(rows: list[dict], recipe: dict, source: str) -> list[str]:
     """A sentence for every right answer that a reward of the recipe scores below its maximum, or fails on.
 
-    Rewards that need a model are left out: a right answer is not sure of their maximum.
+    Rewards that need a model are left out (`without_models`).
     """
     specs = recipe.get("reward_funcs") or []
     if isinstance(specs, list):
-        specs = [_counting_all(spec) for spec in specs if not _needs_model(spec)]
+        specs = [_counting_all(spec) for spec in without_models(specs)]
     check_columns(build_rewards(specs, recipe.get("agents")), rows, source)
     scores, failures = score_rows(specs, recipe.get("agents"), [{**row, "completion": row["gold"]} for row in rows])
     found = [failure.describe() for failure in failures]

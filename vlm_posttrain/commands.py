@@ -31,6 +31,7 @@ OTHERS = {
         "score": "rewards.score",
         "reward-bench": "rewards.reward_bench",
         "run-report": "trainers.report",
+        "doctor": "trainers.doctor",
     },
     "Use a model": {
         "completions": "rollouts.completions",

@@ -48,6 +48,7 @@ WITHOUT_DATA = {
     "rollouts.filter_dataset": "--dataset_name x --model x --output ROWS",
     "rollouts.in_context": "--dataset_name x --model x --pool_size 1 --methods random --output_dir RUN",
     "rollouts.pools": "--dataset_name x --sampler random --output ROWS",
+    "trainers.doctor": "--config x --output_dir RUN",
     "trainers.factors": "--dataset_name x --output_dir RUN",
     "trainers.grpo": "--dataset_name x --model_name_or_path x --reward_funcs xml_format --output_dir RUN" + CPU,
     "models.tiny_reader": "--output_dir RUN",

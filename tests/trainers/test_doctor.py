@@ -1,0 +1,68 @@
+"""`vlm-posttrain doctor`: its table, its file and its status, of recipes as a user gives them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from report_agents import AGENT_NAMES
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_model, report_data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    values = {
+        "model_name_or_path": str(tiny_model),
+        "dtype": "float32",
+        "dataset_name": str(report_data),
+        "agents": list(AGENT_NAMES),
+        "max_pixels": 1024,
+        "reward_funcs": ["agent_selection", "strict_xml_format"],
+        "num_generations": 2,
+        "per_device_train_batch_size": 2,
+        "max_completion_length": 16,
+        "output_dir": str(folder / "run"),
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def test_a_sound_recipe(recipe, run_warm, tmp_path):
+    done = run_warm("-m", "trainers.doctor", "--config", recipe, "--limit", 2, "--output_dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "the update sees what the rollout saw" in done.stdout
+    assert not (recipe.parent / "run").exists()
+    findings = json.loads((tmp_path / "out" / "doctor.json").read_text(encoding="utf-8"))["findings"]
+    assert [finding for finding in findings if finding["verdict"] not in ("ok", "note")] == []
+    assert all(
+        finding["check"] in " ".join(done.stdout.split()) for finding in findings if " " not in finding["check"]
+    )
+
+
+def test_a_cut_of_the_recipe_is_named_with_its_remedy(recipe, run_warm):
+    done = run_warm("-m", "trainers.doctor", "--config", recipe, "--limit", 2, "--set", "top_p=0.8", "use_cpu=true")
+    assert done.returncode == 1, done.stderr
+    assert "WRONG" in done.stdout
+    assert "top-p" in done.stdout
+    assert "set top_p: 1.0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "top_p"], "--set: expected KEY=VALUE, found 'top_p'"),
+        (["--set", "top_q=1"], "unknown key 'top_q'"),
+        (["--limit", "0"], "--limit"),
+        (["--backend", "vlm"], "--backend: expected transformers, found 'vlm'"),
+    ],
+)
+def test_what_cannot_be_is_said_at_once(words, message, recipe, run_warm):
+    done = run_warm("-m", "trainers.doctor", "--config", recipe, *words)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

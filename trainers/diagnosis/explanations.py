@@ -1,0 +1,248 @@
+"""Why the sampler's probabilities are not the update's: each reason is tried out, and the one that explains most wins.
+
+Where the sampler tells its log-probabilities, a reason explains as much as the difference shrinks when the update's
+are computed with it. Where it does not, it explains as much as the samples become likelier with it, in nats: samples
+of the update itself become likelier by more than x nats, under whatever reason, with a probability of at most exp(-x).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainers.diagnosis import causes
+from trainers.diagnosis.causes import Cause
+from trainers.diagnosis.log_probs import (
+    UPDATE,
+    Variant,
+    as_drawn_by_update,
+    drawn,
+    in_precision,
+    other_weights,
+    row_logits,
+    warped,
+    without_adapters,
+)
+from trainers.diagnosis.rollout import Observed, Sampling
+
+ROWS = 8
+"""Completions that are computed anew for every reason."""
+MOST_CHECKPOINTS = 8
+SURE = 12.0
+"""Nats by which samples must become likelier: one sound rollout in 160,000 does so by chance, for each reason."""
+SHRINKS = 0.7
+"""What must at most remain of a difference that is explained."""
+TEMPERATURES = tuple(2 ** (step / 4) for step in range(-12, 9))
+TOP_P = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+TOP_K = (1, 5, 10, 20, 50, 100)
+MIN_P = (0.01, 0.02, 0.05, 0.1, 0.2)
+PENALTIES = (1.05, 1.1, 1.2, 1.3)
+CUT = 10.0
+"""Nats that the difference of a token counts at most, such as of one that a cut forbids."""
+IMPOSSIBLE = 1e4
+"""Nats that stand for the infinitely many by which a cut forbids a token."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one reason explains.
+
+    Attributes:
+        what: the reason, with its value.
+        before, after: mean absolute difference in nats a token without and with it; or nats by which all samples are
+            less likely than with it, and 0.
+    """
+
+    cause: Cause
+    what: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class State:
+    """A forward pass and how tokens are drawn from it."""
+
+    variant: Variant
+    sampling: Sampling
+
+
+@dataclass
+class Trials:
+    """Computes what the sampled tokens' log-probabilities would be under any state.
+
+    Args:
+        rows: completions that are looked at.
+        told: compare with the log-probabilities that the sampler tells; else with how likely the samples are.
+    """
+
+    trainer: Any
+    observed: Observed
+    rows: Sequence[int]
+    told: bool
+    _logits: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    def logits(self, variant: Variant) -> list[torch.Tensor]:
+        if variant.runs not in self._logits:
+            self._logits[variant.runs] = row_logits(self.trainer, self.observed, self.rows, variant)
+        return self._logits[variant.runs]
+
+    def log_probs(self, state: State) -> torch.Tensor:
+        """Of all tokens of all rows, one after the other; NaN where a shift leaves none."""
+        found = drawn(self.logits(state.variant), self.observed, self.rows, state.sampling)
+        return torch.cat([_shifted(values, state.variant.shift) for values in found])
+
+    def cost(self, state: State) -> float:
+        """Mean absolute difference to the sampler's log-probabilities, or how unlikely the samples are, in nats."""
+        found = self.log_probs(state)
+        if not self.told:
+            return -found.clamp(min=-IMPOSSIBLE).sum().item()
+        told = torch.tensor([value for row in self.rows for value in self.observed.sampled[row].log_probs or []])
+        return (found - told).abs().clamp(max=CUT).nanmean().item()
+
+    def surprise(self, state: State) -> float:
+        """How much less likely the samples are than samples of the state itself, in standard deviations."""
+        found = self.log_probs(state).clamp(min=-IMPOSSIBLE).double()
+        means, variances = zip(
+            *(
+                moments(warped(logits, self.observed.prompt_ids(row), ids, state.sampling))
+                for logits, row, ids in zip(self.logits(state.variant), self.rows, self._completions, strict=True)
+            ),
+            strict=True,
+        )
+        spread = torch.cat(variances).sum().sqrt().clamp(min=1e-6)
+        return ((torch.cat(means).sum() - found.sum()) / spread).item()
+
+    @property
+    def _completions(self) -> list[list[int]]:
+        return [self.observed.sampled[row].completion_ids for row in self.rows]
+
+
+def _shifted(values: torch.Tensor, shift: int) -> torch.Tensor:
+    """The values so many places later, NaN in those that are left."""
+    shifted = values.roll(shift)
+    if shift:
+        shifted[slice(0, shift) if shift > 0 else slice(shift, None)] = torch.nan
+    return shifted
+
+
+def moments(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of the log-probability of a token that is drawn from logits (tokens, vocabulary)."""
+    log_probs = torch.log_softmax(scores.double(), dim=-1)
+    probs = log_probs.exp()
+    known = log_probs.masked_fill(probs == 0, 0.0)
+    mean = (probs * known).sum(dim=-1)
+    return mean.cpu(), ((probs * known.square()).sum(dim=-1) - mean.square()).cpu()
+
+
+# -- what is tried ----------------------------------------------------------------------------------------------------
+
+
+def other_samplings(now: Sampling, declared: Sampling) -> Iterator[tuple[Cause, str, Sampling]]:
+    """Each way to draw that differs in one thing: what the recipe says first, then usual values."""
+    grids: tuple[tuple[Cause, str, Sequence[float]], ...] = (
+        (causes.TOP_P, "top_p", (declared.top_p, *TOP_P)),
+        (causes.TOP_K, "top_k", (declared.top_k, *TOP_K)),
+        (causes.MIN_P, "min_p", (declared.min_p, *MIN_P)),
+        (causes.REPETITION, "repetition_penalty", (declared.repetition_penalty, *PENALTIES)),
+    )
+    for cause, name, values in grids:
+        for value in dict.fromkeys(values):
+            if value != getattr(Sampling(), name) and getattr(now, name) == getattr(Sampling(), name):
+                yield cause, f"{name} {value:g}", replace(now, **{name: value})
+
+
+def other_variants(trainer: Any, folders: Sequence[str]) -> list[Variant]:
+    """Each forward pass that differs in one thing.
+
+    Args:
+        folders: of other weights.
+    """
+    model, found = trainer.model, [Variant("without images", causes.UNSEEN, images=False)]
+    for shift in (-1, 1):
+        found.append(Variant(f"shifted by {shift}", causes.SHIFTED, shift=shift))
+    if hasattr(model, "disable_adapter"):
+        found.append(Variant("the model without adapters", causes.ADAPTER, partial(without_adapters, model)))
+    found += [Variant(folder, causes.STALE, partial(other_weights, model, folder)) for folder in folders]
+    own = next(model.parameters()).dtype
+    for dtype in (torch.bfloat16, torch.float16):
+        if dtype != own:
+            name = str(dtype).removeprefix("torch.")
+            found.append(Variant(name, causes.PRECISION, partial(in_precision, model, dtype)))
+    return found
+
+
+def checkpoint_folders(places: Sequence[str | Path], now: str) -> list[str]:
+    """Folders of other weights beside the model: checkpoints of its run and of the recipe's, the newest first."""
+    found: list[Path] = []
+    for place in map(Path, places):
+        run = place.parent if place.name.startswith("checkpoint-") else place
+        steps = sorted(run.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        found += [place, run, *steps]
+    folders = [path for path in dict.fromkeys(path.resolve() for path in found) if (path / "config.json").is_file()]
+    return [str(path) for path in folders if path != Path(now).resolve()][:MOST_CHECKPOINTS]
+
+
+# -- what explains it -------------------------------------------------------------------------------------------------
+
+
+def explain(trials: Trials, variants: Sequence[Variant], limit: float) -> tuple[list[Share], State]:
+    """The reasons that explain the difference, the greatest share first, and the state that has them all.
+
+    Args:
+        limit: mean difference in nats that needs no reason.
+    """
+    declared = trials.observed.sampling
+    state = State(UPDATE, as_drawn_by_update(declared, trials.trainer.temperature))
+    now, shares = trials.cost(state), list[Share]()
+    while len(shares) < 4 and (now > limit or not trials.told):
+        tried = list(_tried(trials, state, variants))
+        costs = [trials.cost(other) for _, _, other in tried]
+        best = min(range(len(costs)), key=costs.__getitem__)
+        if not _explains(trials.told, now, costs[best]):
+            break
+        cause, what, state = tried[best]
+        before, after = (now, costs[best]) if trials.told else (now - costs[best], 0.0)
+        shares.append(Share(cause, what, before, after))
+        now = costs[best]
+    return shares, state
+
+
+def _explains(told: bool, before: float, after: float) -> bool:
+    return after < SHRINKS * before if told else before - after > SURE
+
+
+def _tried(trials: Trials, state: State, variants: Sequence[Variant]) -> Iterator[tuple[Cause, str, State]]:
+    """Every state that differs from one in one more thing."""
+    for cause, what, sampling in other_samplings(state.sampling, trials.observed.sampling):
+        yield cause, what, replace(state, sampling=sampling)
+    if state.sampling.temperature == trials.trainer.temperature:
+        best = best_temperature(
+            lambda value: trials.cost(replace(state, sampling=replace(state.sampling, temperature=value)))
+        )
+        yield (
+            causes.TEMPERATURE,
+            f"temperature {best:.3g}",
+            replace(state, sampling=replace(state.sampling, temperature=best)),
+        )
+    if state.variant is UPDATE:
+        for variant in variants:
+            if variant.cause is not None and (trials.told or variant.shift == 0):
+                yield variant.cause, variant.name, replace(state, variant=variant)
+
+
+def best_temperature(cost: Callable[[float], float]) -> float:
+    """The temperature with the least cost: of a grid first, then between its neighbours (golden section)."""
+    costs = [cost(value) for value in TEMPERATURES]
+    best = min(range(len(costs)), key=costs.__getitem__)
+    low, high = TEMPERATURES[max(best - 1, 0)], TEMPERATURES[min(best + 1, len(costs) - 1)]
+    golden = (math.sqrt(5) - 1) / 2
+    for _ in range(12):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, right) if cost(left) < cost(right) else (left, high)
+    middle = (low + high) / 2
+    return min((middle, TEMPERATURES[best]), key=cost)

@@ -1,0 +1,99 @@
+"""The checks of a GRPO recipe: one rollout as a training step makes it, and every check of both its sides."""
+
+from collections.abc import Iterator, Sequence
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from trl import ModelConfig
+
+from models.families.loading import vision_token_ids
+from rewards.registry import build_rewards
+from trainers.diagnosis.completions import check_completions
+from trainers.diagnosis.differences import check_log_probs
+from trainers.diagnosis.explanations import checkpoint_folders, other_variants
+from trainers.diagnosis.findings import Finding
+from trainers.diagnosis.forward_passes import check_reference, check_repeatable
+from trainers.diagnosis.images import check_images
+from trainers.diagnosis.log_probs import of_update
+from trainers.diagnosis.memory import check_memory
+from trainers.diagnosis.prompts import check_prompts
+from trainers.diagnosis.rewards import check_rewards
+from trainers.diagnosis.rollout import Backend, Observed, Sampling, observe
+from trainers.grpo import GRPOConfig, GRPOScriptArguments, GRPOTrainer
+from trainers.setup.checks import check_set_up
+from trainers.setup.model import hub_arguments, inspect_model, model_init_kwargs, policy_arguments
+from trainers.setup.recipes import parse_recipe
+from trainers.setup.task_data import load_task_rows, to_dataset
+
+
+def diagnose_grpo(argv: Sequence[str], backend: Backend, limit: int) -> Iterator[Finding]:
+    """Everything that is found of a recipe.
+
+    Args:
+        argv: a command line of `trainers/grpo.py`.
+        backend: where completions come from.
+        limit: rows that are rolled out.
+
+    Raises:
+        UserError: what is wrong with the recipe, its data or model.
+    """
+    script, args, model_args, _ = parse_recipe((GRPOScriptArguments, GRPOConfig, ModelConfig), argv)
+    places = [str(args.output_dir), model_args.model_name_or_path]
+    with TemporaryDirectory() as folder:
+        args.output_dir = folder
+        check_set_up("GRPO", script, args, model_args)
+        rows = backend.rows(load_task_rows(script, script.dataset_train_split, check_files=False), limit)
+        trainer = load_trainer(script, args, model_args, rows)
+        trainer.model_wrapped = trainer.accelerator.prepare_model(trainer.model)  # as a run does before its first step
+        opened = [dict(trainer.train_dataset[number]) for number in range(len(rows))]
+        observed = observe(trainer, backend, opened, sampling_of(trainer))
+        folders = checkpoint_folders(places, model_args.model_name_or_path)
+        yield from diagnose(trainer, observed, folders)
+    recipe = {
+        "reward_funcs": script.reward_funcs,
+        "reward_weights": args.reward_weights,
+        "agents": script.agents,
+        "dataset_name": script.dataset_name,
+    }
+    yield from check_rewards(rows, recipe)
+
+
+def load_trainer(script: Any, args: Any, model_args: Any, rows: Sequence[dict]) -> GRPOTrainer:
+    """The trainer of a recipe, of some rows, as `trainers/grpo.py` makes it."""
+    hub = hub_arguments(args, model_args)
+    model = inspect_model(model_args.model_name_or_path, args, required=True, hub=hub)
+    args.model_init_kwargs, args.remove_unused_columns = model_init_kwargs(args, model_args), False
+    rewards = build_rewards(script.reward_funcs, script.agents)
+    data = to_dataset(rows, model.bounds)
+    policy = policy_arguments(args, model_args)
+    return GRPOTrainer(reward_funcs=rewards, args=args, train_dataset=data, processing_class=model.processor, **policy)
+
+
+def sampling_of(trainer: GRPOTrainer) -> Sampling:
+    """How a trainer says that tokens are drawn."""
+    return Sampling(
+        temperature=trainer.temperature,
+        top_k=max(trainer.top_k or 0, 0),
+        top_p=trainer.top_p,
+        min_p=trainer.min_p or 0.0,
+        repetition_penalty=trainer.repetition_penalty,
+        suppressed=tuple(sorted(vision_token_ids(trainer.processing_class.tokenizer))),
+    )
+
+
+def diagnose(trainer: GRPOTrainer, observed: Observed, folders: Sequence[str] = ()) -> Iterator[Finding]:
+    """Every check of one rollout.
+
+    Args:
+        folders: of weights that may have drawn the samples.
+    """
+    options = dict(trainer.chat_template_kwargs or {})
+    trainer.model.train()
+    update = of_update(trainer, observed)
+    yield from check_prompts(observed, trainer.processing_class, **options)
+    yield from check_images(observed, trainer.processing_class)
+    yield from check_completions(observed, trainer, **options)
+    yield from check_log_probs(trainer, observed, update, other_variants(trainer, folders))
+    yield check_repeatable(trainer, observed, update)
+    yield from check_reference(trainer, observed)
+    yield check_memory(trainer, observed)
