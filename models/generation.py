@@ -25,7 +25,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _with_image_blocks(conversation: Conversation, images: Sequence[Image.Image]) -> Conversation:
+def with_image_blocks(conversation: Conversation, images: Sequence[Image.Image]) -> Conversation:
     """Puts an image block for each image before the text of the first user turn, where that is plain text."""
     placed = []
     waiting = len(images)
@@ -52,7 +52,7 @@ def prepare_inputs(
     """
     texts = [
         processor.apply_chat_template(
-            _with_image_blocks(conversation, pictures), tokenize=False, add_generation_prompt=True
+            with_image_blocks(conversation, pictures), tokenize=False, add_generation_prompt=True
         )
         for conversation, pictures in zip(conversations, images, strict=True)
     ]
@@ -92,10 +92,16 @@ def generate(
     return [texts[start : start + num_generations] for start in range(0, len(texts), num_generations)]
 
 
+def yes_or_no(question: str) -> Conversation:
+    """What is asked about an image, to be answered by one of two words."""
+    return [{"role": "user", "content": f"{question} Answer yes or no."}]
+
+
 def answers_yes(model: Any, processor: Any, images: Sequence[Image.Image], question: str) -> list[bool]:
     """For each image, whether the model finds "yes" a more likely first word than "no"."""
-    conversation = [{"role": "user", "content": f"{question} Answer yes or no."}]
-    inputs = prepare_inputs(processor, [conversation] * len(images), [[image] for image in images]).to(model.device)
+    inputs = prepare_inputs(processor, [yes_or_no(question)] * len(images), [[image] for image in images]).to(
+        model.device
+    )
     with torch.inference_mode(), evaluating(model):
         logits = model(**inputs, logits_to_keep=1).logits[:, -1]  # (images, vocabulary)
     first_tokens = [

@@ -13,6 +13,7 @@ from data.errors import UserError
 from data.factor_labels.text_encoder import MODULES_FILE
 from models.errors import ModelError
 from models.run_folders import find_model, newest_complete_checkpoint
+from models.served.address import checked_address, is_server
 
 MODEL_FILES = ("config.json", "adapter_config.json")
 """One of them is in the folder of every model, but for those of sentence-transformers, which have `MODULES_FILE`."""
@@ -27,6 +28,9 @@ def check_model_place(name: str, of_a_run: bool = False) -> None:
     Raises:
         ModelError: see above; the message names folders with a similar name.
     """
+    if is_server(name):
+        expected = "expected a folder or an id of the Hub, because the model itself is needed here"
+        raise ModelError(f"{expected}; found the address of a server")
     path = Path(name)
     problem = None if (path / MODULES_FILE).is_file() else problem_of_place(name, MODEL_FILES)
     if problem is None:
@@ -38,18 +42,23 @@ def check_model_place(name: str, of_a_run: bool = False) -> None:
     raise ModelError(f"{problem}; its newest complete checkpoint is {newest}" if newest else problem)
 
 
-def model_option(text: str, default: Any = MISSING, **settings: Any) -> Any:
+def model_option(text: str, default: Any = MISSING, served: bool = False, **settings: Any) -> Any:
     """A field of a command's dataclass that names a model, which is checked before anything is read.
 
     Args:
+        served: it may also be the address of a server.
         settings: of `data.cli.arguments.option`.
     """
-    return option(text, default, read=_read_place, **settings)
+    return option(text, default, read=_read_place_or_address if served else _read_place, **settings)
 
 
 def _read_place(name: str) -> str:
     check_model_place(name, of_a_run=True)
     return name
+
+
+def _read_place_or_address(name: str) -> str:
+    return checked_address(name) if is_server(name) else _read_place(name)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
     python -m rewards.eval --dataset_name completions.jsonl --rewards agent_selection --output_dir out
     python -m rewards.eval --dataset_name outputs/data --model outputs/grpo --config R.yaml --output_dir out
+    python -m rewards.eval --dataset_name outputs/data --model http://localhost:8000/v1 --output_dir out
     python -m rewards.eval --compare before/scores.jsonl after/scores.jsonl
     python -m rewards.eval --list
 
@@ -10,6 +11,7 @@ Rows of `--dataset_name` hold `completion` (a text, or chat messages) and the co
 """
 
 import inspect
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from data.cli.package_files import RECIPES, shipped_file
 from data.cli.ranges import AT_LEAST_0, AT_LEAST_1
 from data.io.records import RecordError, write_json, write_jsonl
 from models.model_paths import model_option
+from models.served.arguments import ServerArguments
+from models.vlm_places import find_vlm
 from rewards.base import Reward
 from rewards.registry import (
     ALIASES,
@@ -120,7 +124,7 @@ def format_table(summaries: dict[str, dict]) -> str:
 
 
 @dataclass(kw_only=True)
-class EvalArguments:
+class EvalArguments(ServerArguments):
     """What is scored, by which rewards."""
 
     dataset_name: str | None = option(
@@ -135,7 +139,9 @@ class EvalArguments:
     workers: int | None = option(
         "processes for rewards that read texts only; by default one a core", None, within=AT_LEAST_1
     )
-    model: str | None = model_option("folder or Hub id: generate the completions first", None)
+    model: str | None = model_option(
+        "folder, Hub id, or http://host:port/v1 of a server: generate the completions first", None, served=True
+    )
     num_generations: int = option("completions of a prompt", 1, within=AT_LEAST_1)
     temperature: float = option("of sampling; 0 takes the most likely token", 0.0, within=AT_LEAST_0)
     max_new_tokens: int | None = option(
@@ -167,10 +173,11 @@ def evaluate(arguments: EvalArguments) -> None:
     agents = recipe.get("agents")
     rewards = build_rewards(specs, agents)  # before anything slow: names and parameters
     if arguments.model:
+        unfinished = arguments.output_dir / "server_answers"
         rows = generate_completions(
             arguments.dataset_name,
             arguments.split,
-            arguments.model,
+            find_vlm(arguments.model, arguments),
             recipe,
             num_generations=arguments.num_generations,
             temperature=arguments.temperature,
@@ -178,10 +185,12 @@ def evaluate(arguments: EvalArguments) -> None:
             batch_size=arguments.batch_size,
             seed=arguments.seed,
             limit=arguments.limit,
+            answers=arguments.answer_cache or unfinished,
         )
         for name in ("scores.jsonl", "summary.json"):  # of an earlier run: they must not stand beside new completions
             (arguments.output_dir / name).unlink(missing_ok=True)
         write_jsonl(arguments.output_dir / "completions.jsonl", (_storable(row) for row in rows))
+        shutil.rmtree(unfinished, ignore_errors=True)
     else:
         with_images = any(getattr(reward.function, "needs_model", False) for reward in rewards)
         rows = read_completions(arguments.dataset_name, arguments.split, with_images, arguments.limit)

@@ -31,6 +31,7 @@ from data.io.records import being_written, write_json, write_jsonl
 from data.reports.measurements import check_pools
 from models.errors import ModelError
 from models.model_paths import check_model_place, model_option
+from models.vlm_places import ModelFolder
 from rewards.eval import read_recipe
 from rewards.scoring.inputs import generate_completions
 from rewards.scoring.rows import score_rows
@@ -155,7 +156,11 @@ def _by_vlm(way: Way, arguments: CompareFactorsArguments) -> tuple[list[dict], f
     load_vlm(way.model)  # so that the clock below does not count reading the files for the first time
     started = time.perf_counter()
     generated = generate_completions(
-        folder / "reports.jsonl", arguments.split, way.model, arguments.recipe, batch_size=arguments.batch_size
+        folder / "reports.jsonl",
+        arguments.split,
+        ModelFolder(way.model),
+        arguments.recipe,
+        batch_size=arguments.batch_size,
     )
     seconds = predicting + time.perf_counter() - started
     parameters += load_vlm(way.model, "cpu")[0].num_parameters()

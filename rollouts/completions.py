@@ -8,7 +8,7 @@ for `rewards.eval`. Writes candidate groups (`data/candidate_groups.py`) with th
 Started again after it was stopped, it goes on; `accelerate launch` divides the prompts among processes.
 """
 
-import random
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,8 +33,10 @@ from data.io.records import RecordError
 from data.io.shards import KeptWorkArguments, ShardStore, end_processes, process_state
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
-from models.errors import ModelError
 from models.model_paths import model_option
+from models.served.arguments import ServerArguments
+from models.vlm import VLM, Prompt, Sampling
+from models.vlm_places import find_vlm
 from rewards.eval import choose_specs, read_recipe
 from rewards.registry import RewardSpec, build_rewards, check_weights, spec_name
 from rewards.scoring.failure_policy import ON_ERROR, Failure, GuardedReward, settle
@@ -80,29 +82,25 @@ class CompletionMaker:
     """Completions of a batch of prompts with their scores, as rows of `data.candidate_groups`.
 
     Attributes:
-        model, processor: the VLM.
+        vlm: completes the prompts.
+        sampling: how.
         rewards: score the completions.
         weights: of the rewards, by name.
-        num_completions: for each prompt.
-        seed: with the ids of a batch it decides what is sampled, whatever was sampled before.
         failures: rows that a reward could not score (`on_error: skip`).
     """
 
-    model: Any
-    processor: Any
+    vlm: VLM
+    sampling: Sampling
     rewards: Sequence[GuardedReward]
     weights: dict[str, float]
-    num_completions: int
-    temperature: float
-    max_new_tokens: int
-    seed: int
     failures: list[Failure] = field(default_factory=list, init=False)
     _failed: Counter[str] = field(default_factory=Counter, init=False)
     _scored: int = field(default=0, init=False)
 
     def groups(self, rows: Sequence[dict]) -> list[dict]:
         """A group for each row of `data.tasks.load_rows`."""
-        texts = self._generate(rows)
+        prompts = [Prompt(row["prompt"], row["images"], row["id"]) for row in rows]
+        texts = self.vlm.complete(prompts, self.sampling)
         scored = self._score(
             [{**row, "completion": text} for row, found in zip(rows, texts, strict=True) for text in found]
         )
@@ -112,11 +110,11 @@ class CompletionMaker:
                 "reward": weighted_sum(scores, self.weights),
                 "scores": scores,
                 "gen_method": "model",
-                "temperature": self.temperature,
+                "temperature": self.sampling.temperature,
             }
             for text, scores in zip((text for found in texts for text in found), scored, strict=True)
         ]
-        size = self.num_completions
+        size = self.sampling.num_generations
         return [
             {
                 **{name: value for name, value in row.items() if name not in NOT_STORED},
@@ -124,26 +122,6 @@ class CompletionMaker:
             }
             for number, row in enumerate(rows)
         ]
-
-    def _generate(self, rows: Sequence[dict]) -> list[list[str]]:
-        import torch
-
-        from models.families.loading import pixel_bounds
-        from models.generation import generate
-
-        bounds = pixel_bounds(self.processor)
-        images = [[bounds.open(image) for image in row["images"]] for row in rows]
-        torch.manual_seed(random.Random(f"{self.seed} {[row['id'] for row in rows]!r}").getrandbits(63))
-        prompts = [row["prompt"] for row in rows]
-        return generate(
-            self.model,
-            self.processor,
-            prompts,
-            images,
-            self.max_new_tokens,
-            self.num_completions,
-            self.temperature,
-        )
 
     def _score(self, rows: list[dict]) -> list[dict[str, float | None]]:
         """Scores of each row by reward name.
@@ -166,13 +144,13 @@ def with_image_files(row: dict, folder: Path) -> dict:
 
 
 @dataclass(kw_only=True)
-class CompletionArguments(KeptWorkArguments):
+class CompletionArguments(ServerArguments, KeptWorkArguments):
     """Which prompts are completed, how, and by which rewards completions are scored."""
 
     dataset_name: str = option("file, folder or Hub data set of any task (data/tasks.py)", old=("dataset",))
     split: str = split_option("train")
     limit: int | None = limit_option()
-    model: str = model_option("folder (also of a run) or Hub id")
+    model: str = model_option("folder (also of a run), Hub id, or http://host:port/v1 of a server", served=True)
     config: Path | None = option("takes rewards, weights, agents and image sizes from a recipe", None, old=("recipe",))
     rewards: tuple[str, ...] | None = option("names, or dotted paths of your own; by default the recipe's", None)
     weights: tuple[float, ...] | None = option("of the rewards, in their order", None)
@@ -218,24 +196,19 @@ def make_completions(arguments: CompletionArguments) -> None:
     specs = choose_specs(arguments.rewards, recipe, arguments.on_error)
     weights = choose_weights(specs, arguments.weights, recipe)
     rewards = build_rewards(specs, recipe.get("agents"))
+    place = find_vlm(arguments.model, arguments, arguments.device)
     skipping = Skipping(arguments.skip_unreadable)
     rows = _load_rows(arguments.dataset_name, arguments.split, arguments.limit, recipe, skipping)
     check_columns(rewards, [{**row, "completion": ""} for row in rows], arguments.dataset_name)
 
     from data.io.digests import rows_digest
-    from models.families.loading import load_processor, load_vlm
-    from models.run_folders import find_model, model_fingerprint
 
-    try:
-        model_name = find_model(arguments.model)
-    except ModelError as error:
-        raise error.at("--model") from error
     max_new_tokens = arguments.max_new_tokens or recipe.get("max_completion_length") or 256
     settings = {
         "version": VERSION,
         "data": rows_digest(rows),
         "left_out": skipping.positions(),
-        "model": model_fingerprint(model_name),
+        "model": place.fingerprint(),
         "rewards": specs,
         "agents": recipe.get("agents"),
         "weights": weights,
@@ -243,19 +216,22 @@ def make_completions(arguments: CompletionArguments) -> None:
         "max_new_tokens": max_new_tokens,
         **{name: getattr(arguments, name) for name in ("num_completions", "temperature", "seed", "batch_size")},
     }
-    model, _ = load_vlm(model_name, device=arguments.device or process_state().device)
-    processor = load_processor(model_name, recipe.get("min_pixels"), recipe.get("max_pixels"))
-    maker = CompletionMaker(
-        model,
-        processor,
-        rewards,
-        weights,
-        arguments.num_completions,
-        arguments.temperature,
-        max_new_tokens,
-        arguments.seed,
-    )
+    device = arguments.device or process_state().device
+    vlm = place.load(recipe.get("min_pixels"), recipe.get("max_pixels"), _answer_folder(arguments), device)
+    sampling = Sampling(max_new_tokens, arguments.num_completions, arguments.temperature, arguments.seed)
+    maker = CompletionMaker(vlm, sampling, rewards, weights)
     _make_all(maker, rows, settings, arguments, skipping)
+
+
+def _answer_folder(arguments: CompletionArguments) -> Path:
+    """Where answers of a server are kept; a beginning anew knows none of this work's."""
+    if arguments.answer_cache is not None:
+        return arguments.answer_cache
+    folder, state = arguments.work(arguments.output) / "server_answers", process_state()
+    if arguments.restart and state.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    state.wait_for_everyone()
+    return folder
 
 
 def _make_all(
@@ -269,7 +245,8 @@ def _make_all(
         return (with_image_files(group, images) for group in maker.groups([by_id[row_id] for row_id in chunk]))
 
     with ShardStore(arguments.work(arguments.output), settings, restart=arguments.restart) as store:
-        store.fill(arguments.output, list(by_id), groups_of, arguments.batch_size, unit="prompt")
+        size = maker.vlm.chunk_size(arguments.batch_size)
+        store.fill(arguments.output, list(by_id), groups_of, size, unit="prompt")
         if store.is_main:
             skipping.write(arguments.output)
             _report(arguments.output, maker.failures)

@@ -8,6 +8,7 @@ Reads rows of `{"report", "pool", "images"?, "id"?}`. Writes a row each: `{"id",
 prompt}, "kept": [ids], "removed": [ids], "unread_prompts", "unknown_agents"}`. The data set itself is not changed.
 """
 
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -22,11 +23,15 @@ from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
 from data.io.images import resolve_images, resolve_path
 from data.io.records import base_folder, parse_rows, read_some_rows, write_jsonl
+from data.io.shards import work_folder
 from data.io.unreadable import Skipping, readable_rows, refuse_unreadable, with_positions_as_ids
 from data.reports.pool import ItemId, images_of_pools, load_pool, readable_pool
 from data.rows.messages import without_leading_marks
 from data.rows.row_images import RecordWithImages
 from models.model_paths import model_option
+from models.served.arguments import ServerArguments
+from models.vlm import Prompt, Sampling
+from models.vlm_places import VLMPlace, find_vlm
 
 
 class Report(RecordWithImages):
@@ -89,31 +94,31 @@ def readable_reports(reports: list[Report], source: str, skipping: Skipping, wor
 
 
 def select_agents(
-    reports: list[Report], model_name: str, recipe: dict[str, Any], agents: dict, batch_size: int = 8
+    reports: list[Report], place: VLMPlace, recipe: dict[str, Any], agents: dict, work: Path, batch_size: int = 8
 ) -> list[str]:
     """The model's answer to each report, most likely token by token.
 
     Args:
+        place: of the model.
         recipe: `min_pixels`, `max_pixels` and `max_completion_length`, as in training.
         agents: that may be selected, by name.
+        work: folder for answers of a server.
     """
     from tqdm import tqdm
 
     from data.prompts import selection_messages
-    from models.families.loading import load_processor, load_vlm, pixel_bounds
-    from models.generation import generate
 
-    model, _ = load_vlm(model_name)
-    processor = load_processor(model_name, recipe.get("min_pixels"), recipe.get("max_pixels"))
-    bounds = pixel_bounds(processor)
+    vlm = place.load(recipe.get("min_pixels"), recipe.get("max_pixels"), work)
     available = [(agent.name, agent.description) for agent in agents.values()]
+    sampling = Sampling(recipe.get("max_completion_length") or 256)
+    size = vlm.chunk_size(batch_size)
     answers = []
-    for start in tqdm(range(0, len(reports), batch_size), desc="selecting", unit="batch"):
-        batch = reports[start : start + batch_size]
-        prompts = [selection_messages(report.report, available) for report in batch]
-        images = [[bounds.open(image) for image in report.images] for report in batch]
-        texts = generate(model, processor, prompts, images, recipe.get("max_completion_length") or 256)
-        answers += [text for [text] in texts]
+    for start in tqdm(range(0, len(reports), size), desc="selecting", unit="batch"):
+        prompts = [
+            Prompt(selection_messages(report.report, available), report.images, number)
+            for number, report in enumerate(reports[start : start + size], start)
+        ]
+        answers += [text for [text] in vlm.complete(prompts, sampling)]
     return answers
 
 
@@ -150,12 +155,12 @@ def describe(row: dict) -> str:
 
 
 @dataclass(kw_only=True)
-class FilterDatasetArguments:
+class FilterDatasetArguments(ServerArguments):
     """Which reports are read, by which model."""
 
     dataset_name: str = option("reports: JSONL, JSON or parquet file, or folder with splits", old=("reports", UNNAMED))
     split: str = split_option("test")
-    model: str = model_option("folder or Hub id")
+    model: str = model_option("folder, Hub id, or http://host:port/v1 of a server", served=True)
     config: Path | None = option(
         "recipe that the model was trained with: agents, image sizes, length", None, old=("recipe",)
     )
@@ -173,14 +178,18 @@ def main(argv: list[str] | None = None) -> None:
 
     recipe = read_recipe(arguments.config) if arguments.config else {}
     agents = build_agents(recipe.get("agents"))
+    place = find_vlm(arguments.model, arguments)
     skipping = Skipping(arguments.skip_unreadable)
     reports = load_reports(arguments.dataset_name, arguments.split)
     with tempfile.TemporaryDirectory() as work:
         reports = readable_reports(reports, arguments.dataset_name, skipping, Path(work))
-        answers = select_agents(reports, arguments.model, recipe, agents, arguments.batch_size)
+        unfinished = work_folder(arguments.output)
+        folder = arguments.answer_cache or unfinished
+        answers = select_agents(reports, place, recipe, agents, folder, arguments.batch_size)
         rows = filter_datasets(reports, answers, agents)
     skipping.write(arguments.output)
     write_jsonl(arguments.output, rows)
+    shutil.rmtree(unfinished, ignore_errors=True)
     for row in rows:
         print(describe(row))
         if row["kept"] == []:

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from models.served.errors import Fault, ServerError, Stopped
 
+FIRST_PAUSE = 1.0
+"""Seconds before the first retry of a request; doubled for each further one."""
 LONGEST_PAUSE = 60.0
 """Seconds before a request is made again, unless the server asks for more."""
 LONGEST_WAIT = 900.0
@@ -22,16 +24,15 @@ class Attempts:
     """Makes requests of one server until they succeed.
 
     Args:
-        retries: of one request, after its first attempt.
-        first_pause: seconds before the first of them; doubled for each further one. Up to half of a pause is left out
-            at random, so that requests that failed together do not come back together.
+        retries: of one request, after its first attempt. Up to half of a pause is left out at random, so that requests
+            that failed together do not come back together.
 
     Attributes:
         counts: `calls` to the server, of them `retries`.
     """
 
-    def __init__(self, retries: int, first_pause: float):
-        self.retries, self.first_pause = retries, first_pause
+    def __init__(self, retries: int):
+        self.retries = retries
         self.counts: Counter[str] = Counter()
         self._not_before = 0.0
         self._random = random.Random()  # no result depends on it
@@ -76,7 +77,7 @@ class Attempts:
         """Seconds until the next attempt. Where the server says how long, all requests wait."""
         if fault.wait is not None:
             self._not_before = max(self._not_before, time.monotonic() + fault.wait)
-        pause = min(LONGEST_PAUSE, self.first_pause * 2**number) * self._random.uniform(0.5, 1.0)
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**number) * self._random.uniform(0.5, 1.0)
         return max(pause, fault.wait or 0.0)
 
     async def _pause(self, seconds: float, stop: asyncio.Event) -> None:

@@ -42,7 +42,7 @@ class ServerSettings:
         key_variable: the environment variable that holds the key, for messages.
         concurrency: requests at once.
         timeout: seconds from a request to the end of its answer.
-        retries, first_pause: see `models.served.attempts.Attempts`.
+        retries: of one request, after its first attempt.
     """
 
     address: str
@@ -52,7 +52,6 @@ class ServerSettings:
     concurrency: int = 16
     timeout: float = 600.0
     retries: int = 6
-    first_pause: float = 1.0
 
 
 class ChatServer:
@@ -72,7 +71,7 @@ class ChatServer:
     def __init__(self, settings: ServerSettings, cache: str | Path | None = None):
         self.settings = settings
         self.address = checked_address(settings.address)
-        self._attempts = Attempts(settings.retries, settings.first_pause)
+        self._attempts = Attempts(settings.retries)
         self.counts: Counter[str] = self._attempts.counts
         self._loop: asyncio.AbstractEventLoop | None = None
         self.model: ModelCard = self._run(self._find_model())

@@ -12,6 +12,8 @@ from data.io.unreadable import readable_rows
 from data.rows.chat import check_reserved
 from data.rows.messages import parse_prompt, place_images
 from data.rows.row_images import gather_images
+from models.vlm import Prompt, Sampling
+from models.vlm_places import VLMPlace
 from rewards.scoring.columns import QUESTIONS
 
 RESERVED = ("completions", "trainer_state", "log_extra", "log_metric")
@@ -119,7 +121,7 @@ def read_completions(source: str, split: str, with_images: bool = False, limit: 
 def generate_completions(
     source: str | Path,
     split: str,
-    model_name: str,
+    place: VLMPlace,
     recipe: dict[str, Any],
     num_generations: int = 1,
     temperature: float = 0.0,
@@ -127,38 +129,35 @@ def generate_completions(
     batch_size: int = 32,
     seed: int = 0,
     limit: int | None = None,
+    answers: Path | None = None,
 ) -> list[dict]:
     """Rows of a data set, each `num_generations` times, with a `completion` and its number in `generation`.
 
     Args:
         source, split, limit: see `data.tasks.load_rows`.
-        model_name: folder or Hub id.
+        place: of the model.
         recipe: `agents`, `answer_tags`, `min_pixels`, `max_pixels` and `max_completion_length` are used.
         temperature: 0 takes the most likely token each time.
         max_new_tokens: by default the recipe's `max_completion_length`, or 256.
         batch_size: prompts generated at once.
+        answers: folder for answers of a server.
     """
-    import torch
     from tqdm import tqdm
 
     from data.tasks import load_rows
     from filter_agents.registry import described_agents
-    from models.families.loading import load_processor, load_vlm, pixel_bounds
-    from models.generation import generate
 
     agents = described_agents(recipe.get("agents"))
     rows = load_rows(source, split, agents, bool(recipe.get("answer_tags")), limit=limit)
-    model, _ = load_vlm(model_name)
-    processor = load_processor(model_name, recipe.get("min_pixels"), recipe.get("max_pixels"))
-    bounds = pixel_bounds(processor)
-    max_new_tokens = max_new_tokens or recipe.get("max_completion_length") or 256
-    torch.manual_seed(seed)
+    vlm = place.load(recipe.get("min_pixels"), recipe.get("max_pixels"), answers)
+    length = max_new_tokens or recipe.get("max_completion_length") or 256
+    sampling = Sampling(length, num_generations, temperature, seed)
+    size = vlm.chunk_size(batch_size)
     generated = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="generating", unit="batch"):
-        batch = rows[start : start + batch_size]
-        images = [[bounds.open(image) for image in row["images"]] for row in batch]
-        prompts = [row["prompt"] for row in batch]
-        completions = generate(model, processor, prompts, images, max_new_tokens, num_generations, temperature)
+    for start in tqdm(range(0, len(rows), size), desc="generating", unit="batch"):
+        batch = rows[start : start + size]
+        prompts = [Prompt(row["prompt"], row["images"], start + number) for number, row in enumerate(batch)]
+        completions = vlm.complete(prompts, sampling)
         generated += [
             {**row, "completion": text, "generation": number}
             for row, texts in zip(batch, completions, strict=True)

@@ -63,6 +63,7 @@ class FaultyChatServer:
         models: their names.
         key: without it nobody is let in; by default everybody is.
         owner: what the server calls itself.
+        root: what it says that it has loaded.
         delay: seconds that an answer takes.
         retry_after: what is said with a 429.
 
@@ -80,11 +81,13 @@ class FaultyChatServer:
         models: tuple[str, ...] = ("policy",),
         key: str | None = None,
         owner: str = "stand-in",
+        root: str | None = None,
         delay: float = 0.0,
         retry_after: str | None = None,
         first_tokens: Callable[[dict[str, Any]], list[tuple[str, float]]] | None = None,
     ):
         self.faults, self.models, self.key, self.owner = faults, models, key, owner
+        self.root = root
         self.answer = answer or (lambda body: [f"{content_of(body)} {number}" for number in range(body["n"])])
         self.delay, self.retry_after, self.first_tokens = delay, retry_after, first_tokens
         self.bodies: list[dict[str, Any]] = []
@@ -144,7 +147,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self._let_in():
-            cards = [{"id": name, "owned_by": self.server_.owner} for name in self.server_.models]
+            cards = [
+                {"id": name, "owned_by": self.server_.owner, "root": self.server_.root} for name in self.server_.models
+            ]
             status = self.server_.lists_models
             if isinstance(status, str):
                 self._send(200, status.encode(), "text/html")

@@ -15,9 +15,15 @@ from chat_server import FAULTS, FaultyChatServer, content_of, picture_of
 from PIL import Image
 from places import ROOT
 
+from models.served import attempts
 from models.served.errors import ServerError
 from models.served.requests import ChatRequest
 from models.served.server import ChatServer, ServerSettings
+
+
+@pytest.fixture(autouse=True)
+def quick_pauses(monkeypatch):
+    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.01)
 
 
 def request_of(number: int, **settings) -> ChatRequest:
@@ -34,7 +40,7 @@ def expected(number: int, count: int = 1) -> list[str]:
 
 
 def server_at(server: FaultyChatServer, cache=None, **settings) -> ChatServer:
-    quick = {"first_pause": 0.01, "timeout": 20.0, "concurrency": 4}
+    quick = {"timeout": 20.0, "concurrency": 4}
     return ChatServer(ServerSettings(server.address, **{**quick, **settings}), cache)
 
 
@@ -132,10 +138,11 @@ def test_a_server_that_asks_to_wait_for_hours_ends_the_run():
         assert len(faulty.bodies) == 1
 
 
-def test_pauses_grow():
+def test_pauses_grow(monkeypatch):
+    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.08)
     with FaultyChatServer(lambda number, body: "500") as faulty:
         with pytest.raises(ServerError):
-            server_at(faulty, retries=3, first_pause=0.08).answers([request_of(0)])
+            server_at(faulty, retries=3).answers([request_of(0)])
         pauses = [after - before for before, after in zip(faulty.times, faulty.times[1:], strict=False)]
         assert all(pause >= 0.04 * 2**number for number, pause in enumerate(pauses))
 
@@ -151,13 +158,14 @@ def test_nobody_there_is_said_at_once():
     assert time.monotonic() - started < 2
 
 
-def test_a_server_of_another_kind_is_told_at_once():
+def test_a_server_of_another_kind_is_told_at_once(monkeypatch):
     with FaultyChatServer() as faulty:
+        monkeypatch.setattr(attempts, "FIRST_PAUSE", 60.0)
         faulty.lists_models = "<html>Welcome</html>"
         with pytest.raises(
             ServerError, match="found no JSON but text/html: '<html>Welcome</html>'; expected a server"
         ):
-            server_at(faulty, first_pause=60.0)
+            server_at(faulty)
         faulty.lists_models = 404
         with pytest.raises(ServerError, match="HTTP 404: no list"):
             server_at(faulty)
@@ -222,7 +230,8 @@ KILLED = """
 import sys
 sys.path.insert(0, "tests/models/served")
 from test_server import *
-server = ChatServer(ServerSettings(sys.argv[1], concurrency=2, first_pause=0.01), sys.argv[2])
+attempts.FIRST_PAUSE = 0.01
+server = ChatServer(ServerSettings(sys.argv[1], concurrency=2), sys.argv[2])
 server.answers([request_of(number) for number in range(12)])
 """
 

@@ -1,0 +1,73 @@
+"""The options, common to several commands, that say how the server at an address is asked."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.cli.arguments import option
+from data.cli.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1
+from data.errors import UserError
+from models.served.server import ServerSettings
+
+KEY_VARIABLE = "VLLM_API_KEY"
+"""The environment variable that `vllm serve` itself reads its key from."""
+
+
+def read_key(variable: str | None) -> tuple[str | None, str]:
+    """The key in an environment variable, and the variable's name.
+
+    Raises:
+        UserError: there is no such variable, or no key in it. What was given is not repeated: it may be the key.
+    """
+    name = KEY_VARIABLE if variable is None else variable
+    key = os.environ.get(name, "").strip()
+    if variable is not None and not key:
+        raise UserError(
+            "expected the name of an environment variable with a key, found one that is not set; give the name of the "
+            "variable, never the key itself",
+            "--key_variable",
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"environment variable {name}: expected a key of one line of ASCII characters")
+    return key or None, name
+
+
+@dataclass(kw_only=True)
+class ServerArguments:
+    """The server, where the model is an address."""
+
+    served_model_name: str | None = option("of the model at the server; by default its only one", None)
+    concurrency: int = option("requests under way at once, of each process", 16, within=AT_LEAST_1)
+    request_timeout: float = option("seconds until a request without an answer is made again", 600.0, within=ABOVE_0)
+    max_retries: int = option("of a request that fails, with growing pauses", 6, within=AT_LEAST_0)
+    key_variable: str | None = option(
+        f"environment variable that holds the server's key; by default {KEY_VARIABLE}, if it is set", None
+    )
+    answer_cache: Path | None = option("folder of answers to share between runs", None)
+
+    def server_settings(self, address: str) -> ServerSettings:
+        """Where and how to ask.
+
+        Raises:
+            UserError: see `read_key`.
+        """
+        key, variable = read_key(self.key_variable)
+        return ServerSettings(
+            address,
+            model=self.served_model_name,
+            key=key,
+            key_variable=variable,
+            concurrency=self.concurrency,
+            timeout=self.request_timeout,
+            retries=self.max_retries,
+        )
+
+    def check_unused(self, *names: str) -> None:
+        """Raises a `UserError` for a setting of a server, where there is none.
+
+        Args:
+            names: further options that only a server has use for.
+        """
+        for name in ("served_model_name", "key_variable", *names):
+            if getattr(self, name) is not None:
+                raise UserError("is for a server; expected an address in --model, http://host:port/v1", f"--{name}")
