@@ -4,8 +4,10 @@ can take in at a glance, and a test for every module. Reads the source alone; `C
 import ast
 import configparser
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -162,8 +164,8 @@ TESTED_IN = {
     "trainers/setup/setting_rules.py": "cases/trainers/test_setting_types.py",
     "vlm_posttrain/accelerate_process.py": "vlm_posttrain/test_launch.py",
     "vlm_posttrain/import_path.py": "vlm_posttrain/test_commands.py",
-    "trainers/vllm/checks.py": "cases/trainers/test_vllm.py",
-    "trainers/vllm/versions.py": "cases/trainers/test_vllm.py",
+    "trainers/vllm_engine/checks.py": "cases/trainers/test_vllm.py",
+    "trainers/vllm_engine/versions.py": "cases/trainers/test_vllm.py",
 }
 """Modules without a test file of their name, and the test, below `tests/`, that covers each."""
 
@@ -294,6 +296,13 @@ def test_packages_say_that_their_types_are_checked():
     for package in USES:
         assert (ROOT / package / "py.typed").is_file()
         assert "py.typed" in re.split(r",\s*", listed[package])
+
+
+def test_nothing_beside_a_script_hides_a_library():
+    """`python trainers/grpo.py` looks for every import in trainers/ first."""
+    libraries = {*sys.stdlib_module_names, *packages_distributions(), "vllm"}
+    beside = {path.name.removesuffix(".py") for path in (ROOT / "trainers").iterdir()}
+    assert sorted(beside & libraries) == []
 
 
 def test_every_module_has_a_test():

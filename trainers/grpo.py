@@ -54,9 +54,9 @@ from trainers.setup.model import (
 from trainers.setup.model_settings import checked_model
 from trainers.setup.recipes import DataArguments, parse_entries
 from trainers.setup.task_data import TokenCounts, rollout_dataset, to_dataset
-from trainers.vllm.arguments import VLLMArguments
-from trainers.vllm.checks import check_vllm, check_vllm_model
-from trainers.vllm.rollouts import VLLMRollouts
+from trainers.vllm_engine.arguments import VLLMArguments
+from trainers.vllm_engine.checks import check_vllm, check_vllm_model
+from trainers.vllm_engine.rollouts import VLLMRollouts
 
 _OTHER_TEXTS = ("completion", "chosen", "rejected", "messages")
 """Columns of other trainers, which rewards may read. TRL asks any one of those that a row with images has whether it

@@ -14,7 +14,7 @@ from trainers.setup.evaluation_rows import check_evaluation
 from trainers.setup.model import DEFAULT_REVISION, base_of_adapters, hub_arguments
 from trainers.setup.recipe_keys import closest_key
 from trainers.setup.recipes import DataArguments, RecipeError
-from trainers.vllm.versions import INSTALL, check_versions
+from trainers.vllm_engine.versions import INSTALL, check_versions
 
 TRACKERS = {"azure_ml": "azureml", "flyte": "flytekit", "kubeflow": None}
 """Values of `report_to` whose module has another name, or that need none (transformers' integration_utils)."""

@@ -8,8 +8,8 @@ from refused_recipes import refusal
 
 from trainers.setup.recipes import RecipeError
 from trainers.setup.task_data import TokenCounts
-from trainers.vllm.checks import check_heads, check_length
-from trainers.vllm.versions import check_platform
+from trainers.vllm_engine.checks import check_heads, check_length
+from trainers.vllm_engine.versions import check_platform
 
 VLLM = {"use_vllm": True, "vllm_mode": "colocate"}
 

@@ -27,7 +27,7 @@ class SamplingParams:
 
 def install_fake_vllm(monkeypatch, version: str = "0.24.0", transformers: str = "5.21.0", device: str = "cpu"):
     """From now on vLLM seems to be installed, on a machine with a device of its own; "" is one that it cannot use."""
-    from trainers.vllm import versions
+    from trainers.vllm_engine import versions
 
     platform = SimpleNamespace(
         device_type=device,

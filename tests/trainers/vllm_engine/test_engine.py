@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from models.families.loading import load_processor, pixel_bounds
 from trainers.setup.task_data import to_dataset
-from trainers.vllm.engine import engine_settings, most_images
+from trainers.vllm_engine.engine import engine_settings, most_images
 
 
 def arguments(given=None, **precision):

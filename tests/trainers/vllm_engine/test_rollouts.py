@@ -10,9 +10,9 @@ from trl.generation import vllm_generation
 
 from models.families.loading import load_processor
 from trainers.grpo import GRPOTrainer
-from trainers.vllm import rollouts
-from trainers.vllm.rollouts import VLLMRollouts, engines_made_by
-from trainers.vllm.server import ServerMismatch
+from trainers.vllm_engine import rollouts
+from trainers.vllm_engine.rollouts import VLLMRollouts, engines_made_by
+from trainers.vllm_engine.server import ServerMismatch
 
 
 class Engine:

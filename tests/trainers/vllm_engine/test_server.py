@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainers.vllm import checks
-from trainers.vllm.checks import say_how_to_serve
-from trainers.vllm.server import ServerMismatch, check_server, server_answers, server_command, server_url
+from trainers.vllm_engine import checks
+from trainers.vllm_engine.checks import say_how_to_serve
+from trainers.vllm_engine.server import ServerMismatch, check_server, server_answers, server_command, server_url
 
 SETTINGS = {"dtype": "bfloat16", "mm_processor_kwargs": {"size": {"shortest_edge": 784, "longest_edge": 4704}}}
 ARGS = SimpleNamespace(

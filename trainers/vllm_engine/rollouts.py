@@ -6,9 +6,9 @@ from typing import Any
 
 from trl.generation import vllm_generation
 
-from trainers.vllm.engine import engine_settings, most_images
-from trainers.vllm.prompts import ExpandedPrompts
-from trainers.vllm.server import check_server
+from trainers.vllm_engine.engine import engine_settings, most_images
+from trainers.vllm_engine.prompts import ExpandedPrompts
+from trainers.vllm_engine.server import check_server
 
 
 def engine_class(processor: Any) -> type:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainers.vllm.prompts import ExpandedPrompts, PromptMismatch, as_vllm_takes_it, one_token_an_image
+from trainers.vllm_engine.prompts import ExpandedPrompts, PromptMismatch, as_vllm_takes_it, one_token_an_image
 
 IMAGE, START, END = 9, 7, 8
 

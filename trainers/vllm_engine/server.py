@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.errors import UserError
-from trainers.vllm.arguments import server_flags
+from trainers.vllm_engine.arguments import server_flags
 
 BY_TRL = {"weight_transfer_config": {"backend": "nccl"}, "logprobs_mode": "processed_logprobs"}
 """Options of the server without which TRL cannot send weights, or compare probabilities."""

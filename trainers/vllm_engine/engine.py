@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import ProcessorMixin
 
 from trainers.setup.task_data import RowLoader
-from trainers.vllm.arguments import COMPLETED
+from trainers.vllm_engine.arguments import COMPLETED
 
 AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 """Setting of the trainer -> the precision that it computes in, whatever its weights are kept in."""
