@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
+from torch.nn.utils.rnn import pad_sequence
 
 from data.io.images import ImageSource
 from data.rows.messages import parse_prompt, place_images, texts_of
@@ -230,12 +231,10 @@ def _tokenise(
 
 def _padded(encoded: dict[str, Any], pad_token: int, side: str) -> dict[str, torch.Tensor]:
     rows = {key: value for key, value in encoded.items() if isinstance(value, list)}
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    rows["attention_mask"] = [[1] * length for length in lengths]
-    width, fill = max(lengths), {"input_ids": pad_token, "labels": -100}
-    padded = {}
-    for key, values in rows.items():
-        spare = [[fill.get(key, 0)] * (width - len(value)) for value in values]
-        pairs = zip(values, spare, strict=True)
-        padded[key] = torch.tensor([value + more if side == "right" else more + value for value, more in pairs])
+    rows["attention_mask"] = [[1] * len(ids) for ids in rows["input_ids"]]
+    fill = {"input_ids": pad_token, "labels": -100}
+    padded = {
+        key: pad_sequence(list(map(torch.tensor, values)), True, fill.get(key, 0), side)
+        for key, values in rows.items()
+    }
     return {key: value for key, value in encoded.items() if not isinstance(value, list)} | padded

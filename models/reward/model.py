@@ -34,6 +34,7 @@ from models.generation import evaluating
 from models.hub_revisions import hub_options
 from models.reward.config import Qwen2_5_VLRewardConfig, Qwen2VLRewardConfig
 from models.reward.inputs import Prompt, ResponseGroup, encode_groups, read_requests
+from models.shared_prefix.layout import rows_with_equal_keys
 from models.shared_prefix.packing import pack_conversations
 from models.shared_prefix.sharing import SharedPrefix
 
@@ -308,10 +309,8 @@ def _rows_by_prompt(
     rows: Sequence[int], prompts: Sequence[Prompt], images: Sequence[Sequence[ImageSource]]
 ) -> list[list[int]]:
     """Rows that share prompt and images together, so that the vision tower sees these once."""
-    found: dict[tuple[str, ...], list[int]] = {}
-    for row in rows:
-        found.setdefault((repr(prompts[row]), *_names(images[row])), []).append(row)
-    return list(found.values())
+    groups = rows_with_equal_keys([(repr(prompts[row]), *_names(images[row])) for row in rows])
+    return [[rows[place] for place in group] for group in groups]
 
 
 class Qwen2VLForRewardModel(_RewardModel, Qwen2VLPreTrainedModel):

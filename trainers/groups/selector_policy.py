@@ -99,7 +99,7 @@ class SelectorPolicy:
     def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
         """Every example of the batch once, and pools as rows of those."""
         unique, places = np.unique(np.concatenate([item["pool"] for item in items]), return_inverse=True)
-        pools = _padded_rows(np.split(places, np.cumsum([len(item["pool"]) for item in items])[:-1]))
+        pools = torch.from_numpy(places).split([len(item["pool"]) for item in items])
         sizes = [len(item["pointers"]) for item in items]
         steps = max(len(pointer) for item in items for pointer in item["pointers"])
         pointers = torch.full((len(items), max(sizes), steps), -1)
@@ -109,7 +109,7 @@ class SelectorPolicy:
         return {
             "index": torch.tensor([item["index"] for item in items]),
             **self.inputs([item["query"] for item in items], unique),
-            "pools": pools,
+            "pools": nn.utils.rnn.pad_sequence(pools, batch_first=True, padding_value=-1),
             "pointers": pointers,
         }
 
@@ -125,14 +125,6 @@ class SelectorPolicy:
         output = model(**inputs, label_smoothing=self.label_smoothing)
         nothing = _every_parameter(model)
         return GroupLogProbs(output.log_probs + nothing, output.mask, output.cross_entropy + nothing)
-
-
-def _padded_rows(rows: Sequence[np.ndarray]) -> torch.Tensor:
-    """(B, longest), -1 where a row is shorter."""
-    padded = torch.full((len(rows), max(len(row) for row in rows)), -1)
-    for number, row in enumerate(rows):
-        padded[number, : len(row)] = torch.from_numpy(row)
-    return padded
 
 
 def _every_parameter(model: nn.Module) -> torch.Tensor | float:
