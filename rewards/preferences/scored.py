@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from data.io.field_types import Finite, OneId
+from data.io.json_text import half_character
 from data.io.records import Record, parse_rows, read_some_rows
 from data.rows.answers import plain
 from rewards.preferences.accuracy import ScoredPair, ranked_pairs
@@ -20,12 +21,9 @@ from rewards.preferences.accuracy import ScoredPair, ranked_pairs
 
 def check_encodable(text: Any) -> Any:
     """The value, unless it is a text that no file can hold, because JSON escapes in it are halves of a character."""
-    if isinstance(text, str):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            context = {"place": error.start}
-            raise PydanticCustomError("text", "half of a surrogate pair at character {place}", context) from error
+    place = half_character(text) if isinstance(text, str) else None
+    if place is not None:
+        raise PydanticCustomError("text", "half of a surrogate pair at character {place}", {"place": place})
     return text
 
 

@@ -1,10 +1,9 @@
 """Held-out results as report and card show them: read from what the evaluating commands write."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from data.io.records import RecordError
+from data.io.records import RecordError, read_json
 from rewards.scoring.statistics import Interval
 
 
@@ -21,13 +20,7 @@ def read_held_out(path: str | Path) -> dict[str, Any]:
     Raises:
         RecordError: no such file, or another one.
     """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise RecordError([f"{path}: cannot be read: {error.strerror}"]) from error
-    except ValueError as error:
-        raise RecordError([f"{path}: not valid JSON: {error}"]) from error
+    content = read_json(Path(path))
     for read in (_comparison, _reward_bench, _in_context):
         try:
             table = read(content)
