@@ -407,13 +407,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         load_reference = reference_loader(script, args, model_args)
         train_on_groups(
-            OfflineGRPOTrainer,
-            "offline GRPO",
-            script,
-            args,
-            model_args,
-            recipe,
-            load_reference=load_reference,
+            OfflineGRPOTrainer, "offline GRPO", script, args, model_args, recipe, load_reference=load_reference
         )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+Z_95 = 1.959963984540054
+"""Standard deviations on each side of an interval of 95%."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +38,20 @@ def summarise(scores: list[float | None], errors: int = 0) -> dict:
     }
 
 
-def wilson_interval(successes: float, trials: int, z: float = 1.959963984540054) -> tuple[float, float] | None:
-    """Wilson's score interval of a share; `None` without trials.
+def wilson_interval(successes: float, trials: int) -> tuple[float, float] | None:
+    """Wilson's score interval of a share, 95%; `None` without trials.
 
     The formula of `scipy.stats.binomtest(..).proportion_ci(method="wilson")`, which takes whole successes only: of two
     equal scores, each is half a success.
-
-    Args:
-        z: standard deviations on each side; the default is that of 95%.
 
     >>> [round(bound, 4) for bound in wilson_interval(8, 10)]
     [0.4902, 0.9433]
     """
     if trials == 0:
         return None
-    share, weight = successes / trials, z * z / trials
+    share, weight = successes / trials, Z_95**2 / trials
     middle = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * math.sqrt(share * (1 - share) / trials + weight / (4 * trials))
+    half = Z_95 / (1 + weight) * math.sqrt(share * (1 - share) / trials + weight / (4 * trials))
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
