@@ -176,9 +176,10 @@ def test_json_records_are_valid(block, tmp_path):
 def recipe_types(method: str) -> tuple[type, ...]:
     from trl import ModelConfig
 
-    from trainers.factors import FactorArguments, FactorTrainingConfig
+    from trainers.factors import FactorTrainingConfig
     from trainers.groups.arguments import GroupArguments
     from trainers.grpo import GRPOConfig, GRPOScriptArguments
+    from trainers.labels.data import FactorArguments
     from trainers.offline_grpo import OfflineGRPOConfig
     from trainers.preferences.data import PreferenceArguments
     from trainers.rce import RCEConfig

@@ -20,26 +20,30 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import EvalPrediction, TrainerCallback
 from trl import ModelConfig
 
-from data.factor_labels.clusters import FactorSet
-from data.factors import LabelledImage, load_factor_set, load_labelled, multi_hot
-from data.io.images import open_image
-from data.io.records import GivenRows, RecordError, write_json
-from models.errors import ModelError
+from data.factors import load_factor_set
+from data.io.records import write_json
 from models.factors.metrics import choice_metrics, factor_metrics, fit_thresholds, majority_choice
-from models.factors.predictor import (
-    DEFAULT_THRESHOLD,
-    FactorConfig,
-    FactorPredictor,
-    from_backbone,
-    load_factor_predictor,
-    new_predictor,
-)
+from models.factors.model import DEFAULT_THRESHOLD, FactorConfig, FactorPredictor
 from models.factors.synced_batch_norm import sync_batch_norms
+from trainers.labels.data import (
+    FactorArguments,
+    FactorCollator,
+    LabelledImages,
+    labelled_images,
+    load_splits,
+    positive_weights,
+)
+from trainers.labels.model import (
+    NEW_BACKBONE,
+    check_factors,
+    load_predictor,
+    make_predictor,
+    stored_factors,
+)
 from trainers.mixins.checkpoints import CompleteCheckpoints
 from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
@@ -50,38 +54,10 @@ from trainers.run.console import say
 from trainers.run.resuming import begin_run
 from trainers.run.script import readable_errors, set_up, train_and_record
 from trainers.setup.default_config import CheckedSettings, config_or_default
-from trainers.setup.evaluation_rows import check_apart, evaluation_rows
-from trainers.setup.model import hub_arguments
-from trainers.setup.recipes import DataArguments, RecipeError, parse_mapping
+from trainers.setup.recipes import RecipeError
 from trainers.setup.zero_stage import leave_weights_whole
 
 RESULTS_FILE = "factor_results.json"
-NEW_BACKBONE = "a new backbone"
-
-
-@dataclass
-class FactorArguments(DataArguments):
-    """The labelled images, and what looks at them."""
-
-    dataset_final_split: str | None = field(
-        default="test", metadata={"help": "Split that the finished model is measured on once; null for none."}
-    )
-    backbone: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "Configuration of a new image backbone, with its model_type, in place of model_name_or_path "
-            "(a published image model or Qwen2-VL, or a factor predictor to train on)."
-        },
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.backbone = parse_mapping("backbone", self.backbone)
-        if isinstance(self.backbone, str):
-            raise ValueError(
-                f"backbone: expected a mapping with its model_type, found {self.backbone!r}; a stored model is given "
-                "by model_name_or_path"
-            )
 
 
 @dataclass
@@ -138,112 +114,10 @@ class FactorTrainingConfig(CheckedSettings, PixelArguments, EarlyStoppingArgumen
         }
 
 
-class LabelledImages(torch.utils.data.Dataset):
-    """Images with their labels, opened when they are asked for."""
-
-    def __init__(self, records: Sequence[LabelledImage], factors: Sequence[str]):
-        self.records = records
-        self.factors = list(factors)
-        self.labels = multi_hot(records, factors)  # (N, factors)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        return {"image": open_image(self.records[number].image_path), "labels": self.labels[number]}
-
-
-def _labelled_images(
-    dataset: LabelledImages | Dataset | None, name: str, factors: Sequence[str] | None
-) -> LabelledImages:
-    """The images themselves, or those of a data set's rows, each of which is decoded once, on the main process.
-
-    Args:
-        name: of the data set, for messages.
-        factors: the ids that exist; by default all that some row has.
-
-    Raises:
-        TypeError: no data set.
-        RecordError: lists every problem of every row.
-    """
-    if isinstance(dataset, LabelledImages):
-        return dataset
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"{name}: expected a data set with images and their factors, found {dataset!r:.80}")
-    if factors is None:
-        listed = dataset["factors"] if "factors" in dataset.column_names else []
-        factors = sorted({factor for of_row in listed for factor in of_row or ()})
-    checks = PartialState().is_main_process
-    return LabelledImages(load_labelled(GivenRows(name, dataset), "train", factors, checks), factors)
-
-
-class FactorCollator:
-    """Batches as the model reads them; labels come first, because Trainer takes a batch's size from what does.
-
-    Args:
-        config: of the model.
-    """
-
-    def __init__(self, config: FactorConfig):
-        self.config = config
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        labels = torch.from_numpy(np.stack([example["labels"] for example in examples]))
-        return {"labels": labels, **self.config.prepare([example["image"] for example in examples])}
-
-
-def positive_weights(labels: np.ndarray, largest: float) -> list[float]:
-    """Negatives over positives of each factor, from 1 / `largest` to `largest`.
-
-    >>> positive_weights(np.array([[1, 0], [1, 0], [1, 1], [0, 0]]), 2.0)
-    [0.5, 2.0]
-    """
-    positives = labels.sum(axis=0)
-    ratios = (len(labels) - positives) / np.maximum(positives, 1)
-    return [float(ratio) for ratio in ratios.clip(1 / largest, largest)]
-
-
 def evaluation_figures(prediction: EvalPrediction) -> dict[str, float]:
     """Figures while training, at the default thresholds."""
     probabilities = torch.from_numpy(prediction.predictions).float().sigmoid().numpy()
     return factor_metrics(probabilities, prediction.label_ids, np.full(probabilities.shape[1], DEFAULT_THRESHOLD))
-
-
-# -- the model --------------------------------------------------------------------------------------------------------
-
-
-def make_predictor(
-    given: str | Mapping[str, Any], args: FactorTrainingConfig, names: Mapping[str, str], revision: str | None = None
-) -> FactorPredictor:
-    """The predictor of a folder or Hub id, or one with a new head, whose first weights follow `args.seed`.
-
-    Args:
-        given: folder or Hub id of a predictor, an image model or a Qwen2-VL; or a new backbone's configuration.
-        names: of the factors, by their ids.
-
-    Raises:
-        OSError, ValueError: it cannot be loaded or built.
-    """
-    torch.manual_seed(args.seed)
-    settings = args.model_settings(names)
-    if not isinstance(given, str):
-        return new_predictor(dict(given), list(names), **settings)
-    if _stored_factors(given, revision) is None:
-        return from_backbone(given, list(names), args.min_pixels, args.max_pixels, revision, **settings)
-    return load_factor_predictor(given, "cpu", revision).train()
-
-
-def _stored_factors(name: str, revision: str | None = None) -> list[str] | None:
-    """The factors of a predictor in a folder or Hub repository; `None` where another model is."""
-    config = transformers.AutoConfig.from_pretrained(name, revision=revision)
-    return config.factors if isinstance(config, FactorConfig) else None
-
-
-def _check_factors(name: str, model: FactorPredictor, factors: Sequence[str]) -> None:
-    """Raises `RecipeError` for a model that predicts other factors than the data set has."""
-    if model.config.factors != list(factors):
-        found = ", ".join(model.config.factors)
-        raise RecipeError(f"{name} predicts {found}; the data set has {', '.join(factors)}")
 
 
 def _name_of(model: FactorPredictor | str | Mapping[str, Any]) -> Any:
@@ -294,15 +168,15 @@ class FactorTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
         if isinstance(model, FactorPredictor):
             factors = factors or model.config.factors
         elif isinstance(model, str):
-            factors = factors or _stored_factors(model)
-        train_data = _labelled_images(train_dataset, "train_dataset", factors)
+            factors = factors or stored_factors(model)
+        train_data = labelled_images(train_dataset, "train_dataset", factors)
         factors = train_data.factors
-        eval_data = _labelled_images(eval_dataset, "eval_dataset", factors)
-        final_data = None if final_dataset is None else _labelled_images(final_dataset, "final_dataset", factors)
+        eval_data = labelled_images(eval_dataset, "eval_dataset", factors)
+        final_data = None if final_dataset is None else labelled_images(final_dataset, "final_dataset", factors)
         if not isinstance(model, FactorPredictor):
             leave_weights_whole(args, "a factor predictor")
             model = make_predictor(model, args, {factor: factor for factor in factors})
-        _check_factors(_name_of(model), model, factors)
+        check_factors(_name_of(model), model, factors)
         args.check_model(model.config)
         weights = positive_weights(train_data.labels, args.max_pos_weight) if args.pos_weight == "balanced" else None
         model.config.pos_weight = weights
@@ -381,84 +255,6 @@ def described_results(results: dict[str, Any]) -> dict[str, str]:
 # -- the script -------------------------------------------------------------------------------------------------------
 
 
-def load_predictor(
-    script: FactorArguments, args: FactorTrainingConfig, model_args: Any, factors: FactorSet
-) -> FactorPredictor:
-    """The predictor that a recipe names or describes.
-
-    Raises:
-        RecipeError: neither or both are given, it cannot be loaded, or it predicts other factors.
-    """
-    name = model_args.model_name_or_path
-    if (name is None) == (script.backbone is None):
-        found = "neither" if name is None else "both"
-        raise RecipeError(f"expected either model_name_or_path or backbone, found {found}")
-    given: Any = script.backbone if name is None else name
-    try:
-        model = make_predictor(given, args, factors.names, hub_arguments(args, model_args)["revision"])
-    except (OSError, ValueError) as error:
-        where = "backbone" if name is None else f"model_name_or_path: '{name}' cannot be loaded"
-        raise RecipeError(f"{where}: {error}") from error
-    _check_factors(f"model_name_or_path: '{name}'", model, factors.ids)
-    return model
-
-
-def memory_estimate(model: FactorPredictor) -> str:
-    """What weights, gradients and the optimizer's state take; what a batch takes comes on top."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    gigabytes = (4 * parameters + 12 * trained) / 1e9
-    return (
-        f"memory estimate: {gigabytes:.2f} GB for {parameters / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them "
-        "trained, without a batch's activations"
-    )
-
-
-def _image_content(record: LabelledImage) -> tuple[str, Sequence[Any]]:
-    return "", [record.image_path]
-
-
-def load_splits(script: FactorArguments, factors: FactorSet, seed: int = 0) -> list[LabelledImages]:
-    """Training, validation and final data; every image is decoded once, on the main process.
-
-    Args:
-        seed: of `eval_share`.
-
-    Raises:
-        RecordError: lists every problem of every split.
-        RecipeError: images that are trained on are also to be measured on.
-    """
-    main = PartialState().is_main_process
-    places = [(script.dataset_name, script.dataset_train_split)]
-    if script.eval_share is None:
-        places.append((script.eval_dataset_name or script.dataset_name, script.dataset_test_split))
-    if script.dataset_final_split is not None:
-        places.append((script.dataset_name, script.dataset_final_split))
-    found, errors = {}, []
-    for source, split in places:
-        try:
-            found[source, split] = load_labelled(source, split, factors.ids, check_files=main)
-        except RecordError as error:
-            errors.append(error)
-    if errors:
-        raise RecordError.joined(errors)
-    train, held_out = evaluation_rows(script, seed, found[places[0]], lambda *place: found[place], _image_content)
-    splits = [(script.dataset_train_split, train), (script.dataset_test_split, held_out)]
-    if script.dataset_final_split is not None:
-        splits.append((script.dataset_final_split, found[places[-1]]))
-        check_apart(train, found[places[-1]], _image_content, f"{script.dataset_name}, {script.dataset_final_split}")
-    for name, records in splits:
-        without = sum(not record.factors for record in records)
-        say(f"{name}: {len(records)} images, {without} of them without a factor")
-    return [LabelledImages(records, factors.ids) for _, records in splits]
-
-
-def _is_out_of_reach(error: BaseException | None) -> bool:
-    """Whether a model was not found, rather than found to be wrong."""
-    cause = error.__cause__ if isinstance(error, ModelError) else error
-    return isinstance(cause, OSError)
-
-
 def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = set_up(
@@ -473,13 +269,7 @@ def main(argv: list[str] | None = None) -> None:
 
         # Model
         leave_weights_whole(args, "a factor predictor")
-        try:
-            model = load_predictor(script, args, model_args, factors)
-            say(memory_estimate(model))
-        except RecipeError as error:
-            if not script.validate_only or not _is_out_of_reach(error.__cause__):
-                raise
-            say(f"memory estimate: not possible, {model_args.model_name_or_path} cannot be reached from here")
+        model: Any = load_predictor(script, args, model_args, factors)
         splits = {"train": train_data, "evaluation": eval_data, **({"final": final_data[0]} if final_data else {})}
         rows = {name: data.records for name, data in splits.items()}
         start = begin_run("Factors", script, args, model_args, rows)

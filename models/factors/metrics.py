@@ -15,7 +15,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from models.factors.predictor import DEFAULT_THRESHOLD
+from models.factors.model import DEFAULT_THRESHOLD
 
 SMALLEST = 1e-7
 """Probabilities are kept so far from 0 and 1 for the cross-entropy."""

@@ -1,290 +1,32 @@
-"""Which factors apply to an image: an image backbone or a Qwen2-VL's vision tower, with an MLP head on it.
+"""Which factors apply to an image: predictors made on a backbone, or loaded.
 
-    model = load_factor_predictor("outputs/factors/damages_model")
-    model.predict(["photo.png"])        # [["blurry_image"]]
-    model.probabilities(["photo.png"])  # (1, factors)
-
-Both kinds have one interface: their configuration prepares pictures (`prepare`), and the model gives a logit a factor.
-The thresholds above which a factor applies are fitted on validation data and stored with the model.
+model = load_factor_predictor("outputs/factors/damages_model")
+model.predict(["photo.png"])        # [["blurry_image"]]
+model.probabilities(["photo.png"])  # (1, factors)
 """
 
 import difflib
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from data.io.images import ImageSource, open_image
 from models.embeddings import VISION_TOWERS, load_vision_tower
 from models.errors import ModelError
-from models.factors.inputs import IMAGENET_MEAN, IMAGENET_STD, on_canvas
+from models.factors.model import (
+    FactorConfig,
+    FactorPredictor,
+    ImageFactorConfig,
+    ImageFactorPredictor,
+    QwenFactorConfig,
+    QwenFactorPredictor,
+    pooled,
+    vision_config,
+)
 from models.model_paths import loading
 from models.run_folders import find_model
-
-BATCH = 32
-DEFAULT_THRESHOLD = 0.5
-
-
-class FactorConfig(PreTrainedConfig):
-    """What the configurations of both kinds have in common.
-
-    Attributes:
-        factors: ids, in the order of the logits.
-        factor_names: id -> readable name.
-        vision: configuration of what looks at the pictures.
-        feature_size: width of what it says about a picture.
-        head_size: width of the head's hidden layer.
-        dropout: in the head, in training.
-        pos_weight: weight of the positive examples of each factor in the loss; `None` for 1.
-        thresholds: of each factor's probability; `None` before they are fitted.
-    """
-
-    factors: list | None = None
-    factor_names: dict | None = None
-    vision: dict | None = None
-    feature_size: int = 0
-    head_size: int = 256
-    dropout: float = 0.1
-    pos_weight: list | None = None
-    thresholds: list | None = None
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        self.factors = list(self.factors or [])
-        for name in ("pos_weight", "thresholds"):
-            values = getattr(self, name)
-            if values is not None and len(values) != len(self.factors):
-                raise ModelError(f"{name}: expected {len(self.factors)} numbers, one a factor, found {len(values)}")
-        if not 0 <= self.dropout < 1:
-            raise ModelError(f"dropout: expected at least 0 and less than 1, found {self.dropout}")
-        if self.head_size < 1:
-            raise ModelError(f"head_size: expected at least 1, found {self.head_size}")
-
-    def threshold_array(self) -> np.ndarray:
-        """(factors,): the thresholds, or the default ones."""
-        if self.thresholds is None:
-            return np.full(len(self.factors), DEFAULT_THRESHOLD)
-        return np.asarray(self.thresholds, dtype=np.float64)
-
-
-class ImageFactorConfig(FactorConfig):
-    """Of a predictor on an image backbone of transformers, or of timm through transformers.
-
-    Attributes:
-        image_size: side of the canvas that pictures are laid on, in pixels.
-        enlarge: whole factor by which pictures are enlarged first, as far as the canvas allows.
-        image_mean, image_std: of each channel, for pixels from 0 to 1.
-    """
-
-    model_type = "image_factor_predictor"
-
-    image_size: int = 224
-    enlarge: int = 1
-    image_mean: list | tuple = IMAGENET_MEAN
-    image_std: list | tuple = IMAGENET_STD
-
-    def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """What the model reads of RGB pictures."""
-        return {"pixel_values": on_canvas(images, self.image_size, self.image_mean, self.image_std, self.enlarge)}
-
-
-class QwenFactorConfig(FactorConfig):
-    """Of a predictor on the vision tower of a Qwen2-VL or Qwen2.5-VL.
-
-    Attributes:
-        backbone_type: "qwen2_vl" or "qwen2_5_vl".
-        image_processor: settings of the image processor.
-    """
-
-    model_type = "qwen_factor_predictor"
-
-    backbone_type: str = "qwen2_vl"
-    image_processor: dict | None = None
-
-    def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """What the model reads of RGB pictures: patches of all of them, and the rows and columns of each."""
-        from transformers import Qwen2VLImageProcessor
-
-        known = self.__dict__.get("_processor")
-        if known is None:
-            known = Qwen2VLImageProcessor(**self.image_processor)
-            self.__dict__["_processor"] = known
-        inputs = known(images=list(images), return_tensors="pt")
-        return {"pixel_values": inputs["pixel_values"], "image_grid_thw": inputs["image_grid_thw"]}
-
-    def to_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in super().to_dict().items() if key != "_processor"}
-
-
-@dataclass
-class FactorOutput(ModelOutput):
-    """Loss (with labels) and logits (B, factors)."""
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-
-
-class FactorPredictor(PreTrainedModel, ABC):
-    """A backbone, and an MLP that turns its features into a logit a factor. Subclasses define `features`."""
-
-    config_class = FactorConfig
-    main_input_name = "pixel_values"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-
-    def __init__(self, config: FactorConfig):
-        super().__init__(config)
-        self.backbone = self.build_backbone(config)
-        self.head = nn.Sequential(
-            nn.LayerNorm(config.feature_size),
-            nn.Linear(config.feature_size, config.head_size),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.head_size, len(config.factors)),
-        )
-        self.post_init()
-
-    @staticmethod
-    @abstractmethod
-    def build_backbone(config: FactorConfig) -> nn.Module:
-        """A new backbone of the configuration."""
-
-    @abstractmethod
-    def features(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """(B, feature_size)."""
-
-    def forward(self, labels: torch.Tensor | None = None, **inputs: torch.Tensor) -> FactorOutput:
-        """Logits, and with labels (B, factors) of 0 and 1 the mean binary cross-entropy."""
-        logits = self.head(self.features(**inputs))
-        if labels is None:
-            return FactorOutput(logits=logits)
-        weight = None if self.config.pos_weight is None else logits.new_tensor(self.config.pos_weight)
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=weight)
-        return FactorOutput(loss=loss, logits=logits)
-
-    @torch.inference_mode()
-    def probabilities(self, images: Sequence[ImageSource], batch_size: int = BATCH) -> np.ndarray:
-        """float32 (N, factors), in the order of `config.factors`.
-
-        Raises:
-            ImageError: an image that cannot be opened.
-        """
-        training = self.training
-        self.eval()
-        found = [np.zeros((0, len(self.config.factors)), dtype=np.float32)]
-        for start in range(0, len(images), batch_size):
-            inputs = self.config.prepare([open_image(image) for image in images[start : start + batch_size]])
-            logits = self(**{name: value.to(self.device) for name, value in inputs.items()}).logits
-            found.append(logits.float().sigmoid().cpu().numpy())
-        self.train(training)
-        return np.concatenate(found)
-
-    def choose(self, probabilities: np.ndarray) -> list[list[str]]:
-        """Ids of the factors whose probability reaches their threshold, of each image."""
-        applies = probabilities >= self.config.threshold_array()
-        return [[self.config.factors[number] for number in np.flatnonzero(row)] for row in applies]
-
-    def predict(self, images: Sequence[ImageSource], batch_size: int = BATCH) -> list[list[str]]:
-        """Ids of the factors that apply to each image; `probabilities` has how sure that is."""
-        return self.choose(self.probabilities(images, batch_size))
-
-    def freeze_backbone(self, trained_blocks: int) -> None:
-        """Trains the head and the last blocks of the backbone alone; 0 leaves the whole backbone as it is.
-
-        Raises:
-            ValueError: more blocks than the backbone has.
-        """
-        blocks = blocks_of(self.backbone)
-        if not 0 <= trained_blocks <= len(blocks):
-            raise ModelError(f"trained_blocks: expected 0 to {len(blocks)}, found {trained_blocks}")
-        self.backbone.requires_grad_(False)
-        for block in blocks[len(blocks) - trained_blocks :]:
-            block.requires_grad_(True)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "FactorPredictor":
-        """As usual; batch norms that are frozen keep the statistics that they have."""
-        super().train(mode)
-        for module in self.backbone.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
-                module.eval()
-        return self
-
-
-class ImageFactorPredictor(FactorPredictor):
-    """On an image backbone: its pooled features, or the mean of its last hidden states."""
-
-    config_class = ImageFactorConfig
-
-    @staticmethod
-    def build_backbone(config: ImageFactorConfig) -> nn.Module:
-        return AutoModel.from_config(vision_config(config))
-
-    def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return pooled(self.backbone(pixel_values.to(self.dtype)))
-
-
-class QwenFactorPredictor(FactorPredictor):
-    """On a Qwen2-VL's vision tower: mean and maximum of the merged features of a picture, and the logarithms of its
-    rows and columns, which features of patches do not tell."""
-
-    config_class = QwenFactorConfig
-
-    @staticmethod
-    def build_backbone(config: QwenFactorConfig) -> nn.Module:
-        module = import_module(f"transformers.models.{config.backbone_type}.modeling_{config.backbone_type}")
-        return getattr(module, VISION_TOWERS[config.backbone_type])(vision_config(config))
-
-    def features(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> torch.Tensor:
-        merged = self.backbone(pixel_values.to(self.dtype), grid_thw=image_grid_thw).pooler_output  # (tokens, width)
-        lengths = (image_grid_thw.prod(dim=1) // self.backbone.spatial_merge_size**2).tolist()
-        parts = merged.split(lengths)
-        means = torch.stack([part.mean(dim=0) for part in parts])
-        maxima = torch.stack([part.amax(dim=0) for part in parts])
-        return torch.cat([means, maxima, image_grid_thw[:, 1:].to(merged.dtype).log()], dim=1)
-
-
-def pooled(output: Any) -> torch.Tensor:
-    """(B, width) of the output of an image backbone."""
-    if getattr(output, "pooler_output", None) is not None:
-        return output.pooler_output.flatten(1)
-    hidden = output.last_hidden_state
-    return hidden.mean(dim=(2, 3)) if hidden.dim() == 4 else hidden.mean(dim=1)
-
-
-def blocks_of(backbone: nn.Module) -> list[nn.Module]:
-    """The stages or layers of a backbone, first to last: its first list of modules."""
-    for module in backbone.modules():
-        if isinstance(module, nn.ModuleList):
-            return list(module)
-    raise ModelError(f"{type(backbone).__name__} has no list of stages or layers; it can only be frozen as a whole")
-
-
-def vision_config(config: FactorConfig) -> PreTrainedConfig:
-    """The configuration of the backbone.
-
-    Raises:
-        ValueError: it names no model type, or an unknown one.
-    """
-    values = dict(config.vision or {})
-    if isinstance(config, QwenFactorConfig):
-        return AutoConfig.for_model(config.backbone_type, vision_config=values).vision_config
-    model_type = values.pop("model_type", None)
-    if model_type is None:
-        raise ModelError(
-            "the backbone's configuration names no 'model_type' (resnet, vit, convnext, timm_wrapper ...)"
-        )
-    return AutoConfig.for_model(model_type, **values)
-
-
-# -- making and loading -----------------------------------------------------------------------------------------------
 
 
 def _feature_size(backbone: nn.Module, side: int) -> int:
@@ -422,8 +164,3 @@ def load_factor_predictor(name: str, device: str | None = None, revision: str | 
     load_factor_config(name, revision)
     with loading(name):
         return AutoModel.from_pretrained(find_model(name), dtype=torch.float32, revision=revision).to(device).eval()
-
-
-for _config, _model in ((ImageFactorConfig, ImageFactorPredictor), (QwenFactorConfig, QwenFactorPredictor)):
-    AutoConfig.register(_config.model_type, _config)
-    AutoModel.register(_config, _model)

@@ -11,14 +11,8 @@ from factor_runs import BACKBONE, FACTORS, labelled_images, small_predictor, wri
 
 from data.io.records import RecordError
 from models.factors.predictor import load_factor_predictor
-from trainers.factors import (
-    FactorArguments,
-    FactorTrainer,
-    FactorTrainingConfig,
-    load_splits,
-    main,
-    positive_weights,
-)
+from trainers.factors import FactorTrainer, FactorTrainingConfig, main
+from trainers.labels.data import FactorArguments, load_splits, positive_weights
 
 
 @pytest.fixture(scope="module")

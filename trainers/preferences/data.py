@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -60,51 +60,31 @@ class Lengths:
     responses: int
 
 
-class _Counter:
-    """Counts tokens, each text and image once."""
+def _lengths(
+    records: Sequence[PreferenceRecord], model: ModelInfo, system_prompt: str | None
+) -> list[tuple[int, int, int]]:
+    """(prompt, longest response, visual) tokens of each record; equal texts and files of images are counted once."""
+    processor, of_file = model.processor, cache(model.bounds.tokens)
 
-    def __init__(self, model: ModelInfo, system_prompt: str | None):
-        self.processor, self.bounds, self.system_prompt = model.processor, model.bounds, system_prompt
-        self._texts: dict[str, int] = {}
-        self._images: dict[str, int] = {}
-        self._prompts: dict[tuple[str, int], int] = {}
-
-    def text(self, text: str) -> int:
+    @cache
+    def of_text(text: str) -> int:
         """Without a tokenizer, as many as it has bytes, which is never too few."""
-        if text not in self._texts:
-            tokenizer = None if self.processor is None else self.processor.tokenizer
-            ids = text.encode() if tokenizer is None else tokenizer(text, add_special_tokens=False)["input_ids"]
-            self._texts[text] = len(ids)
-        return self._texts[text]
+        if processor is None:
+            return len(text.encode())
+        return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def image(self, image: Any) -> int:
-        if isinstance(image, str) and image in self._images:
-            return self._images[image]
-        found = self.bounds.tokens(image)
-        if isinstance(image, str):
-            self._images[image] = found
-        return found
+    def prompt_text(record: PreferenceRecord) -> str:
+        messages = reward_messages(record.prompt(), len(record.images), "", system_prompt)[:-1]
+        if processor is None:
+            return "".join(message_texts(messages)) + " " * (16 * (len(messages) + 1))
+        return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def prompt(self, record: PreferenceRecord) -> int:
-        """Tokens of the prompt's texts, those around images included."""
-        key = (repr(record.query), len(record.images))
-        if key not in self._prompts:
-            messages = reward_messages(record.prompt(), len(record.images), "", self.system_prompt)[:-1]
-            if self.processor is None:
-                text = "".join(message_texts(messages)) + " " * (16 * (len(messages) + 1))
-            else:
-                text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            self._prompts[key] = self.text(text)
-        return self._prompts[key]
-
-
-def _lengths(records: Sequence[PreferenceRecord], counter: _Counter) -> list[tuple[int, int, int]]:
-    """(prompt, longest response, visual) tokens of each record."""
     found = []
     for record in records:
-        visual = sum(counter.image(image) + 2 for image in record.images)
-        response = max(counter.text(text) for text in record.response) + 1
-        found.append((counter.prompt(record) + visual, response, visual))
+        images = [of_file(one) if isinstance(one, str) else model.bounds.tokens(one) for one in record.images]
+        visual = sum(images) + 2 * len(images)
+        response = max(map(of_text, record.response)) + 1
+        found.append((of_text(prompt_text(record)) + visual, response, visual))
     return found
 
 
@@ -128,7 +108,7 @@ def check_record_lengths(
     """
     if args.max_length is None and args.max_prompt_length is None:
         return
-    lengths = _lengths(records, _Counter(model, system_prompt))
+    lengths = _lengths(records, model, system_prompt)
     check_lengths(_longest(records, lengths, 1), name, args.max_prompt_length, "max_prompt_length")
     check_lengths(_longest(records, lengths, 2), name, args.max_length, "max_length, response included")
 
@@ -162,7 +142,7 @@ def load_checked_preferences(
     text = getattr(model.config, "get_text_config", lambda: None)()
     positions = getattr(text, "max_position_embeddings", None)
     limits = [(limit, name) for limit, name in ((args.max_length, "max_length"), (positions, "positions")) if limit]
-    lengths = _lengths(records, _Counter(model, system_prompt))
+    lengths = _lengths(records, model, system_prompt)
     fits = [
         all(prompt + response <= limit for limit, _ in limits) and prompt <= (args.max_prompt_length or prompt)
         for prompt, response, _ in lengths

@@ -134,6 +134,7 @@ WITHOUT_REVISION = {
     ("rollouts/frozen_vlm/engine.py", "load_processor"): COMMAND,
     ("rollouts/frozen_vlm/engine.py", "load_vlm"): COMMAND,
     ("trainers/factors.py", "make_predictor"): "a program's name of a model; one at a revision it loads itself",
+    ("trainers/factors.py", "stored_factors"): "a program's name of a model; one at a revision it loads itself",
     ("trainers/mixins/checkpoints.py", "from_pretrained"): "a folder of the run",
     ("trainers/setup/adapter_targets.py", "lora_config"): "adapters that are only compared with the model's modules",
     ("trainers/preferences/model.py", "reward_adapters"): "adapters that are only compared with the model's modules",

@@ -24,10 +24,11 @@ from models.factors.predictor import load_factor_predictor
 from models.families.loading import load_processor, pixel_bounds
 from models.selectors.load import load_selector
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
-from trainers.factors import FactorArguments, FactorTrainer, FactorTrainingConfig
+from trainers.factors import FactorTrainer, FactorTrainingConfig
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.selector_policy import SelectorPolicy
 from trainers.grpo import GRPOConfig, GRPOScriptArguments, GRPOTrainer
+from trainers.labels.data import FactorArguments
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer
 from trainers.preferences.data import PreferenceArguments, as_records
 from trainers.rce import RCEConfig, RCETrainer

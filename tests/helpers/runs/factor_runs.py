@@ -47,7 +47,7 @@ def write_labelled(folder: Path, pictures: int = 48) -> Path:
 def labelled_images(folder: Path):
     """Training, validation and test data of the folder."""
     from data.factors import load_labelled
-    from trainers.factors import LabelledImages
+    from trainers.labels.data import LabelledImages
 
     splits = ("train", "validation", "test")
     return [LabelledImages(load_labelled(folder, split, FACTORS), FACTORS) for split in splits]

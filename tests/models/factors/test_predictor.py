@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from models.factors.model import blocks_of
 from models.factors.predictor import (
-    blocks_of,
     from_backbone,
     load_factor_config,
     load_factor_predictor,

@@ -15,9 +15,10 @@ from tiny_encoders import write_coloured_groups, write_coloured_records
 from trl import ModelConfig
 
 from data.cli.package_files import ACCELERATE_CONFIGS, names_in
-from trainers.factors import FactorArguments, FactorTrainingConfig
+from trainers.factors import FactorTrainingConfig
 from trainers.groups.arguments import GroupArguments
 from trainers.grpo import GRPOConfig, GRPOScriptArguments
+from trainers.labels.data import FactorArguments
 from trainers.offline_grpo import OfflineGRPOConfig
 from trainers.preferences.data import PreferenceArguments
 from trainers.rce import RCEConfig

@@ -1,0 +1,1 @@
+"""Learning from labelled images: the images with their labels, and the predictor that learns."""
