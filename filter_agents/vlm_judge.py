@@ -2,12 +2,17 @@
 
 import re
 from functools import cached_property
+from pathlib import Path
 
 from tqdm import tqdm
 
 from data.io.pixel_bounds import PixelBounds
 from data.reports.pool import ItemId, load_pool
 from filter_agents.base import FilterAgent, Instruction
+from models.served.address import checked_address, is_server
+from models.served.arguments import ServerArguments
+from models.vlm import VLM, LocalVLM
+from models.vlm_places import find_vlm
 
 DEFAULT_QUESTION = "Is this a clear and useful image?"
 MAX_QUESTION_LENGTH = 500
@@ -22,42 +27,65 @@ class VlmJudge(FilterAgent):
     useful.
 
     Args:
-        model: folder or Hub id of a Qwen2-VL; loaded at the first use.
+        model: folder or Hub id of a Qwen2-VL, loaded at the first use; or the address of a server, http://host:port/v1.
         batch_size: images a forward pass.
         max_pixels: largest width * height that the judge sees.
         revision: branch, tag or commit of a Hub repository; by default its main branch.
+        served_model_name, concurrency, key_variable: of a server, as for commands (`models/served/arguments.py`).
+        answer_cache: folder of a server's answers, to share between runs.
+
+    Raises:
+        UserError: an address that cannot be one, a variable that holds no key, or settings of a server without one.
     """
 
     name = "vlm_judge"
     description = "keeps pictures for which a model answers the prompt, a question, with yes"
 
-    def __init__(self, model: str, batch_size: int = 8, max_pixels: int = 512 * 512, revision: str | None = None):
+    def __init__(
+        self,
+        model: str,
+        batch_size: int = 8,
+        max_pixels: int = 512 * 512,
+        revision: str | None = None,
+        served_model_name: str | None = None,
+        concurrency: int = 16,
+        key_variable: str | None = None,
+        answer_cache: str | None = None,
+    ):
         self.model_name = model
         self.revision = revision
         self.batch_size = batch_size
         self.max_pixels = max_pixels
+        self.server = ServerArguments(
+            served_model_name=served_model_name,
+            concurrency=concurrency,
+            key_variable=key_variable,
+            answer_cache=None if answer_cache is None else Path(answer_cache),
+        )
+        if not is_server(model):
+            self.server.check_unused("answer_cache")
+        else:
+            self.server.server_settings(checked_address(model))  # only said to be right: nobody is asked yet
 
     @cached_property
-    def _loaded(self):
-        from models.families.loading import load_vlm
-
-        return load_vlm(self.model_name, revision=self.revision)
+    def _vlm(self) -> VLM:
+        if is_server(self.model_name):
+            return find_vlm(self.model_name, self.server).load(None, None, self.server.answer_cache)
+        return LocalVLM.load(self.model_name, revision=self.revision)
 
     def read_prompt(self, prompt: str) -> Instruction:
         question = " ".join(_SPECIAL_TOKEN.sub(" ", prompt[:MAX_QUESTION_LENGTH]).split())
         return Instruction((question or DEFAULT_QUESTION,), bool(question))
 
     def keep(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
-        from models.generation import answers_yes
-
-        model, processor = self._loaded
-        bounds = PixelBounds(0, self.max_pixels, model.config.vision_config.patch_size)
+        bounds = PixelBounds(0, self.max_pixels, self._vlm.patch_size)
         pool = load_pool(pool_folder)
         kept: list[ItemId] = []
-        starts = range(0, len(pool), self.batch_size)
+        size = self._vlm.chunk_size(self.batch_size)
+        starts = range(0, len(pool), size)
         for start in tqdm(starts, desc="judging", unit="batch", disable=len(starts) < 10):
-            items = pool.items[start : start + self.batch_size]
+            items = pool.items[start : start + size]
             images = [bounds.open(pool.image_path(item)) for item in items]
-            answers = answers_yes(model, processor, images, *parameters)
+            answers = self._vlm.answers_yes(images, *parameters)
             kept.extend(item.id for item, yes in zip(items, answers, strict=True) if yes)
         return kept

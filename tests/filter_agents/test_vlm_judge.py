@@ -2,14 +2,17 @@
 
 import pytest
 import torch
+from chat_server import FaultyChatServer, content_of, picture_of
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from data.errors import UserError
 from data.reports.pool import Item, Pool
 from filter_agents.executor import Executor
 from filter_agents.registry import build_agents
 from filter_agents.vlm_judge import DEFAULT_QUESTION, VlmJudge
 from models.families.loading import vision_token_ids
+from models.served.errors import ServerError
 
 QUESTION = "Is it a cat?"
 
@@ -39,7 +42,7 @@ def _margin(reference, path, question: str) -> float:
 def _judge(tiny_model, bias: float, batch_size: int) -> VlmJudge:
     """A judge whose model finds no likelier by `bias`, so that the random model does not say yes to everything."""
     judge = VlmJudge(str(tiny_model), batch_size=batch_size, max_pixels=64 * 64)
-    model, processor = judge._loaded
+    model, processor = judge._vlm.model, judge._vlm.processor
     ids = _ids_of(processor.tokenizer, "no", "No")
 
     def prefer_no(module, args, logits):
@@ -126,3 +129,64 @@ def test_a_prompt_with_image_tokens_can_be_judged(tiny_model, reference, flawed_
         str(flawed_pool), {"vlm_judge": f"Is {tokens} it?"}
     )
     assert set(outcome.kept) <= {item.id for item in Pool(flawed_pool).items}
+
+
+# -- behind an address ------------------------------------------------------------------------------------------------
+
+
+def likeliest(body: dict) -> list[tuple[str, float]]:
+    """First tokens of a judge that likes bright pictures; log-probabilities in no order."""
+    part = body["messages"][-1]["content"][0]
+    brightness = picture_of(part).convert("L").resize((1, 1)).getpixel((0, 0)) / 255
+    return [("The", -0.1), ("No", -brightness - 0.2), ("Yes", -1.0 + brightness), (" yes", -9.0)]
+
+
+def test_a_server_judges(flawed_pool, tmp_path):
+    def faults(number, body):
+        return "500" if number == 1 else None
+
+    question = "Is it bright?"
+    with FaultyChatServer(faults, first_tokens=likeliest) as server:
+        for _ in range(2):
+            judge = VlmJudge(server.address, max_pixels=32 * 32, concurrency=2, answer_cache=str(tmp_path))
+            kept = judge.keep(str(flawed_pool), (question,))
+        pool = Pool(flawed_pool)
+        different = {content_of(body) for body in server.bodies}
+        assert len(server.bodies) == len(different) + 1, "asked anew for what was known"
+        assert all(
+            body["messages"][-1]["content"][1]["text"] == f"{question} Answer yes or no." for body in server.bodies
+        )
+        sizes = [picture_of(body["messages"][-1]["content"][0]).size for body in server.bodies]
+        assert all(width * height <= 32 * 32 for width, height in sizes)
+        assert {"logprobs": True, "max_tokens": 1, "temperature": 0.0}.items() <= server.bodies[0].items()
+    assert 0 < len(kept) < len(pool)
+    bright = [item.id for item in pool.items if _brightness(pool.image_path(item)) > 0.4]
+    assert kept == bright
+
+
+def _brightness(path) -> float:
+    return Image.open(path).convert("L").resize((1, 1)).getpixel((0, 0)) / 255
+
+
+def test_neither_yes_nor_no_is_an_error(flawed_pool):
+    with (
+        FaultyChatServer(first_tokens=lambda body: [("The", -0.1), ("A", -1.0)]) as server,
+        pytest.raises(ServerError, match="found neither yes nor no among the 20 likeliest first words.*'The', 'A'"),
+    ):
+        VlmJudge(server.address).keep(str(flawed_pool), (QUESTION,))
+
+
+def test_a_server_without_log_probabilities(flawed_pool):
+    with FaultyChatServer() as server:
+        with pytest.raises(ServerError, match="found a completion without log-probabilities"):
+            VlmJudge(server.address).keep(str(flawed_pool), (QUESTION,))
+        assert len(server.bodies) <= 16
+
+
+def test_a_recipe_names_a_server_and_nobody_is_asked_until_it_is_used(monkeypatch):
+    spec = {"name": "vlm_judge", "model": "http://localhost:1/v1", "served_model_name": "policy", "concurrency": 4}
+    assert build_agents([spec])["vlm_judge"].server.concurrency == 4
+    with pytest.raises(UserError, match="the path is missing, which is /v1"):
+        build_agents([spec | {"model": "http://localhost:1"}])
+    with pytest.raises(UserError, match="--served_model_name: is for a server"):
+        build_agents([spec | {"model": "some/model"}])

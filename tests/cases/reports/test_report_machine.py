@@ -100,10 +100,10 @@ def test_t13_stored_rows_of_long_work_are_read_whole(separator, tmp_path):
 
 @pytest.mark.parametrize("separator", SEPARATORS, ids=ascii)
 def test_t13_stored_answers_are_read_whole(separator, tmp_path):
-    from rollouts.frozen_vlm.answers import _stored_lines
+    from models.served.answer_files import stored_lines
 
     path = tmp_path / "answers-0.jsonl"
     rows = [{"key": 1, "text": f"a{separator}b"}, {"key": 2, "text": "c"}]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_bytes(text.encode() + b'{"key": 3, "te\xe2\x80')
-    assert list(_stored_lines(path)) == rows
+    assert [row for _, row in stored_lines(path)] == rows
