@@ -1,9 +1,10 @@
-"""A small Qwen2-VL with random weights, of the real classes, for machines without internet or accelerator.
+"""A small model with random weights, of the real classes, for machines without internet or accelerator.
 
     python -m models.tiny --output_dir outputs/tiny --corpus outputs/data/train.jsonl
 
-Saves model, tokenizer and processor, loadable by `AutoModelForImageTextToText` and `AutoProcessor`. The tokenizer is a
-byte-level BPE with Qwen2's pre-tokenisation, trained on the corpus (any text file) so that its sequences are short.
+A Qwen2-VL, or of another `--family` (models/tiny_families/). Saves model, tokenizer and processor, loadable by
+`AutoModelForImageTextToText` and `AutoProcessor`. The tokenizer is a byte-level BPE with Qwen2's pre-tokenisation,
+trained on the corpus (any text file) so that its sequences are short.
 """
 
 import json
@@ -17,6 +18,8 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
 from data.io.records import RecordError
+from models.tiny_families import gemma3, qwen3_vl
+from models.tiny_families.size import TinySize
 
 PATCH_SIZE = 8
 MERGE_SIZE = 2
@@ -75,20 +78,26 @@ DEFAULT_CORPUS = (
 )
 
 
-def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Any:
-    """A `Qwen2Tokenizer` with a small vocabulary, trained on texts."""
-    from tokenizers import Tokenizer, pre_tokenizers, trainers
+def _trained_bpe(corpus: Iterable[str], vocab_size: int) -> Any:
+    """A byte-level BPE with Qwen2's pre-tokenisation."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers.models import BPE
     from transformers import Qwen2Tokenizer
 
     bpe = Tokenizer(BPE())
     bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(SPECIAL_TOKENS), initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(corpus, trainer)
-    trained = json.loads(bpe.to_str())["model"]
+    return bpe
+
+
+def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Any:
+    """A `Qwen2Tokenizer` with a small vocabulary, trained on texts."""
+    from transformers import Qwen2Tokenizer
+
+    trained = json.loads(_trained_bpe(corpus, vocab_size - len(SPECIAL_TOKENS)).to_str())["model"]
     return Qwen2Tokenizer(
         vocab=trained["vocab"],
         merges=[tuple(merge) for merge in trained["merges"]],
@@ -97,6 +106,23 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Any:
         extra_special_tokens=[token for token in SPECIAL_TOKENS if token not in ("<|im_end|>", "<|endoftext|>")],
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def _gemma_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Any:
+    """A tokenizer with the special tokens and turns of Gemma 3, trained on texts."""
+    from transformers import PreTrainedTokenizerFast
+
+    roles = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_trained_bpe(corpus, vocab_size - len(gemma3.SPECIAL_TOKENS)),
+        extra_special_tokens=dict(gemma3.NAMED_TOKENS),
+        chat_template=gemma3.CHAT_TEMPLATE,
+        **roles,
+    )
+    known = {*roles.values(), *gemma3.NAMED_TOKENS.values()}
+    others = [token for token in gemma3.SPECIAL_TOKENS if token not in known]
+    tokenizer.add_special_tokens({"additional_special_tokens": others}, replace_extra_special_tokens=False)
+    return tokenizer
 
 
 def build_processor(tokenizer: Any, max_pixels: int = MAX_PIXELS, merge_size: int = MERGE_SIZE) -> Any:
@@ -179,6 +205,28 @@ def build_model(
     return model
 
 
+FAMILIES = ("qwen2_vl", "qwen3_vl", "gemma3")
+"""Model types of which there is a tiny model."""
+
+
+def build_family(family: str, corpus: Iterable[str], vocab_size: int, size: TinySize) -> tuple[Any, Any]:
+    """A tiny model of a family, one of `FAMILIES`, and its processor."""
+    from transformers import GenerationConfig
+
+    if family == "gemma3":
+        tokenizer, ends = _gemma_tokenizer(corpus, vocab_size), ["<eos>", "<end_of_turn>"]
+        model, processor = gemma3.build_model(tokenizer, size), gemma3.build_processor(tokenizer)
+    else:
+        tokenizer, ends = build_tokenizer(corpus, vocab_size), ["<|im_end|>", "<|endoftext|>"]
+        if family == "qwen2_vl":
+            return build_model(tokenizer, size.hidden_size, size.layers, seed=size.seed), build_processor(tokenizer)
+        model, processor = qwen3_vl.build_model(tokenizer, size), qwen3_vl.build_processor(tokenizer)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.convert_tokens_to_ids(ends), pad_token_id=tokenizer.pad_token_id
+    )
+    return model, processor
+
+
 def _read_corpus(path: Path) -> list[str]:
     """Lines of a text file; of a JSONL file, the strings in its rows.
 
@@ -220,6 +268,7 @@ class TinyArguments:
     """How large the model is, and what its tokenizer is trained on."""
 
     output_dir: Path = option("folder to write the model to")
+    family: str = option("model type", "qwen2_vl", choices=FAMILIES)
     seed: int = seed_option("of the random weights")
     corpus: Path | None = option("text or JSONL file that the tokenizer is trained on", None)
     vocab_size: int = option("tokens, as far as the corpus has so many", 1024)
@@ -242,11 +291,12 @@ def main(argv: list[str] | None = None) -> None:
     corpus = list(DEFAULT_CORPUS)
     if arguments.corpus is not None:
         corpus += _read_corpus(arguments.corpus)
-    tokenizer = build_tokenizer(corpus, arguments.vocab_size)
-    model = build_model(tokenizer, arguments.hidden_size, arguments.layers, seed=arguments.seed)
+    size = TinySize(arguments.hidden_size, arguments.layers, arguments.seed)
+    model, processor = build_family(arguments.family, corpus, arguments.vocab_size, size)
     model.save_pretrained(arguments.output_dir)
-    build_processor(tokenizer).save_pretrained(arguments.output_dir)
-    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, written to {arguments.output_dir}")
+    processor.save_pretrained(arguments.output_dir)
+    tokens = len(processor.tokenizer)
+    print(f"{model.num_parameters():,} parameters, {tokens} tokens, written to {arguments.output_dir}")
 
 
 if __name__ == "__main__":

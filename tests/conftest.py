@@ -105,6 +105,23 @@ def tiny_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_family(tiny_model, tmp_path_factory):
+    """Function: model type -> folder of a tiny model of that family with its processor."""
+    from models.tiny import main
+
+    folders = {"qwen2_vl": tiny_model}
+
+    def make(family: str) -> Path:
+        if family not in folders:
+            folders[family] = tmp_path_factory.mktemp("families") / family
+            sizes = ["--hidden_size", "32", "--vocab_size", "400"]
+            main(["--family", family, "--output_dir", str(folders[family]), *sizes])
+        return folders[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_reward_model(tiny_model, tmp_path_factory) -> Path:
     """Folder of a random reward model on `tiny_model`, whose scores spread over its bounds of -5 and 5."""
     import torch

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from models.tiny import SPECIAL_TOKENS, build_model, build_tokenizer, main
+from models.tiny import FAMILIES, SPECIAL_TOKENS, build_model, build_tokenizer, main
 
 SMALL = ["--hidden_size", "32", "--vocab_size", "300", "--layers", "1"]
 
@@ -48,6 +48,22 @@ def test_parameters_are_as_many_as_the_shapes_say(loaded):
     tower = 3 * 2 * 8 * 8 * vision + 2 * block + merger
     assert len(processor.tokenizer) == words
     assert model.num_parameters() == text + tower
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_reads_texts_and_images(family, tiny_family):
+    model = AutoModelForImageTextToText.from_pretrained(tiny_family(family), dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(tiny_family(family))
+    assert model.config.model_type == family
+    content = [{"type": "image"}, {"type": "text", "text": "what is it?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    seen = []
+    for colour in ("red", "blue"):
+        inputs = processor(text=[text], images=[[Image.new("RGB", (48, 32), colour)]], return_tensors="pt")
+        with torch.no_grad():
+            seen.append(model(**inputs).logits)
+    assert (seen[0] - seen[1]).abs().max() > 1e-3
+    assert model.num_parameters() < 1e6
 
 
 def _read(folder):
