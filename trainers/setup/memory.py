@@ -1,7 +1,8 @@
 """The memory estimate that a run prints before it starts: what its recipe asks of each device.
 
 Weights are counted exactly, on the meta device. Activations are counted as what gradient checkpointing keeps (the
-input of every layer) plus one layer at work; generation as its key-value cache plus one layer's prefill.
+input of every layer) plus one layer at work; generation as the keys, values and states that it keeps, plus one layer's
+prefill.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import yaml
 from accelerate import PartialState
 
 from data.cli.package_files import ACCELERATE_CONFIGS, shipped_file
+from models.families.vision_hooks import vision_tower
 from models.zero3 import whole_models
 from trainers.run.console import say
 from trainers.setup.recipes import DataArguments, RecipeError
@@ -93,18 +95,19 @@ def count_parameters(config) -> Parameters:
 
     with whole_models(), torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    head = model.get_output_embeddings()
+    head, tower = model.get_output_embeddings(), vision_tower(model)
+    of_tower = {*tower.modules()}
     linear = adapter_widths = vision_adapter_widths = largest = 0
-    for name, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
             linear += module.weight.numel()
             largest = max(largest, module.weight.numel())
-            if ".visual." in name:
+            if module in of_tower:
                 vision_adapter_widths += module.in_features + module.out_features
             else:
                 adapter_widths += module.in_features + module.out_features
     total = sum(parameter.numel() for parameter in model.parameters())
-    vision = sum(parameter.numel() for parameter in model.model.visual.parameters())
+    vision = sum(parameter.numel() for parameter in tower.parameters())
     return Parameters(linear, total - linear, vision, adapter_widths, vision_adapter_widths, largest)
 
 
@@ -122,17 +125,30 @@ def _training_activations(config, load: MemoryDemand, parameters: Parameters) ->
     kept = (text.hidden_size * tokens * width if load.checkpointing else layer) * text.num_hidden_layers
     vision_width = getattr(vision, "embed_dim", None) or vision.hidden_size
     patches = load.rows * load.patches
-    vision_kept = 0 if load.freeze_vision else patches * vision_width * width * vision.depth
+    vision_layers = getattr(vision, "depth", None) or vision.num_hidden_layers
+    vision_kept = 0 if load.freeze_vision else patches * vision_width * width * vision_layers
     vision_layer = patches * vision_width * (LAYER_HIDDEN + 4 * LAYER_INTERMEDIATE) * width
     dequantised = 2 * parameters.largest_linear if load.four_bit else 0
     return kept + max(layer, vision_layer) + vision_kept + HEAD_TILE * 4 + dequantised
 
 
+def values_kept(text: Any, kind: str, tokens: int) -> int:
+    """What a layer keeps of a row while it is generated: keys and values, or the states of linear attention."""
+    if kind == "linear_attention":
+        keys = text.linear_num_key_heads * text.linear_key_head_dim
+        values = text.linear_num_value_heads * text.linear_value_head_dim
+        return values * text.linear_key_head_dim + (2 * keys + values) * text.linear_conv_kernel_dim
+    if kind == "sliding_attention":
+        tokens = min(tokens, text.sliding_window)
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return tokens * 2 * text.num_key_value_heads * head_dim
+
+
 def _generation(config, load: MemoryDemand) -> float:
     text = config.get_text_config()
-    head_dim = text.hidden_size // text.num_attention_heads
-    tokens = load.generated_rows * (load.prompt_tokens + load.completion_tokens)
-    cache = tokens * text.num_hidden_layers * 2 * text.num_key_value_heads * head_dim * BYTES[load.dtype]
+    tokens = load.prompt_tokens + load.completion_tokens
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    cache = load.generated_rows * sum(values_kept(text, kind, tokens) for kind in kinds) * BYTES[load.dtype]
     prefill = load.generated_rows * load.prompt_tokens * (4 * text.hidden_size + 3 * text.intermediate_size)
     logits = load.generated_rows * text.vocab_size * 4 * 3
     return cache + prefill * BYTES[load.dtype] + logits
@@ -142,7 +158,7 @@ def estimate_memory(config, load: MemoryDemand) -> dict[str, float]:
     """Bytes on each device, by what they are for; `peak` is their sum with the larger of training and generation.
 
     Args:
-        config: of a Qwen2-VL or Qwen2.5-VL model.
+        config: of a vision-language model.
     """
     parameters = count_parameters(config)
     sharded = load.processes if load.zero_stage == 3 else 1

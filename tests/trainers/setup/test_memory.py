@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
 
 from models.families.published import PUBLISHED_SHAPES, published_config
+from models.families.vision_hooks import vision_tower
 from trainers.setup import memory
 from trainers.setup.memory import (
     DEVICE_OVERHEAD,
@@ -83,6 +86,41 @@ def test_full_training_by_hand(estimate, counted):
     assert parts["generation"] == cache + prefill + logits
     static = sum(parts[name] for name in ("weights", "gradients", "optimizer", "overhead"))
     assert parts["peak"] == (static + max(parts["training activations"], parts["generation"])) * FRAGMENTATION
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "gemma3"])
+def test_a_rows_cache_is_as_large_as_the_real_one(tiny_family, family):
+    model = AutoModelForImageTextToText.from_pretrained(tiny_family(family), dtype=torch.float32).eval()
+    text = model.config.get_text_config()
+    cache = DynamicCache(config=text)
+    with torch.no_grad():
+        model(input_ids=torch.full((1, 40), 7), cache=cache, use_cache=True)
+    kept = [layer.keys.numel() + layer.values.numel() for layer in cache.layers]
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * len(kept)
+    expected = [memory.values_kept(text, kind, 40) for kind in kinds]
+    # A sliding window keeps one token less between two steps than it sees.
+    assert expected == pytest.approx(kept, rel=0.05)
+
+
+def test_states_of_linear_attention_do_not_grow_with_the_text():
+    text = SimpleNamespace(
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_num_value_heads=4,
+        linear_value_head_dim=16,
+        linear_conv_kernel_dim=4,
+    )
+    # 4 heads of 8 x 16, and 4 columns of the convolution over queries, keys (2 x 8 each) and values (4 x 16)
+    assert {memory.values_kept(text, "linear_attention", tokens) for tokens in (1, 9999)} == {512 + 4 * 96}
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "gemma3"])
+def test_parameters_of_other_families(tiny_family, family):
+    counts = count_parameters(AutoConfig.from_pretrained(tiny_family(family)))
+    model = AutoModelForImageTextToText.from_pretrained(tiny_family(family))
+    assert counts.total == model.num_parameters()
+    assert counts.vision == sum(value.numel() for value in vision_tower(model).parameters())
+    assert estimate_memory(model.config, FULL)["training activations"] > 0
 
 
 def test_weights_follow_their_type(estimate, counted):
