@@ -41,7 +41,7 @@ from data.cli.ranges import AT_LEAST_1
 from data.tasks import load_rows
 from filter_agents.registry import DEFAULT_AGENTS, described_agents
 from models import tiny
-from models.families.loading import load_processor, pixel_bounds, vision_token_ids
+from models.families.loading import image_reader, image_token_ids, load_processor
 from rewards.registry import build_rewards
 from trainers.grpo import GRPOConfig, GRPOTrainer
 from trainers.report.samples import SampleLog
@@ -93,7 +93,7 @@ class Bench:
         self.processor = load_processor(self.model, max_pixels=1024)
 
     def _common(self) -> dict:
-        suppressed = vision_token_ids(self.processor.tokenizer)
+        suppressed = image_token_ids(self.processor)
         return {
             "output_dir": str(self.folder / "run"),
             "use_cpu": True,
@@ -121,7 +121,7 @@ class Bench:
         added = name in ("additions on", SHARED)
         rewards = build_rewards(specs if added else names, list(DEFAULT_AGENTS))
         data = {
-            "train_dataset": to_dataset(self.rows, pixel_bounds(self.processor)),
+            "train_dataset": to_dataset(self.rows, image_reader(self.processor)),
             "processing_class": self.processor,
         }
         if name == "TRL":

@@ -183,13 +183,13 @@ def reward_pairs(rounds: int) -> None:
 
 def rce_groups(rounds: int) -> None:
     """Forward and backward of RCE's policy on a group of 8 stored completions."""
-    from models.families.loading import pixel_bounds
+    from models.families.loading import image_reader
     from trainers.groups.vlm_policy import VLMPolicy
 
     tokenizer = tiny.build_tokenizer(tiny.DEFAULT_CORPUS, 400)
     model = tiny.build_model(tokenizer, **CPU_MODEL)
     processor = tiny.build_processor(tokenizer, max_pixels=1 << 20)
-    policy = VLMPolicy(processor, pixel_bounds(processor))
+    policy = VLMPolicy(processor, image_reader(processor))
     generator = torch.Generator().manual_seed(0)
     completions = torch.randint(0, 250, (8, 64), generator=generator).tolist()
     prompt = [{"role": "user", "content": "what is it " * 45}]

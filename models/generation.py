@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from models.families.loading import vision_token_ids
+from models.families.loading import image_token_ids
 from models.shared_prefix.prefill import shared_prefill
 from models.shared_prefix.sharing import reason_not_shared
 
@@ -56,8 +56,8 @@ def prepare_inputs(
         )
         for conversation, pictures in zip(conversations, images, strict=True)
     ]
-    flat = [picture for pictures in images for picture in pictures]
-    return processor(text=texts, images=flat or None, padding=True, padding_side="left", return_tensors="pt")
+    of_rows = [list(pictures) for pictures in images] if any(images) else None  # some families take no flat list
+    return processor(text=texts, images=of_rows, padding=True, padding_side="left", return_tensors="pt")
 
 
 def generate(
@@ -85,7 +85,7 @@ def generate(
             **(sampling or {"do_sample": False}),
             num_return_sequences=num_generations,
             max_new_tokens=max_new_tokens,
-            suppress_tokens=vision_token_ids(processor.tokenizer),
+            suppress_tokens=image_token_ids(processor),
         )
     completions = output[:, inputs["input_ids"].shape[1] :]
     texts = processor.batch_decode(completions, skip_special_tokens=True)

@@ -89,9 +89,9 @@ class LocalVLM:
 
     @cached_property
     def _bounds(self):
-        from models.families.loading import pixel_bounds
+        from models.families.loading import image_reader
 
-        return pixel_bounds(self.processor)
+        return image_reader(self.processor)
 
     def chunk_size(self, batch_size: int) -> int:
         return batch_size

@@ -27,9 +27,8 @@ from data.io.images import resolve_images
 from data.io.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
 from data.io.shards import end_processes
 from data.io.unreadable import refuse_unreadable
-from data.rows.messages import parse_prompt, place_images
+from data.rows.messages import parse_prompt, place_images, promised_image
 from data.rows.row_images import RecordWithImages, is_image_name
-from models.families.loading import VISION_TOKENS
 from models.model_paths import model_option
 from rewards.scoring.model_scores import ScoreRequest, ScoringArguments
 
@@ -65,10 +64,10 @@ class ResponseRow(RecordWithImages):
         if not value and isinstance(value, list):
             raise PydanticCustomError("response", "expected at least one response")
         for response in [value] if isinstance(value, str) else value:
-            for token in VISION_TOKENS:
-                if token in response:
-                    message = "the text contains {token}, which promises an image"
-                    raise PydanticCustomError("response", message, {"token": token})
+            token = promised_image(response)
+            if token is not None:
+                message = "the text contains {token}, which promises an image"
+                raise PydanticCustomError("response", message, {"token": token})
         return value
 
     def request(self) -> ScoreRequest:

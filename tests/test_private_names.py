@@ -30,7 +30,6 @@ ATTRIBUTE = "attribute"
 
 PRIVATE_NAMES = {
     "torch.Tensor._make_subclass": ATTRIBUTE,
-    "torch.nn.Module._forward_pre_hooks": ATTRIBUTE,
     "torch.nn.modules.batchnorm._BatchNorm": ATTRIBUTE,
     "torch.nn.modules.dropout._DropoutNd": ATTRIBUTE,
     "torch.optim.lr_scheduler.LRScheduler._last_lr": ATTRIBUTE,

@@ -23,7 +23,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import ModelConfig
 
-from models.families.loading import VISION_TOKENS, pixel_bounds, vision_token_ids
+from models.families.loading import image_reader, image_token_ids, image_tokens
 from rewards.registry import build_rewards
 from rewards.scoring.columns import check_columns
 from trainers.mixins.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
@@ -156,6 +156,7 @@ class GRPOTrainer(
         eval_dataset = rollout_dataset(eval_dataset, "eval_dataset", processing_class, limit)
         with class_of_its_revision(model, args):
             super().__init__(model, rewards, args, train_dataset, eval_dataset, processing_class, *others, **kwargs)
+        self._suppress_image_token()
         self.samples = samples
         self._held_back: list[dict[str, Any]] = []  # columns of each local row that only the rewards see
 
@@ -176,7 +177,7 @@ class GRPOTrainer(
             return None
         rows = [{**row, "images": row.get("images") or [row["image"]] * ("image" in row)} for row in rows]
         source: Source = "training data" if self.eval_dataset is None else "held out"
-        return rollout_samples(self, self.kept_samples, rows, source, pixel_bounds(self.processing_class))
+        return rollout_samples(self, self.kept_samples, rows, source, image_reader(self.processing_class))
 
     def described_rewards(self) -> list[str]:
         weights = self.reward_weights.tolist()
@@ -189,11 +190,18 @@ class GRPOTrainer(
             return args.generation_kwargs
         options = dict(args.generation_kwargs or {})
         if args.use_vllm:
-            options["bad_words"] = [*options.get("bad_words", []), *VISION_TOKENS]
+            options["bad_words"] = [*options.get("bad_words", []), *image_tokens(processing_class)]
         else:
-            suppressed = set(options.get("suppress_tokens") or []) | set(vision_token_ids(processing_class.tokenizer))
+            suppressed = set(options.get("suppress_tokens") or []) | set(image_token_ids(processing_class))
             options["suppress_tokens"] = sorted(suppressed)
         return options
+
+    def _suppress_image_token(self) -> None:
+        """Adds what the parent suppresses only where `generation_kwargs` suppress nothing."""
+        image_token = getattr(self.model.config, "image_token_id", None)
+        if image_token is not None and not self.use_vllm and isinstance(self.processing_class, ProcessorMixin):
+            suppressed = sorted({*self.generation_config.suppress_tokens, image_token})
+            self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = suppressed
 
     # -- rollouts ----------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from torch import nn
 from transformers import EvalPrediction
 from trl import ModelConfig
 
-from models.families.loading import pixel_bounds
+from models.families.loading import image_reader
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import RewardTable
 from trainers.groups.from_python import (
@@ -143,7 +143,7 @@ class RCETrainer(
         args = config_or_default(args, self.config_class, model, type(self).__name__.removesuffix("Trainer"))
         if policy is None:
             processing_class = processor_of(model, args, processing_class)
-            policy = VLMPolicy(processing_class, pixel_bounds(processing_class))
+            policy = VLMPolicy(processing_class, image_reader(processing_class))
         self.report_kind = policy.kind
         policy.check_settings(args)
         if isinstance(model, str):

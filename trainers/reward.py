@@ -25,7 +25,7 @@ from trl import ModelConfig
 
 from data.cli.suggestions import closest
 from data.preferences import PreferenceRecord
-from models.families.loading import pixel_bounds
+from models.families.loading import image_reader
 from models.shared_prefix.sharing import SharedPrefix
 from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss
 from trainers.mixins.checkpoints import CompleteCheckpoints
@@ -50,7 +50,7 @@ from trainers.preferences.data import (
     preference_dataset,
 )
 from trainers.preferences.figures import add_rows, preference_figures, row_sums
-from trainers.preferences.model import check_reward_adapters, load_reward_policy, policy_and_adapters, with_head
+from trainers.preferences.model import check_reward_model, load_reward_policy, policy_and_adapters, with_head
 from trainers.report.fixed_samples import FixedSamples, chosen
 from trainers.report.preference_samples import preference_sample
 from trainers.report.publishing import PublishedRun
@@ -284,7 +284,7 @@ class RewardTrainer(
 
     def _check_set(self, records: list[PreferenceRecord], name: str) -> None:
         if records and self.is_world_process_zero():
-            model = ModelInfo(self.model.config, self.processing_class, pixel_bounds(self.processing_class))
+            model = ModelInfo(self.model.config, self.processing_class, image_reader(self.processing_class))
             check_records(records, name, model, self.args)
 
     def _given_later(self, dataset: Any, name: str) -> Any:
@@ -459,7 +459,7 @@ def main(argv: list[str] | None = None) -> None:
         if script.load_weights_only:
             model_args.model_name_or_path, args.resume_from_checkpoint = args.resume_from_checkpoint, None
         name = model_args.model_name_or_path
-        model = checked_model(script, args, model_args, check_reward_adapters)
+        model = checked_model(script, args, model_args, check_reward_model)
         train_records, eval_records, lengths = load_preferences_and_held_out(script, args, model)
         check_enough_rows(len(train_records), args, script.dataset_name)
         if lengths is not None:

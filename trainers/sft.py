@@ -25,7 +25,7 @@ from trl import ModelConfig
 
 from data.io.records import RecordError
 from data.rows.chat import completion_length
-from models.families.loading import pixel_bounds
+from models.families.loading import image_reader
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
@@ -127,7 +127,7 @@ class SFTTrainer(
             args.remove_unused_columns = False  # rows are looked up when they are needed
             rows = given_rows(dataset, name, processing_class, args.max_prompt_length)
             self.task_rows[name] = _with_completions(rows, name)
-            return to_dataset(self.task_rows[name], pixel_bounds(processing_class), COLUMNS)
+            return to_dataset(self.task_rows[name], image_reader(processing_class), COLUMNS)
 
         train_dataset, eval_dataset = prepared(train_dataset, "train_dataset"), prepared(eval_dataset, "eval_dataset")
         with class_of_its_revision(model, args):
@@ -142,7 +142,7 @@ class SFTTrainer(
             return None
         held_out = next((rows for name, rows in self.task_rows.items() if name != "train_dataset"), None)
         source: Source = "training data" if held_out is None else "held out"
-        bounds = pixel_bounds(self.processing_class)
+        bounds = image_reader(self.processing_class)
         return demonstration_samples(self, self.kept_samples, held_out or train, source, train, bounds)
 
     def extra_state(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 from PIL import Image
 
@@ -18,21 +19,18 @@ class BoundsError(UserError, ValueError):
     """Bounds that no image can keep."""
 
 
-@dataclass(frozen=True)
-class PixelBounds:
-    """How images are resized for a model.
+class ImageReader:
+    """How images are read for a model.
 
     Attributes:
-        minimum, maximum: of width * height after resizing, in pixels; sides become multiples of 2 * `patch_size`.
-        patch_size: side of a patch of the vision tower, in pixels (14 for every published Qwen2-VL).
+        tokens_around: of each image in a conversation, beside those that `tokens` counts.
     """
 
-    minimum: int
-    maximum: int
-    patch_size: int = 14
+    tokens_around: ClassVar[int] = 0
 
     def open(self, source: ImageSource) -> Image.Image:
-        """Reads an image and resizes it. Those of files are kept: a group's completions all ask for the same ones.
+        """Reads an image as the model is given it. Those of files are kept: a group's completions all ask for the
+        same ones.
 
         Raises:
             ImageError: see `data.io.images.open_image`.
@@ -47,6 +45,28 @@ class PixelBounds:
             image = self._resized(open_image(source))
             _kept.keep(key, image)
         return image
+
+    def tokens(self, source: ImageSource) -> int:
+        """Visual tokens of an image."""
+        raise NotImplementedError
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        return image
+
+
+@dataclass(frozen=True)
+class PixelBounds(ImageReader):
+    """Images are resized.
+
+    Attributes:
+        minimum, maximum: of width * height after resizing, in pixels; sides become multiples of 2 * `patch_size`.
+        patch_size: side of a patch of the vision tower, in pixels (14 for every published Qwen2-VL).
+    """
+
+    minimum: int
+    maximum: int
+    patch_size: int = 14
+    tokens_around: ClassVar[int] = 2
 
     def tokens(self, source: ImageSource) -> int:
         """Visual tokens of an image, each of 2 x 2 patches.

@@ -27,6 +27,12 @@ MAX_CHARACTERS = 200_000
 _FOR_IMAGES = re.compile(r"<\|(?:vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
 
 
+def promised_image(text: str) -> str | None:
+    """The first token in a text that stands for pictures in Qwen's models, which data of no model has a use for."""
+    found = _FOR_IMAGES.search(text)
+    return None if found is None else found[0]
+
+
 def check_text(value: Any) -> Any:
     """The value, unless it is a text that cannot be used."""
     if not isinstance(value, str):
@@ -40,9 +46,9 @@ def _check_characters(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
         context = {"found": len(text), "limit": MAX_CHARACTERS}
         raise PydanticCustomError("text", "expected at most {limit} characters, and this text has {found}", context)
-    token = _FOR_IMAGES.search(text)
-    if token:
-        raise PydanticCustomError("text", "the text contains {token}, which promises an image", {"token": token[0]})
+    token = promised_image(text)
+    if token is not None:
+        raise PydanticCustomError("text", "the text contains {token}, which promises an image", {"token": token})
     place = half_character(text)
     if place is not None:
         raise PydanticCustomError("text", "half of a surrogate pair at character {place}", {"place": place})

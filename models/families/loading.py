@@ -1,17 +1,22 @@
-"""Loading a Qwen2-VL and its processor, from a folder or the Hub."""
+"""Loading a vision-language model and its processor, from a folder or the Hub; what a processor says of images."""
 
-from data.io.pixel_bounds import BoundsError, PixelBounds
+from data.io.pixel_bounds import ImageReader
+from models.families.registry import family_of_processor
 from models.hub_revisions import adapter_base
 from models.model_paths import loading
 
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-"""Qwen2-VL's tokens that stand for pictures. In generated text, one would promise an image that is not there."""
+
+def image_tokens(processor) -> list[str]:
+    """Tokens that stand for pictures, of those that the processor's tokenizer has. A model must not write them."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    known = tokenizer.get_vocab()
+    return [token for token in family_of_processor(processor).forbidden_tokens(processor) if token in known]
 
 
-def vision_token_ids(tokenizer) -> list[int]:
-    """Ids of the vision tokens that this tokenizer has."""
-    ids = [tokenizer.convert_tokens_to_ids(token) for token in VISION_TOKENS]
-    return [token_id for token_id in ids if token_id is not None and token_id != tokenizer.unk_token_id]
+def image_token_ids(processor) -> list[int]:
+    """Their ids."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return tokenizer.convert_tokens_to_ids(image_tokens(processor))
 
 
 def load_vlm(name_or_path: str, device=None, dtype: str = "auto", revision: str | None = None):
@@ -58,7 +63,7 @@ def load_processor(
 
     Raises:
         ModelError: there is no such model.
-        BoundsError: a lower bound above the upper one.
+        BoundsError: a lower bound above the upper one, or bounds that the family does not have.
     """
     from transformers import AutoProcessor
 
@@ -66,18 +71,11 @@ def load_processor(
         processor = AutoProcessor.from_pretrained(
             name_or_path, padding_side="left", revision=revision, trust_remote_code=trust_remote_code
         )
-    if min_pixels is None and max_pixels is None:
-        return processor
-    size = dict(processor.image_processor.size)
-    low = size["shortest_edge"] if min_pixels is None else min_pixels
-    high = size["longest_edge"] if max_pixels is None else max_pixels
-    if low > high:
-        raise BoundsError(f"min_pixels ({low}) must not exceed max_pixels ({high})")
-    processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
+    if min_pixels is not None or max_pixels is not None:
+        family_of_processor(processor).set_bounds(processor, min_pixels, max_pixels)
     return processor
 
 
-def pixel_bounds(processor) -> PixelBounds:
-    """The bounds that a processor resizes images to."""
-    size = processor.image_processor.size
-    return PixelBounds(size["shortest_edge"], size["longest_edge"], processor.image_processor.patch_size)
+def image_reader(processor) -> ImageReader:
+    """How images are read for a processor."""
+    return family_of_processor(processor).reader(processor)

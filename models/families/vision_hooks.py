@@ -8,34 +8,34 @@ has none, gradient buckets (ZeRO-2) or parameter gathers (ZeRO-3) no longer matc
 without images therefore encodes one blank image and adds nothing of it: its gradients are exactly zero.
 """
 
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
+from models.families.base import LANGUAGE_MODELS, TOWERS, feature_tensors
+from models.families.registry import combined_module, family_of
+
 
 def vision_language_model(model: nn.Module) -> nn.Module:
-    """The module whose forward takes both pixels and tokens (`Qwen2VLModel` and its relatives)."""
-    found = _combined(model)
+    """The module whose forward takes both pixels and tokens."""
+    found = combined_module(model)
     if found is None:
-        raise ValueError(
-            f"{type(model).__name__} has no vision tower: expected a model with `visual` and `language_model`"
-        )
+        expected = f"one of {', '.join(TOWERS)} beside one of {', '.join(LANGUAGE_MODELS)}"
+        raise ValueError(f"{type(model).__name__} has no vision tower: expected a module with {expected}")
     return found
 
 
 def has_vision_tower(model: nn.Module) -> bool:
-    """Whether it is a Qwen2-VL, maybe inside PEFT and other wrappers."""
-    return _combined(model) is not None
-
-
-def _combined(model: nn.Module) -> nn.Module | None:
-    return next((one for one in model.modules() if hasattr(one, "visual") and hasattr(one, "language_model")), None)
+    """Whether it is a vision-language model, maybe inside PEFT and other wrappers."""
+    return combined_module(model) is not None
 
 
 def vision_tower(model: nn.Module) -> nn.Module:
-    """The vision tower of a Qwen2-VL, also inside PEFT and other wrappers."""
-    return vision_language_model(model).visual
+    """The vision tower of a model, also inside PEFT and other wrappers."""
+    combined = vision_language_model(model)
+    return family_of(combined.config).tower(combined)
 
 
 def given_cache(kwargs: dict[str, Any]) -> Any:
@@ -47,20 +47,29 @@ def _without_empty_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple
     pixels = kwargs.get("pixel_values")
     if pixels is None or len(pixels):
         return None
-    return args, {**kwargs, "pixel_values": None, "image_grid_thw": None}
+    of_images = {name: None for name in kwargs if name.startswith(("pixel_", "image_"))}
+    return args, {**kwargs, **of_images}
 
 
-def blank_image(config, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels and grid of the smallest image: one token after merging."""
-    merge = config.spatial_merge_size
-    channels = getattr(config, "in_channels", None) or config.in_chans
-    width = channels * config.temporal_patch_size * config.patch_size**2
-    pixels = torch.zeros(merge * merge, width, dtype=like.dtype, device=like.device)
-    return pixels, torch.tensor([[1, merge, merge]], device=like.device)
+def keeps_towers_busy(model: nn.Module) -> bool:
+    """Whether `install_vision_hooks` lets a process without images use the vision tower all the same."""
+    combined = vision_language_model(model)
+    embeddings = combined.get_input_embeddings().weight
+    return family_of(combined.config).blank_image(combined, embeddings) is not None
+
+
+def nothing_of_a_blank_image(combined: nn.Module, like: torch.Tensor) -> torch.Tensor | float:
+    """0, computed by all parameters that an image takes part with."""
+    blank = family_of(combined.config).blank_image(combined, like)
+    if blank is None:
+        return 0.0
+    features = combined.get_image_features(**blank, return_dict=True)
+    return 0.0 * sum(one.sum().to(like.dtype) for one in feature_tensors(features))
 
 
 def _keep_busy(combined: nn.Module) -> list[Any]:
     state = {"idle": False}
+    language_model = family_of(combined.config).language_model(combined)
 
     def note_images(module: nn.Module, args: tuple, kwargs: dict) -> None:
         cache = given_cache(kwargs)
@@ -72,46 +81,45 @@ def _keep_busy(combined: nn.Module) -> list[Any]:
         embeds = kwargs.get("inputs_embeds")
         if not state["idle"] or embeds is None:
             return None
-        pixels, grid = blank_image(combined.visual.config, embeds)
-        features = combined.visual(pixels, grid_thw=grid)
-        features = getattr(features, "pooler_output", features)
-        return args, {**kwargs, "inputs_embeds": embeds + 0.0 * features.sum().to(embeds.dtype)}
+        return args, {**kwargs, "inputs_embeds": embeds + nothing_of_a_blank_image(combined, embeds)}
 
     # Before hooks that DeepSpeed has put on the language model: ZeRO-3 wants one order of modules on all processes.
     return [
         combined.register_forward_pre_hook(note_images, with_kwargs=True),
-        combined.language_model.register_forward_pre_hook(add_nothing, with_kwargs=True, prepend=True),
+        language_model.register_forward_pre_hook(add_nothing, with_kwargs=True, prepend=True),
     ]
 
 
-def _with_shared_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    index = kwargs.get("image_index")
-    if index is None:
+def _note_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    if "image_index" not in kwargs:
         return None
-    kwargs = {name: value for name, value in kwargs.items() if name != "image_index"}
-    pixels, grids = kwargs.pop("pixel_values"), kwargs.pop("image_grid_thw")
-    # Before the images, as the module itself does it: ZeRO-3 wants one order of modules on all processes.
-    kwargs["inputs_embeds"] = module.get_input_embeddings()(kwargs["input_ids"])
-    features = module.get_image_features(pixels, grids, return_dict=True)
-    features.pooler_output = tuple(features.pooler_output[number] for number in index.tolist())
-    return args, {**kwargs, "mm_encoder_outputs": {"image": features}}
+    module.image_index = kwargs["image_index"]
+    return args, {name: value for name, value in kwargs.items() if name != "image_index"}
+
+
+def _features_of_shared_images(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    features = type(module).get_image_features(module, *args, **kwargs)
+    index, module.image_index = module.image_index, None
+    if index is not None:
+        family_of(module.config).choose_images(features, index.tolist())
+    return features
 
 
 def share_images(model: nn.Module) -> None:
-    """Lets a Qwen2-VL take `image_index` (places,): which of the images stands at each place of its input.
+    """Lets a model take `image_index` (places,): which of the images stands at each place of its input.
 
-    Each image is then encoded once, also where several prompts show it. Its forward needs `position_ids` with it.
+    Each image is then encoded once, also where several prompts show it, and where the forward does it anyway: ZeRO-3
+    wants one order of modules on all processes. The forward needs `position_ids` with it.
     """
-    hooks = vision_language_model(model)._forward_pre_hooks
-    number = next((number for number, hook in hooks.items() if hook is _with_shared_images), None)
-    if number is None:
-        vision_language_model(model).register_forward_pre_hook(_with_shared_images, with_kwargs=True)
-    else:
-        hooks.move_to_end(number)  # behind those that DeepSpeed may have added since, which note the order of modules
+    combined = vision_language_model(model)
+    if not hasattr(combined, "image_index"):
+        combined.image_index = None
+        combined.get_image_features = MethodType(_features_of_shared_images, combined)
+        combined.register_forward_pre_hook(_note_images, with_kwargs=True)
 
 
 def install_vision_hooks(model: nn.Module, distributed: bool) -> list[Any]:
-    """Installs the hooks on a Qwen2-VL.
+    """Installs the hooks on a vision-language model.
 
     Args:
         distributed: also keep the vision tower busy where a process has no images.

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from data.io.images import ImageSource
 from data.rows.messages import parse_prompt, place_images, texts_of
-from models.families.loading import pixel_bounds
+from models.families.loading import image_reader
 
 IMAGE_TOKEN = "<|image_pad|>"
 
@@ -181,7 +181,7 @@ def encode_groups(
         ValueError: images and places in the prompt do not match, or a text that holds a token for an image.
         ImageError: an image that cannot be used.
     """
-    bounds = pixel_bounds(processor)
+    bounds = image_reader(processor)
     texts, starts, index, pictures, group_of_row = [], [], [], [], []
     for number, group in enumerate(groups):
         for position, response in enumerate(group.responses):

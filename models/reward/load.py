@@ -26,10 +26,15 @@ def reward_model_class(name: str | Path, hub: Mapping[str, Any]) -> type:
     Raises:
         ValueError: neither a Qwen2-VL nor a Qwen2.5-VL.
     """
-    return _class_of(AutoConfig.from_pretrained(name, **hub), name)
+    return reward_model_kind(AutoConfig.from_pretrained(name, **hub), name)
 
 
-def _class_of(config: Any, name: str | Path) -> type:
+def reward_model_kind(config: Any, name: str | Path) -> type:
+    """The class for a backbone or reward model with this configuration.
+
+    Raises:
+        ModelError: neither a Qwen2-VL nor a Qwen2.5-VL.
+    """
     for model in REWARD_MODELS:
         if config.model_type in (model.config_class.model_type, model.config_class.backbone_type):
             return model
@@ -39,7 +44,7 @@ def _class_of(config: Any, name: str | Path) -> type:
 
 def reward_model_of(config: Any, settings: dict[str, Any] | None = None) -> Any:
     """A reward model with random weights, of the configuration of a backbone or reward model, which stays as it is."""
-    model = _class_of(config, config.name_or_path)
+    model = reward_model_kind(config, config.name_or_path)
     return model(model.config_with(deepcopy(config), settings))
 
 

@@ -29,7 +29,8 @@ from transformers.utils import ModelOutput
 
 from data.io.images import ImageSource
 from models.errors import ModelError
-from models.families.vision_hooks import blank_image
+from models.families.registry import family_of
+from models.families.vision_hooks import nothing_of_a_blank_image
 from models.generation import evaluating
 from models.hub_revisions import hub_options
 from models.reward.config import Qwen2_5_VLRewardConfig, Qwen2VLRewardConfig
@@ -230,13 +231,11 @@ class _RewardModel:
             # Outside the backbone, as the blank image below: ZeRO-3 wants one order of modules on all processes.
             features = self.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
             if image_index is not None:
-                features.pooler_output = tuple(features.pooler_output[number] for number in image_index.tolist())
+                family_of(self.config).choose_images(features, image_index.tolist())
                 image_grid_thw = image_grid_thw[image_index]
             kwargs["mm_encoder_outputs"] = {"image": features}
         elif self.keeps_vision_busy:
-            pixels, grid = blank_image(self.model.visual.config, embeds)
-            features = self.model.get_image_features(pixels, grid, return_dict=True).pooler_output[0]
-            embeds = embeds + 0.0 * features.sum().to(embeds.dtype)
+            embeds = embeds + nothing_of_a_blank_image(self.model, embeds)
         return self.model(
             input_ids=input_ids,
             inputs_embeds=embeds,

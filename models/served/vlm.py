@@ -7,8 +7,9 @@ from pathlib import Path
 from PIL import Image
 
 from data.io.images import ImageSource, open_image
-from data.io.pixel_bounds import PixelBounds
-from models.families.loading import VISION_TOKENS, load_processor, pixel_bounds
+from data.io.pixel_bounds import ImageReader, PixelBounds
+from models.families.loading import image_reader, image_tokens, load_processor
+from models.families.qwen_vl import QwenVL
 from models.generation import with_image_blocks, yes_or_no
 from models.run_folders import MODEL_FILE
 from models.served.errors import ServerError
@@ -34,12 +35,14 @@ class ServedVLM:
 
     def __init__(self, server: ChatServer, min_pixels: int | None = None, max_pixels: int | None = None):
         self.server = server
-        self._bounds: PixelBounds | None = None
+        self._bounds: ImageReader | None = None
+        self._without: Sequence[str] = QwenVL.image_tokens
         self.patch_size = PATCH_SIZE
         self._image_settings: tuple[tuple[str, int], ...] = ()
         if server.model.root and (Path(server.model.root) / MODEL_FILE).is_file():
-            self._bounds = pixel_bounds(load_processor(server.model.root, min_pixels, max_pixels))
-            self.patch_size = self._bounds.patch_size
+            processor = load_processor(server.model.root, min_pixels, max_pixels)
+            self._bounds, self._without = image_reader(processor), image_tokens(processor)
+            self.patch_size = getattr(self._bounds, "patch_size", PATCH_SIZE)
         elif min_pixels is not None or max_pixels is not None:
             self._bounds = PixelBounds(min_pixels or 0, max_pixels or 2**40)
         bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
@@ -64,7 +67,7 @@ class ServedVLM:
             max_new_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             seed=random.Random(f"{sampling.seed} {prompt.name!r}").getrandbits(31),
-            without=VISION_TOKENS,
+            without=tuple(self._without),
             image_settings=self._image_settings,
         )
 

@@ -17,11 +17,12 @@ from models.shared_prefix.layout import PrefixLayout, Segment
 
 IMPLEMENTATIONS = ("sdpa", "eager")
 """Attention implementations that can keep the continuations of a segment apart: flash_attention_2 takes no such mask,
-and transformers offers flex_attention for neither Qwen2-VL nor Qwen2.5-VL."""
+and transformers offers flex_attention for few vision-language models."""
 
 
 class PrefixMask(torch.Tensor):
-    """Stands for the mask of a packed sequence in a call of `scaled_dot_product_attention`.
+    """Stands for the mask of a packed sequence in a call of `scaled_dot_product_attention`. It has the four dimensions
+    of a finished mask, which transformers' mask functions hand on as they are.
 
     Args:
         layout: in one line.
@@ -29,7 +30,7 @@ class PrefixMask(torch.Tensor):
 
     @staticmethod
     def __new__(cls, layout: PrefixLayout, device: torch.device):
-        return torch.Tensor._make_subclass(cls, torch.empty(0, dtype=torch.bool, device=device))
+        return torch.Tensor._make_subclass(cls, torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device))
 
     def __init__(self, layout: PrefixLayout, device: torch.device):
         self.parts = [_Part(segment, device) for segment in layout.segments]

@@ -2,7 +2,7 @@
 
 A batch of rows [prompt | continuation] is packed: rows with the same prompt and the same pixels become one segment
 [prompt | continuation 1 | continuation 2 | ...] (models/shared_prefix/layout.py), in which attention keeps the
-continuations apart (models/shared_prefix/attention.py) and every token has the M-RoPE position that it has in its own
+continuations apart (models/shared_prefix/attention.py) and every token has the position that it has in its own
 row. One ordinary forward pass, without a cache: gradient checkpointing, adapters, DDP and ZeRO see nothing unusual.
 Values and gradients are those of the plain way but for rounding. See docs/shared_prefix.md.
 """
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from models.families.registry import family_of
 from models.families.vision_hooks import share_images, vision_language_model
 from models.shared_prefix.attention import mask_for
 from models.shared_prefix.layout import PrefixLayout, common_prefix, in_blocks, lay_out, rows_with_equal_keys
@@ -127,7 +128,8 @@ def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[S
         groups: numbers of the rows that begin alike; each row stands in one group.
     """
     combined = vision_language_model(model)
-    implementation = combined.language_model.config._attn_implementation
+    family = family_of(combined.config)
+    implementation = family.language_model(combined).config._attn_implementation
     mask = rows.attention_mask.cpu().numpy() != 0
     if implementation == "eager":  # whose mask is a table of all tokens by all
         lengths = mask.sum(axis=1)
@@ -148,7 +150,7 @@ def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[S
     inputs = {
         "input_ids": ids.view(layout.shape),
         "position_ids": _positions(combined, rows, layout, device),
-        "attention_mask": {"full_attention": mask_for(layout, implementation, dtype, device)},
+        "attention_mask": family.masks(mask_for(layout, implementation, dtype, device)),
     }
     if rows.pixel_values is not None:
         index = [number for segment in layout.segments for number in rows.images[segment.rows[0]]]
@@ -161,34 +163,35 @@ def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[S
 
 def _padding(combined: nn.Module) -> int:
     """A token that stands for no image."""
-    text = combined.language_model.config
+    text = family_of(combined.config).language_model(combined).config
     return 0 if text.pad_token_id is None else text.pad_token_id
 
 
 def _positions(combined: nn.Module, rows: Rows, layout: PrefixLayout, device: torch.device) -> torch.Tensor:
-    """(3, lines, width): what each token's M-RoPE position is in its own row, counted without padding."""
-    positions = torch.zeros(3, layout.shape[0] * layout.shape[1], dtype=torch.long)
-    for segment in layout.segments:
-        beginning = _beginning_positions(combined, rows, segment.rows[0], segment.prefix)
+    """(axes, lines, width), or (lines, width) of one axis: each token's position in its own row, counted without
+    padding."""
+    beginnings = [_beginning_positions(combined, rows, segment.rows[0], segment.prefix) for segment in layout.segments]
+    axes = len(beginnings[0])
+    positions = torch.zeros(axes, layout.shape[0] * layout.shape[1], dtype=torch.long)
+    for segment, beginning in zip(layout.segments, beginnings, strict=True):
         positions[:, segment.start : segment.start + segment.prefix] = beginning
         after = segment.start + segment.prefix
         first = int(beginning.max()) + 1 if segment.prefix else 0
         for rest in segment.continuations:
             positions[:, after : after + rest] = torch.arange(first, first + rest)
             after += rest
-    return positions.view(3, *layout.shape).to(device)
+    shape = layout.shape if axes == 1 else (axes, *layout.shape)
+    return positions.view(shape).to(device)
 
 
 def _beginning_positions(combined: nn.Module, rows: Rows, row: int, size: int) -> torch.Tensor:
-    """(3, size) of the first real tokens of a row."""
-    images = rows.images[row]
-    if not images:
-        return torch.arange(size).expand(3, size)
+    """(axes, size) of the first real tokens of a row."""
+    images = list(rows.images[row])
     real = rows.attention_mask[row] != 0
-    ids = rows.input_ids[row][real][:size].cpu().unsqueeze(0)
-    types = rows.mm_token_type_ids[row][real][:size].cpu().unsqueeze(0)
-    grids = rows.image_grid_thw[list(images)].cpu()
-    return combined.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=grids)[0][:, 0]
+    ids = rows.input_ids[row][real][:size].cpu()
+    types = torch.zeros_like(ids) if not images else rows.mm_token_type_ids[row][real][:size].cpu()
+    grids = rows.image_grid_thw[images].cpu() if images else None
+    return family_of(combined.config).positions(combined, ids, types, grids)
 
 
 # -- log-probabilities of continuations -------------------------------------------------------------------------------

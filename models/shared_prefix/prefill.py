@@ -8,12 +8,15 @@ rows: the same seed gives the same completions as without, but for rounding.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import DynamicCache
 
+from models.families.base import Family
+from models.families.registry import family_of
 from models.families.vision_hooks import given_cache, vision_language_model
 from models.shared_prefix.layout import rows_with_equal_keys
 from models.shared_prefix.packing import different_images
@@ -21,7 +24,7 @@ from models.shared_prefix.packing import different_images
 
 @contextmanager
 def shared_prefill(model: nn.Module, on: bool = True) -> Iterator[None]:
-    """Lets a Qwen2-VL, also inside wrappers, generate from each prompt and image once.
+    """Lets a model, also inside wrappers, generate from each prompt and image once.
 
     Args:
         on: with `False` nothing changes.
@@ -33,9 +36,10 @@ def shared_prefill(model: nn.Module, on: bool = True) -> Iterator[None]:
         return
     combined = vision_language_model(model)
     replaced = {"get_image_features": _encoding_once, "forward": _prefilling_once}
+    family = family_of(combined.config)
     before = {name: vars(combined)[name] for name in replaced if name in vars(combined)}
     for name, wrapper in replaced.items():
-        setattr(combined, name, wrapper(getattr(combined, name)))
+        setattr(combined, name, wrapper(getattr(combined, name), family))
     try:
         yield
     finally:
@@ -44,20 +48,20 @@ def shared_prefill(model: nn.Module, on: bool = True) -> Iterator[None]:
         vars(combined).update(before)
 
 
-def _encoding_once(encode: Callable) -> Callable:
+def _encoding_once(encode: Callable, family: Family) -> Callable:
     """`get_image_features` that runs over the different images, and gives those of all."""
 
     @wraps(encode)
     def encode_different(pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, **kwargs: Any) -> Any:
         numbers, pixels, grids = different_images(pixel_values, image_grid_thw)
         features = encode(pixels, grids, **kwargs)
-        features.pooler_output = tuple(features.pooler_output[number] for number in numbers)
+        family.choose_images(features, numbers)
         return features
 
     return encode_different
 
 
-def _prefilling_once(forward: Callable) -> Callable:
+def _prefilling_once(forward: Callable, family: Family) -> Callable:
     """The forward of the module that takes images and tokens; its first pass runs over the different rows."""
 
     @wraps(forward)
@@ -66,12 +70,12 @@ def _prefilling_once(forward: Callable) -> Callable:
         if groups is None or len(groups) == len(kwargs["input_ids"]):
             return forward(*args, **kwargs)
         first = [group[0] for group in groups]
-        outputs = forward(**_of_rows(kwargs, first))
+        outputs = forward(**_of_rows(kwargs, first, family))
         number_of_row = {row: number for number, group in enumerate(groups) for row in group}
         device = outputs.last_hidden_state.device
         numbers = torch.tensor([number_of_row[row] for row in range(len(number_of_row))], device=device)
         outputs.last_hidden_state = outputs.last_hidden_state[numbers]
-        given_cache(kwargs).batch_select_indices(numbers)
+        given_cache(kwargs).reorder_cache(numbers)
         return outputs
 
     return prefill_different
@@ -111,7 +115,7 @@ def _features_of_rows(kwargs: dict[str, Any]) -> list[list[torch.Tensor]]:
     return found
 
 
-def _of_rows(kwargs: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+def _of_rows(kwargs: dict[str, Any], rows: Sequence[int], family: Family) -> dict[str, Any]:
     """The arguments of some rows."""
     chosen = dict(kwargs)
     index = torch.tensor(rows, device=kwargs["input_ids"].device)
@@ -122,9 +126,8 @@ def _of_rows(kwargs: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         chosen["position_ids"] = kwargs["position_ids"].index_select(-2, index)  # (B, T), or (3 or 4, B, T)
     encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
     if encoded is not None:
-        features = _features_of_rows(kwargs)
-        of_all = encoded.pooler_output
-        encoded.pooler_output = tuple(one for row in rows for one in features[row])
-        chosen["mm_encoder_outputs"] = {"image": type(encoded)(**encoded)}
-        encoded.pooler_output = of_all
+        ends = [0, *accumulate(len(of_row) for of_row in _features_of_rows(kwargs))]
+        copy = type(encoded)(**encoded)
+        family.choose_images(copy, [number for row in rows for number in range(ends[row], ends[row + 1])])
+        chosen["mm_encoder_outputs"] = {"image": copy}
     return chosen

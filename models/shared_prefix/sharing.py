@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from transformers import Qwen2_5_VLModel, Qwen2VLModel
 
 from data.errors import UserError
+from models.families.registry import family_of
 from models.families.vision_hooks import vision_language_model
 from models.shared_prefix.attention import IMPLEMENTATIONS
 from models.shared_prefix.packing import Continuations, Rows, pack_continuations
@@ -28,14 +28,13 @@ def reason_not_shared(model: nn.Module) -> str | None:
         combined = vision_language_model(model)
     except ValueError as error:
         return str(error)
-    if not isinstance(combined, Qwen2VLModel | Qwen2_5_VLModel):
-        return f"{type(combined).__name__} is neither a Qwen2-VL nor a Qwen2.5-VL"
-    text = combined.language_model.config
-    implementation = text._attn_implementation
+    family = family_of(combined.config)
+    of_family = family.reason_not_shared(combined)
+    if of_family is not None:
+        return of_family
+    implementation = family.language_model(combined).config._attn_implementation
     if implementation not in IMPLEMENTATIONS:
         return f"attn_implementation {implementation!r} takes no such mask (of {', '.join(IMPLEMENTATIONS)})"
-    if set(text.layer_types) != {"full_attention"}:
-        return "the model has layers with a sliding window"
     for module in model.modules():
         config = getattr(module, "peft_config", None)
         if isinstance(config, dict) and any(one.is_prompt_learning for one in config.values()):

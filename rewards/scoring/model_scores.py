@@ -14,7 +14,7 @@ from data.cli.arguments import device_option, dtype_option, option
 from data.cli.ranges import AT_LEAST_1
 from data.io.digests import rows_digest
 from data.io.images import ImageSource
-from data.io.pixel_bounds import PixelBounds
+from data.io.pixel_bounds import ImageReader
 from data.io.records import RecordError, read_rows
 from data.io.shards import KeptWorkArguments, ShardStore, process_state
 from models.errors import ModelError
@@ -56,7 +56,7 @@ def prompt_text(prompt: str | Sequence[dict[str, Any]]) -> str:
     return "\n".join(_texts(prompt))
 
 
-def _length(request: ScoreRequest, bounds: PixelBounds) -> float:
+def _length(request: ScoreRequest, bounds: ImageReader) -> float:
     """About how many tokens the longest response has with its prompt; only for sorting."""
     characters = sum(map(len, _texts(request.prompt))) + max(map(len, request.responses))
     return characters / _CHARACTERS_A_TOKEN + sum(map(bounds.tokens, request.images))
@@ -64,9 +64,9 @@ def _length(request: ScoreRequest, bounds: PixelBounds) -> float:
 
 def _longest_first(requests: Sequence[ScoreRequest], processor: Any) -> list[int]:
     """The numbers of the requests, those of similar length together: what does not fit fails at once."""
-    from models.families.loading import pixel_bounds
+    from models.families.loading import image_reader
 
-    bounds = pixel_bounds(processor)
+    bounds = image_reader(processor)
     return sorted(range(len(requests)), key=lambda number: _length(requests[number], bounds))[::-1]
 
 

@@ -24,7 +24,7 @@ from transformers import DynamicCache, GenerationConfig
 from data.candidates.legacy_formats import CONSTRUCT_ORDERS
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT
 from data.vqa import VqaRecord, common_answer
-from models.families.loading import load_processor, load_vlm, vision_token_ids
+from models.families.loading import image_token_ids, load_processor, load_vlm
 from models.generation import evaluating
 from rollouts.frozen_vlm.image_features import ImageFeatures
 from rollouts.frozen_vlm.kv_cache import KeptStates, Node, plan_waves
@@ -126,7 +126,7 @@ class InContextVLM:
         ends = model.generation_config.eos_token_id
         ends = tokenizer.eos_token_id if ends is None else ends
         self._end_ids = [ends] if isinstance(ends, int) else list(ends)
-        self._suppressed = vision_token_ids(tokenizer)
+        self._suppressed = image_token_ids(processor)
 
     @classmethod
     def load(

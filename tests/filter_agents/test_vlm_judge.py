@@ -11,7 +11,7 @@ from data.reports.pool import Item, Pool
 from filter_agents.executor import Executor
 from filter_agents.registry import build_agents
 from filter_agents.vlm_judge import DEFAULT_QUESTION, VlmJudge
-from models.families.loading import vision_token_ids
+from models.families.loading import image_token_ids
 from models.served.errors import ServerError
 
 QUESTION = "Is it a cat?"
@@ -124,7 +124,7 @@ def test_special_tokens_are_taken_out_of_the_prompt(prompt, question):
 
 
 def test_a_prompt_with_image_tokens_can_be_judged(tiny_model, reference, flawed_pool):
-    tokens = "".join(reference[1].tokenizer.convert_ids_to_tokens(vision_token_ids(reference[1].tokenizer)))
+    tokens = "".join(reference[1].tokenizer.convert_ids_to_tokens(image_token_ids(reference[1])))
     outcome = Executor({"vlm_judge": VlmJudge(str(tiny_model))}).run(
         str(flawed_pool), {"vlm_judge": f"Is {tokens} it?"}
     )

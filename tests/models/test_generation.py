@@ -5,8 +5,9 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import AutoProcessor
 
-from models.families.loading import load_vlm, vision_token_ids
+from models.families.loading import image_token_ids, load_processor, load_vlm
 from models.generation import answers_yes, evaluating, generate, prepare_inputs
+from models.tiny import FAMILIES
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,32 @@ SOME_WITH = [[], [_picture("blue"), _picture("red", (32, 64))], [_picture("teal"
 every_mixture = pytest.mark.parametrize("images", [WITHOUT, ALL_WITH, SOME_WITH], ids=["texts", "images", "mixed"])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@every_mixture
+def test_every_family_takes_rows_of_several_images_and_none(tiny_family, family, images):
+    processor = load_processor(str(tiny_family(family)))
+    inputs = prepare_inputs(processor, CONVERSATIONS, images)
+    alone = [prepare_inputs(processor, *([one] for one in row)) for row in zip(CONVERSATIONS, images, strict=True)]
+    lengths = inputs["attention_mask"].sum(dim=1).tolist()
+    assert lengths == [one["input_ids"].shape[1] for one in alone]
+    pixels = [one["pixel_values"] for one in alone if "pixel_values" in one]
+    assert ("pixel_values" in inputs) == bool(pixels)
+    assert not pixels or torch.equal(inputs["pixel_values"], torch.cat(pixels))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_writes_a_token_that_stands_for_pictures(tiny_family, family):
+    model, processor = load_vlm(str(tiny_family(family)), device="cpu")
+    forbidden = image_token_ids(processor)
+    assert model.config.image_token_id in forbidden
+    assert not set(forbidden) & {processor.tokenizer.eos_token_id, processor.tokenizer.pad_token_id}
+    with torch.no_grad():
+        model.get_output_embeddings().weight[forbidden] *= 100  # by itself it would write them
+    texts = generate(model, processor, CONVERSATIONS[:1], [[]], 8, num_generations=4, temperature=5.0)
+    ids = processor.tokenizer(texts[0], add_special_tokens=False)["input_ids"]
+    assert not set(forbidden) & {token for row in ids for token in row}
+
+
 @every_mixture
 def test_greedy_answers_of_a_batch_are_those_of_each_conversation_alone(tiny, images):
     together = generate(*tiny, CONVERSATIONS, images, max_new_tokens=24)
@@ -59,7 +86,7 @@ def test_greedy_answers_of_a_batch_are_those_of_each_conversation_alone(tiny, im
 def test_greedy_answers_are_the_likeliest_tokens_one_by_one(tiny, images):
     model, processor = tiny
     inputs = prepare_inputs(processor, CONVERSATIONS[1:2], images[1:2])
-    ids, forbidden = inputs.pop("input_ids"), vision_token_ids(processor.tokenizer)
+    ids, forbidden = inputs.pop("input_ids"), image_token_ids(processor)
     mask, types = inputs.pop("attention_mask"), inputs.pop("mm_token_type_ids")
     for _ in range(8):
         with torch.no_grad():
@@ -91,7 +118,7 @@ def test_answers_to_texts_are_the_same_after_images(tiny):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_vision_tokens_are_never_generated_even_if_they_are_likeliest(tiny, monkeypatch, temperature):
     model, processor = tiny
-    forbidden = vision_token_ids(processor.tokenizer)
+    forbidden = image_token_ids(processor)
     produced = []
     original = model.generate
 

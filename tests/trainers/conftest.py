@@ -23,7 +23,7 @@ def task_rows(report_data):
 @pytest.fixture
 def make_grpo(tiny_model, task_rows, tmp_path):
     """Function: settings of `GRPOConfig` -> a trainer on 24 reports, 4 completions each, 8 of 12 tokens a step."""
-    from models.families.loading import load_processor, pixel_bounds
+    from models.families.loading import image_reader, load_processor
     from trainers.grpo import GRPOConfig, GRPOTrainer
     from trainers.setup.task_data import to_dataset
 
@@ -48,7 +48,7 @@ def make_grpo(tiny_model, task_rows, tmp_path):
         }
         args = config_cls(**{**defaults, **settings})
         rows = task_rows() if rows is None else rows
-        dataset = to_dataset(rows, pixel_bounds(processor))
+        dataset = to_dataset(rows, image_reader(processor))
         return cls(
             str(tiny_model) if model is None else model,
             reward_funcs=rewards,

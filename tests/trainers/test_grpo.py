@@ -4,7 +4,7 @@ import pytest
 import torch
 import trl
 
-from models.families.loading import vision_token_ids
+from models.families.loading import image_token_ids
 from models.families.vision_hooks import vision_tower
 from rewards.scoring.failure_policy import RewardError, guard
 from trainers.grpo import GRPOConfig
@@ -26,7 +26,7 @@ def logged(trainer, key: str) -> list[float]:
 def test_equals_trl_bit_for_bit_with_additions_off(make_grpo, settings):
     ours = make_grpo(**OFF, **settings)
     ours.train()
-    suppressed = {"suppress_tokens": sorted(vision_token_ids(ours.processing_class.tokenizer))}
+    suppressed = {"suppress_tokens": sorted(image_token_ids(ours.processing_class))}
     theirs = make_grpo(trl.GRPOTrainer, trl.GRPOConfig, generation_kwargs=suppressed, **settings)
     theirs.train()
     expected = weights(theirs.model)
@@ -63,7 +63,7 @@ def test_vision_tokens_are_never_sampled(make_grpo):
 
     trainer = make_grpo(rewards=note, temperature=5.0, max_completion_length=64, max_steps=3)
     trainer.train()
-    forbidden = set(vision_token_ids(trainer.processing_class.tokenizer))
+    forbidden = set(image_token_ids(trainer.processing_class))
     assert len(seen) == 24
     assert not forbidden & {token for ids in seen for token in ids}
 

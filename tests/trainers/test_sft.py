@@ -63,7 +63,7 @@ def test_leaves_model_recipe_report_and_card(trained, tiny_model):
 
 
 def test_only_the_answer_is_learned(tiny_model, task_rows, tmp_path):
-    from models.families.loading import load_processor, pixel_bounds
+    from models.families.loading import image_reader, load_processor
     from trainers.setup.task_data import to_dataset
     from trainers.sft import SFTConfig, SFTTrainer, _with_completions
 
@@ -78,7 +78,7 @@ def test_only_the_answer_is_learned(tiny_model, task_rows, tmp_path):
         per_device_train_batch_size=2,
         remove_unused_columns=False,
     )
-    dataset = to_dataset(rows, pixel_bounds(processor), ("prompt", "completion", "images"))
+    dataset = to_dataset(rows, image_reader(processor), ("prompt", "completion", "images"))
     trainer = SFTTrainer(str(tiny_model), args=args, train_dataset=dataset, processing_class=processor)
     batch = next(iter(trainer.get_train_dataloader()))
     for labels in batch["labels"]:

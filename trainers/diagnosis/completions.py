@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from models.families.loading import vision_token_ids
+from models.families.loading import image_token_ids
 from trainers.diagnosis import causes
 from trainers.diagnosis.findings import Finding, not_told, wrong
 from trainers.diagnosis.prompts import EXAMPLE_ANSWER, rendered
@@ -95,7 +95,7 @@ def check_closing(row: dict, processor: Any, ends: set[int], **options: Any) -> 
 def check_vision_tokens(observed: Observed, processor: Any) -> Finding:
     """No completion holds a token that stands for a picture."""
     check = "vision tokens in completions"
-    banned = set(vision_token_ids(processor.tokenizer))
+    banned = set(image_token_ids(processor))
     holding = sum(bool(banned & set(one.completion_ids)) for one in observed.sampled)
     if holding:
         return wrong(check, f"in {holding} of {len(observed.sampled)} completions", "0", causes.VISION_TOKENS)

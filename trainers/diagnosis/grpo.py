@@ -6,7 +6,7 @@ from typing import Any
 
 from trl import ModelConfig
 
-from models.families.loading import vision_token_ids
+from models.families.loading import image_token_ids
 from rewards.registry import build_rewards
 from trainers.diagnosis.completions import check_completions
 from trainers.diagnosis.differences import check_log_probs
@@ -77,7 +77,7 @@ def sampling_of(trainer: GRPOTrainer) -> Sampling:
         top_p=trainer.top_p,
         min_p=trainer.min_p or 0.0,
         repetition_penalty=trainer.repetition_penalty,
-        suppressed=tuple(sorted(vision_token_ids(trainer.processing_class.tokenizer))),
+        suppressed=tuple(sorted(image_token_ids(trainer.processing_class))),
     )
 
 

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from data.io.pixel_bounds import PixelBounds
+from data.io.pixel_bounds import ImageReader
 from data.io.records import RecordError
+from models.errors import ModelError
+from models.families.registry import FAMILIES, family_of_processor
 from models.generation import prepare_inputs
 from models.shared_prefix.packing import Rows, continuation_log_probs, different_images, token_log_probs
 from models.shared_prefix.sharing import SharedPrefix
@@ -26,12 +28,21 @@ class VLMPolicy:
     Args:
         processor: of the model.
         bounds: how images are resized.
+
+    Raises:
+        ModelError: a processor that arranges pixels otherwise than in one table of patches.
     """
 
     kind: ClassVar[Kind] = "vlm"
     mean_over_steps: ClassVar[bool] = True
 
-    def __init__(self, processor: Any, bounds: PixelBounds):
+    def __init__(self, processor: Any, bounds: ImageReader):
+        if not family_of_processor(processor).patch_grids:
+            known = ", ".join(name for family in FAMILIES if family.patch_grids for name in family.model_types)
+            raise ModelError(
+                f"{type(processor).__name__}: models of this family cannot learn from stored groups, those of type "
+                f"{known} can"
+            )
         self.processor = processor
         self.bounds = bounds
         self.sharing = SharedPrefix()  # as the settings say, once they are known

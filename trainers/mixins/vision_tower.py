@@ -6,7 +6,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from models.families.adapters import adapter_values, keep_adapters_in_float32
-from models.families.vision_hooks import has_vision_tower, install_vision_hooks, vision_tower
+from models.families.vision_hooks import has_vision_tower, install_vision_hooks, keeps_towers_busy, vision_tower
 
 
 @dataclass
@@ -34,7 +34,7 @@ class TrainsVisionTower:
         super().__init__(model, *others, **kwargs)
         keep_adapters_in_float32(self.model, trained_before)
         if has_vision_tower(self.model):
-            if not asked:  # the parent may have said True
+            if not asked and keeps_towers_busy(self.model):  # the parent may have said True
                 self.args.ddp_find_unused_parameters = False  # every process uses the tower
             self.mix_with_rows_of_text(self.accelerator.num_processes > 1)
             if self.args.freeze_vision_tower:

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from trl import get_quantization_config
 
 from models.hub_revisions import hub_options
-from models.reward.load import adapted_backbone, from_backbone, reward_model_of
+from models.reward.load import adapted_backbone, from_backbone, reward_model_kind, reward_model_of
 from models.reward.model import HEAD
 from trainers.setup.adapter_targets import check_adapter_targets
 from trainers.setup.model import (
@@ -92,8 +92,15 @@ def policy_and_adapters(args: Any, model_args: Any) -> tuple[nn.Module, PeftConf
     return policy, reward_adapters(model_args, args.freeze_vision_tower, hub["revision"])
 
 
-def check_reward_adapters(config: Any, args: Any, model_args: Any) -> None:
-    """Raises `RecipeError` if the recipe puts adapters on what the model (`None`: out of reach) does not have."""
+def check_reward_model(config: Any, args: Any, model_args: Any) -> None:
+    """Checks that there are reward models of the kind of a model (`None`: out of reach), and the recipe's adapters.
+
+    Raises:
+        ModelError: there are none of its kind.
+        RecipeError: the recipe puts adapters on what the model does not have.
+    """
+    if config is not None:
+        reward_model_kind(config, model_args.model_name_or_path)
     if base_of_adapters(model_args.model_name_or_path, hub_arguments(args, model_args)) is None:
         adapters = reward_adapters(model_args, args.freeze_vision_tower)
         try:

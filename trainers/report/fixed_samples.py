@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from data.io.images import ImageError
-from data.io.pixel_bounds import PixelBounds
+from data.io.pixel_bounds import ImageReader
 from data.io.records import RecordError
 from models.generation import evaluating, generate
 from models.shared_prefix.sharing import SharedPrefix
@@ -130,7 +130,7 @@ def held_out_rows(
 # -- answers of a model -----------------------------------------------------------------------------------------------
 
 
-def answers_to(trainer: Any, rows: Sequence[dict], bounds: PixelBounds, max_new_tokens: int) -> list[str]:
+def answers_to(trainer: Any, rows: Sequence[dict], bounds: ImageReader, max_new_tokens: int) -> list[str]:
     """The most likely answer to each row's prompt, token by token."""
     images = [[bounds.open(image) for image in row["images"]] for row in rows]
     prompts = [row["prompt"] for row in rows]
@@ -140,7 +140,7 @@ def answers_to(trainer: Any, rows: Sequence[dict], bounds: PixelBounds, max_new_
 
 
 def rollout_samples(
-    trainer: Any, samples: SampleLog, rows: Sequence[dict], source: Source, bounds: PixelBounds
+    trainer: Any, samples: SampleLog, rows: Sequence[dict], source: Source, bounds: ImageReader
 ) -> FixedSamples:
     """What a model that is trained on its own answers makes of the same few rows."""
     few = chosen(rows, trainer.args.seed)
@@ -162,7 +162,7 @@ def demonstration_samples(
     rows: Sequence[dict],
     source: Source,
     train_rows: Sequence[dict],
-    bounds: PixelBounds,
+    bounds: ImageReader,
 ) -> FixedSamples:
     """What a model that learns demonstrations writes by itself, beside the right answer: to the same few rows, and to
     a training row that is another one at every step."""
@@ -190,7 +190,7 @@ def demonstration_samples(
     return FixedSamples(trainer, samples, make)
 
 
-def _token_accuracy(trainer: Any, row: dict, bounds: PixelBounds) -> float:
+def _token_accuracy(trainer: Any, row: dict, bounds: ImageReader) -> float:
     """Share of the right answer's tokens that are the most likely ones, each after the right ones before it."""
     images = [bounds.open(image) for image in row["images"]]
     batch = trainer.data_collator([{**row, "images": images}]).to(trainer.model.device)

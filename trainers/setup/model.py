@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.io.pixel_bounds import BoundsError, PixelBounds
+from data.io.pixel_bounds import BoundsError, ImageReader, PixelBounds
 from models.errors import ModelError
-from models.families.loading import load_processor, pixel_bounds
+from models.families.base import TOWERS
+from models.families.loading import image_reader, load_processor
 from models.families.published import (
     PUBLISHED_MAX_PIXELS,
     PUBLISHED_MIN_PIXELS,
@@ -32,7 +33,7 @@ class ModelInfo:
 
     config: Any
     processor: Any
-    bounds: PixelBounds
+    bounds: ImageReader
 
 
 def init_kwargs(args: Any) -> dict[str, Any]:
@@ -104,7 +105,9 @@ def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | No
         hub: of `hub_arguments`.
 
     Raises:
-        RecipeError: the model cannot be loaded, or its pixel bounds are inconsistent.
+        RecipeError: the model cannot be loaded, for another reason than that it is out of reach; or is of a kind that
+            cannot be trained here.
+        BoundsError: bounds that its processor cannot keep.
     """
     from transformers import AutoConfig
 
@@ -115,12 +118,13 @@ def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | No
         config = AutoConfig.from_pretrained(place, **its_hub)
         place, its_hub = place_of_processor(name, hub)
         processor = load_processor(place, args.min_pixels, args.max_pixels, **its_hub)
-        return ModelInfo(config, processor, pixel_bounds(processor))
-    except BoundsError:
+        _check_kind(name, config, processor)
+        return ModelInfo(config, processor, image_reader(processor))
+    except (BoundsError, RecipeError):
         raise
     except Exception as error:  # the Hub's client raises many kinds
         problem = error
-    if required:
+    if required or not _is_out_of_reach(problem):
         raise RecipeError(f"model_name_or_path: '{name}' cannot be loaded: {problem}") from problem
     from trainers.run.console import say  # imports transformers, which most errors need not wait for
 
@@ -128,6 +132,31 @@ def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | No
     low = args.min_pixels or PUBLISHED_MIN_PIXELS
     high = max(low, args.max_pixels or PUBLISHED_MAX_PIXELS)
     return ModelInfo(published_config(name), None, PixelBounds(low, high, PUBLISHED_PATCH_SIZE))
+
+
+def _check_kind(name: str, config: Any, processor: Any) -> None:
+    """Raises `RecipeError` for a model that no class of transformers' for images and texts can load."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    kind = getattr(config, "backbone_type", config.model_type)
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not getattr(config, "auto_map", None):
+        raise RecipeError(
+            f"model_name_or_path: '{name}': model_type: expected that of a model which reads images and texts, found "
+            f"'{kind}'"
+        )
+    if not hasattr(processor, "image_processor"):
+        raise RecipeError(f"model_name_or_path: '{name}': expected a processor of images and texts, found a tokenizer")
+
+
+def _is_out_of_reach(error: BaseException | None) -> bool:
+    """Whether the Hub could not be asked, or did not give something. Libraries wrap such errors in their own."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    while error is not None:
+        if isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | ConnectionError | TimeoutError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def place_of_processor(name: str, hub: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -197,7 +226,7 @@ def lora_config(model_args: Any, freeze_vision_tower: bool, revision: str | None
     if config is not None and of_hub and revision != DEFAULT_REVISION:
         config.revision = revision
     if config is not None and freeze_vision_tower:
-        config.exclude_modules = r".*\bvisual\..*"
+        config.exclude_modules = rf".*\b({'|'.join(TOWERS)})\..*"
     return config
 
 

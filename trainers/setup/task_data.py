@@ -8,13 +8,13 @@ from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from transformers import ProcessorMixin
 
-from data.io.pixel_bounds import PixelBounds
+from data.io.pixel_bounds import ImageReader
 from data.io.records import GivenRows, RecordError
 from data.rows.given_images import with_images_read, with_streamed_images_read
 from data.rows.messages import message_texts
 from data.tasks import TASK_FIELDS, load_rows
 from filter_agents.registry import described_agents
-from models.families.loading import VISION_TOKENS, pixel_bounds
+from models.families.loading import image_reader, image_tokens
 from trainers.setup.recipes import DataArguments
 
 NOT_FOR_REWARDS = ("gold",)
@@ -23,7 +23,7 @@ NOT_FOR_REWARDS = ("gold",)
 class RowLoader:
     """Transform of an index data set: looks up rows and opens their images, resized for the model."""
 
-    def __init__(self, rows: Sequence[dict], bounds: PixelBounds, columns: Sequence[str]):
+    def __init__(self, rows: Sequence[dict], bounds: ImageReader, columns: Sequence[str]):
         self.rows = rows
         self.bounds = bounds
         self.columns = columns
@@ -36,7 +36,7 @@ class RowLoader:
         return loaded
 
 
-def to_dataset(rows: Sequence[dict], bounds: PixelBounds, columns: Sequence[str] | None = None) -> Dataset:
+def to_dataset(rows: Sequence[dict], bounds: ImageReader, columns: Sequence[str] | None = None) -> Dataset:
     """A data set of rows for a trainer.
 
     Args:
@@ -104,7 +104,7 @@ def given_rows(dataset: Dataset, name: str, processor: Any, limit: int | None) -
     agents = described_agents()
     rows = load_rows(GivenRows(name, dataset), "train", agents, check_files=main)
     if main and limit is not None:
-        check_lengths(count_tokens(rows, name, pixel_bounds(processor), processor), name, limit, "max_prompt_length")
+        check_lengths(count_tokens(rows, name, image_reader(processor), processor), name, limit, "max_prompt_length")
     return rows
 
 
@@ -121,7 +121,7 @@ def rollout_dataset(dataset: Any, name: str, processor: Any, limit: int | None) 
     if has_prompts and limit is None:
         return library_dataset(dataset, name, processor)
     rows = given_rows(dataset, name, processor, limit)
-    return library_dataset(dataset, name, processor) if has_prompts else to_dataset(rows, pixel_bounds(processor))
+    return library_dataset(dataset, name, processor) if has_prompts else to_dataset(rows, image_reader(processor))
 
 
 def library_dataset(dataset: Any, name: str, processor: Any) -> Any:
@@ -180,15 +180,15 @@ class TokenCounts:
     exact: bool
 
 
-def _check_special_tokens(row: dict, source: str) -> None:
+def _check_special_tokens(row: dict, source: str, tokens: Sequence[str]) -> None:
     for text in message_texts(row["prompt"]):
-        for token in VISION_TOKENS:
+        for token in tokens:
             if token in text:
                 where = f"{source}: row {row['id']!r}: field 'prompt'"
                 raise RecordError([f"{where}: the text contains {token}, which promises an image"])
 
 
-def count_tokens(rows: Sequence[dict], source: str, bounds: PixelBounds, processor: Any | None) -> TokenCounts:
+def count_tokens(rows: Sequence[dict], source: str, bounds: ImageReader, processor: Any | None) -> TokenCounts:
     """Counts the prompt tokens of every row.
 
     Args:
@@ -196,12 +196,13 @@ def count_tokens(rows: Sequence[dict], source: str, bounds: PixelBounds, process
         processor: of the model; without one, a text counts as many tokens as it has bytes, which is never too few.
 
     Raises:
-        RecordError: a text that contains a vision token.
+        RecordError: a text that contains a token that stands for pictures.
     """
     longest, longest_row, most_visual = 0, None, 0
+    reserved = [] if processor is None else image_tokens(processor)
     for row in rows:
-        _check_special_tokens(row, source)
-        visual = sum(bounds.tokens(image) + 2 for image in row["images"])
+        _check_special_tokens(row, source, reserved)
+        visual = sum(bounds.tokens(image) + bounds.tokens_around for image in row["images"])
         if processor is None:
             text = sum(len(part.encode()) for part in message_texts(row["prompt"])) + 16 * (len(row["prompt"]) + 1)
         else:

@@ -191,14 +191,14 @@ def test_f03_a_picture_is_what_a_person_sees(given, expected):
 
 
 def test_f03_the_model_sees_the_same_pixels(tiny_model):
-    from models.families.loading import load_processor, pixel_bounds
+    from models.families.loading import image_reader, load_processor
     from trainers.setup.task_data import to_dataset
 
     processor = load_processor(str(tiny_model))
     rows = [
         {"id": number, "prompt": [], "images": [_source(given)]} for number, (given, _) in enumerate(CASES.values())
     ]
-    bounds = pixel_bounds(processor)
+    bounds = image_reader(processor)
     loaded = to_dataset(rows, bounds)[: len(rows)]["images"]
     for name, [seen], (_, expected) in zip(CASES, loaded, CASES.values(), strict=True):
         ours = processor.image_processor(images=[seen], return_tensors="pt")

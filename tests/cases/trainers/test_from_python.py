@@ -21,7 +21,7 @@ from trl import ModelConfig
 from data.candidates.embedding_table import EmbeddingTable
 from data.io.records import GivenRows, RecordError, read_rows
 from models.factors.predictor import load_factor_predictor
-from models.families.loading import load_processor, pixel_bounds
+from models.families.loading import image_reader, load_processor
 from models.selectors.load import load_selector
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
 from trainers.factors import FactorTrainer, FactorTrainingConfig
@@ -82,7 +82,7 @@ def test_a_reward_model_by_trls_arguments(tiny_model, tmp_path):
     (scores, ranks), *_ = asked
     assert (scores.shape, ranks.tolist()) == ((3, 2), [[0, 1]] * 3)
     assert figures["eval_agreement"] == figures["eval_accuracy"]
-    assert pixel_bounds(load_processor(str(tmp_path / "run"))).maximum == 784
+    assert image_reader(load_processor(str(tmp_path / "run"))).maximum == 784
     stored = load_file(tmp_path / "run" / "adapter_model.safetensors")
     assert any("score_head" in name for name in stored)
     assert any("k_proj.lora_A" in name for name in stored)
@@ -197,7 +197,7 @@ def test_a_vlm_learns_a_data_set_of_groups(tiny_model, tmp_path, cls, config):
         trainer.evaluate(COMPLETIONS)
     names = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
     assert all("lora_" in name and "visual" not in name for name in names)
-    assert pixel_bounds(load_processor(str(tmp_path / "run"))).maximum == 784
+    assert image_reader(load_processor(str(tmp_path / "run"))).maximum == 784
     assert {"report.html", "README.md", "samples.jsonl", "adapter_model.safetensors"} <= files_of(tmp_path / "run")
 
 
@@ -296,7 +296,7 @@ def test_a_vlm_learns_rows_of_a_task(tiny_model, tmp_path, rows):
     assert "eval_few_loss" in trainer.evaluate()
     batch = trainer.data_collator([trainer.train_dataset[0]])
     assert batch["image_grid_thw"].tolist() == [[1, 2, 2]]
-    assert pixel_bounds(load_processor(str(tmp_path / "run"))).maximum == 784
+    assert image_reader(load_processor(str(tmp_path / "run"))).maximum == 784
     assert ("report.html" in files_of(tmp_path / "run")) == (rows is TURNS)
     if rows is TURNS:
         assert {"README.md", "samples.jsonl"} <= files_of(tmp_path / "run")

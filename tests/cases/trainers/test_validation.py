@@ -1,5 +1,7 @@
 """What a run would need, and folders that are not there: found before anything is trained or written."""
 
+import json
+import shutil
 import sys
 
 import pytest
@@ -172,6 +174,52 @@ def test_t08_lora_alone_takes_all_linear_layers(tiny_model, method, frozen):
     assert {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} <= parts
     assert any(".visual." in name for name in names) != frozen
     assert not any("lm_head" in name or "score_head" in name for name in names)
+
+
+# -- models that are there and cannot be trained ----------------------------------------------------------------------
+
+
+def _changed(folder, original, name, **values):
+    """A copy of a model's folder with other values in one of its files."""
+    shutil.copytree(original, folder)
+    file = folder / name
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | values), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize("method", ["grpo", "sft"])
+def test_a_model_that_is_there_and_cannot_be_loaded(run, method, tiny_model, tmp_path):
+    name = _changed(tmp_path / "unknown", tiny_model, "config.json", model_type="no_such_model")
+    assert f"model_name_or_path: '{name}' cannot be loaded" in refusal(run(method, model_name_or_path=name))
+    name = _changed(tmp_path / "text", tiny_model, "config.json", model_type="qwen2")
+    expected = f"'{name}': model_type: expected that of a model which reads images and texts, found 'qwen2'"
+    assert expected in refusal(run(method, model_name_or_path=name))
+    name = _changed(tmp_path / "odd", tiny_model, "processor_config.json", processor_class="NoSuchProcessor")
+    expected = f"'{name}': expected a processor of images and texts, found a tokenizer"
+    assert expected in refusal(run(method, model_name_or_path=name))
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "gemma3"])
+@pytest.mark.parametrize("method", ["grpo", "sft"])
+def test_every_family_is_checked_with_its_own_sizes(run, method, family, tiny_family):
+    status, printed = run(method, model_name_or_path=str(tiny_family(family)))
+    assert status == 0, printed
+    assert "valid" in printed.splitlines()
+    assert "cannot be reached" not in printed
+    assert "memory estimate for each" in printed
+
+
+@pytest.mark.parametrize(("method", "reason"), [("reward", "expected one of"), ("rce", "learn from stored groups")])
+def test_a_family_that_a_method_cannot_train_yet(run, method, reason, tiny_family, tmp_path):
+    keys = {"policy": "vlm", "selector": "leave out", "query_table": "leave out", "example_table": "leave out"}
+    message = refusal(run(method, **(keys if method == "rce" else {}), model_name_or_path=str(tiny_family("gemma3"))))
+    assert reason in message
+    assert "gemma3" in message.lower()
+
+
+def test_bounds_that_a_family_does_not_have(run, tiny_family):
+    message = refusal(run("sft", model_name_or_path=str(tiny_family("gemma3")), max_pixels=500))
+    assert "max_pixels: Gemma3Processor resizes images by rules of its own" in message
 
 
 # -- P7: folders that are not there -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from qwen_vl_utils import fetch_image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from data.io.pixel_bounds import PixelBounds, ResizedImages
-from models.families.loading import load_processor, pixel_bounds
+from models.families.loading import image_reader, load_processor
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8))
 
@@ -59,7 +59,7 @@ def test_an_image_read_from_a_path_equals_the_same_image_as_an_object(tmp_path, 
 @pytest.mark.parametrize("size", [(40, 24), (600, 9), (300, 200)])
 def test_tokens_are_as_many_as_the_processor_makes_of_the_resized_image(tiny_model, tmp_path, size):
     processor = load_processor(str(tiny_model))
-    bounds = pixel_bounds(processor)
+    bounds = image_reader(processor)
     path = tmp_path / "picture.png"
     Image.new("RGB", size).save(path)
     (grid,) = processor.image_processor(images=[bounds.open(path)], return_tensors="np")["image_grid_thw"]

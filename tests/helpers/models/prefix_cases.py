@@ -1,9 +1,13 @@
 """Batches of rows with repeated prompts, and the plain way to score them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
+from torch import nn
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -11,8 +15,10 @@ from transformers import (
     set_seed,
 )
 
-from models.shared_prefix.packing import Rows, different_images
+from models.shared_prefix.packing import Rows, continuation_log_probs, different_images, pack_continuations
 from models.tiny import build_model, build_tokenizer
+from models.tiny_families import qwen3_vl
+from models.tiny_families.size import TinySize
 
 PATCH_WIDTH = 3 * 2 * 8 * 8
 
@@ -57,6 +63,30 @@ def tiny_qwen2_5_vl(attention: str = "sdpa") -> Qwen2_5_VLForConditionalGenerati
     return model
 
 
+def tiny_qwen3_vl(attention: str = "sdpa", seed: int = 0):
+    """A tiny Qwen3-VL with the vocabulary and the patches of the tiny Qwen2-VL."""
+    model = qwen3_vl.build_model(build_tokenizer(["a"], 300), TinySize(32, seed=seed))
+    model.set_attn_implementation(attention)
+    return model
+
+
+@contextmanager
+def double() -> Iterator[None]:
+    """Computes in float64 also where models and losses ask for float32."""
+    to, narrow = torch.Tensor.to, torch.Tensor.float
+
+    def to_double(self: torch.Tensor, *args, **kwargs):
+        args = [torch.float64 if one is torch.float32 else one for one in args]
+        kwargs = {name: torch.float64 if one is torch.float32 else one for name, one in kwargs.items()}
+        return to(self, *args, **kwargs)
+
+    torch.Tensor.to, torch.Tensor.float = to_double, torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.Tensor.to, torch.Tensor.float = to, narrow
+
+
 def _prompt_tokens(prompt: Prompt, image_id: int) -> list[int]:
     rng = np.random.default_rng(prompt.seed)
     tokens: list[int] = []
@@ -98,7 +128,7 @@ def write(batch: Batch, model) -> tuple[dict[str, torch.Tensor], int, list[int],
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
     inputs["mm_token_type_ids"] = (inputs["input_ids"] == image_id).long()
     if pixels:
-        inputs |= {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.tensor(grids)}
+        inputs |= {"pixel_values": torch.cat(pixels).to(model.dtype), "image_grid_thw": torch.tensor(grids)}
     images = [len(batch.prompts[number].grids) for number, _ in batch.rows]
     return inputs, width, images, [len(prompts[number]) for number, _ in batch.rows]
 
@@ -126,3 +156,69 @@ def plain_log_probs(model, inputs: dict[str, torch.Tensor], width: int, prompts:
     chosen = logits.gather(1, before.unsqueeze(2).expand(-1, -1, logits.shape[2])).log_softmax(dim=2)
     tokens = inputs["input_ids"][:, -width:]
     return chosen.gather(2, tokens.unsqueeze(2)).squeeze(2) * mask[:, -width:]
+
+
+# -- both ways, compared ----------------------------------------------------------------------------------------------
+
+TOLERANCE = 5e-6
+
+MIXED = Batch(
+    (Prompt((3, 5), ((4, 6),), 1), Prompt((7,), (), 2), Prompt((2, 3, 4), ((4, 4), (2, 8)), 3)),
+    ((0, 4), (1, 3), (0, 1), (2, 5), (0, 0), (2, 5), (1, 3)),
+    left=2,
+    right=1,
+)
+
+
+@st.composite
+def batches(draw) -> Batch:
+    """Up to 7 rows of up to 3 prompts with up to 2 images; lengths from 0, padding on both sides."""
+    prompts = []
+    for _ in range(draw(st.integers(1, 3))):
+        grids = draw(st.lists(st.sampled_from([(2, 2), (2, 6), (4, 4), (6, 2)]), max_size=2))
+        texts = [draw(st.integers(min(place, 1), 4)) for place in range(len(grids))] + [draw(st.integers(1, 6))]
+        prompts.append(Prompt(tuple(texts), tuple(grids), draw(st.integers(0, 2))))
+    row = st.tuples(st.integers(0, len(prompts) - 1), st.integers(0, 6))
+    rows = draw(st.lists(row, min_size=1, max_size=6))
+    rows.append((rows[0][0], draw(st.integers(0, 6))))  # a prompt that repeats
+    return Batch(tuple(prompts), tuple(rows), draw(st.integers(0, 2)), draw(st.integers(0, 2)), draw(st.booleans()))
+
+
+def checkpointing(model: nn.Module, kind: str) -> None:
+    """Gradient checkpointing: "off", "reentrant" or "not reentrant"."""
+    model.gradient_checkpointing_disable()
+    if kind != "off":
+        model.gradient_checkpointing_enable({"use_reentrant": kind == "reentrant"})
+
+
+def gradients(model: nn.Module, log_probs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of a weighted sum of log-probabilities."""
+    model.zero_grad()
+    weights = torch.randn(log_probs.shape, generator=torch.Generator().manual_seed(0))
+    (log_probs.float() * weights).sum().backward()
+    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+
+def both_ways(model: nn.Module, batch: Batch) -> tuple[tuple, tuple]:
+    """(log-probabilities, gradients) of the plain way and with shared prompts."""
+    inputs, width, images, prompts = write(batch, model)
+    if any(module.gradient_checkpointing for module in model.modules() if hasattr(module, "gradient_checkpointing")):
+        model.enable_input_require_grads()
+    plain = plain_log_probs(model, inputs, width, prompts)
+    of_plain = gradients(model, plain)
+    packed = pack_continuations(model, as_rows(inputs, images, prompts), width)
+    if packed is None:  # next to nothing is left
+        assert inputs["attention_mask"].sum() <= 1 + 2 * len(prompts)
+        return (plain, of_plain), (plain, of_plain)
+    shared, _ = continuation_log_probs(model, packed)
+    return (plain, of_plain), (shared, gradients(model, shared))
+
+
+def assert_same(plain: tuple, shared: tuple, tolerance: float = TOLERANCE) -> None:
+    """Values differ by no more than the tolerance, and each parameter's gradient by no more than that part of it."""
+    assert (plain[0] - shared[0]).abs().max() <= tolerance
+    total = torch.stack([one.norm() for one in plain[1].values()]).norm()
+    assert total == 0 or plain[1].keys() >= shared[1].keys()
+    for name, one in plain[1].items():
+        other = shared[1].get(name, torch.zeros_like(one))  # no gradient where nothing depends on a parameter
+        assert (one - other).norm() <= tolerance * max(one.norm(), 1e-2 * total), name

@@ -7,7 +7,7 @@ from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCondit
 from data.prompts import in_context_messages
 from data.vqa import VqaRecord, common_answer
 from models import tiny
-from models.families.loading import vision_token_ids
+from models.families.loading import image_token_ids
 from rollouts.frozen_vlm.engine import InContextRequest
 
 COLOURS = ("red", "blue", "teal", "gray", "green", "black", "yellow", "brown")
@@ -106,7 +106,5 @@ def plain_log_prob(model, processor, request: InContextRequest, style: str, syst
 def plain_answer(model, processor, request: InContextRequest, style: str, system: str | None, **settings) -> str:
     inputs = plain_inputs(processor, request, style, system)
     with torch.no_grad():
-        output = model.generate(
-            **inputs, do_sample=False, suppress_tokens=vision_token_ids(processor.tokenizer), **settings
-        )
+        output = model.generate(**inputs, do_sample=False, suppress_tokens=image_token_ids(processor), **settings)
     return processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

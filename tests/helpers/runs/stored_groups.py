@@ -98,7 +98,7 @@ def selector_trainer(folder: Path, cls, args, groups=None, eval_groups=None, sel
 
 def vlm_trainer(folder: Path, name: str, cls, args, groups=None, eval_groups=None, model=None):
     """A trainer of a VLM on the training groups of a folder that `write_completion_groups` wrote."""
-    from models.families.loading import load_processor, load_vlm, pixel_bounds
+    from models.families.loading import image_reader, load_processor, load_vlm
     from trainers.groups.arguments import GroupArguments
     from trainers.groups.data import load_stored_groups
     from trainers.groups.vlm_policy import VLMPolicy
@@ -107,7 +107,7 @@ def vlm_trainer(folder: Path, name: str, cls, args, groups=None, eval_groups=Non
     if groups is None:
         groups = load_stored_groups(GroupArguments(dataset_name=str(folder), policy="vlm"), "train")
     model = load_vlm(name, device="cpu", dtype="float32")[0] if model is None else model
-    policy = VLMPolicy(processor, pixel_bounds(processor))
+    policy = VLMPolicy(processor, image_reader(processor))
     return cls(model, args, groups, eval_groups, processor, policy=policy)
 
 

@@ -11,7 +11,7 @@ from worker_main import run_all
 
 from data.tasks import load_rows
 from filter_agents.registry import described_agents
-from models.families.loading import load_processor, pixel_bounds
+from models.families.loading import image_reader, load_processor
 from trainers.grpo import GRPOConfig, GRPOTrainer
 from trainers.setup.task_data import to_dataset
 
@@ -63,7 +63,7 @@ def run(settings: dict, name: str) -> dict:
         settings["model"],
         mean_token,
         args=args,
-        train_dataset=to_dataset(rows, pixel_bounds(processor)),
+        train_dataset=to_dataset(rows, image_reader(processor)),
         processing_class=processor,
     )
     trainer.train()

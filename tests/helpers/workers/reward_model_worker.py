@@ -13,7 +13,7 @@ from worker_main import run_all
 
 from data.tasks import load_rows
 from filter_agents.registry import described_agents
-from models.families.loading import load_processor, pixel_bounds
+from models.families.loading import image_reader, load_processor
 from rewards.registry import build_rewards
 from trainers.grpo import GRPOConfig
 from trainers.setup.task_data import to_dataset
@@ -37,7 +37,7 @@ def run(settings: dict, name: str) -> dict:
         settings["model"],
         rewards,
         args=args,
-        train_dataset=to_dataset(rows, pixel_bounds(processor)),
+        train_dataset=to_dataset(rows, image_reader(processor)),
         processing_class=processor,
     )
     trainer.train()

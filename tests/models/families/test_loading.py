@@ -4,14 +4,14 @@ import pytest
 import torch
 from PIL import Image
 
-from data.io.pixel_bounds import PixelBounds
+from data.io.pixel_bounds import BoundsError, PixelBounds
 from models.families.loading import (
-    VISION_TOKENS,
+    image_reader,
+    image_token_ids,
     load_processor,
     load_vlm,
-    pixel_bounds,
-    vision_token_ids,
 )
+from models.families.qwen_vl import QwenVL
 
 
 def _visual_tokens(processor, width: int, height: int) -> int:
@@ -20,12 +20,12 @@ def _visual_tokens(processor, width: int, height: int) -> int:
 
 
 def test_by_default_the_bounds_are_the_processors_own(tiny_model):
-    assert pixel_bounds(load_processor(str(tiny_model))) == PixelBounds(256, 4096, 8)
+    assert image_reader(load_processor(str(tiny_model))) == PixelBounds(256, 4096, 8)
 
 
 def test_the_bounds_of_a_recipe_decide_the_number_of_visual_tokens(tiny_model):
     processor = load_processor(str(tiny_model), min_pixels=32 * 32, max_pixels=48 * 48)
-    assert pixel_bounds(processor) == PixelBounds(1024, 2304, 8)
+    assert image_reader(processor) == PixelBounds(1024, 2304, 8)
     assert _visual_tokens(processor, 16, 16) == 4
     assert _visual_tokens(processor, 500, 500) == 9
     assert _visual_tokens(processor, 32, 48) == 6
@@ -33,7 +33,7 @@ def test_the_bounds_of_a_recipe_decide_the_number_of_visual_tokens(tiny_model):
 
 @pytest.mark.parametrize(("low", "high"), [(1024, None), (None, 512), (300, 5000)])
 def test_each_bound_can_be_set_alone(tiny_model, low, high):
-    bounds = pixel_bounds(load_processor(str(tiny_model), low, high))
+    bounds = image_reader(load_processor(str(tiny_model), low, high))
     assert (bounds.minimum, bounds.maximum) == (low or 256, high or 4096)
 
 
@@ -55,17 +55,37 @@ def test_a_model_comes_ready_to_generate(tiny_model):
     model, processor = load_vlm(str(tiny_model), device="cpu")
     assert not model.training
     assert model.dtype == torch.float32
-    assert pixel_bounds(processor) == PixelBounds(256, 4096, 8)
+    assert image_reader(processor) == PixelBounds(256, 4096, 8)
     assert load_vlm(str(tiny_model), device="cpu", dtype="bfloat16")[0].dtype == torch.bfloat16
 
 
 def test_vision_token_ids_are_those_that_the_tokenizer_has(tiny_model):
-    tokenizer = load_processor(str(tiny_model)).tokenizer
-    assert tokenizer.convert_ids_to_tokens(vision_token_ids(tokenizer)) == list(VISION_TOKENS)
-    assert len(set(vision_token_ids(tokenizer))) == 5
+    processor = load_processor(str(tiny_model))
+    assert processor.tokenizer.convert_ids_to_tokens(image_token_ids(processor)) == list(QwenVL.image_tokens)
+    assert len(set(image_token_ids(processor))) == 5
 
 
 def test_a_tokenizer_without_vision_tokens_has_no_ids():
     from transformers import Qwen2Tokenizer
 
-    assert vision_token_ids(Qwen2Tokenizer(vocab={"a": 0, "<|endoftext|>": 1}, merges=[])) == []
+    assert image_token_ids(Qwen2Tokenizer(vocab={"a": 0, "<|endoftext|>": 1}, merges=[])) == []
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "gemma3"])
+@pytest.mark.parametrize("size", [(16, 16), (40, 90), (400, 20), (64, 64)])
+def test_an_image_has_as_many_tokens_as_the_processor_makes_of_it(tiny_family, family, size):
+    processor = load_processor(str(tiny_family(family)))
+    reader = image_reader(processor)
+    picture = Image.effect_noise(size, 60).convert("RGB")
+    lengths = []
+    for images in ([], [picture]):
+        content = [{"type": "image"}] * len(images) + [{"type": "text", "text": "What is it?"}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+        opened = [[reader.open(image) for image in images]] if images else None
+        lengths.append(len(processor(text=[text], images=opened)["input_ids"][0]))
+    assert reader.tokens(picture) + reader.tokens_around == lengths[1] - lengths[0]
+
+
+def test_bounds_are_refused_where_a_family_has_none(tiny_family):
+    with pytest.raises(BoundsError, match="min_pixels and max_pixels: Gemma3Processor resizes images by rules of its"):
+        load_processor(str(tiny_family("gemma3")), 100, 200)

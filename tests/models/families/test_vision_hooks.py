@@ -33,8 +33,10 @@ def _qwen2_5(tiny) -> Qwen2_5_VLForConditionalGeneration:
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens))
 
 
-@pytest.fixture(params=["qwen2", "qwen2.5", "lora"])
-def model(request, tiny_model):
+@pytest.fixture(params=["qwen2", "qwen2.5", "qwen3", "lora"])
+def model(request, tiny_model, tiny_family):
+    if request.param == "qwen3":
+        return AutoModelForImageTextToText.from_pretrained(tiny_family("qwen3_vl"))
     tiny = AutoModelForImageTextToText.from_pretrained(tiny_model)
     if request.param == "qwen2.5":
         return _qwen2_5(tiny)
@@ -179,5 +181,5 @@ def test_a_model_without_a_vision_tower_is_named():
         "vocab_size": 9,
     }
     model = Qwen2ForCausalLM(Qwen2Config(**sizes, num_key_value_heads=1))
-    with pytest.raises(ValueError, match="^Qwen2ForCausalLM has no vision tower: expected a model with `visual` and"):
+    with pytest.raises(ValueError, match="^Qwen2ForCausalLM has no vision tower: expected a module with one of"):
         install_vision_hooks(model, distributed=True)

@@ -8,22 +8,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from prefix_cases import Batch, Prompt, as_rows, plain_log_probs, tiny_qwen2_5_vl, tiny_qwen2_vl, write
+from prefix_cases import (
+    MIXED,
+    TOLERANCE,
+    Batch,
+    Prompt,
+    as_rows,
+    assert_same,
+    batches,
+    both_ways,
+    checkpointing,
+    plain_log_probs,
+    tiny_qwen2_5_vl,
+    tiny_qwen2_vl,
+    tiny_qwen3_vl,
+    write,
+)
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from models.shared_prefix.packing import continuation_log_probs, different_images, pack_continuations
 from models.shared_prefix.sharing import SharedPrefix, SharedPrefixError, reason_not_shared
 
-TOLERANCE = 5e-6
-MAKERS = {"qwen2": tiny_qwen2_vl, "qwen2.5": tiny_qwen2_5_vl}
-
-MIXED = Batch(
-    (Prompt((3, 5), ((4, 6),), 1), Prompt((7,), (), 2), Prompt((2, 3, 4), ((4, 4), (2, 8)), 3)),
-    ((0, 4), (1, 3), (0, 1), (2, 5), (0, 0), (2, 5), (1, 3)),
-    left=2,
-    right=1,
-)
+MAKERS = {"qwen2": tiny_qwen2_vl, "qwen2.5": tiny_qwen2_5_vl, "qwen3": tiny_qwen3_vl}
 
 
 @cache
@@ -31,62 +38,10 @@ def cached_model(family: str, attention: str) -> nn.Module:
     return MAKERS[family](attention).train()
 
 
-@st.composite
-def batches(draw) -> Batch:
-    """Up to 7 rows of up to 3 prompts with up to 2 images; lengths from 0, padding on both sides."""
-    prompts = []
-    for _ in range(draw(st.integers(1, 3))):
-        grids = draw(st.lists(st.sampled_from([(2, 2), (2, 6), (4, 4), (6, 2)]), max_size=2))
-        texts = [draw(st.integers(min(place, 1), 4)) for place in range(len(grids))] + [draw(st.integers(1, 6))]
-        prompts.append(Prompt(tuple(texts), tuple(grids), draw(st.integers(0, 2))))
-    row = st.tuples(st.integers(0, len(prompts) - 1), st.integers(0, 6))
-    rows = draw(st.lists(row, min_size=1, max_size=6))
-    rows.append((rows[0][0], draw(st.integers(0, 6))))  # a prompt that repeats
-    return Batch(tuple(prompts), tuple(rows), draw(st.integers(0, 2)), draw(st.integers(0, 2)), draw(st.booleans()))
-
-
-def checkpointing(model: nn.Module, kind: str) -> None:
-    model.gradient_checkpointing_disable()
-    if kind != "off":
-        model.gradient_checkpointing_enable({"use_reentrant": kind == "reentrant"})
-
-
-def gradients(model: nn.Module, log_probs: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Of a weighted sum of log-probabilities."""
-    model.zero_grad()
-    weights = torch.randn(log_probs.shape, generator=torch.Generator().manual_seed(0))
-    (log_probs.float() * weights).sum().backward()
-    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
-
-
-def both_ways(model: nn.Module, batch: Batch) -> tuple[tuple, tuple]:
-    """(log-probabilities, gradients) of the plain way and with shared prompts."""
-    inputs, width, images, prompts = write(batch, model)
-    if any(module.gradient_checkpointing for module in model.modules() if hasattr(module, "gradient_checkpointing")):
-        model.enable_input_require_grads()
-    plain = plain_log_probs(model, inputs, width, prompts)
-    of_plain = gradients(model, plain)
-    packed = pack_continuations(model, as_rows(inputs, images, prompts), width)
-    if packed is None:  # next to nothing is left
-        assert inputs["attention_mask"].sum() <= 1 + 2 * len(prompts)
-        return (plain, of_plain), (plain, of_plain)
-    shared, _ = continuation_log_probs(model, packed)
-    return (plain, of_plain), (shared, gradients(model, shared))
-
-
-def assert_same(plain: tuple, shared: tuple) -> None:
-    assert (plain[0] - shared[0]).abs().max() <= TOLERANCE
-    total = torch.stack([one.norm() for one in plain[1].values()]).norm()
-    assert total == 0 or plain[1].keys() >= shared[1].keys()
-    for name, one in plain[1].items():
-        other = shared[1].get(name, torch.zeros_like(one))  # no gradient where nothing depends on a parameter
-        assert (one - other).norm() <= TOLERANCE * max(one.norm(), 1e-2 * total), name
-
-
 @settings(max_examples=200)
 @given(
     batch=batches(),
-    family=st.sampled_from(["qwen2", "qwen2.5"]),
+    family=st.sampled_from(list(MAKERS)),
     attention=st.sampled_from(["sdpa", "eager"]),
     kind=st.sampled_from(["off", "reentrant", "not reentrant"]),
 )

@@ -7,7 +7,7 @@ from stored_groups import WIDTH
 from data.candidate_groups import Candidate
 from data.candidates.embedding_table import EmbeddingTable
 from data.io.records import RecordError
-from models.families.loading import load_processor, load_vlm, pixel_bounds
+from models.families.loading import image_reader, load_processor, load_vlm
 from models.generation import prepare_inputs
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
 from trainers.groups.arguments import GroupArguments
@@ -102,7 +102,7 @@ def vlm(tiny_model, completion_groups):
     processor = load_processor(str(tiny_model), max_pixels=1024)
     model, _ = load_vlm(str(tiny_model), device="cpu", dtype="float32")
     groups = load_stored_groups(GroupArguments(dataset_name=str(completion_groups), policy="vlm"), "train")
-    return model, VLMPolicy(processor, pixel_bounds(processor)), groups
+    return model, VLMPolicy(processor, image_reader(processor)), groups
 
 
 def log_probs_alone(model, policy, group, text: str) -> torch.Tensor:

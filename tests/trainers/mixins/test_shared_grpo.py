@@ -6,7 +6,7 @@ import trl
 from peft import LoraConfig
 
 import models.shared_prefix.packing
-from models.families.loading import vision_token_ids
+from models.families.loading import image_token_ids
 from models.families.vision_hooks import vision_tower
 from models.shared_prefix.sharing import SharedPrefixError
 from trainers.grpo import GRPOConfig
@@ -42,7 +42,7 @@ def test_six_steps_with_kl_and_two_iterations_are_trls(make_grpo, optimizer, che
     ours = make_grpo(**SAME, **settings, shared_prefix=True, shared_prefix_check=True)
     tokens = count_tokens(ours)
     ours.train()
-    suppressed = {"suppress_tokens": sorted(vision_token_ids(ours.processing_class.tokenizer))}
+    suppressed = {"suppress_tokens": sorted(image_token_ids(ours.processing_class))}
     theirs = make_grpo(trl.GRPOTrainer, trl.GRPOConfig, generation_kwargs=suppressed, **settings)
     plain_tokens = count_tokens(theirs)
     theirs.train()
@@ -82,7 +82,7 @@ def test_adapters_and_their_reference_are_trls(make_grpo):
     adapters = LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.0)
     ours = make_grpo(**SAME, **settings, init={"peft_config": adapters}, shared_prefix=True)
     ours.train()
-    suppressed = {"suppress_tokens": sorted(vision_token_ids(ours.processing_class.tokenizer))}
+    suppressed = {"suppress_tokens": sorted(image_token_ids(ours.processing_class))}
     theirs = make_grpo(
         trl.GRPOTrainer, trl.GRPOConfig, generation_kwargs=suppressed, init={"peft_config": adapters}, **settings
     )

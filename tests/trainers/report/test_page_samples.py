@@ -28,14 +28,14 @@ def _page(folder) -> str:
 
 
 def test_grpo_shows_the_same_held_out_prompts_at_every_step_and_trains_as_without(make_grpo, task_rows, tmp_path):
-    from models.families.loading import pixel_bounds
+    from models.families.loading import image_reader
 
     plain = make_grpo(max_steps=3)
     plain.train()
     log = SampleLog(tmp_path / "run")
     trainer = make_grpo(max_steps=3, init={"samples": log})
     rows = task_rows("validation")
-    trainer.add_callback(rollout_samples(trainer, log, rows, "held out", pixel_bounds(trainer.processing_class)))
+    trainer.add_callback(rollout_samples(trainer, log, rows, "held out", image_reader(trainer.processing_class)))
     trainer.train()
     _assert_equal(_weights(plain), _weights(trainer))
     fixed, batches = log.read("held out"), log.read("batch")
@@ -125,13 +125,13 @@ def test_right_answers(row, expected):
 
 
 def test_sft_shows_prompt_right_answer_and_what_the_model_writes(tiny_model, task_rows, tmp_path):
-    from models.families.loading import load_processor, pixel_bounds
+    from models.families.loading import image_reader, load_processor
     from trainers.report.fixed_samples import demonstration_samples
     from trainers.setup.task_data import to_dataset
     from trainers.sft import SFTConfig, SFTTrainer, _with_completions
 
     processor = load_processor(str(tiny_model), max_pixels=1024)
-    bounds = pixel_bounds(processor)
+    bounds = image_reader(processor)
     rows, held_out = (_with_completions(task_rows(split), "reports") for split in ("train", "validation"))
     columns = ("prompt", "completion", "images")
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from data.io.records import RecordError
-from models.families.loading import load_processor, pixel_bounds
+from models.families.loading import image_reader, load_processor
 from trainers.setup.task_data import check_lengths, count_tokens, to_dataset
 
 
@@ -24,7 +24,7 @@ def tokens_as_trained(processor, given: dict) -> int:
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
-    dataset = to_dataset([given], pixel_bounds(processor))
+    dataset = to_dataset([given], image_reader(processor))
     images = [dataset[0]["images"]] if given["images"] else None
     return len(processor(text=[text], images=images)["input_ids"][0])
 
@@ -38,21 +38,21 @@ def test_counted_tokens_are_those_of_the_processor(processor, tmp_path, sizes):
         paths.append(str(tmp_path / f"{number}.png"))
         Image.new("RGB", size).save(paths[-1])
     given = row("How many circles, and what about 1,000 of them?", paths)
-    counts = count_tokens([given], "data", pixel_bounds(processor), processor)
+    counts = count_tokens([given], "data", image_reader(processor), processor)
     assert counts.longest == tokens_as_trained(processor, given)
     assert counts.exact
 
 
 def test_without_a_tokenizer_the_count_is_never_too_low(processor):
     rows = [row("naïve café 12345 !!!"), row("word " * 50)]
-    bounds = pixel_bounds(processor)
+    bounds = image_reader(processor)
     exact, bound = count_tokens(rows, "data", bounds, processor), count_tokens(rows, "data", bounds, None)
     assert bound.longest >= exact.longest
     assert not bound.exact
 
 
 def test_the_longest_row_is_named(processor):
-    counts = count_tokens([row(), row("word " * 90, number=7)], "my.jsonl", pixel_bounds(processor), processor)
+    counts = count_tokens([row(), row("word " * 90, number=7)], "my.jsonl", image_reader(processor), processor)
     with pytest.raises(RecordError, match=r"my\.jsonl: row 7: the prompt has \d+ tokens .*at most 50 \(my_limit\)"):
         check_lengths(counts, "my.jsonl", 50, "my_limit")
     check_lengths(counts, "my.jsonl", counts.longest, "my_limit")
@@ -61,13 +61,13 @@ def test_the_longest_row_is_named(processor):
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>", "<|video_pad|>"])
 def test_a_text_that_promises_an_image_is_refused(processor, token):
     with pytest.raises(RecordError, match=r"data: row 3: field 'prompt': the text contains <\|"):
-        count_tokens([row(f"see {token}", number=3)], "data", pixel_bounds(processor), processor)
+        count_tokens([row(f"see {token}", number=3)], "data", image_reader(processor), processor)
 
 
 def test_dataset_gives_columns_and_resized_images(processor, tmp_path):
     path = str(tmp_path / "wide.png")
     Image.new("RGB", (640, 320)).save(path)
-    dataset = to_dataset([row(images=[path]), row(number=1)], pixel_bounds(processor))
+    dataset = to_dataset([row(images=[path]), row(number=1)], image_reader(processor))
     first = dataset[0]
     assert set(first) == {"answers", "id", "images", "prompt"}
     width, height = first["images"][0].size
@@ -77,8 +77,8 @@ def test_dataset_gives_columns_and_resized_images(processor, tmp_path):
 
 
 def test_dataset_without_any_image_has_no_such_column(processor):
-    assert set(to_dataset([row()], pixel_bounds(processor))[0]) == {"answers", "id", "prompt"}
+    assert set(to_dataset([row()], image_reader(processor))[0]) == {"answers", "id", "prompt"}
 
 
 def test_the_right_answer_is_kept_from_the_trainer(processor):
-    assert "gold" not in to_dataset([{**row(), "gold": "secret"}], pixel_bounds(processor))[0]
+    assert "gold" not in to_dataset([{**row(), "gold": "secret"}], image_reader(processor))[0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from models.families.loading import load_processor, pixel_bounds
+from models.families.loading import image_reader, load_processor
 from trainers.setup.task_data import to_dataset
 from trainers.vllm_engine.engine import engine_settings, most_images
 
@@ -65,8 +65,8 @@ def test_a_model_that_reads_texts_only(processor):
 
 def test_images_of_a_data_set_are_counted_without_opening_them(processor):
     rows = [{"id": number, "images": ["missing.png"] * number} for number in (0, 2, 1)]
-    dataset = to_dataset(rows, pixel_bounds(processor))
+    dataset = to_dataset(rows, image_reader(processor))
     assert most_images([dataset, None]) == 2
-    assert most_images([to_dataset(rows[:1], pixel_bounds(processor)), {"a": dataset}]) == 2
-    assert most_images([to_dataset([{"id": 1}], pixel_bounds(processor))]) == 0
+    assert most_images([to_dataset(rows[:1], image_reader(processor)), {"a": dataset}]) == 2
+    assert most_images([to_dataset([{"id": 1}], image_reader(processor))]) == 0
     assert most_images([dataset, Dataset.from_dict({"prompt": ["a"]})]) is None

@@ -1,0 +1,13 @@
+"""Qwen3-VL: as Qwen2-VL, but images have features for several layers (deepstack), and the model makes its own mask."""
+
+from typing import Any, ClassVar
+
+from models.families.base import Family
+from models.families.qwen_vl import QwenVL
+
+
+class Qwen3VL(QwenVL):
+    model_types: ClassVar = ("qwen3_vl",)
+
+    def masks(self, mask: Any) -> Any:
+        return Family.masks(self, mask)

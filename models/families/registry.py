@@ -1,0 +1,29 @@
+"""Which family a model or processor is of."""
+
+from typing import Any
+
+from torch import nn
+
+from models.families.base import LANGUAGE_MODELS, TOWERS, Family, child
+from models.families.qwen3_vl import Qwen3VL
+from models.families.qwen_vl import QwenVL
+
+FAMILIES: tuple[Family, ...] = (QwenVL(), Qwen3VL())
+_BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
+_OTHER = Family()
+
+
+def family_of(config: Any) -> Family:
+    """The family of a model with this configuration, also of a reward model on it."""
+    return _BY_TYPE.get(getattr(config, "backbone_type", config.model_type), _OTHER)
+
+
+def family_of_processor(processor: Any) -> Family:
+    """The family of a processor of transformers', which stands in the folder of a model type."""
+    return next((_BY_TYPE[part] for part in type(processor).__module__.split(".") if part in _BY_TYPE), _OTHER)
+
+
+def combined_module(model: nn.Module) -> nn.Module | None:
+    """The module below which are both a vision tower and a language model, also inside PEFT and other wrappers."""
+    both = (one for one in model.modules() if child(one, TOWERS) and child(one, LANGUAGE_MODELS))
+    return next(both, None)

@@ -1,0 +1,51 @@
+"""Families are found by what models and processors say of themselves; all others are the plain one."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from models.families.base import Family
+from models.families.qwen3_vl import Qwen3VL
+from models.families.qwen_vl import QwenVL
+from models.families.registry import FAMILIES, combined_module, family_of, family_of_processor
+from models.reward.load import reward_model_of
+from models.shared_prefix.sharing import SharedPrefix, reason_not_shared
+from models.tiny import FAMILIES as TINY
+
+KINDS = {"qwen2_vl": QwenVL, "qwen3_vl": Qwen3VL, "gemma3": Family}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_model_and_processor_say_the_same(tiny_family, name):
+    config = AutoConfig.from_pretrained(tiny_family(name))
+    assert type(family_of(config)) is KINDS[name]
+    assert type(family_of_processor(AutoProcessor.from_pretrained(tiny_family(name)))) is KINDS[name]
+
+
+def test_a_model_type_is_of_one_family():
+    names = [name for family in FAMILIES for name in family.model_types]
+    assert len(names) == len(set(names))
+    assert type(family_of(SimpleNamespace(model_type="unheard_of"))) is Family
+
+
+def test_a_reward_model_is_of_its_backbones_family(tiny_model):
+    model = reward_model_of(AutoConfig.from_pretrained(tiny_model))
+    assert model.config.model_type == "qwen2_vl_reward"
+    assert type(family_of(model.config)) is QwenVL
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_module_of_pixels_and_tokens_is_found_inside_wrappers(tiny_family, name):
+    model = AutoModelForImageTextToText.from_pretrained(tiny_family(name))
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    assert combined_module(adapted) is combined_module(torch.nn.ModuleList([model])) is model.model
+
+
+def test_a_family_of_its_own_rules_goes_the_plain_way_for_one_stated_reason(tiny_family):
+    model = AutoModelForImageTextToText.from_pretrained(tiny_family("gemma3"))
+    assert "'gemma3'" in reason_not_shared(model)
+    with pytest.warns(UserWarning, match="each row computes its prompt by itself .*'gemma3'"):
+        assert not SharedPrefix("auto").usable(model)
