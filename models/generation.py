@@ -78,7 +78,8 @@ def generate(
         For each conversation, `num_generations` texts without special tokens.
     """
     inputs = prepare_inputs(processor, conversations, images).to(model.device)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
+    plain = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}  # whatever the model's own configuration says
+    sampling = {"do_sample": True, "temperature": temperature, **plain} if temperature > 0 else {}
     with torch.inference_mode(), evaluating(model), shared_prefill(model, on=reason_not_shared(model) is None):
         output = model.generate(
             **inputs,

@@ -113,6 +113,7 @@ TESTED_IN = {
     "rollouts/frozen_vlm/prompt_pieces.py": "rollouts/frozen_vlm/test_engine.py",
     "rollouts/retrieval/embedding_cache.py": "rollouts/test_embeddings.py",
     "trainers/diagnosis/backends/choice.py": "trainers/test_doctor.py",
+    "trainers/report/sampled_tokens.py": "trainers/diagnosis/backends/test_stored.py",
     "trainers/diagnosis/backends/transformers.py": "trainers/diagnosis/test_grpo.py",
     "trainers/diagnosis/causes.py": "trainers/diagnosis/test_grpo.py",
     "trainers/diagnosis/completions.py": "trainers/diagnosis/test_grpo.py",

@@ -2,6 +2,7 @@
 
     vlm-posttrain doctor --config agent_selection
     vlm-posttrain doctor --config agent_selection --model outputs/sft --set max_completion_length=64
+    vlm-posttrain doctor --config agent_selection --backend outputs/grpo/samples.jsonl
 
 Rolls out a few rows as a training step does, and compares tokens, images, masks and log-probabilities of both sides.
 Prints a table of what was found, with cause and remedy, and ends with status 1 if anything is wrong.
@@ -32,7 +33,11 @@ class DoctorArguments:
 
     config: Path = option("recipe of GRPO, also by its name")
     model: str | None = option("checkpoint, folder or Hub id instead of the recipe's model_name_or_path", None)
-    backend: str = option("transformers, the trainer's own generation", "transformers")
+    backend: str = option(
+        "transformers, the trainer's own generation; or a file, samples.jsonl of a run or what "
+        "rollouts.completions wrote",
+        "transformers",
+    )
     set: tuple[str, ...] = option("keys of the recipe with other values, KEY=VALUE ..", ())
     limit: int = option("rows of the recipe's training data that are rolled out", ROWS, within=AT_LEAST_1)
     output_dir: Path | None = option(f"folder to write the table to, as {REPORT}", None)
@@ -60,9 +65,11 @@ def find(arguments: DoctorArguments) -> "Iterator[Finding]":
     """
     from trainers.diagnosis.backends.choice import open_backend
     from trainers.diagnosis.grpo import diagnose_grpo
+    from trainers.setup.recipes import recipe_value
 
-    backend = open_backend(arguments.backend)
-    words = [*arguments.command_line(), "--use_vllm", str(backend.name == "vllm").lower()]
+    words = arguments.command_line()
+    backend = open_backend(arguments.backend, str(recipe_value(words, "model_name_or_path")))
+    words += ["--use_vllm", str(backend.name == "vllm").lower()]
     yield from diagnose_grpo(words, backend, arguments.limit)
 
 

@@ -41,6 +41,7 @@ from trainers.mixins.shared_prompts import SharedLogProbs, SharingArguments
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.report.fixed_samples import FixedSamples, chosen, held_out_rows, rollout_samples
 from trainers.report.publishing import PublishedRun
+from trainers.report.sampled_tokens import tokens_of_first_group
 from trainers.report.samples import SampleGroup, SampleLog, Source, right_answers
 from trainers.run.resuming import begin_run
 from trainers.run.script import describe_rewards, load_rows_and_held_out, readable_errors, set_up, train_and_record
@@ -277,7 +278,13 @@ class GRPOTrainer(
         ]
         advantages = batch["advantages"][:rows].tolist()
         group = SampleGroup(
-            row["prompt"], row.get("images") or [], texts, scores, advantages, answers=right_answers(row)
+            row["prompt"],
+            row.get("images") or [],
+            texts,
+            scores,
+            advantages,
+            answers=right_answers(row),
+            tokens=tokens_of_first_group(batch, rows, row.get("id")),
         )
         self.samples.add(self.state.global_step, group)
 

@@ -53,6 +53,10 @@ IMAGE_TOKENS = Cause(
     "image tokens do not match the images",
     "the prompt promises more or fewer patches than the images have: let one processor make both, and cut no prompts",
 )
+OTHER_PROMPT = Cause(
+    "another prompt",
+    "the stored prompt is in none of the recipe's rows: give the data set, agents and split that it was made of",
+)
 NO_END = Cause(
     "missing end token",
     "completions end without the token that closes the assistant's turn: give model, tokenizer and sampler the same "

@@ -38,16 +38,19 @@ def diagnose_grpo(argv: Sequence[str], backend: Backend, limit: int) -> Iterator
         UserError: what is wrong with the recipe, its data or model.
     """
     script, args, model_args, _ = parse_recipe((GRPOScriptArguments, GRPOConfig, ModelConfig), argv)
-    places = [str(args.output_dir), model_args.model_name_or_path]
+    places = [*backend.places(), str(args.output_dir), model_args.model_name_or_path]
     with TemporaryDirectory() as folder:
         args.output_dir = folder
         check_set_up("GRPO", script, args, model_args)
+        args.max_sampling_difference = None  # which would stop where the table goes on
         rows = backend.rows(load_task_rows(script, script.dataset_train_split, check_files=False), limit)
+        args.num_generations = args.num_generations_eval = backend.size(args.num_generations)
         trainer = load_trainer(script, args, model_args, rows)
         trainer.model_wrapped = trainer.accelerator.prepare_model(trainer.model)  # as a run does before its first step
         opened = [dict(trainer.train_dataset[number]) for number in range(len(rows))]
         observed = observe(trainer, backend, opened, sampling_of(trainer))
         folders = checkpoint_folders(places, model_args.model_name_or_path)
+        yield from backend.findings(trainer.temperature)
         yield from diagnose(trainer, observed, folders)
     recipe = {
         "reward_funcs": script.reward_funcs,

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from trainers.diagnosis.findings import Finding
 from trainers.mixins.rollout_batch import Batch
 
 
@@ -63,6 +64,15 @@ class Backend(Protocol):
 
     def rows(self, rows: Sequence[dict], limit: int) -> list[dict]:
         """Those of the data set's rows that it has completions of, or may be asked for."""
+
+    def size(self, recipes: int) -> int:
+        """Completions of each of them, where the recipe asks for so many."""
+
+    def places(self) -> list[str]:
+        """Folders whose weights may have drawn its completions."""
+
+    def findings(self, temperature: float) -> Iterator[Finding]:
+        """What it tells by itself, beside the update's temperature."""
 
 
 @dataclass

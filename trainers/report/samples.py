@@ -16,6 +16,7 @@ from data.io.images import open_image
 from data.io.records import atomic_write
 from data.io.shards import cut_incomplete_line
 from trainers.report.logged_figures import number_of
+from trainers.report.sampled_tokens import SampledTokens
 from trainers.run.console import warn
 
 SAMPLES_FILE = "samples.jsonl"
@@ -49,6 +50,7 @@ class SampleGroup:
         answers: what is right, by what the report calls it.
         marks: of each completion, such as "chosen"; none where nothing is known of them.
         verdict: whether the model is right about the whole prompt, and what the report says of it.
+        tokens: behind the texts, where the sampler of a rollout is known.
     """
 
     prompt: Sequence[Mapping[str, Any]]
@@ -60,6 +62,7 @@ class SampleGroup:
     answers: Mapping[str, str] = field(default_factory=dict)
     marks: Sequence[str] = ()
     verdict: tuple[bool, str] | None = None
+    tokens: SampledTokens | None = None
 
 
 class Turn(BaseModel):
@@ -98,6 +101,7 @@ class StoredSample(BaseModel):
     answers: dict[str, str] = {}
     marks: list[str] = []
     verdict: tuple[bool, str] | None = None
+    tokens: SampledTokens | None = None
 
     @property
     def score_names(self) -> list[str]:
@@ -201,6 +205,7 @@ def _as_row(step: int, group: SampleGroup, source: Source, number: int) -> dict[
         "answers": {_clean(name): _clean(text) for name, text in group.answers.items()},
         "marks": list(group.marks),
         "verdict": group.verdict,
+        "tokens": None if group.tokens is None else group.tokens.model_dump(),
     }
 
 

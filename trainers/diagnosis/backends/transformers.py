@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
+from trainers.diagnosis.findings import Finding
 from trainers.diagnosis.rollout import Prompts, Sampled
 
 
@@ -20,6 +21,18 @@ class TransformersRollouts:
     def rows(self, rows: Sequence[dict], limit: int) -> list[dict]:
         """The first rows."""
         return list(rows[:limit])
+
+    def size(self, recipes: int) -> int:
+        """As many as the recipe says."""
+        return recipes
+
+    def places(self) -> list[str]:
+        """None: the samples are new."""
+        return []
+
+    def findings(self, temperature: float) -> Iterator[Finding]:
+        """Nothing: both sides are at hand."""
+        return iter(())
 
     def generate(self, trainer: Any, generate: Callable, prompts: Prompts, size: int) -> list[Sampled]:
         """Completions of all prompts, in their order."""

@@ -1,0 +1,110 @@
+"""Stored completions in the doctor: what a file tells, what it cannot, and what is planted in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.io.records import RecordError, write_jsonl
+from trainers.diagnosis import causes
+from trainers.diagnosis.backends.stored import StoredRollouts
+from trainers.diagnosis.backends.transformers import TransformersRollouts
+from trainers.diagnosis.findings import Finding
+from trainers.diagnosis.grpo import diagnose, sampling_of
+from trainers.diagnosis.rollout import observe
+from trainers.report.sampled_tokens import tokens_of_first_group
+from trainers.report.samples import SampleGroup, SampleLog
+
+
+@pytest.fixture(scope="module")
+def stored(diagnosed, tmp_path_factory) -> tuple[Any, list[dict], Path]:
+    """A trainer, its rows, and a file of samples as a run stores them before its first step."""
+    trainer, rows = diagnosed(num_generations=6, max_completion_length=30)
+    torch.manual_seed(0)
+    batch = observe(trainer, TransformersRollouts(), rows, sampling_of(trainer)).batch
+    log = SampleLog(tmp_path_factory.mktemp("run"))
+    texts = trainer.processing_class.batch_decode(batch["completion_ids"][:6], skip_special_tokens=True)
+    tokens = tokens_of_first_group(batch, 6, rows[0]["id"])
+    log.add(0, SampleGroup(rows[0]["prompt"], rows[0]["images"], texts, [{}] * 6, tokens=tokens))
+    return trainer, rows, log.path
+
+
+def found(trainer: Any, rows: list[dict], path: Path, model: str = "") -> list[Finding]:
+    backend = StoredRollouts(path, model)
+    chosen = backend.rows(rows, limit=2)
+    observed = observe(trainer, backend, chosen, sampling_of(trainer))
+    return [*backend.findings(trainer.temperature), *diagnose(trainer, observed)]
+
+
+def wrong(findings: list[Finding]) -> set[causes.Cause | None]:
+    return {finding.cause for finding in findings if finding.verdict == "wrong"}
+
+
+def changed(path: Path, folder: Path, **tokens: Any) -> Path:
+    """The file with other tokens, or none."""
+    sample = json.loads(path.read_text(encoding="utf-8"))
+    sample["tokens"] = {**sample["tokens"], **tokens} if tokens else None
+    write_jsonl(folder / "samples.jsonl", [sample])
+    return folder / "samples.jsonl"
+
+
+def test_samples_of_the_model_itself_are_left(stored):
+    findings = found(*stored)
+    assert wrong(findings) == set()
+    assert "0 of 1" not in findings[0].found
+    told = [finding.check for finding in findings if finding.verdict == "not told"]
+    assert told == ["pixels of sampler and update"]
+
+
+def test_samples_of_another_template_and_of_other_bounds(stored, tmp_path):
+    trainer, rows, path = stored
+    ids = json.loads(path.read_text(encoding="utf-8"))["tokens"]["prompt_token_ids"]
+    pad = trainer.processing_class.image_token_id
+    again = changed(path, tmp_path, prompt_token_ids=[ids[1], *ids[1:]])
+    assert wrong(found(trainer, rows, again)) == {causes.TEMPLATE}
+    more = [token for one in ids for token in ([one] * 4 if one == pad else [one])]
+    again = changed(path, tmp_path, prompt_token_ids=more, image_grids=[[1, 8, 8]])
+    assert wrong(found(trainer, rows, again)) == {causes.PIXEL_BOUNDS}
+
+
+def test_samples_without_their_end_token(stored, tmp_path):
+    trainer, rows, path = stored
+    ids = json.loads(path.read_text(encoding="utf-8"))["tokens"]["token_ids"]
+    short = changed(path, tmp_path, token_ids=[one[:11] for one in ids], log_probs=None)
+    assert wrong(found(trainer, rows, short)) == {causes.NO_END}
+    with pytest.raises(RecordError, match="step 0: expected as many log-probabilities as tokens"):
+        StoredRollouts(changed(path, tmp_path, token_ids=[one[:11] for one in ids]))
+
+
+def test_texts_alone_tell_less_and_say_so(stored, tmp_path):
+    trainer, rows, path = stored
+    findings = found(trainer, rows, changed(path, tmp_path))
+    assert wrong(findings) == set()
+    told = {finding.check for finding in findings if finding.verdict == "not told"}
+    assert {"end tokens", "prompt tokens of sampler and update", "likelihood of the samples"} <= told
+
+
+def test_groups_that_were_sampled_at_another_temperature(stored, tmp_path):
+    trainer, rows, _ = stored
+    candidates = [{"completion": text, "temperature": 0.6} for text in ("yes", "no", "maybe")]
+    write_jsonl(tmp_path / "groups.jsonl", [{"id": rows[1]["id"], "candidates": candidates}])
+    assert causes.TEMPERATURE in wrong(found(trainer, rows, tmp_path / "groups.jsonl"))
+
+
+def test_samples_of_later_steps_are_noted(stored, tmp_path):
+    trainer, rows, path = stored
+    (tmp_path / "trainer_state.json").write_text('{"global_step": 40}', encoding="utf-8")
+    (note,) = [one for one in found(trainer, rows, path, str(tmp_path)) if one.check == "weights of the samples"]
+    assert (note.verdict, note.cause, note.found) == ("note", causes.STALE, "after 0 steps")
+
+
+def test_what_is_no_file_of_samples_is_an_error_that_says_what_is_expected(stored, tmp_path):
+    _, rows, path = stored
+    write_jsonl(tmp_path / "rows.jsonl", [{"id": 1, "prompt": "what?"}])
+    with pytest.raises(RecordError, match="expected samples of a run"):
+        StoredRollouts(tmp_path / "rows.jsonl")
+    other = [{**row, "id": f"other {row['id']}"} for row in rows]
+    with pytest.raises(RecordError, match="none of its 1 prompts is a row"):
+        StoredRollouts(path).rows(other, limit=4)
