@@ -57,6 +57,7 @@ from trainers.setup.recipes import DataArguments, parse_entries
 from trainers.setup.task_data import TokenCounts, rollout_dataset, to_dataset
 from trainers.vllm_engine.arguments import VLLMArguments
 from trainers.vllm_engine.checks import check_vllm, check_vllm_model
+from trainers.vllm_engine.engine import vllm_load
 from trainers.vllm_engine.rollouts import VLLMRollouts
 
 _OTHER_TEXTS = ("completion", "chosen", "rejected", "messages")
@@ -355,7 +356,7 @@ def _load(script: GRPOScriptArguments, args: GRPOConfig, model_args: ModelConfig
         reference=args.beta > 0 and not model_args.use_peft,
         generated_rows=args.per_device_train_batch_size * args.steps_per_generation,
         completion_tokens=args.max_completion_length,
-        vllm_share=args.vllm_gpu_memory_utilization if args.use_vllm and args.vllm_mode == "colocate" else None,
+        **vllm_load(args, model_args),
     )
 
 

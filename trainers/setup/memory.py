@@ -24,6 +24,8 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 DEVICE_OVERHEAD = 0.8e9
 """CUDA context and library workspaces, bytes."""
 FRAGMENTATION = 1.05
+VLLM = "vLLM"
+"""The part of vLLM's share that it cannot do without."""
 HEAD_TILE = 4096 * 32768
 """Logits that TRL's fused head holds at once."""
 LAYER_HIDDEN = 16
@@ -52,6 +54,8 @@ class MemoryDemand:
         patches: of the vision tower in one row (four for each visual token).
         checkpointing: gradient checkpointing.
         vllm_share: of the device's memory that vLLM takes, or `None` without it.
+        vllm_dtype: of vLLM's weights, and of its keys and values.
+        vllm_processes: that share one engine of vLLM.
     """
 
     processes: int = 1
@@ -70,6 +74,8 @@ class MemoryDemand:
     patches: int = 0
     checkpointing: bool = True
     vllm_share: float | None = None
+    vllm_dtype: str = "bfloat16"
+    vllm_processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -144,18 +150,29 @@ def values_kept(text: Any, kind: str, tokens: int) -> int:
     return tokens * 2 * text.num_key_value_heads * head_dim
 
 
+def _row_cache(config, load: MemoryDemand) -> int:
+    """Values that all layers keep of the longest row with a whole completion."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    return sum(values_kept(text, kind, load.prompt_tokens + load.completion_tokens) for kind in kinds)
+
+
 def _generation(config, load: MemoryDemand) -> float:
     text = config.get_text_config()
-    tokens = load.prompt_tokens + load.completion_tokens
-    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
-    cache = load.generated_rows * sum(values_kept(text, kind, tokens) for kind in kinds) * BYTES[load.dtype]
+    cache = load.generated_rows * _row_cache(config, load) * BYTES[load.dtype]
     prefill = load.generated_rows * load.prompt_tokens * (4 * text.hidden_size + 3 * text.intermediate_size)
     logits = load.generated_rows * text.vocab_size * 4 * 3
     return cache + prefill * BYTES[load.dtype] + logits
 
 
+def _vllm(config, load: MemoryDemand, parameters: Parameters) -> float:
+    """What vLLM cannot do without: its weights, and keys and values of one row."""
+    return (parameters.total + _row_cache(config, load)) * BYTES[load.vllm_dtype] / load.vllm_processes
+
+
 def estimate_memory(config, load: MemoryDemand) -> dict[str, float]:
     """Bytes on each device, by what they are for; `peak` is their sum with the larger of training and generation.
+    vLLM's least stands beside it.
 
     Args:
         config: of a vision-language model.
@@ -184,16 +201,20 @@ def estimate_memory(config, load: MemoryDemand) -> dict[str, float]:
     }
     working = max(parts["training activations"], parts["generation"])
     static = sum(parts[name] for name in ("weights", "gradients", "optimizer", "reference", "overhead"))
-    return {**parts, "peak": (static + working) * FRAGMENTATION}
+    vllm = {} if load.vllm_share is None else {VLLM: _vllm(config, load, parameters)}
+    return {**parts, "peak": (static + working) * FRAGMENTATION, **vllm}
 
 
 def format_estimate(parts: dict[str, float], load: MemoryDemand) -> str:
     """The estimate as text."""
     lines = [f"memory estimate for each of {load.processes} device(s):"]
-    lines += [f"  {name:<22}{size / 1e9:8.2f} GB" for name, size in parts.items() if name != "peak"]
+    lines += [f"  {name:<22}{size / 1e9:8.2f} GB" for name, size in parts.items() if name not in ("peak", VLLM)]
     lines.append(f"  {'peak':<22}{parts['peak'] / 1e9:8.2f} GB (training and generation take turns)")
     if load.vllm_share is not None:
-        lines.append(f"  vLLM takes {100 * load.vllm_share:.0f}% of the device beside it")
+        lines.append(
+            f"  vLLM takes {100 * load.vllm_share:.0f}% of the device beside it; its weights and one row need "
+            f"{parts[VLLM] / 1e9:.2f} GB"
+        )
     return "\n".join(lines)
 
 

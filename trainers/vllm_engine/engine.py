@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import ProcessorMixin
 
+from trainers.setup.memory import BYTES
 from trainers.setup.task_data import RowLoader
 from trainers.vllm_engine.arguments import COMPLETED
 
@@ -40,6 +41,19 @@ def engine_dtype(args: Any, weights: torch.dtype | str) -> str:
     """The precision that the trainer computes in: that of its autocast, or of its weights."""
     autocast = next((name for key, name in AUTOCAST.items() if getattr(args, key)), None)
     return autocast or str(weights).removeprefix("torch.")
+
+
+def vllm_load(args: Any, model_args: Any) -> dict[str, Any]:
+    """What an engine in the trainer's processes adds to `trainers.setup.memory.MemoryDemand`."""
+    if not args.use_vllm or args.vllm_mode != "colocate":
+        return {}
+    weights = model_args.dtype if model_args.dtype in BYTES else "float32"
+    given = (args.vllm_kwargs or {}).get("dtype", "auto")
+    return {
+        "vllm_share": args.vllm_gpu_memory_utilization,
+        "vllm_dtype": given if given in BYTES else engine_dtype(args, weights),
+        "vllm_processes": args.vllm_tensor_parallel_size,
+    }
 
 
 def image_sizes(processor: Any) -> dict[str, Any]:

@@ -204,7 +204,23 @@ def test_gradient_checkpointing_saves_activations(estimate):
 def test_vllm_takes_generation_elsewhere(estimate):
     parts = estimate(replace(FULL, vllm_share=0.3))
     assert parts["generation"] == 0
-    assert "vLLM takes 30% of the device beside it" in format_estimate(parts, replace(FULL, vllm_share=0.3))
+    said = format_estimate(parts, replace(FULL, vllm_share=0.3)).splitlines()[-1]
+    assert (
+        said == f"  vLLM takes 30% of the device beside it; its weights and one row need {parts['vLLM'] / 1e9:.2f} GB"
+    )
+
+
+def test_vllm_needs_its_weights_and_one_row(estimate, counted):
+    _, counts = counted
+    text = published_config(SMALL).get_text_config()
+    head = text.hidden_size // text.num_attention_heads
+    row = 1100 * text.num_hidden_layers * 2 * text.num_key_value_heads * head
+    needed = {dtype: (counts[SMALL].total + row) * size for dtype, size in (("bfloat16", 2), ("float32", 4))}
+    for dtype, expected in needed.items():
+        load = replace(FULL, vllm_share=0.3, vllm_dtype=dtype)
+        assert estimate(load)["vLLM"] == expected
+        assert estimate(replace(load, vllm_processes=2))["vLLM"] == expected / 2
+    assert "vLLM" not in estimate(FULL)
 
 
 @pytest.mark.parametrize("name", PUBLISHED_SHAPES)

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from models.families.loading import image_reader, load_processor
 from trainers.setup.task_data import to_dataset
-from trainers.vllm_engine.engine import engine_settings, most_images
+from trainers.vllm_engine.engine import engine_settings, most_images, vllm_load
 
 
 def arguments(given=None, **precision):
@@ -70,3 +70,15 @@ def test_images_of_a_data_set_are_counted_without_opening_them(processor):
     assert most_images([to_dataset(rows[:1], image_reader(processor)), {"a": dataset}]) == 2
     assert most_images([to_dataset([{"id": 1}], image_reader(processor))]) == 0
     assert most_images([dataset, Dataset.from_dict({"prompt": ["a"]})]) is None
+
+
+def test_what_the_engine_adds_to_the_memory_estimate():
+    engine = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3}
+    args = arguments(bf16=True, vllm_tensor_parallel_size=2, **engine)
+    model_args = SimpleNamespace(dtype="float32")
+    found = vllm_load(args, model_args)
+    assert found == {"vllm_share": 0.3, "vllm_dtype": "bfloat16", "vllm_processes": 2}
+    args.vllm_kwargs = {"dtype": "float32"}
+    assert vllm_load(args, model_args)["vllm_dtype"] == "float32"
+    args.vllm_mode = "server"
+    assert vllm_load(args, model_args) == {}
