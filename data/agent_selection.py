@@ -39,16 +39,7 @@ from data.io.output_folder import (
     remove_split,
     writing,
 )
-from data.io.records import (
-    Location,
-    Record,
-    RecordError,
-    base_folder,
-    parse_row,
-    read_rows,
-    write_json,
-    write_jsonl,
-)
+from data.io.records import Location, Record, RecordError, base_folder, parse_row, read_rows, write_json, write_jsonl
 from data.io.splits import SPLITS, DivisionArguments, divide
 from data.io.unreadable import LeftOut, readable_rows, with_positions_as_ids
 from data.prompts import unwritable_character

@@ -44,16 +44,7 @@ from data.errors import described
 from data.io.counts import counted
 from data.io.field_types import Count, Finite, Hit, IdList, OneId, Share
 from data.io.images import resolve_images
-from data.io.records import (
-    GivenRows,
-    Location,
-    RecordError,
-    Source,
-    atomic_write,
-    base_folder,
-    parse_row,
-    read_rows,
-)
+from data.io.records import GivenRows, Location, RecordError, Source, atomic_write, base_folder, parse_row, read_rows
 from data.io.unreadable import readable_rows
 from data.reports.pool import ItemId
 from data.rows.chat import NAME_TAKEN, RESERVED, ChatRecord, check_reserved

@@ -17,14 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    StrictInt,
-    StrictStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, StrictInt, StrictStr, field_validator, model_validator
 
 from data.cli.arguments import OptionError, limit_option, option, seed_option
 from data.cli.commands import command

@@ -18,13 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data.candidates.pools import load_pools, pools_without
-from data.cli.arguments import (
-    limit_option,
-    option,
-    rows_file_option,
-    skip_unreadable_option,
-    split_option,
-)
+from data.cli.arguments import limit_option, option, rows_file_option, skip_unreadable_option, split_option
 from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
@@ -272,17 +266,8 @@ def _digest(queries: Sequence[Query]) -> str:
 
 
 _WHERE_THINGS_ARE = (
-    "pools",
-    "dataset_name",
-    "split",
-    "queries",
-    "queries_split",
-    "output",
-    "work_dir",
-    "limit",
-    "device",
-    "restart",
-    "skip_unreadable",
+    *("pools", "dataset_name", "split", "queries", "queries_split", "limit"),
+    *("output", "work_dir", "restart", "skip_unreadable", "device"),
 )
 
 

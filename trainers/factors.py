@@ -37,13 +37,7 @@ from trainers.labels.data import (
     load_splits,
     positive_weights,
 )
-from trainers.labels.model import (
-    NEW_BACKBONE,
-    check_factors,
-    load_predictor,
-    make_predictor,
-    stored_factors,
-)
+from trainers.labels.model import NEW_BACKBONE, check_factors, load_predictor, make_predictor, stored_factors
 from trainers.mixins.checkpoints import CompleteCheckpoints
 from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows

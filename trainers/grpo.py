@@ -47,11 +47,7 @@ from trainers.run.resuming import begin_run
 from trainers.run.script import describe_rewards, load_rows_and_held_out, readable_errors, set_up, train_and_record
 from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.memory import MemoryDemand, base_load, say_estimate
-from trainers.setup.model import (
-    class_of_its_revision,
-    model_init_kwargs,
-    policy_arguments,
-)
+from trainers.setup.model import class_of_its_revision, policy_arguments
 from trainers.setup.model_settings import checked_model
 from trainers.setup.recipes import DataArguments, parse_entries
 from trainers.setup.task_data import TokenCounts, rollout_dataset, to_dataset
@@ -382,7 +378,6 @@ def main(argv: list[str] | None = None) -> None:
             return
 
         # Trainer
-        args.model_init_kwargs = model_init_kwargs(args, model_args)
         args.remove_unused_columns = False  # rows are looked up when they are needed
         trainer = GRPOTrainer(
             reward_funcs=rewards,

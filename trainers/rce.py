@@ -27,10 +27,7 @@ from trl import ModelConfig
 from models.families.loading import image_reader
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import RewardTable
-from trainers.groups.from_python import (
-    Groups,
-    as_groups,
-)
+from trainers.groups.from_python import Groups, as_groups
 from trainers.groups.policies import Batch, GroupLogProbs, GroupPolicy, prepare_groups
 from trainers.groups.vlm_policy import VLMPolicy
 from trainers.losses import best_weights, groups_without_contrast, normalise_rewards, rce_loss, softmax_weights

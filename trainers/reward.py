@@ -59,10 +59,7 @@ from trainers.run.resuming import begin_run
 from trainers.run.script import readable_errors, set_up, train_and_record
 from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.memory import base_load, say_estimate
-from trainers.setup.model import (
-    ModelInfo,
-    init_kwargs,
-)
+from trainers.setup.model import ModelInfo, init_kwargs
 from trainers.setup.model_settings import checked_model
 
 DEFAULT_BOUNDS = (-5.0, 5.0)

@@ -42,11 +42,7 @@ from trainers.run.resuming import begin_run
 from trainers.run.script import load_rows_and_held_out, readable_errors, set_up, train_and_record
 from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.memory import base_load, say_estimate
-from trainers.setup.model import (
-    class_of_its_revision,
-    model_init_kwargs,
-    policy_arguments,
-)
+from trainers.setup.model import class_of_its_revision, policy_arguments
 from trainers.setup.model_settings import checked_model
 from trainers.setup.recipes import DataArguments, recipe_value
 from trainers.setup.task_data import (
@@ -240,7 +236,6 @@ def main(argv: list[str] | None = None) -> None:
             return
 
         # Trainer
-        args.model_init_kwargs = model_init_kwargs(args, model_args)
         args.remove_unused_columns = False  # rows are looked up when they are needed
         trainer = SFTTrainer(
             args=args,

@@ -14,13 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    Qwen2_5_VLModel,
-    Qwen2VLModel,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, Qwen2_5_VLModel, Qwen2VLModel
 from transformers.activations import ACT2FN
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPreTrainedModel

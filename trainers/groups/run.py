@@ -20,13 +20,7 @@ from trainers.run.resuming import begin_run
 from trainers.run.script import describe_rewards, train_and_record
 from trainers.setup.evaluation_rows import evaluation_rows, prompt_content
 from trainers.setup.memory import MemoryDemand, base_load, say_estimate
-from trainers.setup.model import (
-    DEFAULT_REVISION,
-    base_of_adapters,
-    load_policy,
-    model_init_kwargs,
-    reference_hub,
-)
+from trainers.setup.model import DEFAULT_REVISION, base_of_adapters, load_policy, model_init_kwargs, reference_hub
 from trainers.setup.model_settings import checked_model
 from trainers.setup.recipes import Recipe, RecipeError
 from trainers.setup.task_data import check_lengths, count_tokens

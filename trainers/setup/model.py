@@ -231,7 +231,7 @@ def lora_config(model_args: Any, freeze_vision_tower: bool, revision: str | None
 
 
 def policy_arguments(args: Any, model_args: Any) -> dict[str, Any]:
-    """What a trainer takes as `model`, `quantization_config` and `peft_config`.
+    """What a trainer takes as `model`, `quantization_config` and `peft_config`; `args` get how it loads the model.
 
     Adapters of an earlier run, such as a warm start, are put on their model and trained further.
     """
@@ -239,6 +239,7 @@ def policy_arguments(args: Any, model_args: Any) -> dict[str, Any]:
 
     name, hub = model_args.model_name_or_path, hub_arguments(args, model_args)
     quantization = get_quantization_config(model_args)
+    args.model_init_kwargs = model_init_kwargs(args, model_args)
     base = base_of_adapters(name, hub)
     if base is None:
         adapters = lora_config(model_args, args.freeze_vision_tower, hub["revision"])

@@ -145,7 +145,6 @@ def has_base_of_v1(model, weights) -> bool:
 def test_p12_adapters_and_their_base(hub, folders, weights):
     """The adapters' revision is the recipe's, that of their base stands in them."""
     args, model_args = plain(), ModelConfig(ADAPTERS, model_revision="main")
-    args.model_init_kwargs = model_init_kwargs(args, model_args)
     model = policy_arguments(args, model_args)["model"]
     assert adapters_of(model) == {2.0}
     assert has_base_of_v1(model, weights)
