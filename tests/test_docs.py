@@ -31,7 +31,7 @@ import data.cli.locks
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("data", "filter_agents", "models", "rewards", "rollouts", "trainers", "vlm_posttrain", "benchmarks")
 FOLDERS = (*PACKAGES, "accelerate_configs", "docs", "recipes", "tests")
-ELSEWHERE = {"cd", "git", "hf", "pip", ".", "export"}
+ELSEWHERE = {"cd", "git", "hf", "pip", "uv", ".", "export"}
 """Commands that are not this project's."""
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
