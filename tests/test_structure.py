@@ -137,7 +137,7 @@ TESTED_IN = {
     "trainers/mixins/adaptive_kl.py": "cases/trainers/test_grpo.py",
     "trainers/mixins/advantages.py": "trainers/test_grpo.py",
     "trainers/mixins/checkpoints.py": "cases/resuming/test_resuming_from_python.py",
-    "trainers/mixins/early_stopping.py": "trainers/test_rce.py",
+    "trainers/run/early_stopping.py": "trainers/test_rce.py",
     "trainers/mixins/enough_rows.py": "cases/trainers/test_validation.py",
     "trainers/mixins/non_finite.py": "cases/trainers/test_non_finite.py",
     "trainers/mixins/reward_failures.py": "trainers/test_grpo.py",

@@ -39,12 +39,12 @@ from trainers.labels.data import (
 )
 from trainers.labels.model import NEW_BACKBONE, check_factors, load_predictor, make_predictor, stored_factors
 from trainers.mixins.checkpoints import CompleteCheckpoints
-from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.image_bounds import SIZES, PixelArguments
 from trainers.mixins.non_finite import FiniteTraining
 from trainers.report.publishing import PublishedRun
 from trainers.run.console import say
+from trainers.run.early_stopping import EarlyStoppingArguments
 from trainers.run.resuming import begin_run
 from trainers.run.script import readable_errors, set_up, train_and_record
 from trainers.setup.default_config import CheckedSettings, config_or_default

@@ -37,6 +37,7 @@ from trainers.mixins.reward_failures import GuardedRewards, load_reward
 from trainers.mixins.rollout_batch import Batch, rows_in
 from trainers.mixins.rollout_order import OrderedRollouts, RolloutOrderArguments
 from trainers.mixins.rollout_temperature import ScheduledTemperature, TemperatureArguments
+from trainers.mixins.sampling_difference import SamplingDifference, SamplingDifferenceArguments, check_sampling
 from trainers.mixins.shared_prompts import SharedLogProbs, SharingArguments
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.report.fixed_samples import FixedSamples, chosen, held_out_rows, rollout_samples
@@ -72,6 +73,7 @@ class GRPOConfig(
     RolloutOrderArguments,
     TemperatureArguments,
     AdaptiveKLArguments,
+    SamplingDifferenceArguments,
     VLLMArguments,
     trl.GRPOConfig,
 ):
@@ -83,6 +85,7 @@ class GRPOConfig(
 
 
 class GRPOTrainer(
+    SamplingDifference,
     SharedLogProbs,
     DynamicSampling,
     GuardedRewards,
@@ -102,6 +105,7 @@ class GRPOTrainer(
 
     | mix-in | changed method | what differs |
     |---|---|---|
+    | `SamplingDifference` | `_generate_single_turn`, `_compute_loss`, .. | sampling another policy is an error |
     | `SharedLogProbs` | `_get_per_token_logps_and_entropies`, `_generate_single_turn` | prompts are read once |
     | `DynamicSampling` | none, see below | groups whose rewards are all equal are replaced by other groups |
     | `GuardedRewards` | `_calculate_rewards` | a reward that fails stops all processes, or the row goes without |
@@ -313,6 +317,7 @@ class GRPOTrainer(
             **self.kl_state(),
             **self.temperature_state(),
             **self.reward_state(),
+            **self.sampling_state(),
             "metrics": metrics_state(self._metrics["train"]),
         }
 
@@ -321,6 +326,7 @@ class GRPOTrainer(
         self.load_kl_state(state)
         self.load_temperature_state(state)
         self.load_reward_state(state)
+        self.load_sampling_state(state)
         self._metrics["train"] = restored_metrics(state["metrics"])
 
 
@@ -359,6 +365,7 @@ def _load(script: GRPOScriptArguments, args: GRPOConfig, model_args: ModelConfig
 def main(argv: list[str] | None = None) -> None:
     with readable_errors():
         script, args, model_args, recipe = set_up("GRPO", (GRPOScriptArguments, GRPOConfig, ModelConfig), argv)
+        check_sampling(args, script.validate_only)
         check_vllm(script, args, model_args)
 
         # Rewards

@@ -32,7 +32,6 @@ from trainers.groups.policies import Batch, GroupLogProbs, GroupPolicy, prepare_
 from trainers.groups.vlm_policy import VLMPolicy
 from trainers.losses import best_weights, groups_without_contrast, normalise_rewards, rce_loss, softmax_weights
 from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, restored_metrics
-from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething
 from trainers.mixins.image_bounds import PromptArguments, hub_of, processor_of
 from trainers.mixins.non_finite import FiniteTraining
@@ -42,6 +41,7 @@ from trainers.report.fixed_samples import FixedSamples, chosen
 from trainers.report.group_samples import group_sample
 from trainers.report.publishing import PublishedRun
 from trainers.report.samples import SampleGroup, SampleLog, Source
+from trainers.run.early_stopping import EarlyStoppingArguments
 from trainers.run.script import readable_errors, set_up
 from trainers.schedules import linear_temperature
 from trainers.setup.default_config import CheckedSettings, config_or_default

@@ -29,7 +29,6 @@ from models.families.loading import image_reader
 from models.shared_prefix.sharing import SharedPrefix
 from trainers.losses import PREFERENCE_LOSSES, centring_penalty, preference_loss
 from trainers.mixins.checkpoints import CompleteCheckpoints
-from trainers.mixins.early_stopping import EarlyStoppingArguments
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.image_bounds import PromptArguments, hub_of, processor_of
 from trainers.mixins.non_finite import FiniteTraining
@@ -55,6 +54,7 @@ from trainers.report.fixed_samples import FixedSamples, chosen
 from trainers.report.preference_samples import preference_sample
 from trainers.report.publishing import PublishedRun
 from trainers.report.samples import SampleGroup, SampleLog, Source
+from trainers.run.early_stopping import EarlyStoppingArguments
 from trainers.run.resuming import begin_run
 from trainers.run.script import readable_errors, set_up, train_and_record
 from trainers.setup.default_config import CheckedSettings, config_or_default

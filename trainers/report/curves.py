@@ -16,7 +16,9 @@ History = Sequence[Mapping[str, Any]]
 
 
 def _label(key: str) -> str:
-    short = key.removeprefix("eval_").removeprefix("rewards/").removeprefix("completions/")
+    short = key.removeprefix("eval_")
+    for group in ("rewards/", "completions/", "sampling/"):
+        short = short.removeprefix(group)
     short = short.removesuffix("/mean").removesuffix("/errors")
     short = short.replace("$", r"\$")  # not the start of a formula
     return f"{short} (evaluation)" if key.startswith("eval_") else short

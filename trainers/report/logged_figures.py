@@ -133,6 +133,32 @@ PANELS = (
         (Logged("frac_reward_zero_std", "flat groups", card=True), Logged("dynamic_sampling/frac_zero_std_left")),
     ),
     Panel("entropy", "nats a token", (Logged("entropy"),)),
+    Panel(
+        "sampler against trainer",
+        "nats a token",
+        (
+            Logged("sampling/sampling_logp_difference/mean"),
+            Logged("eval_sampling/sampling_logp_difference/mean"),
+        ),
+        caption="Mean absolute difference between the log-probabilities that sampler and trainer give the sampled "
+        "tokens, before the first update on them. Nearly 0 means that the update sees what the rollout saw; in half "
+        "precision it is about 0.01. It grows where they differ in weights, images, template, precision or sampling.",
+    ),
+    Panel(
+        "sampler against trainer, largest of a step",
+        "nats",
+        (Logged("sampling/sampling_logp_difference/max"), Logged("eval_sampling/sampling_logp_difference/max")),
+    ),
+    Panel(
+        "importance ratio of vLLM's samples",
+        "trainer's over sampler's probability",
+        (
+            Logged("sampling/importance_sampling_ratio/min"),
+            Logged("sampling/importance_sampling_ratio/mean"),
+            Logged("sampling/importance_sampling_ratio/max"),
+        ),
+        caption="What the loss of each completion, or token, is multiplied by. 1: sampler and trainer agree.",
+    ),
     Panel("rollout temperature", "temperature", (Logged("rollout_temperature"),)),
     Panel("temperature of the weights", "temperature", (Logged("temperature"),)),
     Panel("probability ratio", "ratio to the old policy", (Logged("ratio", "ratio"), Logged("eval_ratio"))),

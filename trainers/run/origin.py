@@ -36,6 +36,7 @@ HARMLESS = frozenset(
         "accelerate_config",
         # What is checked before anything starts, and how a run is resumed.
         *("validate_only", "max_prompt_length", "resume", "resume_from_checkpoint", "load_weights_only"),
+        "max_sampling_difference",
         # What is logged, stored and published.
         *("report_to", "project", "trackio_space_id", "disable_tqdm", "log_level", "log_level_replica"),
         *("log_on_each_node", "logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter"),

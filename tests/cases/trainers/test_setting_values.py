@@ -128,6 +128,7 @@ def test_t25_the_same_on_the_command_line(keys_of, method, key, value):
 PYTHON = [
     ("grpo", "GRPOConfig", {"loss_type": "GRPO"}, "loss_type: expected one of grpo"),
     ("grpo", "GRPOConfig", {"top_p": 2.0}, "top_p: expected a number from above 0 to 1, found 2.0"),
+    ("grpo", "GRPOConfig", {"max_sampling_difference": -0.1}, "max_sampling_difference: expected at least 0, found"),
     ("grpo", "GRPOConfig", {"num_generations": 1}, "num_generations: expected at least 2"),
     ("grpo", "GRPOConfig", {"temperature_schedule": "cosine"}, "temperature_schedule: expected one of constant"),
     ("sft", "SFTConfig", {"learning_rate": -1.0}, "learning_rate: expected at least 0"),

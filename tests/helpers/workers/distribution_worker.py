@@ -2,8 +2,8 @@
 
     python tests/helpers/workers/distribution_worker.py SETTINGS.json...
 
-Settings (worker_main.py): model, data (folders), agents, runs (name -> settings of GRPOConfig, `canned`, and
-`text_only`: the rows whose images are removed).
+Settings (worker_main.py): model, data (folders), agents, runs (name -> settings of GRPOConfig, `canned`, `text_only`:
+the rows whose images are removed, and `off_by`: by how much the second process's sampler is wrong).
 """
 
 import torch
@@ -13,6 +13,7 @@ from data.tasks import load_rows
 from filter_agents.registry import described_agents
 from models.families.loading import image_reader, load_processor
 from trainers.grpo import GRPOConfig, GRPOTrainer
+from trainers.mixins.sampling_difference import SamplingDifferenceError
 from trainers.setup.task_data import to_dataset
 
 
@@ -34,6 +35,17 @@ class CannedTrainer(GRPOTrainer):
         return completions, None
 
 
+class OffTrainer(GRPOTrainer):
+    """Its sampler gives the tokens of the second process wrong log-probabilities."""
+
+    off_by = 0.0
+
+    def _generate_single_turn(self, *args, **kwargs):
+        completions, log_probs = super()._generate_single_turn(*args, **kwargs)
+        off_by = self.off_by * self.accelerator.process_index
+        return completions, [[value + off_by for value in of_row] for of_row in log_probs]
+
+
 def fingerprint(trainer) -> dict[str, float]:
     """Norms of some weights, gathered where they are sharded."""
     norms = {}
@@ -52,20 +64,26 @@ def fingerprint(trainer) -> dict[str, float]:
 def run(settings: dict, name: str) -> dict:
     """Trains as one of the runs says."""
     config = dict(settings["runs"][name])
-    canned, text_only = config.pop("canned"), config.pop("text_only")
+    canned, text_only, off_by = config.pop("canned"), config.pop("text_only"), config.pop("off_by", None)
     args = GRPOConfig(**config)
     processor = load_processor(settings["model"], max_pixels=1024)
     agents = described_agents(settings["agents"])
     rows = load_rows(settings["data"], "train", agents)
     for number in text_only:
         rows[number]["images"] = []
-    trainer = (CannedTrainer if canned else GRPOTrainer)(
+    trainer = (CannedTrainer if canned else GRPOTrainer if off_by is None else OffTrainer)(
         settings["model"],
         mean_token,
         args=args,
         train_dataset=to_dataset(rows, image_reader(processor)),
         processing_class=processor,
     )
+    if off_by is not None:
+        trainer.off_by = off_by
+        try:
+            trainer.train()
+        except SamplingDifferenceError as error:
+            return {"error": str(error)}
     trainer.train()
     figures = {"weights": fingerprint(trainer)}
     for key in ("loss", "grad_norm", "reward", "kl"):
