@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="vLLM is not in this environment: make test-vllm"))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def vllm_on_cpu():
     """vLLM whose weights can be replaced: for oneDNN it would pack them, and leave none to replace."""
     os.environ.update(ON_CPU)
@@ -34,25 +34,58 @@ def vllm_on_cpu():
 
 @pytest.fixture(scope="session")
 def engines():
-    """The engines of this process by their options, and what each was asked for."""
+    """The engines of this process, by their options."""
     return {}
 
 
-@pytest.fixture(autouse=True)
-def shared_engines(engines, monkeypatch):
+@pytest.fixture
+def shared_engines(vllm_on_cpu, engines, monkeypatch):
     """Trainers whose engines would be equal share one; each sends its weights before it samples."""
+    from vllm.utils.torch_utils import set_random_seed
+
     from trainers.vllm_engine import rollouts
 
     engine_class = rollouts.engine_class
+    apart = ("model", "max_num_seqs", "seed")
 
     def shared(processor):
         def engine(**options):
-            model_apart = {name: value for name, value in options.items() if name not in ("model", "max_num_seqs")}
-            key = json.dumps(model_apart, sort_keys=True, default=str)
+            key = json.dumps({name: options[name] for name in options if name not in apart}, sort_keys=True)
             if key not in engines:
                 engines[key] = engine_class(processor)(**options)
+            set_random_seed(options["seed"])  # as an engine does that starts
             return engines[key]
 
         return engine
 
     monkeypatch.setattr(rollouts, "engine_class", shared)
+
+
+@pytest.fixture(scope="session")
+def literate_model(tiny_model, tmp_path_factory):
+    """Folder of the tiny model, which expects pictures in completions as little as one that has read text."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from models.families.loading import load_processor, vision_token_ids
+
+    processor = load_processor(str(tiny_model))
+    pictures = vision_token_ids(processor.tokenizer)
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model, dtype=torch.float32)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    texts = torch.arange(model.config.text_config.vocab_size)
+    texts = texts[~torch.isin(texts, torch.tensor(pictures))]
+    share = 1.0
+    for _ in range(300):
+        tokens = texts[torch.randint(len(texts), (8, 48))]
+        shares = model(input_ids=tokens).logits.softmax(-1)[..., pictures].sum(-1)
+        share = shares.max().item()
+        optimizer.zero_grad()
+        (-torch.log1p(-shares)).mean().backward()
+        optimizer.step()
+    assert share < 1e-4
+    folder = tmp_path_factory.mktemp("model") / "literate"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

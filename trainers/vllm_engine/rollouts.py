@@ -44,8 +44,13 @@ class VLLMRollouts:
             check_server(client.base_url, client.get_server_info(), self._engine_settings())
 
     def _make_engine(self, **given: Any) -> Any:
-        """The engine of TRL's arguments, when model, data and processor are at hand."""
-        return engine_class(self.processing_class)(**{**given, **self._engine_settings()})
+        """The engine of TRL's arguments, when model, data and processor are at hand.
+
+        TRL seeds it by the process alone, and the engine then seeds the process anew: every seed of the trainer would
+        draw the same.
+        """
+        seed = self.args.seed + given["seed"]
+        return engine_class(self.processing_class)(**{**given, **self._engine_settings(), "seed": seed})
 
     def _engine_settings(self) -> dict[str, Any]:
         weights = self.accelerator.unwrap_model(self.model).dtype

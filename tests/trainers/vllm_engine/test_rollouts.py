@@ -29,11 +29,11 @@ class Library:
         self.vllm_generation = SimpleNamespace(vllm_client=client)
         self.accelerator = SimpleNamespace(unwrap_model=lambda model: model, is_main_process=True)
         self.model = SimpleNamespace(dtype=torch.float32)
-        self.args = SimpleNamespace(vllm_kwargs={"enforce_eager": True}, bf16=False, fp16=False)
+        self.args = SimpleNamespace(vllm_kwargs={"enforce_eager": True}, bf16=False, fp16=False, seed=7)
         self.processing_class, self.eval_dataset = processor, None
         self.train_dataset = Dataset.from_dict({"prompt": ["a"]})
         if vllm_mode == "colocate":
-            self.llm = vllm_generation.LLM(model="somewhere", quantization=None)
+            self.llm = vllm_generation.LLM(model="somewhere", quantization=None, seed=2)
 
 
 class Trainer(VLLMRollouts, Library):
@@ -53,6 +53,7 @@ def test_the_engine_has_arguments_of_both(library, tiny_model):
     assert given["dtype"] == "float32"
     assert given["enforce_eager"] is True
     assert given["mm_processor_kwargs"]["size"]["longest_edge"] == 1024
+    assert given["seed"] == 9  # of the trainer and of TRL, which tells processes apart
     assert vllm_generation.LLM is Engine  # as before
 
 
