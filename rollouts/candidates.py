@@ -34,8 +34,9 @@ from data.io.shards import KeptWorkArguments, ShardStore, end_processes, process
 from data.io.unreadable import Skipping
 from data.reports.pool import ItemId
 from models.model_paths import model_option
+from models.served.address import is_server
 from rollouts.example_selection.proposal_settings import ProposalSettings
-from rollouts.frozen_vlm.arguments import VLMArguments
+from rollouts.frozen_vlm.arguments import ServedVLMArguments
 
 VERSION = 1
 """Raised when the same settings make other rows."""
@@ -55,7 +56,7 @@ OTHER_OPTIONS = ("shots", "construct_order", "gt_prob", "relevance", "batch_size
 
 
 @dataclass(kw_only=True)
-class CandidateArguments(ProposalSettings, VLMArguments, KeptWorkArguments):
+class CandidateArguments(ProposalSettings, ServedVLMArguments, KeptWorkArguments):
     """Of what, how many and which candidates are made and kept."""
 
     dataset_name: str = option("the examples: VQA records, file or folder or Hub data set", old=("dataset",))
@@ -77,7 +78,6 @@ class CandidateArguments(ProposalSettings, VLMArguments, KeptWorkArguments):
     require_positive: bool = option("keep groups with a right candidate", False)
     batch_size: int = option("queries whose candidates are made together", 32, within=AT_LEAST_1)
     skip_unreadable: bool = skip_unreadable_option()
-    answer_cache: Path | None = option("folder of answers to share between runs", None)
     output: Path = rows_file_option("JSONL of candidate groups")
 
     def __post_init__(self):
@@ -114,6 +114,10 @@ def _check_options(arguments: CandidateArguments) -> None:
         problems.append(f"--query_table and --example_table are needed by {' and by '.join(needing)}")
     if not (needing or arguments.num_random or arguments.beams):
         problems.append("nothing to make: give --selector, --beams, --num_retrieval or --num_random")
+    if arguments.gt_prob and is_server(arguments.model):
+        problems.append(
+            "--gt_prob needs the probabilities of given answers, which a server does not tell; load the VLM"
+        )
     if problems:
         raise RecordError(problems)
 
@@ -123,6 +127,7 @@ def make_candidates(arguments: CandidateArguments) -> None:
     from rollouts.example_selection.data import load_selection_data, load_tables
 
     _check_options(arguments)
+    server = arguments.server()
     examples = (arguments.dataset_name, arguments.split)
     queries = (arguments.queries, arguments.queries_split) if arguments.queries else examples
     shots = max(arguments.shots)
@@ -144,7 +149,8 @@ def make_candidates(arguments: CandidateArguments) -> None:
     if arguments.selector:
         selector_name, selector = load_fitting_selector(arguments.selector, tables, shots, device)
     work = arguments.work(arguments.output)
-    book = open_answer_book(arguments, arguments.answer_cache or work / "answers")
+    answers = arguments.answer_folder(work / "answers", restart=arguments.restart and server is not None)
+    book = open_answer_book(arguments, answers, server)
     maker = CandidateMaker(
         data,
         book,

@@ -8,7 +8,6 @@ for `rewards.eval`. Writes candidate groups (`data/candidate_groups.py`) with th
 Started again after it was stopped, it goes on; `accelerate launch` divides the prompts among processes.
 """
 
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -217,21 +216,11 @@ def make_completions(arguments: CompletionArguments) -> None:
         **{name: getattr(arguments, name) for name in ("num_completions", "temperature", "seed", "batch_size")},
     }
     device = arguments.device or process_state().device
-    vlm = place.load(recipe.get("min_pixels"), recipe.get("max_pixels"), _answer_folder(arguments), device)
+    answers = arguments.answer_folder(arguments.work(arguments.output) / "server_answers", arguments.restart)
+    vlm = place.load(recipe.get("min_pixels"), recipe.get("max_pixels"), answers, device)
     sampling = Sampling(max_new_tokens, arguments.num_completions, arguments.temperature, arguments.seed)
     maker = CompletionMaker(vlm, sampling, rewards, weights)
     _make_all(maker, rows, settings, arguments, skipping)
-
-
-def _answer_folder(arguments: CompletionArguments) -> Path:
-    """Where answers of a server are kept; a beginning anew knows none of this work's."""
-    if arguments.answer_cache is not None:
-        return arguments.answer_cache
-    folder, state = arguments.work(arguments.output) / "server_answers", process_state()
-    if arguments.restart and state.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
-    state.wait_for_everyone()
-    return folder
 
 
 def _make_all(

@@ -20,11 +20,11 @@ from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_0, AT_LEAST_1
 from data.io.records import RecordError
 from data.io.shards import end_processes, process_state
-from rollouts.frozen_vlm.arguments import VLMArguments
+from rollouts.frozen_vlm.arguments import ServedVLMArguments
 
 
 @dataclass(kw_only=True)
-class InContextArguments(VLMArguments):
+class InContextArguments(ServedVLMArguments):
     """Which queries are answered, and how the examples that are shown are chosen."""
 
     dataset_name: str = option("the queries: VQA records, file or folder or Hub data set", old=("dataset",))
@@ -44,7 +44,6 @@ class InContextArguments(VLMArguments):
     best_of: int = option("also the best of so many random sets a query", 0, within=AT_LEAST_0)
     limit: int | None = limit_option("queries")
     seed: int = seed_option("of random choices and pools")
-    answer_cache: Path | None = option("folder of answers to share between runs", None)
     output_dir: Path = option("folder to write answers and figures to")
 
     def __post_init__(self):
@@ -59,6 +58,7 @@ def evaluate(arguments: InContextArguments) -> None:
     from rollouts.example_selection.selection_methods import parse_methods
 
     methods = parse_methods(arguments.methods)
+    server = arguments.server()
     data = load_selection_data(
         (arguments.dataset_name, arguments.split),
         (arguments.examples or arguments.dataset_name, arguments.examples_split),
@@ -85,7 +85,8 @@ def evaluate(arguments: InContextArguments) -> None:
     evaluation.choose(methods, tables, arguments.device or state.device)
     if arguments.best_of:
         evaluation.choose_random_sets(arguments.best_of)
-    evaluation.answer(open_answer_book(arguments, arguments.answer_cache or arguments.output_dir / "answer_cache"))
+    answers = arguments.answer_cache or arguments.output_dir / "answer_cache"
+    evaluation.answer(open_answer_book(arguments, answers, server))
     if state.is_main_process:
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
         with writing(arguments.output_dir) as folder:

@@ -283,8 +283,11 @@ class _Parser(argparse.ArgumentParser):
 
     def _groups(self) -> Iterator[tuple[str, list[str]]]:
         """Title and names of the options, the command's own first and then those that several commands have."""
+        listed: set[str] = set()
         for cls in self.kind.__mro__[:-1]:
-            names = [name for name in cls.__dict__.get("__annotations__", ()) if name in self.options]
+            own = cls.__dict__.get("__annotations__", ())
+            names = [name for name in own if name in self.options and name not in listed]  # once, if overridden
+            listed.update(names)
             if names:
                 yield (cls.__doc__.splitlines()[0].rstrip(".") if cls is not self.kind else "options"), names
 

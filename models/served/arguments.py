@@ -1,12 +1,14 @@
 """The options, common to several commands, that say how the server at an address is asked."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.cli.arguments import option
 from data.cli.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1
 from data.errors import UserError
+from data.io.shards import process_state
 from models.served.server import ServerSettings
 
 KEY_VARIABLE = "VLLM_API_KEY"
@@ -61,6 +63,21 @@ class ServerArguments:
             timeout=self.request_timeout,
             retries=self.max_retries,
         )
+
+    def answer_folder(self, unfinished: Path, restart: bool = False) -> Path:
+        """Where answers are kept: in `answer_cache`, else among unfinished work.
+
+        Args:
+            unfinished: of the command; emptied with `restart`, because a name of a server's model may stand for other
+                weights by now. All processes must call this together.
+        """
+        if self.answer_cache is not None:
+            return self.answer_cache
+        state = process_state()
+        if restart and state.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        state.wait_for_everyone()
+        return unfinished
 
     def check_unused(self, *names: str) -> None:
         """Raises a `UserError` for a setting of a server, where there is none.

@@ -17,9 +17,11 @@ from data.io.shards import process_state
 from data.vqa import VqaRecord, common_answer
 from models.run_folders import model_fingerprint
 from models.served.answer_files import append_line, open_own_file, stored_lines
+from models.vlm_places import VLMPlace
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts.frozen_vlm.arguments import VLMArguments, generation_options, load_in_context_vlm
 from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM
+from rollouts.frozen_vlm.served import ServedInContextVLM
 
 FULL_WEIGHT = 3
 """Annotators whose agreement makes an answer fully right, in the official VQA accuracy."""
@@ -83,7 +85,7 @@ class AnswerBook:
 
     def __init__(
         self,
-        vlm: InContextVLM,
+        vlm: InContextVLM | ServedInContextVLM,
         settings: dict,
         folder: str | Path | None = None,
         generation: dict | None = None,
@@ -187,21 +189,26 @@ def accuracies(answers: Sequence[Answer], requests: Sequence[InContextRequest]) 
     ]
 
 
-def open_answer_book(arguments: VLMArguments, folder: str | Path | None) -> AnswerBook:
+def open_answer_book(arguments: VLMArguments, folder: str | Path | None, server: VLMPlace | None = None) -> AnswerBook:
     """Loads the VLM of a command line (`rollouts/frozen_vlm/arguments.py`).
 
     Args:
         folder: where answers are kept.
+        server: the VLM's place, where that is a server.
 
     Raises:
         ModelError: there is no such model.
     """
     settings = {
-        "model": model_fingerprint(arguments.model),
+        "model": model_fingerprint(arguments.model) if server is None else server.fingerprint(),
         "prompt_style": arguments.prompt_style,
         "system_prompt": arguments.system_prompt,
         "min_pixels": arguments.min_pixels,
         "max_pixels": arguments.max_pixels,
         "dtype": arguments.dtype,
     }
-    return AnswerBook(load_in_context_vlm(arguments), settings, folder, generation_options(arguments))
+    if server is None:
+        return AnswerBook(load_in_context_vlm(arguments), settings, folder, generation_options(arguments))
+    vlm = server.load(arguments.min_pixels, arguments.max_pixels, folder)
+    asked = ServedInContextVLM(vlm, arguments.prompt_style, arguments.system_prompt)
+    return AnswerBook(asked, settings, folder, {"max_new_tokens": arguments.max_new_tokens})

@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 from data.candidates.legacy_formats import ConstructOrder
 from data.cli.arguments import device_option, dtype_option, option
 from data.cli.ranges import AT_LEAST_1
+from data.errors import UserError
 from data.prompts import IN_CONTEXT_STYLES, IN_CONTEXT_SYSTEM_PROMPT
 from models.model_paths import model_option
+from models.served.address import is_server
+from models.served.arguments import ServerArguments
+from models.vlm_places import VLMPlace, find_vlm
 
 if TYPE_CHECKING:
     from rollouts.frozen_vlm.engine import InContextVLM
@@ -35,6 +39,34 @@ class VLMArguments:
     max_batch_tokens: int | None = option("tokens of a batch, with padding and images", None, within=AT_LEAST_1)
     dtype: str = dtype_option()
     device: str | None = device_option()
+
+
+@dataclass(kw_only=True)
+class ServedVLMArguments(VLMArguments, ServerArguments):
+    """The VLM that answers, which may be a server's."""
+
+    model: str = model_option(
+        "Qwen2-VL or Qwen2.5-VL: folder, Hub id, or http://host:port/v1 of a server", served=True
+    )
+
+    def server(self) -> VLMPlace | None:
+        """Where the VLM is, if that is a server, which has answered.
+
+        Raises:
+            UserError: no such server, or options that are of no use for what it is.
+        """
+        if not is_server(self.model):
+            self.check_unused()
+            return None
+        if self.generation_beams > 1:
+            raise UserError(
+                f"a server is asked for the likeliest token each time; expected 1, found {self.generation_beams}",
+                "--generation_beams",
+            )
+        for name, usual in (("dtype", "auto"), ("max_batch_tokens", None)):
+            if getattr(self, name) != usual:
+                raise UserError("is for a model that is loaded here; a server has its own", f"--{name}")
+        return find_vlm(self.model, self)
 
 
 def load_in_context_vlm(arguments: VLMArguments) -> "InContextVLM":

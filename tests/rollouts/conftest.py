@@ -46,7 +46,7 @@ def echo_vlm() -> EchoVLM:
 def _use(patch: pytest.MonkeyPatch, vlm: EchoVLM) -> EchoVLM:
     from rollouts.frozen_vlm import answers
 
-    def open_book(arguments, folder):
+    def open_book(arguments, folder, server=None):
         generation = {"max_new_tokens": arguments.max_new_tokens}
         return answers.AnswerBook(vlm, {"model": str(arguments.model)}, folder, generation)
 
