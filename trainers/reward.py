@@ -156,7 +156,7 @@ class RewardConfig(
             if found != value:
                 raise ValueError(
                     f"{name}: RewardConfig says {value!r}, the model has {found!r}; give RewardTrainer the model's "
-                    "name, or make it by models.reward.model.from_backbone(name, args.model_settings())"
+                    "name, or make it by models.reward.load.from_backbone(name, args.model_settings())"
                 )
 
 

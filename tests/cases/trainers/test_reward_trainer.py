@@ -46,7 +46,8 @@ def test_p01_settings_of_the_model_are_honoured_or_refused(tiny_model, tiny_rewa
     if "head_activation" in settings:
         assert type(trainer.model.score_head.activation).__name__ == "Tanh"
     model, processor = load_reward_model(tiny_reward_model, "cpu")
-    with pytest.raises(ValueError, match=f"{next(iter(args.model_settings()))}: RewardConfig says .*, the model has"):
+    found = r"RewardConfig says .*, the model has .*, or make it by models\.reward\.load\.from_backbone\("
+    with pytest.raises(ValueError, match=f"{next(iter(args.model_settings()))}: {found}"):
         RewardTrainer(model, config(tmp_path, **settings), None, RECORDS, processing_class=processor)
 
 
