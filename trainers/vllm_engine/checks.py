@@ -16,6 +16,7 @@ from trainers.setup.recipes import DataArguments, RecipeError
 from trainers.setup.task_data import TokenCounts
 from trainers.vllm_engine.arguments import SET_ELSEWHERE, server_flags
 from trainers.vllm_engine.engine import engine_settings
+from trainers.vllm_engine.prompts import check_images_are_runs
 from trainers.vllm_engine.server import SCALE_OUT, server_answers, server_command, server_url
 from trainers.vllm_engine.versions import check_platform, vllm_version
 
@@ -121,11 +122,13 @@ def check_vllm_model(
         rows: to train and to evaluate on.
 
     Raises:
-        RecipeError: an engine too short for the longest prompt, or attention heads that it cannot divide.
+        RecipeError: an engine too short for the longest prompt, attention heads that it cannot divide, or a family
+            whose images do not reach it.
     """
     if not args.use_vllm:
         return
     if args.vllm_mode == "colocate":
+        check_images_are_runs(model.processor)
         check_heads(model.config, args.vllm_tensor_parallel_size)
         check_length(args, counts)
     else:

@@ -10,7 +10,11 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from PIL import Image
+from transformers import ProcessorMixin
+
 from data.errors import UserError
+from trainers.setup.recipes import RecipeError
 
 
 class PromptMismatch(UserError, RuntimeError):
@@ -28,6 +32,26 @@ def one_token_an_image(token_ids: Sequence[int], image_token: int) -> list[int]:
         for value, run in groupby(token_ids)
         for token in ([value] if value == image_token else run)
     ]  # fmt: skip
+
+
+def check_images_are_runs(processor: Any) -> None:
+    """Raises `RecipeError` for a processor whose images are not `one_token_an_image` away from its chat template.
+
+    Others put rows, borders or line breaks around an image, which vLLM would put there once more.
+    """
+    if not isinstance(processor, ProcessorMixin) or processor.chat_template is None:  # no images in its prompts
+        return
+    image = Image.new("RGB", (64, 64))
+    chat = [[{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "?"}]}]]
+    rendered = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    short = processor.tokenizer(rendered, add_special_tokens=False)["input_ids"][0]
+    long = processor.apply_chat_template(chat, tokenize=True, return_dict=True, add_generation_prompt=True)
+    token = getattr(processor, "image_token_id", None)
+    if token is None or one_token_an_image(list(long["input_ids"][0]), token) != list(short):
+        raise RecipeError(
+            f"use_vllm: true: the prompts of {type(processor).__name__} hold more of an image than a run of one "
+            "token, which TRL cannot hand over to vLLM; expected use_vllm: false, or a Qwen-VL model"
+        )
 
 
 def as_vllm_takes_it(prompt: Any, image_token: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from trl.generation import vllm_generation
 
 from trainers.vllm_engine.engine import engine_settings, most_images
-from trainers.vllm_engine.prompts import ExpandedPrompts
+from trainers.vllm_engine.prompts import ExpandedPrompts, check_images_are_runs
 from trainers.vllm_engine.server import check_server
 
 
@@ -49,6 +49,7 @@ class VLLMRollouts:
         TRL seeds it by the process alone, and the engine then seeds the process anew: every seed of the trainer would
         draw the same.
         """
+        check_images_are_runs(self.processing_class)
         seed = self.args.seed + given["seed"]
         return engine_class(self.processing_class)(**{**given, **self._engine_settings(), "seed": seed})
 

@@ -2,7 +2,16 @@
 
 import pytest
 
-from trainers.vllm_engine.prompts import ExpandedPrompts, PromptMismatch, as_vllm_takes_it, one_token_an_image
+from models.families.loading import load_processor
+from models.tiny import main
+from trainers.setup.recipes import RecipeError
+from trainers.vllm_engine.prompts import (
+    ExpandedPrompts,
+    PromptMismatch,
+    as_vllm_takes_it,
+    check_images_are_runs,
+    one_token_an_image,
+)
 
 IMAGE, START, END = 9, 7, 8
 
@@ -18,6 +27,25 @@ IMAGE, START, END = 9, 7, 8
 )
 def test_runs_of_image_tokens_become_one(tokens, expected):
     assert one_token_an_image(tokens, IMAGE) == expected
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_families_whose_images_are_runs_of_one_token(family, tmp_path):
+    check_images_are_runs(_processor(family, tmp_path))
+
+
+def test_other_families_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match="use_vllm: true: the prompts of Gemma3Processor hold more of an image"):
+        check_images_are_runs(_processor("gemma3", tmp_path))
+
+
+def test_a_tokenizer_sees_no_images(tmp_path):
+    check_images_are_runs(_processor("qwen2_vl", tmp_path).tokenizer)
+
+
+def _processor(family, folder):
+    main(["--output_dir", str(folder / "tiny"), "--family", family])
+    return load_processor(str(folder / "tiny"))
 
 
 def test_a_prompt_without_images_is_left_as_it_is():
