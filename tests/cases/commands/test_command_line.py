@@ -50,6 +50,7 @@ VALUES = {
     "selector": {"selector": {"hidden_size": 8}},
     "backbone": {"backbone": {"model_type": "resnet"}},
     "model_init_kwargs": {"model_init_kwargs": {"revision": "v2"}},
+    "vllm_kwargs": {"vllm_kwargs": {"dtype": "float16"}},
     "policy": {"policy": "vlm"},
     "agents": {"agents": ["blur_filter"]},
     "score_min": {"score_min": -1.0},
