@@ -1,14 +1,16 @@
 """Addresses of servers in the place of a model: `http://host:port/v1`, as OpenAI's API and `vllm serve` have it."""
 
 import ipaddress
+import os
 import re
 from urllib.parse import urlsplit
 
 from models.served.errors import ServerError
 
 EXPECTED = "expected http://host:port/v1"
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:/{1,2}", re.IGNORECASE)
+_SCHEME = re.compile(r"https?:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _WITHOUT_SCHEME = re.compile(r"(?:localhost|[\w-]+(?:\.[\w-]+)*):\d+(?:/|\Z)")
+_HOST = re.compile(r"[\w.:%-]+", re.ASCII)
 _ENDPOINTS = ("/chat/completions", "/completions", "/models")
 
 
@@ -18,7 +20,9 @@ def is_server(name: str) -> bool:
     >>> [is_server(name) for name in ("http://localhost:8000/v1", "localhost:8000/v1", "Qwen/Qwen2-VL-2B-Instruct")]
     [True, True, False]
     """
-    return _SCHEME.match(name) is not None or _WITHOUT_SCHEME.match(name) is not None
+    if _SCHEME.match(name):
+        return True
+    return _WITHOUT_SCHEME.match(name) is not None and not os.path.exists(name)
 
 
 def checked_address(name: str) -> str:
@@ -29,16 +33,19 @@ def checked_address(name: str) -> str:
     """
     if not _SCHEME.match(name):
         raise ServerError(f"{EXPECTED}, found {name!r}; an address begins with http:// or https://")
-    parts = urlsplit(name)
-    if "@" in parts.netloc:
+    if "@" in name:
         raise ServerError(f"{EXPECTED}, found a login before the '@'; a key is read from an environment variable")
-    if parts.query or parts.fragment:
-        raise ServerError(f"{EXPECTED}, found more after it, from {'?' if parts.query else '#'} on")
+    for sign in ("?", "#"):
+        if sign in name:
+            raise ServerError(f"{EXPECTED}, found more after it, from {sign} on")
     try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme.lower() not in ("http", "https") or not parts.hostname or port == -1:
+        parts = urlsplit(name)
+        usable = (
+            parts.port != 0 and parts.scheme.lower() in ("http", "https") and _HOST.fullmatch(parts.hostname or "")
+        )
+    except ValueError:  # a port that is no number, or half a bracket
+        usable = False
+    if not usable:
         raise ServerError(f"{EXPECTED}, found {name!r}")
     path = parts.path.rstrip("/")
     if not path:

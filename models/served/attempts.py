@@ -1,6 +1,7 @@
 """Asking again after a failure: pauses that grow, and that the server may set."""
 
 import asyncio
+import logging
 import random
 import time
 from collections import Counter
@@ -17,7 +18,11 @@ LONGEST_PAUSE = 60.0
 LONGEST_WAIT = 900.0
 """Seconds that a server may ask to wait; where it asks for more, the run ends."""
 
+SILENT_RETRIES = 3
+"""Retries of a request that are not spoken of, after the first one of a run."""
+
 Answer = TypeVar("Answer")
+logger = logging.getLogger(__name__)
 
 
 class Attempts:
@@ -69,9 +74,17 @@ class Attempts:
             if must_be_there and last.status is None:
                 raise ServerError(f"found {last.found}; expected {wanted}") from last
             if number < self.retries:
-                await self._pause(self._pause_after(number, last), stop)
+                pause = self._pause_after(number, last)
+                self._tell(last, pause, number)
+                await self._pause(pause, stop)
         tries = f" in the last of {self.retries + 1} attempts" if self.retries else ""
         raise ServerError(f"found {last.found}{tries}; expected {wanted}") from last
+
+    def _tell(self, fault: Fault, pause: float, number: int) -> None:
+        """Says that a request is made again: the first one, and those that go on failing."""
+        if self.counts["retries"] == 0 or number >= SILENT_RETRIES:
+            progress = f"retry {number + 1} of at most {self.retries}"
+            logger.warning("server: found %s; asked again in %.1f seconds, %s", fault.found, pause, progress)
 
     def _pause_after(self, number: int, fault: Fault) -> float:
         """Seconds until the next attempt. Where the server says how long, all requests wait."""

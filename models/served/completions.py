@@ -1,10 +1,12 @@
 """Reading what a server answered to a request for completions; half an answer is none."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from models.served.errors import Fault, ServerError
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # of a pair that was cut, which no file could hold
 CUT_OFF = ("abort", "error")
 """Finish reasons of completions that the server did not write to their end."""
 
@@ -63,7 +65,7 @@ def _completion(choice: dict[str, Any], with_tokens: bool) -> Completion:
     text = message.get("content") if isinstance(message, dict) else None
     if not isinstance(text, str):
         raise Fault(f"a completion without a text (content {text!r:.80}, finish_reason {reason!r})")
-    return Completion(text, reason, _first_tokens(choice) if with_tokens else ())
+    return Completion(_HALF_CHARACTER.sub("\ufffd", text), reason, _first_tokens(choice) if with_tokens else ())
 
 
 def _first_tokens(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:

@@ -1,6 +1,5 @@
 """A real `vllm serve` on a CPU: what it answers is what the same model answers when it is loaded here."""
 
-import importlib.util
 import os
 import signal
 import socket
@@ -11,21 +10,23 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import torch
 from PIL import Image
-from vlm_cases import COLOURS, build_qwen2, picture
+from vlm_cases import COLOURS, build_qwen2, picture, records
 
+from data.prompts import IN_CONTEXT_SYSTEM_PROMPT
 from models.families.loading import VISION_TOKENS
+from models.generation import prepare_inputs, with_image_blocks, yes_or_no
 from models.served.errors import ServerError
-from models.served.requests import ChatRequest
+from models.served.requests import TOP_TOKENS, ChatRequest
 from models.served.server import ChatServer, ServerSettings
 from models.served.vlm import ServedVLM
 from models.vlm import LocalVLM, Prompt, Sampling
 from rollouts import completions
+from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM
+from rollouts.frozen_vlm.served import ServedInContextVLM
 
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not in this environment"),
-    pytest.mark.timeout(1_200),
-]
+pytestmark = pytest.mark.timeout(1_200)
 SECONDS_TO_START = 1_000
 """At most: a minute where nothing else is running."""
 BROKEN = "\ufffd"
@@ -62,8 +63,9 @@ def address(served_model):
         "--distributed-executor-backend",
         "uni",
     ]
-    words += ["--limit-mm-per-prompt", '{"image": 4, "video": 0}']
-    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
+    words += ["--limit-mm-per-prompt", '{"image": 6, "video": 0}']
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    settings["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # which engines in this process leave out
     log = served_model.with_name("log")
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -115,6 +117,27 @@ def test_the_image_decides(served):
     messages = [{"role": "user", "content": "what is it?"}]
     found = served().complete([Prompt(messages, [one], 0) for one in pictures], Sampling(16))
     assert found[0] != found[1]
+
+
+def test_answers_with_examples_are_those_of_the_model_loaded_here(served, served_model):
+    shown = records()
+    requests = [InContextRequest(shown[number], (shown[number - 1], shown[number - 2])) for number in range(8)]
+    expected = InContextVLM.load(str(served_model), device="cpu").generate(requests, max_new_tokens=8)
+    found = ServedInContextVLM(served(), "chat", IN_CONTEXT_SYSTEM_PROMPT).generate(requests, 8)
+    assert len(set(expected)) > 3
+    assert [text.rstrip(BROKEN) for text in found] == [text.rstrip(BROKEN) for text in expected]
+
+
+def test_first_tokens_have_the_log_probabilities_of_the_model_loaded_here(address, served_model):
+    """By which the judge decides."""
+    image, conversation = picture("teal"), yes_or_no("Is it teal?")
+    request = ChatRequest(with_image_blocks(conversation, [image]), [image], max_new_tokens=1, first_tokens=True)
+    [[completion]] = ChatServer(ServerSettings(address)).answers([request])
+    vlm = LocalVLM.load(str(served_model), device="cpu")
+    with torch.no_grad():
+        logits = vlm.model(**prepare_inputs(vlm.processor, [conversation], [[image]])).logits[0, -1]
+    expected = logits.log_softmax(-1).topk(TOP_TOKENS).values.tolist()
+    assert sorted((value for _, value in completion.first_tokens), reverse=True) == pytest.approx(expected, abs=1e-4)
 
 
 def test_samples_are_repeated_by_seed_and_name(served):

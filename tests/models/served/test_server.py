@@ -271,3 +271,16 @@ def test_two_runs_share_a_folder(tmp_path):
         three = server_at(faulty, tmp_path)
         three.answers([request_of(0), request_of(1)])
         assert three.counts["cached"] == 2
+
+
+def test_what_is_asked_again_is_told_once_and_where_it_goes_on(caplog):
+    with FaultyChatServer(lambda number, body: "500" if number in (0, 2, 4, 5, 6, 7) else None) as faulty:
+        server_at(faulty, concurrency=1).answers([request_of(number) for number in range(3)])
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("models.served")]
+    assert [line.rpartition(", ")[2] for line in told] == ["retry 1 of at most 6", "retry 4 of at most 6"]
+    assert told[0].startswith("server: found HTTP 500: failing with 500; asked again in 0.0 seconds")
+
+
+def test_half_of_a_character_is_written_as_what_it_is(tmp_path):
+    with FaultyChatServer(answer=lambda body: ["so \ud83d"]) as faulty:
+        assert texts(server_at(faulty, tmp_path).answers([request_of(0)])) == [["so \ufffd"]]

@@ -11,6 +11,7 @@ from PIL import Image
 from data.io.pixel_bounds import PixelBounds
 from data.io.records import read_rows
 from models.served import attempts
+from models.served.address import checked_address, is_server, is_this_machine
 from models.served.server import ChatServer, ServerSettings
 from models.served.vlm import ServedVLM
 from models.vlm import Prompt, Sampling
@@ -191,6 +192,10 @@ def test_a_refused_address_is_said_before_the_data_is_read(tmp_path):
         ("grpc://localhost:8000/v1", "expected http://host:port/v1, found 'grpc://localhost:8000/v1'"),
         ("http://localhost:port/v1", "expected http://host:port/v1, found 'http://localhost:port/v1'"),
         ("http:///v1", "expected http://host:port/v1, found 'http:///v1'"),
+        ("http:/localhost:8000/v1", "expected http://host:port/v1, found 'http:/localhost:8000/v1'"),
+        ("http://[::1:8000/v1", "expected http://host:port/v1, found 'http://[::1:8000/v1'"),
+        ("http://my host:8000/v1", "expected http://host:port/v1, found 'http://my host:8000/v1'"),
+        ("http://me:secret-word#1@localhost:8000/v1", "found a login before the '@'"),
     ],
 )
 def test_no_address_of_a_server(address, problem, tmp_path):
@@ -198,6 +203,17 @@ def test_no_address_of_a_server(address, problem, tmp_path):
     assert problem in found
     assert "--model" in found
     assert "secret-word" not in found
+
+
+def test_what_is_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert all(map(is_server, ("host:8000", "http://[::1]:8000/v1", "run:3")))
+    assert not is_server("owner/name")
+    (tmp_path / "run:3").mkdir()
+    assert not is_server("run:3")
+    assert checked_address("HTTP://[::1]:8000/v1/") == "http://[::1]:8000/v1"
+    assert is_this_machine("http://[::1]:8000/v1")
+    assert not is_this_machine("http://example.com/v1")
 
 
 def test_commands_that_need_the_model_itself_say_so():
