@@ -33,10 +33,10 @@ class DoctorArguments:
 
     config: Path = option("recipe of GRPO, also by its name")
     model: str | None = option("checkpoint, folder or Hub id instead of the recipe's model_name_or_path", None)
-    backend: str = option(
-        "transformers, the trainer's own generation; or a file, samples.jsonl of a run or what "
-        "rollouts.completions wrote",
-        "transformers",
+    backend: str | None = option(
+        "transformers, vllm, or a file: samples.jsonl of a run, or what rollouts.completions wrote; by default what "
+        "the recipe samples with",
+        None,
     )
     set: tuple[str, ...] = option("keys of the recipe with other values, KEY=VALUE ..", ())
     limit: int = option("rows of the recipe's training data that are rolled out", ROWS, within=AT_LEAST_1)
@@ -68,8 +68,12 @@ def find(arguments: DoctorArguments) -> "Iterator[Finding]":
     from trainers.setup.recipes import recipe_value
 
     words = arguments.command_line()
-    backend = open_backend(arguments.backend, str(recipe_value(words, "model_name_or_path")))
-    words += ["--use_vllm", str(backend.name == "vllm").lower()]
+    own = "vllm" if recipe_value(words, "use_vllm") in (True, "true") else "transformers"
+    backend = open_backend(arguments.backend or own, str(recipe_value(words, "model_name_or_path")))
+    if backend.name != own:
+        words += ["--use_vllm", str(backend.name == "vllm").lower()]
+    if backend.name != "vllm" and recipe_value(words, "vllm_kwargs") is not None:
+        words += ["--vllm_kwargs", "{}"]
     yield from diagnose_grpo(words, backend, arguments.limit)
 
 
@@ -84,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     say(table(findings))
     if arguments.output_dir is not None:
         rows = [finding.as_row() for finding in findings]
-        write_json(arguments.output_dir / REPORT, {"backend": arguments.backend, "findings": rows})
+        write_json(arguments.output_dir / REPORT, {"config": str(arguments.config), "findings": rows})
     say("the update sees what the rollout saw" if not any_wrong(findings) else "the update sees something else")
     sys.exit(1 if any_wrong(findings) else 0)
 

@@ -8,10 +8,11 @@ from trl import ModelConfig
 
 from models.families.loading import image_token_ids
 from rewards.registry import build_rewards
+from trainers.diagnosis import causes
 from trainers.diagnosis.completions import check_completions
 from trainers.diagnosis.differences import check_log_probs
 from trainers.diagnosis.explanations import checkpoint_folders, other_variants
-from trainers.diagnosis.findings import Finding
+from trainers.diagnosis.findings import Finding, wrong
 from trainers.diagnosis.forward_passes import check_reference, check_repeatable
 from trainers.diagnosis.images import check_images
 from trainers.diagnosis.log_probs import of_update
@@ -24,6 +25,8 @@ from trainers.setup.checks import check_set_up
 from trainers.setup.model import hub_arguments, inspect_model, model_init_kwargs, policy_arguments
 from trainers.setup.recipes import parse_recipe
 from trainers.setup.task_data import load_task_rows, to_dataset
+from trainers.vllm_engine.checks import check_vllm
+from trainers.vllm_engine.prompts import PromptMismatch
 
 
 def diagnose_grpo(argv: Sequence[str], backend: Backend, limit: int) -> Iterator[Finding]:
@@ -42,13 +45,18 @@ def diagnose_grpo(argv: Sequence[str], backend: Backend, limit: int) -> Iterator
     with TemporaryDirectory() as folder:
         args.output_dir = folder
         check_set_up("GRPO", script, args, model_args)
+        check_vllm(script, args, model_args)
         args.max_sampling_difference = None  # which would stop where the table goes on
         rows = backend.rows(load_task_rows(script, script.dataset_train_split, check_files=False), limit)
         args.num_generations = args.num_generations_eval = backend.size(args.num_generations)
         trainer = load_trainer(script, args, model_args, rows)
         trainer.model_wrapped = trainer.accelerator.prepare_model(trainer.model)  # as a run does before its first step
         opened = [dict(trainer.train_dataset[number]) for number in range(len(rows))]
-        observed = observe(trainer, backend, opened, sampling_of(trainer))
+        try:
+            observed = observe(trainer, backend, opened, sampling_of(trainer))
+        except PromptMismatch as error:  # vLLM's engine looks at its prompts by itself
+            yield wrong("prompt tokens of sampler and update", str(error), "all equal", causes.PIXEL_BOUNDS)
+            return
         folders = checkpoint_folders(places, model_args.model_name_or_path)
         yield from backend.findings(trainer.temperature)
         yield from diagnose(trainer, observed, folders)

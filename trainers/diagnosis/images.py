@@ -24,7 +24,7 @@ def check_images(observed: Observed, processor: Any) -> Iterator[Finding]:
     yield check_count("images of the update", [len(grids) for grids, _ in own], wanted)
     sampled = [one.grids for one in observed.sampled]
     if any(grids is None for grids in sampled):
-        yield not_told("images of the sampler", "the samples are stored without the grids of their images")
+        yield not_told("images of the sampler", "the sampler does not tell the grids of its images")
     else:
         yield check_count("images of the sampler", [len(grids or []) for grids in sampled], wanted)
         yield check_grids(observed, own)

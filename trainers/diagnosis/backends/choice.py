@@ -5,6 +5,7 @@ from pathlib import Path
 from data.errors import UserError
 from trainers.diagnosis.backends.stored import StoredRollouts
 from trainers.diagnosis.backends.transformers import TransformersRollouts
+from trainers.diagnosis.backends.vllm import VLLMSamples
 from trainers.diagnosis.rollout import Backend
 
 
@@ -19,6 +20,7 @@ def open_backend(name: str, model: str) -> Backend:
     """
     if Path(name).is_file():
         return StoredRollouts(Path(name), model)
-    if name == TransformersRollouts.name:
-        return TransformersRollouts()
-    raise UserError(f"--backend: expected {TransformersRollouts.name} or a file of completions, found '{name}'")
+    for kind in (TransformersRollouts, VLLMSamples):
+        if name == kind.name:
+            return kind()
+    raise UserError(f"--backend: expected transformers, vllm or a file of completions, found '{name}'")

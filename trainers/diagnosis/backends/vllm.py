@@ -1,0 +1,83 @@
+"""Completions by vLLM as the recipe uses it, and what its engine read of each prompt."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from models.families.loading import load_processor
+from trainers.diagnosis.findings import Finding
+from trainers.diagnosis.rollout import Prompts, Sampled
+
+
+class VLLMSamples:
+    """What a training step samples where the recipe uses vLLM: in the trainer's processes, or at its server."""
+
+    name = "vllm"
+
+    def rows(self, rows: Sequence[dict], limit: int) -> list[dict]:
+        """The first rows."""
+        return list(rows[:limit])
+
+    def size(self, recipes: int) -> int:
+        """As many as the recipe says."""
+        return recipes
+
+    def places(self) -> list[str]:
+        """None: the samples are new."""
+        return []
+
+    def findings(self, temperature: float) -> Iterator[Finding]:
+        """Nothing: both sides are at hand."""
+        return iter(())
+
+    def generate(self, trainer: Any, generate: Callable, prompts: Prompts, size: int) -> list[Sampled]:
+        """Completions of all prompts, in their order."""
+        with noting_prompts(trainer.vllm_generation) as read:
+            completions, told = generate(prompts.ids, prompts.images, prompts.fields)
+        images = [as_engine_reads(trainer.vllm_generation, of_row) for of_row in prompts.images or [None] * len(read)]
+        return [
+            Sampled(list(ids), list(prompt), None if None in log_probs else list(log_probs), grids, pixels)
+            for ids, prompt, log_probs, (grids, pixels) in zip(completions, read, told, images, strict=True)
+        ]
+
+
+def as_engine_reads(
+    generation: Any, images: Sequence[Any] | None
+) -> tuple[list[tuple[int, ...]] | None, torch.Tensor | None]:
+    """Grids and pixels of the images of a prompt, by the engine's own processor; `None` of a server, which tells none.
+
+    Args:
+        generation: a `trl.generation.vllm_generation.VLLMGeneration`.
+    """
+    if not images:
+        return [], None
+    if generation.mode != "colocate":
+        return None, None
+    config = generation.llm.model_config
+    options = config.multimodal_config.mm_processor_kwargs or {}
+    found = load_processor(config.model).image_processor(images=list(images), return_tensors="pt", **options)
+    grids = found.get("image_grid_thw")
+    return None if grids is None else [tuple(grid) for grid in grids.tolist()], found["pixel_values"]
+
+
+@contextmanager
+def noting_prompts(generation: Any) -> Iterator[list[list[int]]]:
+    """Within it TRL's connection to vLLM also notes the tokens that the engine read of each prompt.
+
+    Args:
+        generation: a `trl.generation.vllm_generation.VLLMGeneration`.
+    """
+    generate, noted = generation.generate, []
+
+    def noting(*args: Any, **kwargs: Any) -> tuple:
+        prompt_ids, *others = generate(*args, **kwargs)
+        noted[:] = prompt_ids
+        return prompt_ids, *others
+
+    generation.generate = noting
+    try:
+        yield noted
+    finally:
+        del generation.generate
