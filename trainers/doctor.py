@@ -4,7 +4,8 @@
     vlm-posttrain doctor --config agent_selection --model outputs/sft --set max_completion_length=64
     vlm-posttrain doctor --config agent_selection --backend outputs/grpo/samples.jsonl
 
-Rolls out a few rows as a training step does, and compares tokens, images, masks and log-probabilities of both sides.
+Rolls out a few rows as a GRPO step does, and compares tokens, images, masks and log-probabilities of both sides; of
+methods that sample nothing, it looks at what they learn of prompts and given answers.
 Prints a table of what was found, with cause and remedy, and ends with status 1 if anything is wrong.
 """
 
@@ -23,6 +24,7 @@ from data.cli.ranges import AT_LEAST_1
 if TYPE_CHECKING:
     from trainers.diagnosis.findings import Finding
 
+METHODS = ("grpo", "sft", "rce", "offline-grpo")
 ROWS = 4
 REPORT = "doctor.json"
 
@@ -31,7 +33,10 @@ REPORT = "doctor.json"
 class DoctorArguments:
     """Which recipe is looked at, and where completions come from."""
 
-    config: Path = option("recipe of GRPO, also by its name")
+    config: Path = option("recipe of a vision-language model, also by its name")
+    method: str | None = option(
+        "what it trains by; by default as its first lines say, or its keys", None, choices=METHODS
+    )
     model: str | None = option("checkpoint, folder or Hub id instead of the recipe's model_name_or_path", None)
     backend: str | None = option(
         "transformers, vllm, or a file: samples.jsonl of a run, or what rollouts.completions wrote; by default what "
@@ -39,7 +44,7 @@ class DoctorArguments:
         None,
     )
     set: tuple[str, ...] = option("keys of the recipe with other values, KEY=VALUE ..", ())
-    limit: int = option("rows of the recipe's training data that are rolled out", ROWS, within=AT_LEAST_1)
+    limit: int = option("rows, or groups, of the recipe's training data that are looked at", ROWS, within=AT_LEAST_1)
     output_dir: Path | None = option(f"folder to write the table to, as {REPORT}", None)
 
     def __post_init__(self):
@@ -64,17 +69,19 @@ def find(arguments: DoctorArguments) -> "Iterator[Finding]":
         UserError: what is wrong with recipe, data, model or stored completions.
     """
     from trainers.diagnosis.backends.choice import open_backend
-    from trainers.diagnosis.grpo import diagnose_grpo
+    from trainers.diagnosis.methods.choice import findings_of, method_of
     from trainers.setup.recipes import recipe_value
 
     words = arguments.command_line()
+    keys = [key for key in ("policy", "reward_funcs", "num_generations") if recipe_value(words, key) is not None]
+    method = arguments.method or method_of(Path(words[1]), keys)
     own = "vllm" if recipe_value(words, "use_vllm") in (True, "true") else "transformers"
     backend = open_backend(arguments.backend or own, str(recipe_value(words, "model_name_or_path")))
-    if backend.name != own:
+    if method == "grpo" and backend.name != own:
         words += ["--use_vllm", str(backend.name == "vllm").lower()]
-    if backend.name != "vllm" and recipe_value(words, "vllm_kwargs") is not None:
+    if method == "grpo" and backend.name != "vllm" and recipe_value(words, "vllm_kwargs") is not None:
         words += ["--vllm_kwargs", "{}"]
-    yield from diagnose_grpo(words, backend, arguments.limit)
+    yield from findings_of(method, words, backend, arguments.limit)
 
 
 @command
@@ -89,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.output_dir is not None:
         rows = [finding.as_row() for finding in findings]
         write_json(arguments.output_dir / REPORT, {"config": str(arguments.config), "findings": rows})
-    say("the update sees what the rollout saw" if not any_wrong(findings) else "the update sees something else")
+    say("the update sees what it should" if not any_wrong(findings) else "the update sees something else")
     sys.exit(1 if any_wrong(findings) else 0)
 
 

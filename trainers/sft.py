@@ -122,7 +122,7 @@ class SFTTrainer(
                 raise ValueError(f"formatting_func: the rows of {name} say what prompt and answer are; leave it out")
             args.remove_unused_columns = False  # rows are looked up when they are needed
             rows = given_rows(dataset, name, processing_class, args.max_prompt_length)
-            self.task_rows[name] = _with_completions(rows, name)
+            self.task_rows[name] = with_completions(rows, name)
             return to_dataset(self.task_rows[name], image_reader(processing_class), COLUMNS)
 
         train_dataset, eval_dataset = prepared(train_dataset, "train_dataset"), prepared(eval_dataset, "eval_dataset")
@@ -154,7 +154,7 @@ OF_THE_LIBRARY = ("messages", "conversations", "input_ids")
 """Columns of the forms of rows that `trl.SFTTrainer` reads, beside a text or a prompt."""
 
 
-def _with_completions(rows: list[dict], source: str) -> list[dict]:
+def with_completions(rows: list[dict], source: str) -> list[dict]:
     """Rows of prompt, completion and images."""
     prepared = []
     for row in rows:
@@ -221,9 +221,9 @@ def main(argv: list[str] | None = None) -> None:
         model = checked_model(script, args, model_args)
         rows, held_out, counts = load_rows_and_held_out(script, args, model)
         check_enough_rows(len(rows), args, script.dataset_name)
-        train_rows = _with_completions(rows, script.dataset_name)
+        train_rows = with_completions(rows, script.dataset_name)
         eval_rows = (
-            None if held_out is None else _with_completions(held_out, script.eval_dataset_name or script.dataset_name)
+            None if held_out is None else with_completions(held_out, script.eval_dataset_name or script.dataset_name)
         )
         if counts is not None:
             longest = max(completion_length(row["completion"]) for row in train_rows)
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
 
         shown, source = held_out_rows(script, train_rows, eval_rows)
         if source == "held out" and eval_rows is None:
-            shown = _with_completions(shown, script.dataset_name)
+            shown = with_completions(shown, script.dataset_name)
         trainer.add_callback(
             demonstration_samples(trainer, SampleLog(args.output_dir), shown, source, train_rows, model.bounds)
         )

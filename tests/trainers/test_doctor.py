@@ -35,7 +35,7 @@ def recipe(tiny_model, report_data, tmp_path_factory) -> Path:
 def test_a_sound_recipe(recipe, run_warm, tmp_path):
     done = run_warm("-m", "trainers.doctor", "--config", recipe, "--limit", 2, "--output_dir", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "the update sees what the rollout saw" in done.stdout
+    assert "the update sees what it should" in done.stdout
     assert not (recipe.parent / "run").exists()
     findings = json.loads((tmp_path / "out" / "doctor.json").read_text(encoding="utf-8"))["findings"]
     assert [finding for finding in findings if finding["verdict"] not in ("ok", "note")] == []

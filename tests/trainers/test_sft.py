@@ -65,10 +65,10 @@ def test_leaves_model_recipe_report_and_card(trained, tiny_model):
 def test_only_the_answer_is_learned(tiny_model, task_rows, tmp_path):
     from models.families.loading import image_reader, load_processor
     from trainers.setup.task_data import to_dataset
-    from trainers.sft import SFTConfig, SFTTrainer, _with_completions
+    from trainers.sft import SFTConfig, SFTTrainer, with_completions
 
     processor = load_processor(str(tiny_model), max_pixels=1024)
-    rows = _with_completions(task_rows(), "data")
+    rows = with_completions(task_rows(), "data")
     args = SFTConfig(
         output_dir=str(tmp_path),
         use_cpu=True,
@@ -96,7 +96,7 @@ def test_cutting_images_is_refused(tmp_path):
 
 def test_rows_without_an_answer_are_refused():
     from data.io.records import RecordError
-    from trainers.sft import _with_completions
+    from trainers.sft import with_completions
 
     with pytest.raises(RecordError, match="row 7: field 'completion': missing"):
-        _with_completions([{"id": 7, "prompt": [], "images": []}], "my_data")
+        with_completions([{"id": 7, "prompt": [], "images": []}], "my_data")

@@ -138,6 +138,10 @@ BLIND_REWARD = Cause(
     "rewards do not tell right from wrong",
     "a wrong answer scores as the right one: weigh a reward that reads the answer",
 )
+LABELS = Cause(
+    "labels do not cover the answer",
+    "the loss must count the answer's tokens, its end token too, and none of the prompt's (completion_only_loss)",
+)
 MEMORY = Cause(
     "not enough memory",
     "lower per_device_train_batch_size, switch gradient_checkpointing on, or quantise",

@@ -57,7 +57,7 @@ def diagnosed(lively_model, report_data, tmp_path_factory):
     import yaml
     from trl import ModelConfig
 
-    from trainers.diagnosis.grpo import load_trainer
+    from trainers.diagnosis.methods.grpo import load_trainer
     from trainers.grpo import GRPOConfig, GRPOScriptArguments
     from trainers.setup.recipes import parse_recipe
     from trainers.setup.task_data import load_task_rows

@@ -128,11 +128,11 @@ def test_sft_shows_prompt_right_answer_and_what_the_model_writes(tiny_model, tas
     from models.families.loading import image_reader, load_processor
     from trainers.report.fixed_samples import demonstration_samples
     from trainers.setup.task_data import to_dataset
-    from trainers.sft import SFTConfig, SFTTrainer, _with_completions
+    from trainers.sft import SFTConfig, SFTTrainer, with_completions
 
     processor = load_processor(str(tiny_model), max_pixels=1024)
     bounds = image_reader(processor)
-    rows, held_out = (_with_completions(task_rows(split), "reports") for split in ("train", "validation"))
+    rows, held_out = (with_completions(task_rows(split), "reports") for split in ("train", "validation"))
     columns = ("prompt", "completion", "images")
 
     def run(log: SampleLog | None) -> SFTTrainer:

@@ -1,6 +1,6 @@
 """Completions by the trainer's own generation with transformers, and what each of their tokens was drawn from."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
@@ -9,30 +9,14 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
-from trainers.diagnosis.findings import Finding
+from trainers.diagnosis.backends.new_samples import NewSamples
 from trainers.diagnosis.rollout import Prompts, Sampled
 
 
-class TransformersRollouts:
+class TransformersRollouts(NewSamples):
     """What a training step samples where the recipe does not use vLLM."""
 
     name = "transformers"
-
-    def rows(self, rows: Sequence[dict], limit: int) -> list[dict]:
-        """The first rows."""
-        return list(rows[:limit])
-
-    def size(self, recipes: int) -> int:
-        """As many as the recipe says."""
-        return recipes
-
-    def places(self) -> list[str]:
-        """None: the samples are new."""
-        return []
-
-    def findings(self, temperature: float) -> Iterator[Finding]:
-        """Nothing: both sides are at hand."""
-        return iter(())
 
     def generate(self, trainer: Any, generate: Callable, prompts: Prompts, size: int) -> list[Sampled]:
         """Completions of all prompts, in their order."""

@@ -7,30 +7,14 @@ from typing import Any
 import torch
 
 from models.families.loading import load_processor
-from trainers.diagnosis.findings import Finding
+from trainers.diagnosis.backends.new_samples import NewSamples
 from trainers.diagnosis.rollout import Prompts, Sampled
 
 
-class VLLMSamples:
+class VLLMSamples(NewSamples):
     """What a training step samples where the recipe uses vLLM: in the trainer's processes, or at its server."""
 
     name = "vllm"
-
-    def rows(self, rows: Sequence[dict], limit: int) -> list[dict]:
-        """The first rows."""
-        return list(rows[:limit])
-
-    def size(self, recipes: int) -> int:
-        """As many as the recipe says."""
-        return recipes
-
-    def places(self) -> list[str]:
-        """None: the samples are new."""
-        return []
-
-    def findings(self, temperature: float) -> Iterator[Finding]:
-        """Nothing: both sides are at hand."""
-        return iter(())
 
     def generate(self, trainer: Any, generate: Callable, prompts: Prompts, size: int) -> list[Sampled]:
         """Completions of all prompts, in their order."""

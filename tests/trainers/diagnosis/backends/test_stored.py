@@ -12,7 +12,7 @@ from trainers.diagnosis import causes
 from trainers.diagnosis.backends.stored import StoredRollouts
 from trainers.diagnosis.backends.transformers import TransformersRollouts
 from trainers.diagnosis.findings import Finding
-from trainers.diagnosis.grpo import diagnose, sampling_of
+from trainers.diagnosis.methods.grpo import diagnose, sampling_of
 from trainers.diagnosis.rollout import observe
 from trainers.report.sampled_tokens import tokens_of_first_group
 from trainers.report.samples import SampleGroup, SampleLog

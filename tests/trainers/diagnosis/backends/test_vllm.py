@@ -9,7 +9,7 @@ import torch
 from trainers.diagnosis import causes
 from trainers.diagnosis.backends.transformers import TransformersRollouts
 from trainers.diagnosis.backends.vllm import VLLMSamples, as_engine_reads
-from trainers.diagnosis.grpo import diagnose, sampling_of
+from trainers.diagnosis.methods.grpo import diagnose, sampling_of
 from trainers.diagnosis.rollout import Prompts, observe
 
 

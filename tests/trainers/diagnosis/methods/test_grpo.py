@@ -15,8 +15,8 @@ from trainers.diagnosis import causes
 from trainers.diagnosis.backends.transformers import TransformersRollouts
 from trainers.diagnosis.causes import Cause
 from trainers.diagnosis.explanations import checkpoint_folders
-from trainers.diagnosis.grpo import diagnose, sampling_of
 from trainers.diagnosis.log_probs import of_update
+from trainers.diagnosis.methods.grpo import diagnose, sampling_of
 from trainers.diagnosis.prompts import rendered
 from trainers.diagnosis.rollout import Observed, Prompts, Sampled, observe
 

@@ -1,0 +1,197 @@
+"""The checks of recipes that sample nothing: what SFT, RCE and offline GRPO learn of prompts and given answers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from trl import ModelConfig
+
+from trainers.diagnosis import causes
+from trainers.diagnosis.completions import check_closing, check_vision_tokens
+from trainers.diagnosis.findings import Finding, wrong
+from trainers.diagnosis.images import check_count, check_image_tokens
+from trainers.diagnosis.prompts import (
+    check_bos,
+    check_generation_prompt,
+    check_round_trip,
+    compare_prompts,
+    expected_ids,
+    rendered,
+)
+from trainers.diagnosis.rollout import Observed, Sampled
+from trainers.groups.arguments import GroupArguments
+from trainers.groups.data import load_stored_groups
+from trainers.groups.policies import prepare_groups
+from trainers.groups.vlm_policy import VLMPolicy
+from trainers.setup.checks import check_set_up
+from trainers.setup.model import policy_arguments
+from trainers.setup.model_settings import checked_model
+from trainers.setup.recipes import DataArguments, RecipeError, parse_recipe
+from trainers.setup.task_data import load_task_rows, to_dataset
+
+
+@dataclass
+class Learned:
+    """What an update gets of some rows.
+
+    Attributes:
+        rows: with `prompt`, `images`, opened, and `gold`, the answer: one for each row of the batch.
+        ids: (rows, tokens) of prompt and answer.
+        there: (rows, tokens), what is no padding.
+        counted: (rows, tokens), what the loss counts.
+        images: `pixel_values` and `image_grid_thw` of all rows, and `num_images`.
+    """
+
+    rows: list[dict]
+    ids: torch.Tensor
+    there: torch.Tensor
+    counted: torch.Tensor
+    images: dict[str, Any]
+
+    def split(self, row: int) -> tuple[list[int], list[int]]:
+        """Tokens before the first one that the loss counts, and the counted ones."""
+        there = self.there[row].bool()
+        ids, counted = self.ids[row][there], self.counted[row][there].bool()
+        first = int(counted.int().argmax()) if counted.any() else len(ids)
+        return ids[:first].tolist(), ids[counted].tolist()
+
+    def as_observed(self) -> Observed:
+        """The same as checks of rollouts see it."""
+        prompts, answers = zip(*(self.split(row) for row in range(len(self.rows))), strict=True)
+        batch = {
+            "prompt_ids": pad_sequence([torch.tensor(ids) for ids in prompts], batch_first=True),
+            "prompt_mask": pad_sequence([torch.ones(len(ids)) for ids in prompts], batch_first=True),
+        }
+        return Observed(self.rows, [Sampled(list(ids)) for ids in answers], batch | self.images)
+
+
+def check_learned(learned: Learned, processor: Any) -> Iterator[Finding]:
+    """Every check of prompts and answers that are given."""
+    labels = check_labels(learned, processor)
+    yield labels
+    yield check_round_trip(learned.rows, processor)
+    if labels.cause is causes.LABELS:  # then it is not known where prompts end
+        return
+    observed = learned.as_observed()
+    rows = range(len(learned.rows))
+    yield check_bos(observed, processor)
+    yield compare_prompts(
+        "prompt tokens of update and processor",
+        [observed.prompt_ids(row) for row in rows],
+        [expected_ids(processor, row) for row in learned.rows],
+        processor,
+    )
+    yield check_generation_prompt(observed, processor)
+    wanted = [len(row["images"]) for row in learned.rows]
+    if any(wanted):
+        own = observed.images()
+        yield check_count("images of the update", [len(grids) for grids, _ in own], wanted)
+        yield check_image_tokens(observed, own, processor)
+    yield check_closing(learned.rows[0], processor, {processor.tokenizer.eos_token_id})
+    yield check_vision_tokens(observed, processor)
+
+
+def check_labels(learned: Learned, processor: Any) -> Finding:
+    """The loss counts the answer and the end token, and nothing of the prompt."""
+    check, limit = "tokens that the loss counts", "the answer and its end token"
+    end = processor.tokenizer.eos_token_id
+    for number, row in enumerate(learned.rows):
+        before, counted = learned.split(number)
+        answer = processor.tokenizer(answer_text(processor, row), add_special_tokens=False)["input_ids"]
+        if len(counted) > len(answer) + 2:  # the end token, and a line's end behind it
+            found = f"{len(counted)} tokens of an answer with {len(answer)}"
+            return wrong(check, found, limit, causes.LABELS)
+        if end not in counted[-2:]:
+            return wrong(check, f"no {processor.tokenizer.eos_token} at the end", limit, causes.NO_END)
+        if counted[: len(answer)] != list(answer):
+            return wrong(check, f"other tokens than the answer's in row {row['id']!r}", limit, causes.MASK)
+        if not before:
+            return wrong(check, f"row {row['id']!r} has no prompt", limit, causes.LABELS)
+    return Finding(check, f"the answer and its end token in {len(learned.rows)} rows", limit)
+
+
+def answer_text(processor: Any, row: dict) -> str:
+    """The answer as the template writes it."""
+    prompt = rendered(processor, row, add_generation_prompt=True)
+    whole = rendered(processor, row, row["gold"])
+    return row["gold"] if not whole.startswith(prompt) else whole.removeprefix(prompt)[: len(row["gold"])]
+
+
+# -- the methods ------------------------------------------------------------------------------------------------------
+
+
+def diagnose_sft(argv: Sequence[str], limit: int) -> Iterator[Finding]:
+    """Everything that is found of a recipe of SFT.
+
+    Args:
+        argv: a command line of `trainers/sft.py`.
+        limit: rows that are looked at.
+    """
+    from trainers.sft import COLUMNS, SFTConfig, SFTTrainer, with_completions
+
+    script, args, model_args, _ = parse_recipe((DataArguments, SFTConfig, ModelConfig), argv)
+    check_set_up("SFT", script, args, model_args)
+    model = checked_model(script, args, model_args)
+    rows = load_task_rows(script, script.dataset_train_split, check_files=False)[:limit]
+    answered = with_completions(rows, script.dataset_name)
+    args.remove_unused_columns = False
+    data = to_dataset(answered, model.bounds, COLUMNS)
+    policy = policy_arguments(args, model_args)
+    trainer = SFTTrainer(args=args, train_dataset=data, processing_class=model.processor, **policy)
+    batch = trainer.data_collator([trainer.train_dataset[number] for number in range(len(rows))])
+    opened = [
+        {**row, "images": data[number].get("images") or [], "gold": answered[number]["completion"][-1]["content"]}
+        for number, row in enumerate(rows)
+    ]
+    images = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
+    learned = Learned(
+        opened,
+        batch["input_ids"],
+        batch["attention_mask"],
+        batch["labels"] != -100,
+        images | {"num_images": [len(row["images"]) for row in opened]},
+    )
+    yield from check_learned(learned, model.processor)
+
+
+def diagnose_groups(method: str, config: type, argv: Sequence[str], limit: int) -> Iterator[Finding]:
+    """Everything that is found of a recipe of RCE or offline GRPO.
+
+    Args:
+        method: one of `trainers.setup.checks.METRICS`.
+        config: its configuration.
+        argv: a command line of its script.
+        limit: groups that are looked at.
+
+    Raises:
+        RecipeError: a selector, which reads no prompts.
+    """
+    script, args, model_args, _ = parse_recipe((GroupArguments, config, ModelConfig), argv)
+    if script.policy != "vlm":
+        raise RecipeError(f"policy: {script.policy}: the doctor looks at prompts and answers; expected vlm")
+    check_set_up(method, script, args, model_args)
+    model = checked_model(script, args, model_args)
+    policy = VLMPolicy(model.processor, model.bounds)
+    groups = load_stored_groups(script, script.dataset_train_split, by_length=False)[:limit]
+    batch = policy.collate(prepare_groups(policy, groups))
+    opened = [
+        {
+            "id": group.id,
+            "prompt": group.columns["prompt"],
+            "images": [model.bounds.open(image) for image in group.columns.get("images") or []],
+            "gold": candidate.completion,
+        }
+        for group in groups
+        for candidate in group.candidates
+    ]
+    images: dict[str, Any] = {"num_images": [len(row["images"]) for row in opened]}
+    if "pixel_values" in batch:
+        images["pixel_values"] = batch["pixel_values"][batch["pixel_rows"]]
+        images["image_grid_thw"] = batch["image_grid_thw"][batch["grid_rows"]]
+    width = batch["completion_mask"].size(1)
+    counted = torch.zeros_like(batch["attention_mask"])
+    counted[:, -width:] = batch["completion_mask"]
+    learned = Learned(opened, batch["input_ids"], batch["attention_mask"], counted, images)
+    yield from check_learned(learned, model.processor)
