@@ -34,7 +34,7 @@ def test_precision_sizes_and_numbers_of_images_reach_the_engine(trainer):
     size = trainer.processing_class.image_processor.size
     assert model.dtype == torch.float32
     assert model.enforce_eager
-    assert model.multimodal_config.mm_processor_kwargs == {"size": dict(size)}
+    assert model.multimodal_config.mm_processor_kwargs["size"] == dict(size)
     assert model.multimodal_config.limit_per_prompt["image"].count == 2
     assert model.multimodal_config.limit_per_prompt["video"].count == 0
 
@@ -56,7 +56,7 @@ def test_other_image_sizes_stop_the_rollout(trainer, prompts):
     from trainers.vllm_engine.prompts import PromptMismatch
 
     for prompt in prompts:
-        prompt["mm_processor_kwargs"] = {"size": {"shortest_edge": 64 * 64, "longest_edge": 64 * 64}}
+        prompt["mm_processor_kwargs"] = {"size": {"shortest_edge": 16 * 16, "longest_edge": 32 * 32}}
     with pytest.raises(PromptMismatch, match="prompt 0 of the rollout: the trainer reads .* visual, vLLM .* visual"):
         trainer.vllm_generation.llm.generate(prompts, use_tqdm=False)
 

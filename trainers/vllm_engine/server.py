@@ -65,13 +65,17 @@ def check_server(url: str, info: Mapping[str, Any], settings: Mapping[str, Any])
     Raises:
         ServerMismatch: another precision, or other sizes of images.
     """
-    model = info.get("model_config") or {}
-    dtype = str(model.get("dtype", settings["dtype"])).removeprefix("torch.")
+    model = info["model_config"]
     given = (model.get("multimodal_config") or {}).get("mm_processor_kwargs") or {}
-    found = {"dtype": dtype, "mm_processor_kwargs": {**given}}
+    found = {"dtype": str(model["dtype"]).removeprefix("torch."), "mm_processor_kwargs": given}
     for name, expected in settings.items():
-        if name in found and found[name] != expected:
+        if name in found and not _contains(found[name], expected):
             raise ServerMismatch(
                 f"vllm_mode: server: {name} of the server at {url} is {found[name]}, of the trainer {expected}; the "
                 f"update would not see what the rollout saw. Restart the server with {server_flags({name: expected})}"
             )
+
+
+def _contains(found: Any, expected: Any) -> bool:
+    """Whether all that is expected was found; vLLM adds options of its own."""
+    return {**found, **expected} == found if isinstance(expected, Mapping) else found == expected

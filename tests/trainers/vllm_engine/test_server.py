@@ -75,3 +75,5 @@ def test_a_server_that_computes_otherwise(model, expected):
 def test_a_server_that_computes_as_the_trainer_does():
     model = {"dtype": "torch.bfloat16", "multimodal_config": {k: v for k, v in SETTINGS.items() if k != "dtype"}}
     check_server("here", {"model_config": model}, SETTINGS)
+    model["multimodal_config"]["mm_processor_kwargs"] = SETTINGS["mm_processor_kwargs"] | {"do_normalize": False}
+    check_server("here", {"model_config": model}, SETTINGS)
