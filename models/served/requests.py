@@ -23,6 +23,7 @@ class ChatRequest:
         num_generations: completions.
         temperature: 0 takes the most likely token each time.
         seed: of sampling; without meaning at temperature 0.
+        repetition_penalty: where the server takes it; by default the model's own.
         without: texts that completions must not hold, where the server can rule them out.
         first_tokens: ask for the log-probabilities of the likeliest first tokens.
         image_settings: keywords of the processor of images, where the server takes them.
@@ -35,6 +36,7 @@ class ChatRequest:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    repetition_penalty: float | None = None
     without: tuple[str, ...] = ()
     first_tokens: bool = False
     image_settings: tuple[tuple[str, int], ...] = ()
@@ -56,6 +58,8 @@ class ChatRequest:
             body |= {"seed": self.seed, **_WHOLE_DISTRIBUTION.get(owner, {})}
         if self.first_tokens:
             body |= {"logprobs": True, "top_logprobs": TOP_TOKENS}
+        if owner in _WHOLE_DISTRIBUTION and self.repetition_penalty is not None:
+            body["repetition_penalty"] = self.repetition_penalty
         if owner == "vllm" and self.without:
             body["bad_words"] = list(self.without)
         if owner == "vllm" and self.image_settings:

@@ -172,6 +172,8 @@ class ChatServer:
             return await self._attempts.until_answered(attempt, wanted, stop, **how)
         except ServerError as error:
             text, variable = error.text, self.settings.key_variable
+            if error.status is not None:
+                text += f"; expected {wanted}"
             if error.status in (401, 403) and variable:
                 state = "was sent" if self.settings.key else "is not set"
                 text += f". The key is read from the environment variable {variable}, which {state}"

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -54,8 +55,14 @@ class ServedVLM:
     def _open(self, image: ImageSource) -> Image.Image:
         return open_image(image) if self._bounds is None else self._bounds.open(image)
 
-    def complete(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
-        found = self.server.answers([self._request(prompt, sampling) for prompt in prompts])
+    def complete(
+        self, prompts: Sequence[Prompt], sampling: Sampling, repetition_penalty: float | None = None
+    ) -> list[list[str]]:
+        """Completions, by default with the repetition penalty of the model's own `generation_config.json`."""
+        requests = [self._request(prompt, sampling) for prompt in prompts]
+        if repetition_penalty is not None:
+            requests = [replace(request, repetition_penalty=repetition_penalty) for request in requests]
+        found = self.server.answers(requests)
         return [[completion.text for completion in completions] for completions in found]
 
     def _request(self, prompt: Prompt, sampling: Sampling) -> ChatRequest:

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from data.io.digests import image_bytes_digest
 from data.prompts import in_context_messages
 from data.vqa import common_answer
-from models.vlm import VLM, Prompt, Sampling
+from models.served.vlm import ServedVLM
+from models.vlm import Prompt, Sampling
 from rollouts.frozen_vlm.engine import InContextRequest, first_answer
 
 
@@ -22,7 +23,7 @@ class ServedInContextVLM:
 
     first_answer = staticmethod(first_answer)
 
-    def __init__(self, vlm: VLM, prompt_style: str, system_prompt: str | None):
+    def __init__(self, vlm: ServedVLM, prompt_style: str, system_prompt: str | None):
         self.vlm, self.prompt_style, self.system_prompt = vlm, prompt_style, system_prompt
         self.images = SimpleNamespace(key=image_bytes_digest)
 
@@ -34,10 +35,14 @@ class ServedInContextVLM:
         return Prompt(messages, [image for record in records for image in record.images], request.query.id)
 
     def generate(self, requests: Sequence[InContextRequest], max_new_tokens: int = 5) -> list[str]:
-        """What the model writes, without special tokens."""
+        """What the model writes, without special tokens.
+
+        No repetition is penalised, which would punish the words that the examples show.
+        """
         size = self.vlm.chunk_size(1)
         texts = []
         for start in range(0, len(requests), size):  # so that few images are open at once
             prompts = [self._prompt(request) for request in requests[start : start + size]]
-            texts += [text for [text] in self.vlm.complete(prompts, Sampling(max_new_tokens))]
+            found = self.vlm.complete(prompts, Sampling(max_new_tokens), repetition_penalty=1.0)
+            texts += [text for [text] in found]
         return texts

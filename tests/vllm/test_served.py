@@ -15,7 +15,7 @@ from PIL import Image
 from vlm_cases import COLOURS, build_qwen2, picture, records
 
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT
-from models.families.loading import VISION_TOKENS
+from models.families.qwen_vl import QwenVL
 from models.generation import prepare_inputs, with_image_blocks, yes_or_no
 from models.served.errors import ServerError
 from models.served.requests import TOP_TOKENS, ChatRequest
@@ -155,13 +155,15 @@ def test_samples_are_repeated_by_seed_and_name(served):
 def test_vision_tokens_are_never_written(address):
     """They would be, and only asking for special tokens shows it."""
     conversation = [{"role": "user", "content": "what is it?"}]
-    request = ChatRequest(conversation, num_generations=8, max_new_tokens=100, temperature=2.0, without=VISION_TOKENS)
+    request = ChatRequest(
+        conversation, num_generations=8, max_new_tokens=100, temperature=2.0, without=QwenVL.image_tokens
+    )
     body = {**request.settings("policy", "vllm"), "messages": conversation, "skip_special_tokens": False}
     written = []
     for ruled_out in (body["bad_words"], []):
         answer = httpx2.post(f"{address}/chat/completions", json={**body, "bad_words": ruled_out}, timeout=300).json()
         texts = [choice["message"]["content"] for choice in answer["choices"]]
-        written.append(sum(text.count(token) for text in texts for token in VISION_TOKENS))
+        written.append(sum(text.count(token) for text in texts for token in QwenVL.image_tokens))
     assert written[0] == 0 < written[1]
 
 

@@ -96,7 +96,8 @@ def test_no_more_at_once_than_allowed():
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 307])
 def test_what_is_refused_is_not_asked_again(status):
     with FaultyChatServer(lambda number, body: f"HTTP {status}") as faulty:
-        with pytest.raises(ServerError, match=rf"/chat/completions: found HTTP {status}: failing with {status}"):
+        said = rf"/chat/completions: found HTTP {status}: failing with {status}; expected 1 whole completion"
+        with pytest.raises(ServerError, match=said):
             server_at(faulty).answers([request_of(0)])
         assert len(faulty.bodies) == 1
 

@@ -45,8 +45,9 @@ def test_answers_are_to_what_was_shown(selection_files, tmp_path):
     def faults(number, body):
         return ("503", "half json", "fewer", "reset")[number // 4 % 4] if number % 4 == 3 else None
 
-    with FaultyChatServer(faults, answer=shown_last) as server:
+    with FaultyChatServer(faults, answer=shown_last, owner="vllm") as server:
         in_context.main(evaluation(selection_files, server, tmp_path))
+        assert {body["repetition_penalty"] for body in server.bodies} == {1.0}
         asked = [json.dumps(body["messages"]) for body in server.answered]
         assert len(set(asked)) == len(asked)
         bodies = server.answered
