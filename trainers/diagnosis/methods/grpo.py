@@ -46,7 +46,6 @@ def diagnose_grpo(argv: Sequence[str], backend: Backend, limit: int) -> Iterator
         args.output_dir = folder
         check_set_up("GRPO", script, args, model_args)
         check_vllm(script, args, model_args)
-        args.max_sampling_difference = None  # which would stop where the table goes on
         rows = backend.rows(load_task_rows(script, script.dataset_train_split, check_files=False), limit)
         args.num_generations = args.num_generations_eval = backend.size(args.num_generations)
         trainer = load_trainer(script, args, model_args, rows)
@@ -73,6 +72,7 @@ def load_trainer(script: Any, args: Any, model_args: Any, rows: Sequence[dict]) 
     """The trainer of a recipe, of some rows, as `trainers/grpo.py` makes it."""
     hub = hub_arguments(args, model_args)
     model = inspect_model(model_args.model_name_or_path, args, required=True, hub=hub)
+    args.max_sampling_difference = None  # which would stop where the table goes on
     args.model_init_kwargs, args.remove_unused_columns = model_init_kwargs(args, model_args), False
     rewards = build_rewards(script.reward_funcs, script.agents)
     data = to_dataset(rows, model.bounds)
