@@ -23,6 +23,7 @@ from trainers.offline_grpo import OfflineGRPOConfig
 from trainers.preferences.data import PreferenceArguments
 from trainers.rce import RCEConfig
 from trainers.reward import RewardConfig
+from trainers.setup.checks import is_installed
 from trainers.setup.recipes import DataArguments, RecipeError, parse_recipe
 from trainers.sft import SelectorSFTConfig, SFTConfig
 
@@ -93,9 +94,11 @@ def test_recipe_validates_as_a_command(recipe, data_of, model_of_reports, run_co
     """As a user would call it, on a machine without GPU, model or Hub."""
     tiny_vlm = "tiny" in recipe.stem and "selector" not in recipe.stem and "factors" not in recipe.stem
     model = ["--model_name_or_path", model_of_reports] if tiny_vlm else []
+    by_vllm = "use_vllm: true" in recipe.read_text(encoding="utf-8")
+    vllm = ["--use_vllm", "false"] if by_vllm and not is_installed("vllm") else []
     done = run_command(
         method_of(recipe)[0],
-        *("--config", recipe, *data_of(recipe), "--output_dir", tmp_path, "--validate_only", "true", *model),
+        *("--config", recipe, *data_of(recipe), "--output_dir", tmp_path, "--validate_only", "true", *model, *vllm),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "valid"
