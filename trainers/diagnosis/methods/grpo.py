@@ -69,11 +69,12 @@ def diagnose_grpo(argv: Sequence[str], backend: Backend, limit: int) -> Iterator
 
 
 def load_trainer(script: Any, args: Any, model_args: Any, rows: Sequence[dict]) -> GRPOTrainer:
-    """The trainer of a recipe, of some rows, as `trainers/grpo.py` makes it."""
+    """The trainer of a recipe, of some rows, as `trainers/grpo.py` makes it, but for the limit that stops a run."""
     hub = hub_arguments(args, model_args)
     model = inspect_model(model_args.model_name_or_path, args, required=True, hub=hub)
     args.max_sampling_difference = None  # which would stop where the table goes on
     args.model_init_kwargs, args.remove_unused_columns = model_init_kwargs(args, model_args), False
+    args.max_sampling_difference = None  # which would stop where the table goes on
     rewards = build_rewards(script.reward_funcs, script.agents)
     data = to_dataset(rows, model.bounds)
     policy = policy_arguments(args, model_args)
