@@ -21,14 +21,24 @@ def task_rows(report_data):
 
 
 @pytest.fixture
-def make_grpo(tiny_model, task_rows, tmp_path):
+def make_grpo(tiny_family, task_rows, tmp_path):
     """Function: settings of `GRPOConfig` -> a trainer on 24 reports, 4 completions each, 8 of 12 tokens a step."""
     from models.families.loading import image_reader, load_processor
     from trainers.grpo import GRPOConfig, GRPOTrainer
     from trainers.setup.task_data import to_dataset
 
-    def make(cls=GRPOTrainer, config_cls=GRPOConfig, rewards=vowels, rows=None, model=None, init=None, **settings):
-        processor = load_processor(str(tiny_model), max_pixels=1024)
+    def make(
+        cls=GRPOTrainer,
+        config_cls=GRPOConfig,
+        rewards=vowels,
+        rows=None,
+        model=None,
+        init=None,
+        family="qwen2_vl",
+        **settings,
+    ):
+        folder = str(tiny_family(family))
+        processor = load_processor(folder, max_pixels=1024)
         defaults = {
             "output_dir": str(tmp_path / "run"),
             "use_cpu": True,
@@ -50,7 +60,7 @@ def make_grpo(tiny_model, task_rows, tmp_path):
         rows = task_rows() if rows is None else rows
         dataset = to_dataset(rows, image_reader(processor))
         return cls(
-            str(tiny_model) if model is None else model,
+            folder if model is None else model,
             reward_funcs=rewards,
             args=args,
             train_dataset=dataset,

@@ -98,9 +98,10 @@ def test_the_check_finds_wrong_positions(make_grpo, monkeypatch):
         make_grpo(max_steps=1, shared_prefix_check=True).train()
 
 
-def test_rows_without_images_beside_rows_with(make_grpo, task_rows):
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_rows_without_images_beside_rows_with(make_grpo, task_rows, family):
     rows = [{**row, "images": [] if number % 2 else row["images"]} for number, row in enumerate(task_rows())]
-    settings = {"max_steps": 3, "beta": 0.05, "gradient_accumulation_steps": 2, **ADAM}
+    settings = {"max_steps": 3, "beta": 0.05, "gradient_accumulation_steps": 2, "family": family, **ADAM}
     shared = make_grpo(rows=rows, shared_prefix=True, **settings)
     shared.train()
     plain = make_grpo(rows=rows, shared_prefix=False, **settings)
