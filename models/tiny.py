@@ -18,7 +18,7 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
 from data.io.records import RecordError
-from models.tiny_families import gemma3, qwen3_vl
+from models.tiny_families import gemma3, qwen3_5, qwen3_vl
 from models.tiny_families.size import TinySize
 
 PATCH_SIZE = 8
@@ -205,7 +205,7 @@ def build_model(
     return model
 
 
-FAMILIES = ("qwen2_vl", "qwen3_vl", "gemma3")
+FAMILIES = ("qwen2_vl", "qwen3_vl", "qwen3_5", "gemma3")
 """Model types of which there is a tiny model."""
 
 
@@ -220,7 +220,8 @@ def build_family(family: str, corpus: Iterable[str], vocab_size: int, size: Tiny
         tokenizer, ends = build_tokenizer(corpus, vocab_size), ["<|im_end|>", "<|endoftext|>"]
         if family == "qwen2_vl":
             return build_model(tokenizer, size.hidden_size, size.layers, seed=size.seed), build_processor(tokenizer)
-        model, processor = qwen3_vl.build_model(tokenizer, size), qwen3_vl.build_processor(tokenizer)
+        build = qwen3_vl.build_model if family == "qwen3_vl" else qwen3_5.build_model
+        model, processor = build(tokenizer, size), qwen3_vl.build_processor(tokenizer)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.convert_tokens_to_ids(ends), pad_token_id=tokenizer.pad_token_id
     )

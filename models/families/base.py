@@ -12,6 +12,7 @@ from torch import nn
 
 from data.io.pixel_bounds import BoundsError, ImageReader
 from models.families.image_counts import ReadAsTheyAre
+from models.shared_prefix.layout import PrefixLayout
 
 TOWERS = ("visual", "vision_tower", "vision_model")
 """What models call their vision tower, and below what they call their language model."""
@@ -102,8 +103,8 @@ class Family:
         """
         return torch.arange(len(ids)).unsqueeze(0)
 
-    def masks(self, mask: Any) -> Any:
-        """What the language model takes as `attention_mask` for the mask of a packed sequence.
+    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any) -> Any:
+        """What the language model takes as `attention_mask` for the mask of a packed sequence with this layout.
 
         Here the mask itself: transformers' mask functions hand on what has the four dimensions of a finished mask.
         """

@@ -2,12 +2,15 @@
 
 from typing import Any, ClassVar
 
+from torch import nn
+
 from models.families.base import Family
 from models.families.qwen_vl import QwenVL
+from models.shared_prefix.layout import PrefixLayout
 
 
 class Qwen3VL(QwenVL):
     model_types: ClassVar = ("qwen3_vl",)
 
-    def masks(self, mask: Any) -> Any:
-        return Family.masks(self, mask)
+    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any) -> Any:
+        return Family.masks(self, combined, layout, mask)

@@ -7,11 +7,18 @@ from torch import nn
 
 from data.io.pixel_bounds import BoundsError, PixelBounds
 from models.families.base import Family
+from models.shared_prefix.layout import PrefixLayout
 
 
 class QwenVL(Family):
+    """
+    Attributes:
+        layer_kinds: of attention, in which continuations can be kept apart.
+    """
+
     model_types: ClassVar = ("qwen2_vl", "qwen2_5_vl")
     patch_grids: ClassVar = True
+    layer_kinds: ClassVar[tuple[str, ...]] = ("full_attention",)
     image_tokens: ClassVar = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
     def reader(self, processor: Any) -> PixelBounds:
@@ -37,8 +44,8 @@ class QwenVL(Family):
         return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, merge, merge]], device=like.device)}
 
     def reason_not_shared(self, combined: nn.Module) -> str | None:
-        layers = getattr(combined.language_model.config, "layer_types", None) or ("full_attention",)
-        return None if set(layers) == {"full_attention"} else "the model has layers with a sliding window"
+        layers = getattr(combined.language_model.config, "layer_types", None) or self.layer_kinds
+        return None if set(layers) <= set(self.layer_kinds) else "the model has layers with a sliding window"
 
     def positions(
         self, combined: nn.Module, ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None
@@ -48,5 +55,5 @@ class QwenVL(Family):
             return torch.arange(len(ids)).expand(3, len(ids))
         return combined.get_rope_index(ids[None], mm_token_type_ids=types[None], image_grid_thw=grids)[0][:, 0]
 
-    def masks(self, mask: Any) -> Any:
+    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any) -> Any:
         return {"full_attention": mask}

@@ -33,7 +33,7 @@ class PrefixMask(torch.Tensor):
         return torch.Tensor._make_subclass(cls, torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device))
 
     def __init__(self, layout: PrefixLayout, device: torch.device):
-        self.parts = [_Part(segment, device) for segment in layout.segments]
+        self.parts = [SegmentRows(segment, device) for segment in layout.segments]
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
@@ -42,7 +42,7 @@ class PrefixMask(torch.Tensor):
         return super().__torch_function__(function, types, args, kwargs or {})
 
 
-class _Part:
+class SegmentRows:
     """A segment, with what its continuations need to be written below each other as (rows, longest one) and back."""
 
     def __init__(self, segment: Segment, device: torch.device):
@@ -111,7 +111,9 @@ def _attend(
     return torch.cat(outputs, dim=2)
 
 
-def _attend_continuations(part: _Part, prefix: tuple, continuations: tuple, options: dict[str, Any]) -> torch.Tensor:
+def _attend_continuations(
+    part: SegmentRows, prefix: tuple, continuations: tuple, options: dict[str, Any]
+) -> torch.Tensor:
     """What the continuations of a segment see: (1, H, continuations, D). A shorter one's padding is behind all that it
     may see."""
     count = len(part.continuations)

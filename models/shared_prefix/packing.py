@@ -150,7 +150,7 @@ def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[S
     inputs = {
         "input_ids": ids.view(layout.shape),
         "position_ids": _positions(combined, rows, layout, device),
-        "attention_mask": family.masks(mask_for(layout, implementation, dtype, device)),
+        "attention_mask": family.masks(combined, layout, mask_for(layout, implementation, dtype, device)),
     }
     if rows.pixel_values is not None:
         index = [number for segment in layout.segments for number in rows.images[segment.rows[0]]]

@@ -27,26 +27,23 @@ def build_processor(tokenizer: Any) -> Any:
     )
 
 
-def build_model(tokenizer: Any, size: TinySize) -> Any:
-    """A `Qwen3VLForConditionalGeneration` with random float32 weights."""
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, set_seed
+def settings(tokenizer: Any, size: TinySize, sections: list[int]) -> dict[str, Any]:
+    """What the configurations of Qwen3-VL and Qwen3.5 have in common.
 
+    Args:
+        sections: how many of a head's frequencies go by time, height and width.
+    """
     ids = tokenizer.convert_tokens_to_ids
-    config = Qwen3VLConfig(
-        text_config={
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": sections, "mrope_interleaved": True}
+    return {
+        "text_config": {
             **size.text(len(tokenizer)),
             "head_dim": 32,
-            # Of a head's 16 frequencies, for time, height and width.
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10_000.0,
-                "mrope_section": [6, 5, 5],
-                "mrope_interleaved": True,
-            },
+            "rope_parameters": rope,
             "eos_token_id": ids("<|im_end|>"),
             "pad_token_id": ids("<|endoftext|>"),
         },
-        vision_config={
+        "vision_config": {
             "depth": 3,
             "hidden_size": 32,
             "intermediate_size": 64,
@@ -54,14 +51,21 @@ def build_model(tokenizer: Any, size: TinySize) -> Any:
             "patch_size": PATCH_SIZE,
             "out_hidden_size": size.hidden_size,
             "num_position_embeddings": 64,  # of a square
-            "deepstack_visual_indexes": [0, 1],
             "initializer_range": size.initializer_range,
         },
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
-        tie_word_embeddings=True,
-    )
+        "image_token_id": ids("<|image_pad|>"),
+        "video_token_id": ids("<|video_pad|>"),
+        "vision_start_token_id": ids("<|vision_start|>"),
+        "vision_end_token_id": ids("<|vision_end|>"),
+        "tie_word_embeddings": True,
+    }
+
+
+def build_model(tokenizer: Any, size: TinySize) -> Any:
+    """A `Qwen3VLForConditionalGeneration` with random float32 weights."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, set_seed
+
+    chosen = settings(tokenizer, size, [6, 5, 5])
+    chosen["vision_config"] |= {"deepstack_visual_indexes": [0, 1]}
     set_seed(size.seed)
-    return Qwen3VLForConditionalGeneration(config)
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**chosen))

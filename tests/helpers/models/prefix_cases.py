@@ -17,7 +17,7 @@ from transformers import (
 
 from models.shared_prefix.packing import Rows, continuation_log_probs, different_images, pack_continuations
 from models.tiny import build_model, build_tokenizer
-from models.tiny_families import qwen3_vl
+from models.tiny_families import qwen3_5, qwen3_vl
 from models.tiny_families.size import TinySize
 
 PATCH_WIDTH = 3 * 2 * 8 * 8
@@ -66,6 +66,13 @@ def tiny_qwen2_5_vl(attention: str = "sdpa") -> Qwen2_5_VLForConditionalGenerati
 def tiny_qwen3_vl(attention: str = "sdpa", seed: int = 0):
     """A tiny Qwen3-VL with the vocabulary and the patches of the tiny Qwen2-VL."""
     model = qwen3_vl.build_model(build_tokenizer(["a"], 300), TinySize(32, seed=seed))
+    model.set_attn_implementation(attention)
+    return model
+
+
+def tiny_qwen3_5(attention: str = "sdpa", seed: int = 0):
+    """A tiny Qwen3.5 with the same."""
+    model = qwen3_5.build_model(build_tokenizer(["a"], 300), TinySize(32, seed=seed))
     model.set_attn_implementation(attention)
     return model
 
@@ -171,8 +178,12 @@ MIXED = Batch(
 
 
 @st.composite
-def batches(draw) -> Batch:
-    """Up to 7 rows of up to 3 prompts with up to 2 images; lengths from 0, padding on both sides."""
+def batches(draw, between: bool = True) -> Batch:
+    """Up to 7 rows of up to 3 prompts with up to 2 images; lengths from 0, padding on both sides.
+
+    Args:
+        between: padding may also stand between a prompt and its continuation.
+    """
     prompts = []
     for _ in range(draw(st.integers(1, 3))):
         grids = draw(st.lists(st.sampled_from([(2, 2), (2, 6), (4, 4), (6, 2)]), max_size=2))
@@ -181,7 +192,9 @@ def batches(draw) -> Batch:
     row = st.tuples(st.integers(0, len(prompts) - 1), st.integers(0, 6))
     rows = draw(st.lists(row, min_size=1, max_size=6))
     rows.append((rows[0][0], draw(st.integers(0, 6))))  # a prompt that repeats
-    return Batch(tuple(prompts), tuple(rows), draw(st.integers(0, 2)), draw(st.integers(0, 2)), draw(st.booleans()))
+    # Without images, models count padding between a prompt and its continuation as positions.
+    right = between and any(prompt.grids for prompt in prompts) and draw(st.booleans())
+    return Batch(tuple(prompts), tuple(rows), draw(st.integers(0, 2)), draw(st.integers(0, 2)), right)
 
 
 def checkpointing(model: nn.Module, kind: str) -> None:

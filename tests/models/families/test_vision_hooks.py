@@ -33,10 +33,10 @@ def _qwen2_5(tiny) -> Qwen2_5_VLForConditionalGeneration:
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens))
 
 
-@pytest.fixture(params=["qwen2", "qwen2.5", "qwen3", "lora"])
+@pytest.fixture(params=["qwen2", "qwen2.5", "qwen3_vl", "qwen3_5", "lora"])
 def model(request, tiny_model, tiny_family):
-    if request.param == "qwen3":
-        return AutoModelForImageTextToText.from_pretrained(tiny_family("qwen3_vl"))
+    if request.param.startswith("qwen3"):
+        return AutoModelForImageTextToText.from_pretrained(tiny_family(request.param))
     tiny = AutoModelForImageTextToText.from_pretrained(tiny_model)
     if request.param == "qwen2.5":
         return _qwen2_5(tiny)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from PIL import Image
-from prefix_cases import Batch, Prompt, tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_vl, write
+from prefix_cases import Batch, Prompt, tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_5, tiny_qwen3_vl, write
 
 from models.families.loading import load_processor, load_vlm
 from models.generation import generate
@@ -40,7 +40,7 @@ def sample(model, inputs: dict, shared: bool, **options):
         return model.generate(**inputs, **options, pad_token_id=pad, output_logits=True, return_dict_in_generate=True)
 
 
-@pytest.mark.parametrize("make", [tiny_qwen2_vl, tiny_qwen2_5_vl, tiny_qwen3_vl])
+@pytest.mark.parametrize("make", [tiny_qwen2_vl, tiny_qwen2_5_vl, tiny_qwen3_vl, tiny_qwen3_5])
 @pytest.mark.parametrize("options", [{}, {"num_return_sequences": 3}, {"do_sample": False}])
 def test_the_same_seed_gives_the_same_completions(make, options):
     model = make().eval()

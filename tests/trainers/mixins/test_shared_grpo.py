@@ -98,10 +98,18 @@ def test_the_check_finds_wrong_positions(make_grpo, monkeypatch):
         make_grpo(max_steps=1, shared_prefix_check=True).train()
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
-def test_rows_without_images_beside_rows_with(make_grpo, task_rows, family):
+@pytest.mark.parametrize(
+    ("family", "optimizer"),
+    [
+        ("qwen2_vl", ADAM),
+        ("qwen3_vl", ADAM),
+        # Adam makes steps of what is rounding alone in the gradients of its decays.
+        pytest.param("qwen3_5", {"optim": "sgd", "learning_rate": 0.1}, marks=pytest.mark.slow),
+    ],
+)
+def test_rows_without_images_beside_rows_with(make_grpo, task_rows, family, optimizer):
     rows = [{**row, "images": [] if number % 2 else row["images"]} for number, row in enumerate(task_rows())]
-    settings = {"max_steps": 3, "beta": 0.05, "gradient_accumulation_steps": 2, "family": family, **ADAM}
+    settings = {"max_steps": 3, "beta": 0.05, "gradient_accumulation_steps": 2, "family": family, **optimizer}
     shared = make_grpo(rows=rows, shared_prefix=True, **settings)
     shared.train()
     plain = make_grpo(rows=rows, shared_prefix=False, **settings)

@@ -88,14 +88,21 @@ def test_full_training_by_hand(estimate, counted):
     assert parts["peak"] == (static + max(parts["training activations"], parts["generation"])) * FRAGMENTATION
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "gemma3"])
+def tensors_of(values) -> list[torch.Tensor]:
+    if isinstance(values, torch.Tensor):
+        return [values] if values.is_floating_point() else []
+    inner = values.values() if isinstance(values, dict) else values if isinstance(values, list | tuple) else ()
+    return [tensor for value in inner for tensor in tensors_of(value)]
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5", "gemma3"])
 def test_a_rows_cache_is_as_large_as_the_real_one(tiny_family, family):
     model = AutoModelForImageTextToText.from_pretrained(tiny_family(family), dtype=torch.float32).eval()
     text = model.config.get_text_config()
     cache = DynamicCache(config=text)
     with torch.no_grad():
         model(input_ids=torch.full((1, 40), 7), cache=cache, use_cache=True)
-    kept = [layer.keys.numel() + layer.values.numel() for layer in cache.layers]
+    kept = [sum(map(torch.numel, tensors_of(vars(layer)))) for layer in cache.layers]
     kinds = getattr(text, "layer_types", None) or ["full_attention"] * len(kept)
     expected = [memory.values_kept(text, kind, 40) for kind in kinds]
     # A sliding window keeps one token less between two steps than it sees.

@@ -1,0 +1,18 @@
+"""Qwen3.5: as Qwen3-VL without deepstack, and most layers are linear attention (Gated DeltaNet)."""
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from models.families.qwen_vl import QwenVL
+from models.shared_prefix.fork import Fork, install_forks
+from models.shared_prefix.layout import PrefixLayout
+
+
+class Qwen35(QwenVL):
+    model_types: ClassVar = ("qwen3_5",)
+    layer_kinds: ClassVar = ("full_attention", "linear_attention")
+
+    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any) -> dict[str, Any]:
+        install_forks(combined)
+        return {"full_attention": mask, "linear_attention": Fork(layout, mask.device)}
