@@ -5,16 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from grpo_runs import make_trainer, picture, questions
+from vllm_runs import BY_VLLM
 
 pytestmark = pytest.mark.usefixtures("shared_engines")
-EAGER = {"enforce_eager": True, "limit_mm_per_prompt": {"image": 2}, "skip_mm_profiling": True}
 
 
 @pytest.fixture
 def trainer(literate_model, tmp_path):
     rows = questions(12, images=lambda number: picture(number) * (number % 3))
-    settings = {"use_vllm": True, "vllm_gpu_memory_utilization": 0.05, "vllm_max_model_length": 512}
-    return make_trainer(str(literate_model), tmp_path, len, rows, vllm_kwargs=EAGER, **settings)
+    return make_trainer(str(literate_model), tmp_path, len, rows, **BY_VLLM)
 
 
 @pytest.fixture

@@ -2,13 +2,27 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from trl.generation import vllm_generation
 
 from trainers.vllm_engine.engine import engine_settings, most_images
 from trainers.vllm_engine.prompts import ExpandedPrompts, check_images_are_runs
-from trainers.vllm_engine.server import check_server
+from trainers.vllm_engine.server import check_server, forget_all
+
+
+class NewestPictures:
+    """The part of a `vllm.LLM` that keeps no picture as older weights encoded it.
+
+    TRL resets the cache of prompts when it has sent weights. The one of encoded pictures would stay: a picture that
+    is seen again would be that of the vision tower at its first sight.
+    """
+
+    def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
+        """The parent's, of encoded pictures too."""
+        self.llm_engine.reset_encoder_cache()
+        return super().reset_prefix_cache(*args, **kwargs)
 
 
 def engine_class(processor: Any) -> type:
@@ -16,7 +30,7 @@ def engine_class(processor: Any) -> type:
     from vllm import LLM
 
     image_token = getattr(processor, "image_token_id", None)
-    return type("RolloutEngine", (ExpandedPrompts, LLM), {"image_token": image_token})
+    return type("RolloutEngine", (NewestPictures, ExpandedPrompts, LLM), {"image_token": image_token})
 
 
 @contextmanager
@@ -42,6 +56,7 @@ class VLLMRollouts:
         if self.use_vllm and self.vllm_mode == "server" and self.accelerator.is_main_process:
             client = self.vllm_generation.vllm_client
             check_server(client.base_url, client.get_server_info(), self._engine_settings())
+            client.reset_prefix_cache = partial(forget_all, client.base_url, client.reset_prefix_cache)
 
     def _make_engine(self, **given: Any) -> Any:
         """The engine of TRL's arguments, when model, data and processor are at hand.

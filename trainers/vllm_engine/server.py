@@ -3,7 +3,7 @@
 import shlex
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.errors import UserError
@@ -52,6 +52,17 @@ def server_answers(url: str) -> bool:
             return answer.status == 200
     except (urllib.error.URLError, OSError, ValueError):
         return False
+
+
+def forget_all(url: str, forget_prompts: Callable[[], None]) -> None:
+    """Empties a server's caches, of encoded pictures too: TRL has it forget prompts alone when weights are new.
+
+    Args:
+        forget_prompts: of TRL's client.
+    """
+    forget_prompts()
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/reset_encoder_cache", method="POST")):
+        pass
 
 
 def check_server(url: str, info: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

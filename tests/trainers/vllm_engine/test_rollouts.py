@@ -11,7 +11,7 @@ from trl.generation import vllm_generation
 from models.families.loading import load_processor
 from trainers.grpo import GRPOTrainer
 from trainers.vllm_engine import rollouts
-from trainers.vllm_engine.rollouts import VLLMRollouts, engines_made_by
+from trainers.vllm_engine.rollouts import NewestPictures, VLLMRollouts, engines_made_by
 from trainers.vllm_engine.server import ServerMismatch
 
 
@@ -25,7 +25,7 @@ class Library:
 
     def __init__(self, processor, vllm_mode="colocate", info=None):
         self.use_vllm, self.vllm_mode = True, vllm_mode
-        client = SimpleNamespace(base_url="http://here", get_server_info=lambda: info)
+        client = SimpleNamespace(base_url="http://here", get_server_info=lambda: info, reset_prefix_cache=None)
         self.vllm_generation = SimpleNamespace(vllm_client=client)
         self.accelerator = SimpleNamespace(unwrap_model=lambda model: model, is_main_process=True)
         self.model = SimpleNamespace(dtype=torch.float32)
@@ -65,6 +65,20 @@ def test_a_server_is_compared_with_the_trainer(library, tiny_model):
     info["model_config"]["dtype"] = "torch.float16"
     with pytest.raises(ServerMismatch, match="dtype of the server at http://here is float16, of the trainer float32"):
         Trainer(processor, "server", info)
+
+
+def test_pictures_are_forgotten_with_the_prompts():
+    forgotten = []
+
+    class Engine:
+        llm_engine = SimpleNamespace(reset_encoder_cache=lambda: forgotten.append("pictures"))
+
+        def reset_prefix_cache(self):
+            forgotten.append("prompts")
+            return True
+
+    assert type("Both", (NewestPictures, Engine), {})().reset_prefix_cache()
+    assert forgotten == ["pictures", "prompts"]
 
 
 def test_afterwards_all_is_as_before_also_after_an_error(library):

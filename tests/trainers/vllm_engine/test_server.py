@@ -8,7 +8,14 @@ import pytest
 
 from trainers.vllm_engine import checks
 from trainers.vllm_engine.checks import say_how_to_serve
-from trainers.vllm_engine.server import ServerMismatch, check_server, server_answers, server_command, server_url
+from trainers.vllm_engine.server import (
+    ServerMismatch,
+    check_server,
+    forget_all,
+    server_answers,
+    server_command,
+    server_url,
+)
 
 SETTINGS = {"dtype": "bfloat16", "mm_processor_kwargs": {"size": {"shortest_edge": 784, "longest_edge": 4704}}}
 ARGS = SimpleNamespace(
@@ -17,12 +24,23 @@ ARGS = SimpleNamespace(
 
 
 @pytest.fixture
-def healthy():
+def asked():
+    """What a server was told."""
+    return []
+
+
+@pytest.fixture
+def healthy(asked):
     """Address of a server that says that it is up."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+        def do_POST(self):
+            asked.append(self.path)
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_):
@@ -39,6 +57,11 @@ def test_a_server_that_is_up_needs_no_word(healthy, capsys):
     args = SimpleNamespace(**vars(ARGS) | {"vllm_server_base_url": healthy})
     say_how_to_serve(args, SimpleNamespace(model_name_or_path="m"), SETTINGS)
     assert capsys.readouterr().out == ""
+
+
+def test_pictures_are_forgotten_with_the_prompts(healthy, asked):
+    forget_all(healthy, lambda: asked.append("prompts"))
+    assert asked == ["prompts", "/reset_encoder_cache"]
 
 
 def test_how_one_is_started_is_said_where_none_answers(capsys, monkeypatch):
