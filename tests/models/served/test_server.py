@@ -285,3 +285,12 @@ def test_what_is_asked_again_is_told_once_and_where_it_goes_on(caplog):
 def test_half_of_a_character_is_written_as_what_it_is(tmp_path):
     with FaultyChatServer(answer=lambda body: ["so \ud83d"]) as faulty:
         assert texts(server_at(faulty, tmp_path).answers([request_of(0)])) == [["so \ufffd"]]
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with FaultyChatServer() as faulty:
+        assert texts(server_at(faulty).answers([request_of(0)])) == [expected(0)]

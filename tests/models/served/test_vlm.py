@@ -8,10 +8,12 @@ from chat_server import FAULTS, FaultyChatServer, content_of, picture_of
 from command_lines import with_options
 from PIL import Image
 
+from data.errors import UserError
 from data.io.pixel_bounds import PixelBounds
 from data.io.records import read_rows
 from models.served import attempts
 from models.served.address import checked_address, is_server, is_this_machine
+from models.served.arguments import read_key
 from models.served.server import ChatServer, ServerSettings
 from models.served.vlm import ServedVLM
 from models.vlm import Prompt, Sampling
@@ -260,3 +262,10 @@ def test_the_key_comes_from_a_variable_alone(report_data, tmp_path, monkeypatch,
     assert len(files) > 2
     assert all(key not in path.read_text() for path in files)
     assert key not in "".join(capfd.readouterr())
+
+
+def test_a_key_that_no_header_can_hold_is_not_repeated(monkeypatch):
+    monkeypatch.setenv("OF_MY_SERVER", "schlüssel\nwort")
+    with pytest.raises(UserError, match="environment variable OF_MY_SERVER: expected a key of one line") as caught:
+        read_key("OF_MY_SERVER")
+    assert "wort" not in str(caught.value)
