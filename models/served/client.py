@@ -24,7 +24,7 @@ class Client:
         address: see `models.served.address.checked_address`.
         key: sent as bearer token; never written anywhere.
         timeout: seconds from a request to the end of its answer.
-        connections: kept open at most.
+        connections: kept open between requests.
     """
 
     def __init__(self, address: str, key: str | None, timeout: float, connections: int):
@@ -35,7 +35,7 @@ class Client:
         self._http = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
-            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections),  # who asks bounds them
             trust_env=not is_this_machine(address),  # a proxy of the environment could not reach it
         )
 

@@ -261,6 +261,9 @@ def test_killed_in_the_middle_it_goes_on(kind, tmp_path):
         ]
         assert server.counts["cached"] == len(stored)
         assert len(faulty.answered) <= 12 + 2
+        last = server_at(faulty, tmp_path)
+        last.answers([request_of(number) for number in range(12)])
+        assert last.counts["cached"] == 12
 
 
 def test_two_runs_share_a_folder(tmp_path):
