@@ -113,13 +113,13 @@ def make_selector_trainer(pointer_groups, tmp_path):
 
 
 @pytest.fixture
-def make_vlm_trainer(tiny_model, completion_groups, tmp_path):
+def make_vlm_trainer(tiny_family, completion_groups, tmp_path):
     """Function: trainer class, its configuration class and settings -> a trainer of the tiny model."""
     from stored_groups import vlm_trainer
 
-    def make(cls, config_cls, groups=None, eval_groups=None, model=None, **settings):
+    def make(cls, config_cls, groups=None, eval_groups=None, model=None, family="qwen2_vl", **settings):
         defaults = SETTINGS | {"per_device_train_batch_size": 3, "max_steps": 2, "learning_rate": 1e-3}
         args = config_cls(**{**defaults, "output_dir": str(tmp_path / "run"), **settings})
-        return vlm_trainer(completion_groups, str(tiny_model), cls, args, groups, eval_groups, model)
+        return vlm_trainer(completion_groups, str(tiny_family(family)), cls, args, groups, eval_groups, model)
 
     return make
