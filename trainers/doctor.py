@@ -20,11 +20,11 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.package_files import RECIPES, shipped_file
 from data.cli.ranges import AT_LEAST_1
+from trainers.diagnosis.methods.choice import METHODS, findings_of, method_of
 
 if TYPE_CHECKING:
     from trainers.diagnosis.findings import Finding
 
-METHODS = ("grpo", "sft", "rce", "offline-grpo")
 ROWS = 4
 REPORT = "doctor.json"
 
@@ -69,7 +69,6 @@ def find(arguments: DoctorArguments) -> "Iterator[Finding]":
         UserError: what is wrong with recipe, data, model or stored completions.
     """
     from trainers.diagnosis.backends.choice import open_backend
-    from trainers.diagnosis.methods.choice import findings_of, method_of
     from trainers.setup.recipes import recipe_value
 
     words = arguments.command_line()

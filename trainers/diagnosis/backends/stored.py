@@ -84,8 +84,13 @@ class StoredRollouts:
         steps = {one.step for one in self.stored if one.step is not None}
         if not steps:
             return self.stored
-        nearest = min(steps, key=lambda step: abs(step - steps_of(self.model)))
+        nearest = min(steps, key=lambda step: abs(step - self._steps_of_model()))
         return [one for one in self.stored if one.step == nearest]
+
+    def _steps_of_model(self) -> int:
+        """Optimizer steps that the model has made in the run of the samples; 0 for any model of elsewhere."""
+        run, model = self.path.parent.resolve(), Path(self.model).resolve()
+        return steps_of(model) if run in (model, *model.parents) else 0
 
     def size(self, recipes: int) -> int:
         """Completions of each prompt that are looked at, at least 2; a prompt with fewer repeats its last."""
@@ -119,11 +124,12 @@ class StoredRollouts:
             yield wrong(check, found, "all", causes.OTHER_PROMPT)
         else:
             yield Finding(check, f"{count} of {count} are rows of the training data", "all")
-        steps, now = {one.step for one in self.chosen} - {None}, steps_of(self.model)
+        steps, now = {one.step for one in self.chosen} - {None}, self._steps_of_model()
         if steps:
-            found, limit = f"after {steps.pop()} steps", f"after {now}, as the model"
-            late = found != f"after {now} steps"
-            yield Finding("weights of the samples", found, limit, *(("note", causes.STALE) if late else ()))
+            check, limit = "weights of the samples", f"after {now} steps, as the model"
+            same = steps == {now}
+            found = f"after {steps.pop()} steps"
+            yield Finding(check, found, limit) if same else wrong(check, found, limit, causes.STALE)
         used = Counter(value for one in self.chosen for value in one.temperatures)
         other = [value for value in used if abs(value - temperature) > 1e-6 * temperature]
         if other:
@@ -141,10 +147,10 @@ def _with_tokens(one: Sampled, trainer: Any) -> Sampled:
     return Sampled(closed, text=one.text)
 
 
-def steps_of(model: str) -> int:
+def steps_of(model: Path) -> int:
     """Optimizer steps that a folder's model has made in the run that it is of; 0 of any other."""
     try:
-        state = json.loads(Path(model, STATE_FILE).read_text(encoding="utf-8"))
+        state = json.loads((model / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return 0
     return int(state.get("global_step") or 0)

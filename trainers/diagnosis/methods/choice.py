@@ -3,10 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.errors import UserError
-from trainers.diagnosis.findings import Finding
-from trainers.diagnosis.rollout import Backend
+
+if TYPE_CHECKING:  # the command reads its options before anything that takes long is imported
+    from trainers.diagnosis.findings import Finding
+    from trainers.diagnosis.rollout import Backend
 
 METHODS = ("grpo", "sft", "rce", "offline-grpo")
 _COMMAND = re.compile(r"(?:vlm-posttrain |trainers[/.])([a-z_-]+)(?:\.py)? --config")
@@ -34,7 +37,7 @@ def method_of(recipe: Path, keys: Sequence[str]) -> str:
     raise UserError(f"{recipe}: {found}; expected --method {', '.join(METHODS)}")
 
 
-def findings_of(method: str, words: Sequence[str], backend: Backend, limit: int) -> Iterator[Finding]:
+def findings_of(method: str, words: Sequence[str], backend: "Backend", limit: int) -> "Iterator[Finding]":
     """What is found of a recipe.
 
     Args:

@@ -93,11 +93,18 @@ def test_groups_that_were_sampled_at_another_temperature(stored, tmp_path):
     assert causes.TEMPERATURE in wrong(found(trainer, rows, tmp_path / "groups.jsonl"))
 
 
-def test_samples_of_later_steps_are_noted(stored, tmp_path):
-    trainer, rows, path = stored
-    (tmp_path / "trainer_state.json").write_text('{"global_step": 40}', encoding="utf-8")
-    (note,) = [one for one in found(trainer, rows, path, str(tmp_path)) if one.check == "weights of the samples"]
-    assert (note.verdict, note.cause, note.found) == ("note", causes.STALE, "after 0 steps")
+@pytest.mark.parametrize(("folder", "verdict"), [("run/checkpoint-40", "wrong"), ("elsewhere", "ok")])
+def test_samples_of_other_steps_than_the_model_of_their_run(folder, verdict, stored, tmp_path):
+    """A model of elsewhere, such as a warm start, has made its steps in another run."""
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "samples.jsonl"
+    path.write_bytes(stored[2].read_bytes())
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "trainer_state.json").write_text('{"global_step": 40}', encoding="utf-8")
+    backend = StoredRollouts(path, str(tmp_path / folder))
+    backend.rows(stored[1], limit=2)
+    (weights,) = [one for one in backend.findings(1.0) if one.check == "weights of the samples"]
+    assert (weights.verdict, weights.found) == (verdict, "after 0 steps")
 
 
 def test_what_is_no_file_of_samples_is_an_error_that_says_what_is_expected(stored, tmp_path):
