@@ -121,3 +121,15 @@ def test_rows_without_images_beside_rows_with(make_grpo, task_rows, family, opti
 def test_the_setting_is_checked():
     with pytest.raises(ValueError, match="shared_prefix: expected one of auto, true, false"):
         GRPOConfig(output_dir="x", use_cpu=True, bf16=False, shared_prefix="sometimes")
+
+
+def test_another_family_trains_on_the_plain_way(make_grpo, task_rows):
+    rows = [{**row, "images": [] if number % 2 else row["images"]} for number, row in enumerate(task_rows())]
+    rewards = lambda completions, **columns: [float(len(set(one[0]["content"]))) for one in completions]  # noqa: E731
+    trainer = make_grpo(rows=rows, rewards=rewards, family="gemma3", beta=0.05, num_iterations=2)
+    before = weights(trainer.model)
+    with pytest.warns(UserWarning, match="each row computes its prompt by itself .*'gemma3'"):
+        trainer.train()
+    moved = {name for name, value in weights(trainer.model).items() if not torch.equal(value, before[name])}
+    assert any("vision_tower" in name for name in moved)
+    assert any("language_model" in name for name in moved)
