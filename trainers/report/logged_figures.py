@@ -145,12 +145,12 @@ PANELS = (
         "precision it is about 0.01. It grows where they differ in weights, images, template, precision or sampling.",
     ),
     Panel(
-        "sampler against trainer, largest of a step",
-        "nats",
+        "sampler against trainer at one token",
+        "nats, largest of a step",
         (Logged("sampling/sampling_logp_difference/max"), Logged("eval_sampling/sampling_logp_difference/max")),
     ),
     Panel(
-        "importance ratio of vLLM's samples",
+        "importance ratio of vLLM samples",
         "trainer's over sampler's probability",
         (
             Logged("sampling/importance_sampling_ratio/min"),
