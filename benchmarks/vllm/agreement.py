@@ -1,0 +1,85 @@
+"""GRPO with rollouts by vLLM beside rollouts by transformers: held-out F1 of agent selection after the same steps.
+
+    pipelines/quickstart.sh 0 outputs                                # the warm start and the data, once
+    .venv-vllm/bin/python benchmarks/vllm/agreement.py --warm_start outputs/sft --dataset_name outputs/data \\
+        --output_dir outputs/vllm_agreement [--steps 60] [--seeds 3]
+
+For each seed the recipe of the quick start trains twice from one warm start, without cutting (`top_p: 1`), in
+float32, and both models answer the test questions. Prints F1 by seed, and the difference over all seeds and questions
+with its 95% interval; status 1 if the interval leaves 0 out. A run that is there is not made again.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[0] = str(ROOT)
+
+from benchmarks.vllm.cpu import EAGER
+from data.cli.arguments import option, parse_arguments
+from data.cli.ranges import AT_LEAST_1
+from data.io.records import read_some_rows
+from rewards.scoring.statistics import paired_difference
+
+RECIPE = str(ROOT / "recipes" / "agent_selection_tiny.yaml")
+REWARD = "agent_selection"
+BY_VLLM = "from benchmarks.vllm.cpu import prepare; prepare(); from trainers.grpo import main; main()"
+
+
+@dataclass(kw_only=True)
+class AgreementBenchmark:
+    """What is trained, how long and how often."""
+
+    warm_start: Path = option("folder of the model that both sides start from")
+    dataset_name: str = option("reports with splits for training and test")
+    output_dir: Path = option("folder of the runs and their evaluations")
+    steps: int = option("of each run", 60, within=AT_LEAST_1)
+    seeds: int = option("how many, from 0 on", 3, within=AT_LEAST_1)
+
+
+def run(*words: str | Path) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *map(str, words)], check=True, env=environment)
+
+
+def scores(arguments: AgreementBenchmark, seed: int, side: str) -> list[float]:
+    """F1 of each answer to the test questions, after training."""
+    folder = arguments.output_dir / f"{side}-{seed}"
+    evaluation = folder / "evaluation"
+    if not (evaluation / "scores.jsonl").exists():
+        words = ["--config", RECIPE, "--model_name_or_path", arguments.warm_start, "--output_dir", folder / "model"]
+        words += ["--dataset_name", arguments.dataset_name, "--seed", seed, "--max_steps", arguments.steps]
+        words += ["--top_p", "1.0"]
+        if side == "vllm":
+            words += ["--use_vllm", "true", "--vllm_mode", "colocate", "--vllm_gpu_memory_utilization", "0.05"]
+            words += ["--vllm_max_model_length", "1024", "--vllm_kwargs", json.dumps(EAGER)]
+            run("-c", BY_VLLM, *words)
+        else:
+            run("-m", "trainers.grpo", *words)
+        words = ["--dataset_name", arguments.dataset_name, "--split", "test", "--model", folder / "model"]
+        run("-m", "rewards.eval", *words, "--config", RECIPE, "--batch_size", "80", "--output_dir", evaluation)
+    return [row[REWARD] for _, row in read_some_rows(evaluation / "scores.jsonl")]
+
+
+def main() -> None:
+    arguments = parse_arguments(AgreementBenchmark)
+    sides: dict[str, list[float]] = {"transformers": [], "vllm": []}
+    print("| seed | transformers | vLLM |\n|---|---|---|")
+    for seed in range(arguments.seeds):
+        found = {side: scores(arguments, seed, side) for side in sides}
+        for side, values in found.items():
+            sides[side] += values
+        print(
+            f"| {seed} | {' | '.join(f'{sum(values) / len(values):.3f}' for values in found.values())} |", flush=True
+        )
+    interval = paired_difference(sides["transformers"], sides["vllm"])
+    print(f"\nvLLM - transformers: {interval}")
+    sys.exit(0 if interval.low <= 0 <= interval.high else 1)
+
+
+if __name__ == "__main__":
+    main()
