@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # the command reads its options before anything that takes lo
     from trainers.diagnosis.findings import Finding
     from trainers.diagnosis.rollout import Backend
 
-METHODS = ("grpo", "sft", "rce", "offline-grpo")
+METHODS = ("grpo", "sft", "rce", "offline-grpo", "reward")
 _COMMAND = re.compile(r"(?:vlm-posttrain |trainers[/.])([a-z_-]+)(?:\.py)? --config")
 _OF_GRPO = ("reward_funcs", "num_generations", "max_completion_length")
 
@@ -50,6 +50,10 @@ def findings_of(method: str, words: Sequence[str], backend: "Backend", limit: in
         from trainers.diagnosis.methods.grpo import diagnose_grpo
 
         return diagnose_grpo(words, backend, limit)
+    if method == "reward":
+        from trainers.diagnosis.methods.preferences import diagnose_reward
+
+        return diagnose_reward(words, limit)
     from trainers.diagnosis.methods.answers import diagnose_groups, diagnose_sft
 
     if method == "sft":
