@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from trainers.diagnosis import causes
-from trainers.diagnosis.explanations import ROWS, SURE, Share, State, Trials, explain
+from trainers.diagnosis.causes import Cause
+from trainers.diagnosis.explanations import ROWS, SHRINKS, SURE, Share, State, Trials, explain
 from trainers.diagnosis.findings import Finding, not_told, wrong
 from trainers.diagnosis.log_probs import UPDATE, Variant, as_drawn_by_update
 from trainers.diagnosis.rollout import Observed
@@ -19,8 +20,10 @@ LIMITS_IN_HALF = (0.05, 2.0)
 """The same in 16 bits, where two ways to compute one forward pass differ by so much."""
 NOISE = 3.0
 """A difference of up to so many times what rounding makes is put down to it."""
-UNLIKELY = 5.0
-"""Standard deviations by which samples may be less or more likely than their distribution says."""
+SHRINKS_BESIDE = 0.2
+"""What must at most remain of a difference that a reason explains beside one that is known already."""
+REST = 0.02
+"""Of a difference that is explained: what is left of it is no cause of its own."""
 MUCH_SUPPRESSED = 0.05
 """Nats a token that suppressing tokens may change."""
 
@@ -33,13 +36,18 @@ def precision_of(trainer: Any) -> torch.dtype:
 
 
 def check_log_probs(
-    trainer: Any, observed: Observed, update: Sequence[torch.Tensor], variants: Sequence[Variant]
+    trainer: Any,
+    observed: Observed,
+    update: Sequence[torch.Tensor],
+    variants: Sequence[Variant],
+    known: Cause | None = None,
 ) -> Iterator[Finding]:
     """Differences, their shares, and how likely the samples are.
 
     Args:
         update: of `log_probs.of_update`.
         variants: forward passes that may explain a difference.
+        known: why both sides differ, which other checks have found; it explains what nothing else does.
     """
     observed = without_suppression_if_drawn(observed)
     rows = spread(observed)
@@ -54,7 +62,7 @@ def check_log_probs(
         yield from check_likelihood(trainer, observed, rows, variants)
         return
     yield check_suppressed(trainer, observed, rows)
-    findings = list(check_difference(trainer, observed, update, rows, variants))
+    findings = list(check_difference(trainer, observed, update, rows, variants, known))
     yield from findings
     if all(finding.verdict == "ok" for finding in findings):
         yield from check_likelihood(trainer, observed, rows, ())
@@ -94,12 +102,13 @@ def check_difference(
     update: Sequence[torch.Tensor],
     rows: Sequence[int],
     variants: Sequence[Variant],
+    known: Cause | None = None,
 ) -> Iterator[Finding]:
     """The sampler's log-probabilities against the update's, but for what suppressed tokens weigh; and what explains
     the difference, each reason told by what is left without it."""
     check = "log-probabilities of sampler and update"
     mean_limit, most_limit = LIMITS.get(precision_of(trainer), LIMITS_IN_HALF)
-    trials = Trials(trainer, observed, rows, told=True)
+    trials = Trials(trainer, observed, rows, told=True, shrinks=SHRINKS if known is None else SHRINKS_BESIDE)
     base = State(UPDATE, as_drawn_by_update(observed.sampling, trainer.temperature))
     raw = State(UPDATE, as_drawn_by_update(replace(observed.sampling, suppressed=()), trainer.temperature))
     correction = trials.log_probs(base) - trials.log_probs(raw)
@@ -116,10 +125,13 @@ def check_difference(
         return
     shares, state = explain(trials, variants, mean_limit)
     rest = trials.cost(state)
-    if rest > mean_limit and is_rounding(trials, variants, rest):
-        shares.append(Share(causes.PRECISION, "rounding", rest, 0.0))
-    elif rest > mean_limit and drawn_elsewhere(trials, state, told):
-        shares.append(Share(causes.STALE, "weights that are not at hand", rest, 0.0))
+    if rest > max(mean_limit, REST * mean if shares else 0.0):
+        if known is None:
+            shares += what_is_left(trials, variants, state, told, rest)
+        else:
+            shares.append(Share(known, "what the other checks found", rest, 0.0))
+    elif not shares and observed.stale:
+        shares = [Share(causes.STALE, "weights that are not at hand", mean, 0.0)]
     if not shares:
         yield wrong(check, found, limit, causes.UNEXPLAINED)
         return
@@ -130,6 +142,17 @@ def check_difference(
         yield wrong(f"  of it {share.what}", f"{share.before:.2g} nats a token, {left}", limit, share.cause)
 
 
+def what_is_left(
+    trials: Trials, variants: Sequence[Variant], state: State, told: torch.Tensor, rest: float
+) -> list[Share]:
+    """The reason of a difference for which none was found that can be tried, if there is one."""
+    if trials.observed.stale or not is_rounding(trials, variants, rest):
+        if trials.observed.stale or drawn_elsewhere(trials, state, told):
+            return [Share(causes.STALE, "weights that are not at hand", rest, 0.0)]
+        return []
+    return [Share(causes.PRECISION, "rounding", rest, 0.0)]
+
+
 def drawn_elsewhere(trials: Trials, state: State, told: torch.Tensor) -> bool:
     """Whether the samples are much likelier under what the sampler tells, or under anything else, than under a state.
 
@@ -137,7 +160,7 @@ def drawn_elsewhere(trials: Trials, state: State, told: torch.Tensor) -> bool:
         told: the sampler's log-probabilities.
     """
     gain = (told - trials.log_probs(state)).nansum().item()
-    return gain > SURE or abs(trials.surprise(state)) > UNLIKELY
+    return gain > SURE or trials.surprise(state) > SURE
 
 
 def is_rounding(trials: Trials, variants: Sequence[Variant], difference: float) -> bool:
@@ -158,15 +181,11 @@ def check_likelihood(
     """Whether the samples are what the update's own distribution draws: under no other are they much likelier."""
     check, limit = "likelihood of the samples", f"under no other distribution {SURE:g} nats more"
     trials = Trials(trainer, observed, rows, told=False)
-    shares, state = explain(trials, variants, 0.0)
+    shares, _ = explain(trials, variants, 0.0)
     for share in shares:
         yield wrong(check, f"{share.before:.3g} nats more under {share.what}", limit, share.cause)
-    surprise = trials.surprise(state)
-    if abs(surprise) > UNLIKELY:
-        found = f"{abs(surprise):.1f} standard deviations {'less' if surprise > 0 else 'more'} likely than their own"
-        yield wrong(check, found, f"{UNLIKELY:g}", causes.STALE)
-    elif not shares:
-        yield Finding(check, f"{surprise:.1f} standard deviations off; no other distribution fits better", limit)
+    if not shares:
+        yield Finding(check, "no other distribution fits better", limit)
 
 
 def _check_weights_alone(

@@ -24,7 +24,6 @@ from trainers.diagnosis.log_probs import (
     in_precision,
     other_weights,
     row_logits,
-    warped,
     without_adapters,
 )
 from trainers.diagnosis.rollout import Observed, Sampling
@@ -32,10 +31,13 @@ from trainers.diagnosis.rollout import Observed, Sampling
 ROWS = 8
 """Completions that are computed anew for every reason."""
 MOST_CHECKPOINTS = 8
+MODEL_FILES = ("config.json", "adapter_config.json")
 SURE = 12.0
 """Nats by which samples must become likelier: one sound rollout in 160,000 does so by chance, for each reason."""
 SHRINKS = 0.7
 """What must at most remain of a difference that is explained."""
+SHRINKS_SHIFTED = 0.05
+"""The same of a shift, which explains all or nothing: sure tokens are alike in any order."""
 TEMPERATURES = tuple(2 ** (step / 4) for step in range(-12, 9))
 TOP_P = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 TOP_K = (1, 5, 10, 20, 50, 100)
@@ -78,12 +80,14 @@ class Trials:
     Args:
         rows: completions that are looked at.
         told: compare with the log-probabilities that the sampler tells; else with how likely the samples are.
+        shrinks: what must at most remain of a difference that is explained.
     """
 
     trainer: Any
     observed: Observed
     rows: Sequence[int]
     told: bool
+    shrinks: float = SHRINKS
     _logits: dict[str, list[torch.Tensor]] = field(default_factory=dict)
 
     def logits(self, variant: Variant) -> list[torch.Tensor]:
@@ -104,22 +108,23 @@ class Trials:
         told = torch.tensor([value for row in self.rows for value in self.observed.sampled[row].log_probs or []])
         return (found - told).abs().clamp(max=CUT).nanmean().item()
 
-    def surprise(self, state: State) -> float:
-        """How much less likely the samples are than samples of the state itself, in standard deviations."""
-        found = self.log_probs(state).clamp(min=-IMPOSSIBLE).double()
-        means, variances = zip(
-            *(
-                moments(warped(logits, self.observed.prompt_ids(row), ids, state.sampling))
-                for logits, row, ids in zip(self.logits(state.variant), self.rows, self._completions, strict=True)
-            ),
-            strict=True,
-        )
-        spread = torch.cat(variances).sum().sqrt().clamp(min=1e-6)
-        return ((torch.cat(means).sum() - found.sum()) / spread).item()
+    def explains(self, cause: Cause, before: float, after: float) -> bool:
+        """Whether a cost falls by enough."""
+        if not self.told:
+            return before - after > SURE
+        return after < (SHRINKS_SHIFTED if cause is causes.SHIFTED else self.shrinks) * before
 
-    @property
-    def _completions(self) -> list[list[int]]:
-        return [self.observed.sampled[row].completion_ids for row in self.rows]
+    def surprise(self, state: State) -> float:
+        """Nats by which the samples are likelier than under the state, if its distributions are made flatter or
+        steeper.
+
+        A normal approximation would not do: few tokens of a sure model make most of the variance.
+        """
+        own = self.log_probs(state)
+        if own.isneginf().any():
+            return math.inf
+        flatter = [replace(state.sampling, temperature=state.sampling.temperature * heat) for heat in TEMPERATURES]
+        return max((self.log_probs(replace(state, sampling=one)) - own).nansum().item() for one in flatter)
 
 
 def _shifted(values: torch.Tensor, shift: int) -> torch.Tensor:
@@ -128,15 +133,6 @@ def _shifted(values: torch.Tensor, shift: int) -> torch.Tensor:
     if shift:
         shifted[slice(0, shift) if shift > 0 else slice(shift, None)] = torch.nan
     return shifted
-
-
-def moments(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of the log-probability of a token that is drawn from logits (tokens, vocabulary)."""
-    log_probs = torch.log_softmax(scores.double(), dim=-1)
-    probs = log_probs.exp()
-    known = log_probs.masked_fill(probs == 0, 0.0)
-    mean = (probs * known).sum(dim=-1)
-    return mean.cpu(), ((probs * known.square()).sum(dim=-1) - mean.square()).cpu()
 
 
 # -- what is tried ----------------------------------------------------------------------------------------------------
@@ -183,7 +179,11 @@ def checkpoint_folders(places: Sequence[str | Path], now: str) -> list[str]:
         run = place.parent if place.name.startswith("checkpoint-") else place
         steps = sorted(run.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime, reverse=True)
         found += [place, run, *steps]
-    folders = [path for path in dict.fromkeys(path.resolve() for path in found) if (path / "config.json").is_file()]
+    folders = [
+        path
+        for path in dict.fromkeys(path.resolve() for path in found)
+        if any((path / name).is_file() for name in MODEL_FILES)
+    ]
     return [str(path) for path in folders if path != Path(now).resolve()][:MOST_CHECKPOINTS]
 
 
@@ -202,18 +202,17 @@ def explain(trials: Trials, variants: Sequence[Variant], limit: float) -> tuple[
     while len(shares) < 4 and (now > limit or not trials.told):
         tried = list(_tried(trials, state, variants))
         costs = [trials.cost(other) for _, _, other in tried]
-        best = min(range(len(costs)), key=costs.__getitem__)
-        if not _explains(trials.told, now, costs[best]):
+        explaining = [
+            number for number, (cause, _, _) in enumerate(tried) if trials.explains(cause, now, costs[number])
+        ]
+        if not explaining:
             break
+        best = min(explaining, key=costs.__getitem__)
         cause, what, state = tried[best]
         before, after = (now, costs[best]) if trials.told else (now - costs[best], 0.0)
         shares.append(Share(cause, what, before, after))
         now = costs[best]
     return shares, state
-
-
-def _explains(told: bool, before: float, after: float) -> bool:
-    return after < SHRINKS * before if told else before - after > SURE
 
 
 def _tried(trials: Trials, state: State, variants: Sequence[Variant]) -> Iterator[tuple[Cause, str, State]]:
@@ -241,7 +240,7 @@ def best_temperature(cost: Callable[[float], float]) -> float:
     best = min(range(len(costs)), key=costs.__getitem__)
     low, high = TEMPERATURES[max(best - 1, 0)], TEMPERATURES[min(best + 1, len(costs) - 1)]
     golden = (math.sqrt(5) - 1) / 2
-    for _ in range(12):
+    for _ in range(24):
         left, right = high - golden * (high - low), low + golden * (high - low)
         low, high = (low, right) if cost(left) < cost(right) else (left, high)
     middle = (low + high) / 2

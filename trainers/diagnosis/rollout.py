@@ -71,6 +71,12 @@ class Backend(Protocol):
     def places(self) -> list[str]:
         """Folders whose weights may have drawn its completions."""
 
+    def step(self) -> int | None:
+        """Optimizer steps before its completions, where that is stored."""
+
+    def stale(self) -> bool:
+        """Whether it is known that other weights than the model's have drawn them."""
+
     def findings(self, temperature: float) -> Iterator[Finding]:
         """What it tells by itself, beside the update's temperature."""
 
@@ -120,12 +126,14 @@ class Observed:
         sampled: what the sampler saw and drew.
         batch: what the update gets (`trl.GRPOTrainer._generate_and_score_completions`).
         sampling: how the recipe says that tokens are drawn.
+        stale: it is known that other weights than the update's have drawn them.
     """
 
     rows: list[dict]
     sampled: list[Sampled]
     batch: Batch
     sampling: Sampling = field(default_factory=Sampling)
+    stale: bool = False
 
     def prompt_ids(self, row: int) -> list[int]:
         """Tokens of a row's prompt, as the update has them."""
@@ -171,4 +179,4 @@ def observe(trainer: Any, backend: Backend, rows: Sequence[dict], sampling: Samp
     trainer.model.train()
     with generating(trainer, generate):
         batch = trainer._roll_out(inputs).batch
-    return Observed(inputs, list(found), batch, sampling)
+    return Observed(inputs, list(found), batch, sampling, backend.stale())

@@ -20,6 +20,14 @@ class NewSamples:
         """None: the samples are of the model."""
         return []
 
+    def step(self) -> int | None:
+        """None: the samples are of the model as it is."""
+        return None
+
+    def stale(self) -> bool:
+        """They are of the model."""
+        return False
+
     def findings(self, temperature: float) -> Iterator[Finding]:
         """None beside what is compared."""
         return iter(())

@@ -25,9 +25,10 @@ class StoredPrompt:
 
     Attributes:
         row: id of its row, if it is stored.
-        turns: role and text of each message, images in brackets; by them the row is found where there is no id.
+        turns: role and text of each message, images in brackets; by them and the id the row is found.
         step: optimizer steps that the model had made, of samples of a run.
         temperatures: with which completions were sampled, where that is stored.
+        texts: of completions whose tokens are stored, which say which tokenizer they are of.
     """
 
     row: Any
@@ -35,6 +36,7 @@ class StoredPrompt:
     completions: list[Sampled]
     step: int | None = None
     temperatures: tuple[float, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -58,6 +60,7 @@ class StoredRollouts:
 
     def __post_init__(self):
         self.stored = list(read_stored(self.path))
+        self.made = self._steps_of_model()
         if not self.stored:
             raise RecordError([f"{self.path}: expected samples of a run or completions, found none"])
 
@@ -84,7 +87,7 @@ class StoredRollouts:
         steps = {one.step for one in self.stored if one.step is not None}
         if not steps:
             return self.stored
-        nearest = min(steps, key=lambda step: abs(step - self._steps_of_model()))
+        nearest = min(steps, key=lambda step: abs(step - self.made))
         return [one for one in self.stored if one.step == nearest]
 
     def _steps_of_model(self) -> int:
@@ -102,15 +105,44 @@ class StoredRollouts:
         start = recipe_value(["--config", str(run / RECIPE_FILE)], "model_name_or_path")
         return [str(run), *([] if start is None else [str(start)])]
 
+    def step(self) -> int | None:
+        """Optimizer steps before the samples that are looked at, where the file says."""
+        return next((one.step for one in self.chosen if one.step is not None), None)
+
+    def stale(self) -> bool:
+        """Whether the file says that other weights than the model's have drawn them."""
+        return self.step() not in (None, self.made)
+
     # -- in place of sampling -----------------------------------------------------------------------------------------
 
     def generate(self, trainer: Any, generate: Callable, prompts: Prompts, size: int) -> list[Sampled]:
-        """The stored completions of all prompts, in their order."""
+        """The stored completions of all prompts, in their order.
+
+        Raises:
+            RecordError: their tokens are of another tokenizer.
+        """
+        self._check_tokenizer(trainer.processing_class.tokenizer)
         found = []
         for stored in self.chosen:
             given = [_with_tokens(one, trainer) for one in stored.completions[:size]]
             found += given + [given[-1]] * (size - len(given))
         return found
+
+    def _check_tokenizer(self, tokenizer: Any) -> None:
+        pairs = [
+            (tokenizer.decode(one.completion_ids, skip_special_tokens=True)[:MAX_TEXT].strip(), text.strip())
+            for stored in self.chosen
+            for one, text in zip(stored.completions, stored.texts, strict=False)
+            if text.strip()
+        ]
+        if pairs and not any(text.startswith(decoded) or decoded.startswith(text) for decoded, text in pairs):
+            decoded, text = pairs[0]
+            raise RecordError(
+                [
+                    f"{self.path}: its token ids are of another tokenizer than that of {self.model}: the completion "
+                    f"{text[:40]!r} would be {decoded[:40]!r}; expected samples of the recipe's model"
+                ]
+            )
 
     def findings(self, temperature: float) -> Iterator[Finding]:
         """What the file says by itself: its prompts, its step and its temperature.
@@ -124,12 +156,11 @@ class StoredRollouts:
             yield wrong(check, found, "all", causes.OTHER_PROMPT)
         else:
             yield Finding(check, f"{count} of {count} are rows of the training data", "all")
-        steps, now = {one.step for one in self.chosen} - {None}, self._steps_of_model()
-        if steps:
-            check, limit = "weights of the samples", f"after {now} steps, as the model"
-            same = steps == {now}
-            found = f"after {steps.pop()} steps"
-            yield Finding(check, found, limit) if same else wrong(check, found, limit, causes.STALE)
+        step = self.step()
+        if step is not None:
+            check, limit = "weights of the samples", f"after {self.made} steps, as the model"
+            found = f"after {step} steps"
+            yield wrong(check, found, limit, causes.STALE) if self.stale() else Finding(check, found, limit)
         used = Counter(value for one in self.chosen for value in one.temperatures)
         other = [value for value in used if abs(value - temperature) > 1e-6 * temperature]
         if other:
@@ -157,9 +188,14 @@ def steps_of(model: Path) -> int:
 
 
 def _is_of(stored: StoredPrompt, row: dict) -> bool:
-    if stored.row is not None:
-        return stored.row == row.get("id")
-    return stored.turns == [(str(turn["role"]), message_text(turn)[:MAX_TEXT]) for turn in row["prompt"]]
+    """By id and prompt, of which a file may lack one: rows of another data set may have the same ids."""
+    if stored.row is not None and stored.row != row.get("id"):
+        return False
+    return stored.turns == _turns(row["prompt"]) if stored.turns else stored.row is not None
+
+
+def _turns(prompt: Sequence[Any]) -> list[tuple[str, str]]:
+    return [(str(turn["role"]), message_text(turn)[:MAX_TEXT]) for turn in prompt]
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -198,7 +234,7 @@ def _of_samples(path: Path) -> Iterator[StoredPrompt]:
             Sampled(ids, tokens.prompt_token_ids, None if values is None or None in values else values, grids)
             for ids, values in zip(tokens.token_ids, told, strict=False)
         ]
-        yield StoredPrompt(tokens.row, turns, found, sample.step)
+        yield StoredPrompt(tokens.row, turns, found, sample.step, texts=tuple(sample.completions))
 
 
 def _of_groups(path: Path) -> Iterator[StoredPrompt]:
@@ -206,4 +242,6 @@ def _of_groups(path: Path) -> Iterator[StoredPrompt]:
         if group.kind == "completion":
             heat = tuple(one.temperature for one in group.candidates if one.temperature is not None)
             found = [Sampled([], text=one.completion) for one in group.candidates]
-            yield StoredPrompt(group.id, [], found, temperatures=heat)
+            yield StoredPrompt(
+                group.id, _turns((group.model_extra or {}).get("prompt") or []), found, temperatures=heat
+            )

@@ -50,6 +50,7 @@ def diagnose_grpo(argv: Sequence[str], backend: Backend, limit: int) -> Iterator
         args.num_generations = args.num_generations_eval = backend.size(args.num_generations)
         trainer = load_trainer(script, args, model_args, rows)
         trainer.model_wrapped = trainer.accelerator.prepare_model(trainer.model)  # as a run does before its first step
+        move_temperature(trainer, backend.step())
         opened = [dict(trainer.train_dataset[number]) for number in range(len(rows))]
         try:
             observed = observe(trainer, backend, opened, sampling_of(trainer))
@@ -81,6 +82,13 @@ def load_trainer(script: Any, args: Any, model_args: Any, rows: Sequence[dict]) 
     return GRPOTrainer(reward_funcs=rewards, args=args, train_dataset=data, processing_class=model.processor, **policy)
 
 
+def move_temperature(trainer: GRPOTrainer, step: int | None) -> None:
+    """Gives a trainer the temperature that a linear schedule has at a step."""
+    if step and trainer.args.temperature_schedule == "linear" and trainer.args.max_steps > 0:
+        trainer.state.global_step, trainer.state.max_steps = step, trainer.args.max_steps
+        trainer._set_temperature()
+
+
 def sampling_of(trainer: GRPOTrainer) -> Sampling:
     """How a trainer says that tokens are drawn."""
     return Sampling(
@@ -102,10 +110,17 @@ def diagnose(trainer: GRPOTrainer, observed: Observed, folders: Sequence[str] = 
     options = dict(trainer.chat_template_kwargs or {})
     trainer.model.train()
     update = of_update(trainer, observed)
-    yield from check_prompts(observed, trainer.processing_class, **options)
-    yield from check_images(observed, trainer.processing_class)
+    read = [
+        *check_prompts(observed, trainer.processing_class, **options),
+        *check_images(observed, trainer.processing_class),
+    ]
+    yield from read
     yield from check_completions(observed, trainer, **options)
-    yield from check_log_probs(trainer, observed, update, other_variants(trainer, folders))
-    yield check_repeatable(trainer, observed, update)
+    repeatable = check_repeatable(trainer, observed, update)
+    known = [finding.cause for finding in (*read, repeatable) if finding.verdict == "wrong"]
+    yield from check_log_probs(
+        trainer, observed, update, other_variants(trainer, folders), known[0] if known else None
+    )
+    yield repeatable
     yield from check_reference(trainer, observed)
     yield check_memory(trainer, observed)

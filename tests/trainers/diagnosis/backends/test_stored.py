@@ -115,3 +115,27 @@ def test_what_is_no_file_of_samples_is_an_error_that_says_what_is_expected(store
     other = [{**row, "id": f"other {row['id']}"} for row in rows]
     with pytest.raises(RecordError, match="none of its 1 prompts is a row"):
         StoredRollouts(path).rows(other, limit=4)
+
+
+def test_unexplained_differences_of_samples_of_another_step_are_put_down_to_it(stored, tmp_path):
+    trainer, rows, path = stored
+    told = json.loads(path.read_text(encoding="utf-8"))["tokens"]["log_probs"]
+    again = changed(path, tmp_path, log_probs=[[value - 0.002 for value in of_row] for of_row in told])
+    assert causes.STALE not in wrong(found(trainer, rows, again))
+    (tmp_path / "trainer_state.json").write_text('{"global_step": 1}', encoding="utf-8")
+    assert wrong(found(trainer, rows, again, str(tmp_path))) == {causes.STALE}
+
+
+def test_other_rows_with_the_same_ids_are_not_the_samples_rows(stored):
+    _, rows, path = stored
+    other = [{**row, "prompt": [{"role": "user", "content": "Which agents?"}]} for row in rows]
+    with pytest.raises(RecordError, match="none of its 1 prompts is a row"):
+        StoredRollouts(path).rows(other, limit=4)
+
+
+def test_tokens_of_another_tokenizer_are_an_error(stored, tmp_path):
+    trainer, rows, path = stored
+    ids = json.loads(path.read_text(encoding="utf-8"))["tokens"]["token_ids"]
+    again = changed(path, tmp_path, token_ids=[[one + 7 for one in of_row] for of_row in ids], log_probs=None)
+    with pytest.raises(RecordError, match="of another tokenizer than that of"):
+        found(trainer, rows, again)

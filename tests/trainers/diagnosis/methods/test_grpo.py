@@ -14,9 +14,9 @@ from models.families.loading import load_processor, load_vlm
 from trainers.diagnosis import causes
 from trainers.diagnosis.backends.transformers import TransformersRollouts
 from trainers.diagnosis.causes import Cause
-from trainers.diagnosis.explanations import checkpoint_folders
-from trainers.diagnosis.log_probs import of_update
-from trainers.diagnosis.methods.grpo import diagnose, sampling_of
+from trainers.diagnosis.explanations import SURE, State, Trials, checkpoint_folders
+from trainers.diagnosis.log_probs import UPDATE, as_drawn_by_update, of_update
+from trainers.diagnosis.methods.grpo import diagnose, move_temperature, sampling_of
 from trainers.diagnosis.prompts import rendered
 from trainers.diagnosis.rollout import Observed, Prompts, Sampled, observe
 
@@ -112,6 +112,34 @@ def test_nothing_is_wrong_with(changes, diagnosed):
     trainer.model_wrapped = trainer.accelerator.prepare_model(trainer.model)
     observed = observe(trainer, TransformersRollouts(), rows, sampling_of(trainer))
     assert [finding for finding in diagnose(trainer, observed) if finding.verdict == "wrong"] == []
+
+
+def test_a_rare_token_of_a_sure_model_is_no_cause(sound):
+    """It is five standard deviations off, but no other distribution makes it much likelier."""
+    trainer, _, observed = sound
+    rows = [0, 4]
+    trials = Trials(trainer, observed, rows, told=False)
+    logits = []
+    for row in rows:
+        ids = torch.tensor(observed.sampled[row].completion_ids)
+        logits.append(torch.zeros(len(ids), 900).scatter(1, ids[:, None], 30.0))
+    logits[0][0] = 0.0
+    logits[0][0, next(token for token in range(800) if token != observed.sampled[0].completion_ids[0])] = 11.5
+    trials._logits[UPDATE.runs] = logits
+    state = State(UPDATE, as_drawn_by_update(observed.sampling, 1.0))
+    assert trials.cost(state) > 10
+    assert trials.surprise(state) < SURE
+    logits[0][1:8] = logits[0][0]
+    assert trials.surprise(state) > SURE
+
+
+def test_the_update_of_a_stored_step_has_its_temperature(diagnosed):
+    changes = {"temperature": 1.4, "temperature_schedule": "linear", "temperature_end": 0.4, "max_steps": 5}
+    trainer, _ = diagnosed(**changes)
+    move_temperature(trainer, None)
+    assert trainer.temperature == 1.4
+    move_temperature(trainer, 2)
+    assert trainer.temperature == pytest.approx(0.9)
 
 
 # -- what the sampler does --------------------------------------------------------------------------------------------
@@ -334,7 +362,7 @@ def test_dropout(diagnosed):
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.1
     observed = observe(trainer, TransformersRollouts(), rows, sampling_of(trainer))
-    assert causes.DROPOUT in named(trainer, observed)
+    assert named(trainer, observed) == {causes.DROPOUT}
 
 
 def test_another_reference(sound):
