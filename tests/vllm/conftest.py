@@ -13,7 +13,8 @@ ON_CPU = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-"""What vLLM reads when it is imported."""
+"""What vLLM reads."""
+BY_TRL = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 def pytest_collection_modifyitems(items):
@@ -24,16 +25,22 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="vLLM is not in this environment: make test-vllm"))
 
 
-@pytest.fixture(scope="session")
-def vllm_on_cpu():
-    """vLLM whose weights can be replaced: for oneDNN it would pack them, and leave none to replace."""
-    os.environ.update(ON_CPU)
+@pytest.fixture
+def vllm_on_cpu(monkeypatch):
+    """vLLM whose weights can be replaced: for oneDNN it would pack them, and leave none to replace.
+
+    What TRL sets for its engine is gone after the test, so that no server takes it for its own.
+    """
+    for name in (*ON_CPU, *BY_TRL):
+        monkeypatch.setenv(name, ON_CPU.get(name, ""))
+    for name in BY_TRL:
+        del os.environ[name]
     with socket.socket() as found:  # TRL tries 29500 first, as every run on the machine does
         found.bind(("localhost", 0))
         os.environ["MASTER_PORT"] = str(found.getsockname()[1])
     import vllm._custom_ops
 
-    vllm._custom_ops._supports_onednn = False
+    monkeypatch.setattr(vllm._custom_ops, "_supports_onednn", False)
 
 
 @pytest.fixture(scope="session")
