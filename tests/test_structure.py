@@ -131,6 +131,7 @@ TESTED_IN = {
     "trainers/diagnosis/prompts.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/rewards.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/rollout.py": "trainers/diagnosis/methods/test_grpo.py",
+    "trainers/diagnosis/sampling_options.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/groups/arguments.py": "trainers/setup/test_recipes.py",
     "trainers/groups/from_python.py": "cases/trainers/test_from_python.py",
     "trainers/groups/run.py": "trainers/test_rce.py",

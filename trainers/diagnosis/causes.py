@@ -88,6 +88,19 @@ TOP_P = Cause("top-p", "set top_p: 1.0; the update does not know of the cut")
 TOP_K = Cause("top-k", "set top_k: 0; the update does not know of the cut")
 MIN_P = Cause("min-p", "leave min_p out; the update does not know of the cut")
 REPETITION = Cause("repetition penalty", "set repetition_penalty: 1.0; the update does not know of it")
+OPTION = Cause(
+    "an option of sampling",
+    "leave it out of generation_kwargs; the update does not know of it",
+)
+ORDINARY_END = Cause(
+    "an ordinary token ends completions",
+    "a token of the text stops sampling: take its id out of eos_token_id in generation_config.json",
+)
+PADDING = Cause(
+    "another padding token",
+    "generation_config.json pads by another id than the tokenizer: give both the same; the trainer takes the "
+    "tokenizer's",
+)
 SUPPRESSED = Cause(
     "much weight on suppressed tokens",
     "the model expects vision tokens in its answers: train on completions without them first",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from models.families.loading import image_token_ids
 from trainers.diagnosis import causes
 from trainers.diagnosis.causes import Cause
 from trainers.diagnosis.explanations import ROWS, SHRINKS, SURE, Share, State, Trials, explain
@@ -64,7 +65,7 @@ def check_log_probs(
     yield check_suppressed(trainer, observed, rows)
     findings = list(check_difference(trainer, observed, update, rows, variants, known))
     yield from findings
-    if all(finding.verdict == "ok" for finding in findings):
+    if known is not causes.OPTION and all(finding.verdict == "ok" for finding in findings):
         yield from check_likelihood(trainer, observed, rows, ())
 
 
@@ -91,6 +92,8 @@ def check_suppressed(trainer: Any, observed: Observed, rows: Sequence[int]) -> F
     without = trials.log_probs(State(UPDATE, as_drawn_by_update(observed.sampling, trainer.temperature)))
     share = (without - trials.log_probs(State(UPDATE, with_them))).abs().mean().item()
     found, limit = f"{share:.2g} nats a token", f"at most {MUCH_SUPPRESSED:g}"
+    if share > MUCH_SUPPRESSED and set(observed.sampling.suppressed) > set(image_token_ids(trainer.processing_class)):
+        return wrong(check, f"{found}, also of others than vision tokens", limit, causes.OPTION)
     if share > MUCH_SUPPRESSED:
         return Finding(check, found, limit, "note", causes.SUPPRESSED)
     return Finding(check, found, limit)
@@ -123,7 +126,10 @@ def check_difference(
     if mean <= mean_limit and most <= most_limit:
         yield Finding(check, found, limit)
         return
-    shares, state = explain(trials, variants, mean_limit)
+    if known is causes.OPTION:  # whose distribution is not computed
+        yield wrong(check, found, limit, known)
+        return
+    shares, state = explain(trials, variants, min(mean_limit, mean / 2))
     rest = trials.cost(state)
     if rest > max(mean_limit, REST * mean if shares else 0.0):
         if known is None:

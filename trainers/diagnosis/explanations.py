@@ -108,6 +108,11 @@ class Trials:
         told = torch.tensor([value for row in self.rows for value in self.observed.sampled[row].log_probs or []])
         return (found - told).abs().clamp(max=CUT).nanmean().item()
 
+    @property
+    def tied(self) -> float:
+        """Costs that differ by less are alike: in nats a token, or of all samples."""
+        return 1e-5 if self.told else 1.0
+
     def explains(self, cause: Cause, before: float, after: float) -> bool:
         """Whether a cost falls by enough."""
         if not self.told:
@@ -146,10 +151,11 @@ def other_samplings(now: Sampling, declared: Sampling) -> Iterator[tuple[Cause, 
         (causes.MIN_P, "min_p", (declared.min_p, *MIN_P)),
         (causes.REPETITION, "repetition_penalty", (declared.repetition_penalty, *PENALTIES)),
     )
-    for cause, name, values in grids:
-        for value in dict.fromkeys(values):
-            if value != getattr(Sampling(), name) and getattr(now, name) == getattr(Sampling(), name):
-                yield cause, f"{name} {value:g}", replace(now, **{name: value})
+    declared_first = [(cause, name, values[0]) for cause, name, values in grids]
+    others = [(cause, name, value) for cause, name, values in grids for value in values[1:]]
+    for cause, name, value in dict.fromkeys(declared_first + others):
+        if value != getattr(Sampling(), name) and getattr(now, name) == getattr(Sampling(), name):
+            yield cause, f"{name} {value:g}", replace(now, **{name: value})
 
 
 def other_variants(trainer: Any, folders: Sequence[str]) -> list[Variant]:
@@ -207,7 +213,10 @@ def explain(trials: Trials, variants: Sequence[Variant], limit: float) -> tuple[
         ]
         if not explaining:
             break
-        best = min(explaining, key=costs.__getitem__)
+        least = min(costs[number] for number in explaining)
+        best = next(
+            number for number in explaining if costs[number] <= least + trials.tied
+        )  # what is declared is first
         cause, what, state = tried[best]
         before, after = (now, costs[best]) if trials.told else (now - costs[best], 0.0)
         shares.append(Share(cause, what, before, after))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation import GenerationMode
 
 from data.errors import UserError
@@ -44,6 +44,12 @@ NEUTRAL: dict[str, tuple] = {
     "presence_penalty": (None, 0.0),
     "frequency_penalty": (None, 0.0),
     "no_repeat_ngram_size": (None, 0),
+    "do_sample": (None, True),
+    "num_beams": (None, 1),
+    "min_new_tokens": (None, 0),
+    "bad_words_ids": (None,),
+    "sequence_bias": (None,),
+    "forced_eos_token_id": (None,),
 }
 """Options of generation that sample from another distribution than the model's at its temperature, and the values
 that leave it as it is."""
@@ -162,6 +168,27 @@ class SampledLogProbs(LogitsProcessor):
         return [of_row[: len(ids)] for of_row, ids in zip(noted, completions, strict=True)]
 
 
+KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "use_cache", "cache_implementation")
+"""What a model's own generation configuration says that is no matter of sampling."""
+
+
+@contextmanager
+def without_own_sampling(model: nn.Module) -> Iterator[None]:
+    """Within it `model.generate` is given nothing by the model's generation_config.json that changes what is drawn.
+
+    `generate` takes from there whatever the configuration that it is handed leaves open, such as `min_p`, of which the
+    update knows nothing.
+    """
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = base.generation_config
+    kept = {name: getattr(own, name, None) for name in KEPT}
+    base.generation_config = GenerationConfig(**{name: value for name, value in kept.items() if value is not None})
+    try:
+        yield
+    finally:
+        base.generation_config = own
+
+
 @contextmanager
 def noting_log_probs(model: nn.Module, noted: SampledLogProbs) -> Iterator[None]:
     """Lets the next call of `model.generate` note what it samples with."""
@@ -228,10 +255,14 @@ class SamplingDifference:
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
         """The parent's, with the log-probabilities that transformers sampled with, which the parent leaves out."""
-        if self.use_vllm or not self.model.training or not self._samples_plainly():
+        if self.use_vllm:
             return super()._generate_single_turn(*args, **kwargs)
+        sampler = self.accelerator.unwrap_model(self.model_wrapped)
+        if not self.model.training or not self._samples_plainly():
+            with without_own_sampling(sampler):
+                return super()._generate_single_turn(*args, **kwargs)
         noted = SampledLogProbs(self.generation_config.temperature)
-        with noting_log_probs(self.accelerator.unwrap_model(self.model_wrapped), noted):
+        with without_own_sampling(sampler), noting_log_probs(sampler, noted):
             completion_ids, _ = super()._generate_single_turn(*args, **kwargs)
         return completion_ids, noted.of_completions(completion_ids)
 

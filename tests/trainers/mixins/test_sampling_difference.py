@@ -17,6 +17,7 @@ from trainers.mixins.sampling_difference import (
     changed_sampling,
     check_sampling,
     noting_log_probs,
+    without_own_sampling,
 )
 from trainers.setup.recipes import RecipeError
 
@@ -50,6 +51,17 @@ def logged(trainer, key: str) -> list[float]:
 
 
 # -- what transformers samples with -----------------------------------------------------------------------------------
+
+
+def test_what_the_models_folder_says_of_sampling_is_left_out(tiny_model):
+    model = load_vlm(str(tiny_model), device="cpu")[0]
+    own = model.generation_config
+    own.min_p, own.no_repeat_ngram_size, own.do_sample, ends = 0.9, 2, False, own.eos_token_id
+    with without_own_sampling(model):
+        config, _ = model._prepare_generation_config(GenerationConfig(temperature=0.7))
+        assert (config.min_p, config.no_repeat_ngram_size or 0) == (None, 0)
+        assert (config.eos_token_id, config.temperature) == (ends, 0.7)
+    assert model.generation_config is own
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

@@ -2,9 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from data.candidate_groups import load_groups
@@ -12,8 +13,11 @@ from data.io.records import RecordError, read_rows
 from trainers.diagnosis import causes
 from trainers.diagnosis.findings import Finding, wrong
 from trainers.diagnosis.rollout import Prompts, Sampled
+from trainers.diagnosis.sampling_options import check_options
+from trainers.mixins.sampling_difference import NEUTRAL
 from trainers.report.publishing import RECIPE_FILE
 from trainers.report.samples import MAX_TEXT, SampleLog, message_text
+from trainers.run.origin import read_run
 from trainers.setup.recipes import recipe_value
 
 STATE_FILE = "trainer_state.json"
@@ -156,6 +160,9 @@ class StoredRollouts:
             yield wrong(check, found, "all", causes.OTHER_PROMPT)
         else:
             yield Finding(check, f"{count} of {count} are rows of the training data", "all")
+        run = read_run(self.path.parent)
+        if run is not None:
+            yield from check_options(sampling_settings(run["settings"]), "the samples' run")
         step = self.step()
         if step is not None:
             check, limit = "weights of the samples", f"after {self.made} steps, as the model"
@@ -167,6 +174,11 @@ class StoredRollouts:
             yield wrong("temperature of the samples", f"{other[0]:g}", f"{temperature:g}", causes.TEMPERATURE)
         elif used:
             yield Finding("temperature of the samples", f"{temperature:g}", f"{temperature:g}")
+
+
+def sampling_settings(settings: Mapping[str, Any]) -> SimpleNamespace:
+    """What a run's settings say of sampling, as its arguments had it."""
+    return SimpleNamespace(**{name: settings.get(name) for name in (*NEUTRAL, "temperature", "generation_kwargs")})
 
 
 def _with_tokens(one: Sampled, trainer: Any) -> Sampled:

@@ -20,6 +20,7 @@ from trainers.diagnosis.memory import check_memory
 from trainers.diagnosis.prompts import check_prompts
 from trainers.diagnosis.rewards import check_rewards
 from trainers.diagnosis.rollout import Backend, Observed, Sampling, observe
+from trainers.diagnosis.sampling_options import check_ids, check_options
 from trainers.grpo import GRPOConfig, GRPOScriptArguments, GRPOTrainer
 from trainers.setup.checks import check_set_up
 from trainers.setup.model import hub_arguments, inspect_model, model_init_kwargs, policy_arguments
@@ -91,14 +92,21 @@ def move_temperature(trainer: GRPOTrainer, step: int | None) -> None:
 
 def sampling_of(trainer: GRPOTrainer) -> Sampling:
     """How a trainer says that tokens are drawn."""
+    given = trainer.args.generation_kwargs or {}
+    suppressed = {*image_token_ids(trainer.processing_class), *(given.get("suppress_tokens") or [])}
     return Sampling(
         temperature=trainer.temperature,
-        top_k=max(trainer.top_k or 0, 0),
-        top_p=trainer.top_p,
-        min_p=trainer.min_p or 0.0,
-        repetition_penalty=trainer.repetition_penalty,
-        suppressed=tuple(sorted(image_token_ids(trainer.processing_class))),
+        top_k=max(given.get("top_k", trainer.top_k) or 0, 0),
+        top_p=given.get("top_p", trainer.top_p),
+        min_p=given.get("min_p", trainer.min_p) or 0.0,
+        repetition_penalty=given.get("repetition_penalty", trainer.repetition_penalty),
+        suppressed=tuple(sorted(suppressed)),
     )
+
+
+def unmodelled(findings: Sequence[Finding]) -> list[Finding]:
+    """Those of options whose distribution is not computed."""
+    return [finding for finding in findings if finding.cause is causes.OPTION]
 
 
 def diagnose(trainer: GRPOTrainer, observed: Observed, folders: Sequence[str] = ()) -> Iterator[Finding]:
@@ -114,10 +122,11 @@ def diagnose(trainer: GRPOTrainer, observed: Observed, folders: Sequence[str] = 
         *check_prompts(observed, trainer.processing_class, **options),
         *check_images(observed, trainer.processing_class),
     ]
-    yield from read
+    options_said = list(check_options(trainer.args, "the recipe"))
+    yield from (*options_said, *check_ids(trainer), *read)
     yield from check_completions(observed, trainer, **options)
     repeatable = check_repeatable(trainer, observed, update)
-    known = [finding.cause for finding in (*read, repeatable) if finding.verdict == "wrong"]
+    known = [finding.cause for finding in (*unmodelled(options_said), *read, repeatable) if finding.verdict == "wrong"]
     yield from check_log_probs(
         trainer, observed, update, other_variants(trainer, folders), known[0] if known else None
     )

@@ -139,3 +139,11 @@ def test_tokens_of_another_tokenizer_are_an_error(stored, tmp_path):
     again = changed(path, tmp_path, token_ids=[[one + 7 for one in of_row] for of_row in ids], log_probs=None)
     with pytest.raises(RecordError, match="of another tokenizer than that of"):
         found(trainer, rows, again)
+
+
+def test_what_the_run_beside_the_file_says_of_its_sampling(stored, tmp_path):
+    trainer, rows, path = stored
+    again = changed(path, tmp_path, log_probs=None)
+    for top_p, causes_found in ((1.0, set()), (0.95, {causes.TOP_P})):
+        (tmp_path / "run.json").write_text(json.dumps({"settings": {"top_p": top_p}}), encoding="utf-8")
+        assert wrong(found(trainer, rows, again)) == causes_found

@@ -19,6 +19,7 @@ from trainers.diagnosis.log_probs import UPDATE, as_drawn_by_update, of_update
 from trainers.diagnosis.methods.grpo import diagnose, move_temperature, sampling_of
 from trainers.diagnosis.prompts import rendered
 from trainers.diagnosis.rollout import Observed, Prompts, Sampled, observe
+from trainers.diagnosis.sampling_options import check_ids
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,34 @@ def sampled_by(sound, edit: Callable[[Sampled], None] = lambda one: None, **sett
     told = {**trainer.generation_kwargs, **settings}
     with with_attributes(trainer, generation_config=config, generation_kwargs=told):
         return observe(trainer, Edited(edit), rows, sampling_of(trainer))
+
+
+RECIPES: dict[str, tuple[dict[str, Any], Cause]] = {
+    "min-p, which fits top-p as well": ({"min_p": 0.2}, causes.MIN_P),
+    "a cut that few tokens tell of": ({"top_k": 400}, causes.TOP_K),
+    "the temperature": ({"temperature": 1.3}, causes.TEMPERATURE),
+    "the most likely token": ({"do_sample": False}, causes.OPTION),
+    "n-grams": ({"no_repeat_ngram_size": 2}, causes.OPTION),
+    "tokens that are never drawn": ({"suppress_tokens": list(range(20, 300))}, causes.OPTION),
+}
+
+
+@pytest.mark.parametrize(("options", "cause"), RECIPES.values(), ids=RECIPES)
+def test_generation_kwargs_are_named_alone(options, cause, diagnosed):
+    trainer, rows = diagnosed(generation_kwargs=options, beta=0.0)
+    observed = observe(trainer, TransformersRollouts(), rows, sampling_of(trainer))
+    assert named(trainer, observed) == {cause}
+
+
+def test_an_end_token_that_is_a_word(sound):
+    with with_attributes(sound[0], eos_token_ids=[*sound[0].eos_token_ids, 30]):
+        assert causes.ORDINARY_END in named(*sound[::2])
+
+
+def test_padding_of_the_models_folder_that_is_not_the_tokenizers_is_noted(sound, tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"pad_token_id": 30}', encoding="utf-8")
+    with with_attributes(sound[0].model.config, name_or_path=str(tmp_path)):
+        assert [(one.verdict, one.cause) for one in check_ids(sound[0])] == [("note", causes.PADDING)]
 
 
 def without_log_probs(one: Sampled) -> None:
