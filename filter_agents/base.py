@@ -31,6 +31,13 @@ class FilterAgent(ABC):
     description: ClassVar[str]
     """One line, shown to the model that selects agents."""
 
+    def check_there(self) -> None:  # noqa: B027  not abstract: most agents need nothing
+        """Looks, before data is read, for what the agent asks elsewhere; most ask nobody.
+
+        Raises:
+            UserError: it is not there.
+        """
+
     @abstractmethod
     def read_prompt(self, prompt: str) -> Instruction:
         """What the prompt says, or the agent's default if it cannot be read."""

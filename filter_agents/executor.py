@@ -28,11 +28,16 @@ class Executor:
     Args:
         agents: by name, from `filter_agents.registry.build_agents`.
         cache_size: results remembered; the oldest are forgotten first.
+
+    Raises:
+        UserError: see `FilterAgent.check_there`.
     """
 
     def __init__(self, agents: dict[str, FilterAgent], cache_size: int = 65_536):
         self.agents = agents
         self.cache_size = cache_size
+        for agent in agents.values():
+            agent.check_there()
         self._cache: OrderedDict[tuple, frozenset[ItemId]] = OrderedDict()
 
     def _keep(self, pool_folder: str, name: str, parameters: tuple, remaining: frozenset[ItemId]) -> frozenset[ItemId]:

@@ -12,7 +12,7 @@ from filter_agents.base import FilterAgent, Instruction
 from models.served.address import checked_address, is_server
 from models.served.arguments import ServerArguments
 from models.vlm import VLM, LocalVLM
-from models.vlm_places import find_vlm
+from models.vlm_places import VLMPlace, find_vlm
 
 DEFAULT_QUESTION = "Is this a clear and useful image?"
 MAX_QUESTION_LENGTH = 500
@@ -27,7 +27,8 @@ class VlmJudge(FilterAgent):
     useful.
 
     Args:
-        model: folder or Hub id of a Qwen2-VL, loaded at the first use; or the address of a server, http://host:port/v1.
+        model: folder or Hub id of a Qwen2-VL, loaded at the first use; or the address of a server, http://host:port/v1,
+            which is asked for its models before data is read.
         batch_size: images a forward pass.
         max_pixels: largest width * height that the judge sees.
         revision: branch, tag or commit of a Hub repository; by default its main branch.
@@ -65,12 +66,22 @@ class VlmJudge(FilterAgent):
         if not is_server(model):
             self.server.check_unused("answer_cache")
         else:
-            self.server.server_settings(checked_address(model))  # only said to be right: nobody is asked yet
+            self.server.server_settings(
+                checked_address(model)
+            )  # only said to be right: prompts name agents without them
+
+    @cached_property
+    def _place(self) -> VLMPlace:
+        return find_vlm(self.model_name, self.server)
+
+    def check_there(self) -> None:
+        if is_server(self.model_name):
+            self._place  # noqa: B018  a server that has answered once
 
     @cached_property
     def _vlm(self) -> VLM:
         if is_server(self.model_name):
-            return find_vlm(self.model_name, self.server).load(None, None, self.server.answer_cache)
+            return self._place.load(None, None, self.server.answer_cache)
         return LocalVLM.load(self.model_name, revision=self.revision)
 
     def read_prompt(self, prompt: str) -> Instruction:

@@ -28,6 +28,7 @@ from data.io.unreadable import Skipping, readable_rows, refuse_unreadable, with_
 from data.reports.pool import ItemId, images_of_pools, load_pool, readable_pool
 from data.rows.messages import without_leading_marks
 from data.rows.row_images import RecordWithImages
+from filter_agents.executor import Executor
 from models.model_paths import model_option
 from models.served.arguments import ServerArguments
 from models.vlm import Prompt, Sampling
@@ -122,15 +123,13 @@ def select_agents(
     return answers
 
 
-def filter_datasets(reports: list[Report], answers: list[str], agents: dict) -> list[dict]:
+def filter_datasets(reports: list[Report], answers: list[str], executor: Executor) -> list[dict]:
     """Runs each answer's selection on its report's data set; a row each, as in the module's description.
 
     An answer without a readable selection keeps nothing and removes nothing: `kept` is `None`.
     """
-    from filter_agents.executor import Executor
     from rewards.agent_selection import parse_selection
 
-    executor = Executor(agents)
     rows = []
     for number, (report, answer) in enumerate(zip(reports, answers, strict=True)):
         row: dict[str, Any] = {"id": report.id if report.id is not None else number, "completion": answer}
@@ -178,6 +177,7 @@ def main(argv: list[str] | None = None) -> None:
 
     recipe = read_recipe(arguments.config) if arguments.config else {}
     agents = build_agents(recipe.get("agents"))
+    executor = Executor(agents)
     place = find_vlm(arguments.model, arguments)
     skipping = Skipping(arguments.skip_unreadable)
     reports = load_reports(arguments.dataset_name, arguments.split)
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
         unfinished = work_folder(arguments.output)
         folder = arguments.answer_cache or unfinished
         answers = select_agents(reports, place, recipe, agents, folder, arguments.batch_size)
-        rows = filter_datasets(reports, answers, agents)
+        rows = filter_datasets(reports, answers, executor)
     skipping.write(arguments.output)
     write_jsonl(arguments.output, rows)
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -9,8 +9,9 @@ from models.served.errors import ServerError
 
 EXPECTED = "expected http://host:port/v1"
 _SCHEME = re.compile(r"https?:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_WITHOUT_SCHEME = re.compile(r"(?:localhost|[\w-]+(?:\.[\w-]+)*):\d+(?:/|\Z)")
+_WITHOUT_SCHEME = re.compile(r"(?:\[[\da-fA-F:.]+\]|[\w-]+(?:\.[\w-]+)*):\d+(?:/|\Z)")
 _HOST = re.compile(r"[\w.:%-]+", re.ASCII)
+_PATH = re.compile(r"[!-~]*")
 _ENDPOINTS = ("/chat/completions", "/completions", "/models")
 
 
@@ -20,17 +21,19 @@ def is_server(name: str) -> bool:
     >>> [is_server(name) for name in ("http://localhost:8000/v1", "localhost:8000/v1", "Qwen/Qwen2-VL-2B-Instruct")]
     [True, True, False]
     """
+    name = name.strip()
     if _SCHEME.match(name):
         return True
     return _WITHOUT_SCHEME.match(name) is not None and not os.path.exists(name)
 
 
 def checked_address(name: str) -> str:
-    """The address without a slash at its end.
+    """The address without a slash at its end, or spaces around it.
 
     Raises:
         ServerError: no address of the API of a server. A password in it is not repeated.
     """
+    name = name.strip()
     if not _SCHEME.match(name):
         raise ServerError(f"{EXPECTED}, found {name!r}; an address begins with http:// or https://")
     if "@" in name:
@@ -41,7 +44,10 @@ def checked_address(name: str) -> str:
     try:
         parts = urlsplit(name)
         usable = (
-            parts.port != 0 and parts.scheme.lower() in ("http", "https") and _HOST.fullmatch(parts.hostname or "")
+            parts.port != 0
+            and parts.scheme.lower() in ("http", "https")
+            and _HOST.fullmatch(parts.hostname or "")
+            and _PATH.fullmatch(parts.path)
         )
     except ValueError:  # a port that is no number, or half a bracket
         usable = False
@@ -63,9 +69,11 @@ def is_this_machine(address: str) -> bool:
     True
     """
     host = urlsplit(address).hostname or ""
-    if host == "localhost":
+    if host.rstrip(".") == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        found = ipaddress.ip_address(host)
     except ValueError:
         return False
+    found = getattr(found, "ipv4_mapped", None) or found
+    return found.is_loopback or found.is_unspecified  # 0.0.0.0 is what `vllm serve` says that it listens at

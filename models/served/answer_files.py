@@ -35,11 +35,14 @@ def open_own_file(folder: Path, stem: str, first: int = 0, step: int = 1) -> Bin
     raise AssertionError("numbers do not end")
 
 
-def stored_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def stored_lines(path: Path, *names: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(offset in bytes, content) of whole lines. A last one without its end belongs to a process that may still write.
 
+    Args:
+        names: of what every line has; the first is that of a text.
+
     Raises:
-        RecordError: a line that is not JSON.
+        RecordError: a line that is not JSON, or something else than answers.
     """
     offset = 0
     with path.open("rb") as lines:
@@ -47,9 +50,14 @@ def stored_lines(path: Path) -> Iterator[tuple[int, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield offset, json.loads(line)
-            except ValueError as error:
+                content = json.loads(line)
+            except (ValueError, RecursionError) as error:
                 raise RecordError([f"{path}:{number}: not a line of stored answers: {error}"]) from error
+            is_text = isinstance(content, dict) and all(isinstance(content.get(name), str) for name in names[:1])
+            if not (is_text and {*names} <= content.keys()):
+                found = f"expected an object with {' and '.join(names)}, found {str(content)[:80]!r}"
+                raise RecordError([f"{path}:{number}: not a line of stored answers: {found}"])
+            yield offset, content
             offset += len(line)
 
 
@@ -79,11 +87,8 @@ class AnswerCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = open_own_file(self.folder, "served")
         for path in sorted(self.folder.glob("served-*.jsonl")):
-            for offset, line in stored_lines(path):
-                try:
-                    self._places[line["key"]] = path, offset
-                except (TypeError, KeyError) as error:
-                    raise RecordError([f"{path}: expected lines with a 'key', found {str(line)[:80]!r}"]) from error
+            for offset, line in stored_lines(path, "key", "answer"):
+                self._places[line["key"]] = path, offset
 
     def get(self, key: str) -> Any | None:
         """What was kept under a key, or `None`."""

@@ -29,8 +29,6 @@ def read_key(variable: str | None) -> tuple[str | None, str]:
             "variable, never the key itself",
             "--key_variable",
         )
-    if not (key.isascii() and key.isprintable()):
-        raise UserError(f"environment variable {name}: expected a key of one line of ASCII characters")
     return key or None, name
 
 
@@ -51,7 +49,7 @@ class ServerArguments:
         """Where and how to ask.
 
         Raises:
-            UserError: see `read_key`.
+            UserError: see `read_key` and `ServerSettings`.
         """
         key, variable = read_key(self.key_variable)
         return ServerSettings(

@@ -1,17 +1,21 @@
 """One attempt to ask a server that speaks OpenAI's API, and what its failure means."""
 
 import asyncio
+import json
 import re
 import time
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from data.cli.secrets import remember_secrets, without_secrets
+from data.cli.secrets import remember_secrets
 from models.served.address import is_this_machine
 from models.served.errors import Fault, ServerError
 
 ASK_AGAIN = (408, 409, 425, 429)
 """Of 400 to 499, those by which a server says that the same request may succeed later."""
+NOT_JSON = (ValueError, RecursionError)
+"""What is raised for a text that is no JSON, or has brackets in brackets without end."""
 CONNECT_SECONDS = 10.0
 LONGEST_SHOWN = 200
 """Characters of an answer in a message."""
@@ -32,12 +36,22 @@ class Client:
 
         remember_secrets({"api_key": key})
         self.address, self.timeout = address, timeout
-        self._http = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections),  # who asks bounds them
-            trust_env=not is_this_machine(address),  # a proxy of the environment could not reach it
-        )
+        try:
+            self._http = httpx2.AsyncClient(
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+                limits=httpx2.Limits(
+                    max_connections=None, max_keepalive_connections=connections
+                ),  # who asks bounds them
+                verify=httpx2.create_ssl_context() if address.startswith("https:") else True,
+                trust_env=not is_this_machine(address),  # a proxy of the environment could not reach it
+            )
+        except (ImportError, OSError, ValueError) as error:
+            raise ServerError(
+                f"found an environment in which no connection can be made ({error}); expected a proxy that is known "
+                "(HTTP_PROXY, HTTPS_PROXY, ALL_PROXY), and certificates that are there (SSL_CERT_FILE, SSL_CERT_DIR)",
+                address,
+            ) from error
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -59,9 +73,11 @@ class Client:
         """
         import httpx2
 
+        content = None if body is None else json.dumps(body)  # in ASCII, which also has halves of characters
+        kind = {} if body is None else {"Content-Type": "application/json"}
         try:
             async with asyncio.timeout(self.timeout):
-                response = await self._http.request(method, f"{self.address}{path}", json=body)
+                response = await self._http.request(method, f"{self.address}{path}", content=content, headers=kind)
         except (TimeoutError, httpx2.TimeoutException) as error:
             connecting = isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout)
             seconds = CONNECT_SECONDS if connecting else self.timeout
@@ -74,10 +90,13 @@ class Client:
         if not response.is_success:
             raise ServerError(f"found {_described(response)}", status=response.status_code)
         try:
-            return response.json()
-        except ValueError as error:
+            answer = response.json()
+        except NOT_JSON as error:
             kind = response.headers.get("content-type", "no content type")
             raise Fault(f"no JSON but {kind}: {_excerpt(response.text)!r}") from error
+        if isinstance(answer, dict) and answer.get("error"):
+            raise Fault(f"an error with HTTP {response.status_code}: {_excerpt(_said(answer, response.text))}")
+        return answer
 
 
 def seconds_to_wait(header: str | None) -> float | None:
@@ -104,17 +123,23 @@ def _in_words(name: str) -> str:
 def _described(response: Any) -> str:
     """The status of an answer, and what is said with it."""
     said = response.text
-    try:
-        content = response.json()
-    except ValueError:
-        content = None
-    if isinstance(content, dict):
-        inner = content.get("error", content)
-        said = str(inner.get("message") or inner.get("detail") or said if isinstance(inner, dict) else inner)
+    with suppress(*NOT_JSON):
+        said = _said(response.json(), said)
     target = response.headers.get("location")
     return f"HTTP {response.status_code}" + (f" to {target}" if target else "") + f": {_excerpt(said)}".rstrip(": ")
 
 
+def _said(content: Any, text: str) -> str:
+    """What a server says of an error.
+
+    Args:
+        content: what it answered, as JSON.
+        text: the same, as it came.
+    """
+    inner = (content.get("error") or content) if isinstance(content, dict) else text
+    return str(inner.get("message") or inner.get("detail") or text if isinstance(inner, dict) else inner)
+
+
 def _excerpt(text: str) -> str:
-    words = " ".join(without_secrets(text).split())
+    words = " ".join(text.split())
     return words if len(words) <= LONGEST_SHOWN else f"{words[:LONGEST_SHOWN]}.."

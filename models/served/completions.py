@@ -7,8 +7,10 @@ from typing import Any
 from models.served.errors import Fault, ServerError
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # of a pair that was cut, which no file could hold
-CUT_OFF = ("abort", "error")
-"""Finish reasons of completions that the server did not write to their end."""
+CUT_OFF = ("abort", "error", "content_filter", "tool_calls", "function_call")
+"""Finish reasons of completions that the server did not write to their end, or of which it tells a part as text."""
+ABOVE_CERTAIN = 1e-3
+"""A log-probability is 0 at most; more than this above it is no rounding."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ def read_completions(answer: Any, count: int, with_tokens: bool = False) -> list
         raise Fault(f"{len(choices)} completions in place of {count}")
     if not all(isinstance(choice, dict) for choice in choices):
         raise Fault("a choice that is no object")
-    indices = [choice.get("index", number) for number, choice in enumerate(choices)]
+    indices = [number if choice.get("index") is None else choice["index"] for number, choice in enumerate(choices)]
     if sorted(map(str, indices)) != sorted(map(str, range(count))):
         raise Fault(f"choices with the indices {indices} in place of 0 to {count - 1}")
-    ordered = sorted(choices, key=lambda choice: int(choice.get("index", 0)))
-    return [_completion(choice, with_tokens) for choice in ordered]
+    ordered = sorted(range(count), key=lambda number: int(indices[number]))
+    return [_completion(choices[number], with_tokens) for number in ordered]
 
 
 def _completion(choice: dict[str, Any], with_tokens: bool) -> Completion:
@@ -65,7 +67,11 @@ def _completion(choice: dict[str, Any], with_tokens: bool) -> Completion:
     text = message.get("content") if isinstance(message, dict) else None
     if not isinstance(text, str):
         raise Fault(f"a completion without a text (content {text!r:.80}, finish_reason {reason!r})")
-    return Completion(_HALF_CHARACTER.sub("\ufffd", text), reason, _first_tokens(choice) if with_tokens else ())
+    return Completion(_whole(text), _whole(reason), _first_tokens(choice) if with_tokens else ())
+
+
+def _whole(text: str) -> str:
+    return _HALF_CHARACTER.sub("\ufffd", text)
 
 
 def _first_tokens(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:
@@ -73,6 +79,10 @@ def _first_tokens(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:
     if found is None:
         raise ServerError("found a completion without log-probabilities; expected those of its first token (logprobs)")
     try:
-        return tuple((str(one["token"]), float(one["logprob"])) for one in found["content"][0]["top_logprobs"])
+        tokens = tuple((_whole(one["token"]), float(one["logprob"])) for one in found["content"][0]["top_logprobs"])
     except (TypeError, KeyError, IndexError, ValueError) as error:
-        raise Fault(f"log-probabilities of another form: {str(found)[:120]!r}") from error
+        raise Fault(f"log-probabilities of another form ({error!r})") from error
+    for token, value in tokens:
+        if not value <= ABOVE_CERTAIN:  # so is NaN
+            raise Fault(f"{value} as log-probability of {token!r}")
+    return tokens

@@ -1,5 +1,6 @@
 """What can be wrong with a server: for good, or until it is asked again."""
 
+from data.cli.secrets import without_secrets
 from models.errors import ModelError
 
 
@@ -12,7 +13,7 @@ class ServerError(ModelError):
     """
 
     def __init__(self, text: str, location: str = "", field: str = "", status: int | None = None):
-        super().__init__(text, location, field)
+        super().__init__(without_secrets(text), location, field)  # servers repeat what they were sent
         self.status = status
 
 
@@ -26,8 +27,8 @@ class Fault(Exception):
     """
 
     def __init__(self, found: str, wait: float | None = None, status: int | None = None):
-        super().__init__(found)
-        self.found, self.wait, self.status = found, wait, status
+        self.found, self.wait, self.status = without_secrets(found), wait, status
+        super().__init__(self.found)
 
 
 class Stopped(Exception):

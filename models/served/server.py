@@ -43,6 +43,9 @@ class ServerSettings:
         concurrency: requests at once.
         timeout: seconds from a request to the end of its answer.
         retries: of one request, after its first attempt.
+
+    Raises:
+        ServerError: a key that no request could be sent with. It is not repeated.
     """
 
     address: str
@@ -52,6 +55,11 @@ class ServerSettings:
     concurrency: int = 16
     timeout: float = 600.0
     retries: int = 6
+
+    def __post_init__(self):
+        if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
+            where = f"environment variable {self.key_variable}" if self.key_variable else "key"
+            raise ServerError("expected a key of one line of ASCII characters", where)
 
 
 class ChatServer:
@@ -127,8 +135,8 @@ class ChatServer:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             settings = self.settings
-            self._loop = loop
             self._client = Client(self.address, settings.key, settings.timeout, settings.concurrency)
+            self._loop = loop
             self._places = asyncio.Semaphore(settings.concurrency)
             self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -143,9 +151,13 @@ class ChatServer:
             if stored is not None:
                 self.counts["cached"] += 1
                 return [Completion.read(one) for one in stored]
-            async with self._places:
-                answer = await self._answer(request, settings, stop)
-            self.cache.keep(key, [asdict(one) for one in answer])
+            try:
+                async with self._places:
+                    answer = await self._answer(request, settings, stop)
+                self.cache.keep(key, [asdict(one) for one in answer])
+            except Exception:  # also a full disk, which could keep no further answer
+                stop.set()
+                raise
         return answer
 
     async def _answer(self, request: ChatRequest, settings: dict[str, Any], stop: asyncio.Event) -> list[Completion]:
@@ -158,11 +170,7 @@ class ChatServer:
             return read_completions(answer, request.num_generations, request.first_tokens)
 
         several = "s" if request.num_generations > 1 else ""
-        try:
-            return await self._asked(CHAT, attempt, f"{request.num_generations} whole completion{several}", stop)
-        except ServerError:
-            stop.set()
-            raise
+        return await self._asked(CHAT, attempt, f"{request.num_generations} whole completion{several}", stop)
 
     async def _asked(
         self, path: str, attempt: Callable[[], Awaitable[Result]], wanted: str, stop: asyncio.Event, **how: bool
@@ -177,6 +185,8 @@ class ChatServer:
             if error.status in (401, 403) and variable:
                 state = "was sent" if self.settings.key else "is not set"
                 text += f". The key is read from the environment variable {variable}, which {state}"
+            if error.status == 413:
+                text += ". Images are smaller with a lower max_pixels"
             if path == CHAT and self.cache.folder is not None:
                 text += f". What was answered is kept in {self.cache.folder}: run the command again to go on"
             raise ServerError(text, f"{self.address}{path}", status=error.status) from error

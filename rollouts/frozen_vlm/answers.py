@@ -110,7 +110,7 @@ class AnswerBook:
         """Reads what all processes have stored under the same settings."""
         if self._folder is not None:
             for path in sorted(self._folder.glob("answers-*.jsonl")):
-                for _, stored in stored_lines(path):
+                for _, stored in stored_lines(path, "settings", "answers"):
                     if stored["settings"] == self._settings:
                         self._known.update(stored["answers"])
 

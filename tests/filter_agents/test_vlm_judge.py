@@ -1,5 +1,7 @@
 """The agent that asks a model: its answers are those of a forward pass for each image alone."""
 
+import json
+
 import pytest
 import torch
 from chat_server import FaultyChatServer, content_of, picture_of
@@ -13,6 +15,8 @@ from filter_agents.registry import build_agents
 from filter_agents.vlm_judge import DEFAULT_QUESTION, VlmJudge
 from models.families.loading import image_token_ids
 from models.served.errors import ServerError
+from rewards import eval as rewards_eval
+from rollouts import filter_dataset
 
 QUESTION = "Is it a cat?"
 
@@ -181,6 +185,18 @@ def test_a_server_without_log_probabilities(flawed_pool):
         with pytest.raises(ServerError, match="found a completion without log-probabilities"):
             VlmJudge(server.address).keep(str(flawed_pool), (QUESTION,))
         assert len(server.bodies) <= 16
+
+
+def test_a_server_that_is_not_there_is_said_before_data_is_read(tmp_path):
+    agents = {"agents": [{"name": "vlm_judge", "model": "http://localhost:1/v1"}]}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**agents, "reward_funcs": ["filtering_quality"]}))
+    words = ["--dataset_name", "nowhere.jsonl", "--config", str(tmp_path / "recipe.yaml")]
+    for main, more in (
+        (rewards_eval.main, ["--output_dir", str(tmp_path / "out")]),
+        (filter_dataset.main, ["--model", "http://localhost:2/v1", "--output", str(tmp_path / "kept.jsonl")]),
+    ):
+        with pytest.raises(SystemExit, match="http://localhost:1/v1/models: found connect error"):
+            main([*words, *more])
 
 
 def test_a_recipe_names_a_server_and_nobody_is_asked_until_it_is_used(monkeypatch):

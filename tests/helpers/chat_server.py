@@ -58,7 +58,8 @@ class FaultyChatServer:
     """Context manager: a server with one model, or several.
 
     Args:
-        faults: (number of the attempt, counted from 0, body) -> one of `FAULTS`, "HTTP n", or `None` for an answer.
+        faults: (number of the attempt, counted from 0, body) -> one of `FAULTS`, "HTTP n", all that is sent with HTTP
+            200 as bytes, or `None` for an answer.
         answer: body -> texts of the completions; by default the content of the request and the completion's number.
         models: their names.
         key: without it nobody is let in; by default everybody is.
@@ -76,7 +77,7 @@ class FaultyChatServer:
 
     def __init__(
         self,
-        faults: Callable[[int, dict[str, Any]], str | None] = lambda number, body: None,
+        faults: Callable[[int, dict[str, Any]], str | bytes | None] = lambda number, body: None,
         answer: Callable[[dict[str, Any]], list[str]] | None = None,
         models: tuple[str, ...] = ("policy",),
         key: str | None = None,
@@ -108,7 +109,7 @@ class FaultyChatServer:
         self._http.shutdown()
         self._http.server_close()
 
-    def begin(self, body: dict[str, Any]) -> str | None:
+    def begin(self, body: dict[str, Any]) -> str | bytes | None:
         """Notes a request; how it is to fail, if it is."""
         with self._lock:
             number = len(self.bodies)
@@ -183,7 +184,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(401, {"error": {"message": "Unauthorized"}})
         return False
 
-    def _fail(self, fault: str, body: dict[str, Any]) -> None:
+    def _fail(self, fault: str | bytes, body: dict[str, Any]) -> None:
+        if isinstance(fault, bytes):
+            self._send(200, fault)
+            return
         choices = [_choice(number, text, None) for number, text in enumerate(self.server_.answer(body))]
         if fault.removeprefix("HTTP ").isdigit():
             status = int(fault.removeprefix("HTTP "))

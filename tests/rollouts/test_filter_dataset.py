@@ -5,6 +5,7 @@ import json
 import pytest
 
 from data.reports.pool import load_pool
+from filter_agents.executor import Executor
 from filter_agents.registry import build_agents
 from rollouts.filter_dataset import Report, filter_datasets, load_reports, main
 
@@ -22,7 +23,7 @@ def report(report_data) -> Report:
 
 def test_selected_agents_divide_the_data_set_into_kept_and_removed(report):
     answer = ANSWER.format(name="exact_duplicate_filter", prompt="drop exact copies")
-    [row] = filter_datasets([report], [answer], build_agents(AGENTS))
+    [row] = filter_datasets([report], [answer], Executor(build_agents(AGENTS)))
     expected = build_agents(AGENTS)["exact_duplicate_filter"].keep(report.pool, ())
     ids = load_pool(report.pool).ids
     assert row["kept"] == [item_id for item_id in ids if item_id in set(expected)]
@@ -34,7 +35,7 @@ def test_selected_agents_divide_the_data_set_into_kept_and_removed(report):
 def test_unreadable_prompts_and_unknown_agents_are_counted(report):
     unread = ANSWER.format(name="blur_filter", prompt="make it nice")
     unknown = ANSWER.format(name="no_such_filter", prompt="x")
-    rows = filter_datasets([report, report], [unread, unknown], build_agents(AGENTS))
+    rows = filter_datasets([report, report], [unread, unknown], Executor(build_agents(AGENTS)))
     assert [row["unread_prompts"] for row in rows] == [1, 0]
     assert [row["unknown_agents"] for row in rows] == [0, 1]
     assert rows[1]["kept"] == []

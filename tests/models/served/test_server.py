@@ -1,6 +1,7 @@
 """Whatever a server does: every answer is the right one, none is lost, and none is asked for twice."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ from chat_server import FAULTS, FaultyChatServer, content_of, picture_of
 from PIL import Image
 from places import ROOT
 
-from models.served import attempts
+from data.io.records import RecordError
+from models.served import answer_files, attempts
 from models.served.errors import ServerError
 from models.served.requests import ChatRequest
 from models.served.server import ChatServer, ServerSettings
@@ -225,6 +227,95 @@ def test_from_asynchronous_code():
         for _ in range(2):  # in a loop of its own each time
             assert texts(asyncio.run(ask(server))) == [expected(0), expected(1), expected(0)]
         assert len(faulty.bodies) == 2
+
+
+def completion(text: str = "It is.", reason: str = "stop", **more) -> dict:
+    choice = {"index": 0, "message": {"content": text}, "finish_reason": reason}
+    return {"choices": [{**choice, **more}]}
+
+
+def first_token(token: str, value: float) -> dict:
+    return {"content": [{"token": token, "logprob": value, "top_logprobs": [{"token": token, "logprob": value}]}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ({**completion(), "error": {"message": "the engine is dead"}}, "an error with HTTP 200: the engine is dead"),
+        (completion(reason="content_filter"), r"not finished \(finish_reason 'content_filter'\)"),
+        (completion("", reason="tool_calls"), r"not finished \(finish_reason 'tool_calls'\)"),
+        (completion(index=1), r"choices with the indices \[1\]"),
+        (completion(logprobs=first_token("Yes", float("nan"))), "nan as log-probability of 'Yes'"),
+        (completion(logprobs=first_token("Yes", 0.5)), "0.5 as log-probability of 'Yes'"),
+        (completion(logprobs=first_token("Yes", None)), "log-probabilities of another form"),
+        (completion(logprobs=first_token(None, -1.0)), "log-probabilities of another form"),
+        (b"[" * 100_000, "no JSON but"),
+    ],
+)
+def test_what_is_no_whole_answer_is_never_taken(answer, found):
+    sent = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    with FaultyChatServer(lambda number, body: sent) as faulty:
+        with pytest.raises(ServerError, match=found):
+            server_at(faulty, retries=1).answers([request_of(0, first_tokens=True)])
+        assert len(faulty.bodies) == 2
+
+
+def test_what_servers_may_write_otherwise(tmp_path):
+    answer = {**completion(index=None, logprobs=first_token("\ud83d", -0.1)), "error": None}
+    with FaultyChatServer(lambda number, body: json.dumps(answer).encode()) as faulty:
+        [[found]] = server_at(faulty, tmp_path).answers([request_of(0, first_tokens=True)])
+    assert (found.text, found.first_tokens) == ("It is.", (("\ufffd", -0.1),))
+
+
+def test_half_of_a_character_reaches_the_server():
+    with FaultyChatServer() as faulty:
+        server_at(faulty).answers([ChatRequest([{"role": "user", "content": "so \ud83d"}])])
+        assert faulty.bodies[0]["messages"][0]["content"] == "so \ud83d"
+
+
+def test_a_full_disk_stops_the_others_as_a_refusal_does(tmp_path, monkeypatch):
+    def full(file, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with FaultyChatServer(delay=0.02) as faulty:
+        server = server_at(faulty, tmp_path, concurrency=2)
+        monkeypatch.setattr(answer_files, "append_line", full)
+        with pytest.raises(OSError, match="No space left"):
+            server.answers([request_of(number) for number in range(20)])
+        assert len(faulty.bodies) <= 4, "answers that could not be kept were asked for"
+
+
+@pytest.mark.parametrize("line", ['{"key": 3, "answer": []}', '{"key": "a"}', "[1]", "null", '"text"', "{", ""])
+def test_a_line_that_is_none_of_answers_is_named(line, tmp_path):
+    (tmp_path / "served-0.jsonl").write_text('{"key": "a", "answer": []}\n' + line + "\n")
+    with FaultyChatServer() as faulty, pytest.raises(RecordError, match=r"served-0.jsonl:2: not a line of stored"):
+        server_at(faulty, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALL_PROXY", "socks9://localhost:1"), ("HTTP_PROXY", "carrier://x"), ("SSL_CERT_FILE", "/nowhere.pem")],
+)
+def test_an_environment_in_which_nothing_can_be_sent(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ServerError, match=r"^http.*: found an environment in which no connection can be made"):
+        ChatServer(ServerSettings("https://example.invalid/v1"))
+
+
+def test_a_key_that_cannot_be_sent_is_not_repeated():
+    for key in ("secret-\nword", "geheimes-w\u00f6rtchen"):
+        with pytest.raises(ServerError, match="environment variable K: expected a key of one line") as caught:
+            ServerSettings("http://localhost:8000/v1", key=key, key_variable="K")
+        assert key[:6] not in str(caught.value)
+
+
+def test_a_key_that_the_server_repeats_is_not_shown(caplog):
+    key = "very-secret-key-of-mine"
+    sent = json.dumps({"error": {"message": f"no such user: {key}"}}).encode()
+    with FaultyChatServer(lambda number, body: sent) as faulty:
+        with pytest.raises(ServerError, match="no such user") as caught:
+            server_at(faulty, key=key, retries=1).answers([request_of(0)])
+        assert key not in str(caught.value) + caplog.text
 
 
 KILLED = """

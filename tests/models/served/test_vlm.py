@@ -13,7 +13,7 @@ from data.io.pixel_bounds import PixelBounds
 from data.io.records import read_rows
 from models.served import attempts
 from models.served.address import checked_address, is_server, is_this_machine
-from models.served.arguments import read_key
+from models.served.arguments import ServerArguments
 from models.served.server import ChatServer, ServerSettings
 from models.served.vlm import ServedVLM
 from models.vlm import Prompt, Sampling
@@ -197,6 +197,7 @@ def test_a_refused_address_is_said_before_the_data_is_read(tmp_path):
         ("http:/localhost:8000/v1", "expected http://host:port/v1, found 'http:/localhost:8000/v1'"),
         ("http://[::1:8000/v1", "expected http://host:port/v1, found 'http://[::1:8000/v1'"),
         ("http://my host:8000/v1", "expected http://host:port/v1, found 'http://my host:8000/v1'"),
+        ("http://localhost:8000/v 1", "expected http://host:port/v1, found 'http://localhost:8000/v 1'"),
         ("http://me:secret-word#1@localhost:8000/v1", "found a login before the '@'"),
     ],
 )
@@ -209,12 +210,14 @@ def test_no_address_of_a_server(address, problem, tmp_path):
 
 def test_what_is_an_address(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert all(map(is_server, ("host:8000", "http://[::1]:8000/v1", "run:3")))
+    assert all(map(is_server, ("host:8000", "http://[::1]:8000/v1", "run:3", "[::1]:8000/v1", " http://a/v1")))
     assert not is_server("owner/name")
     (tmp_path / "run:3").mkdir()
     assert not is_server("run:3")
     assert checked_address("HTTP://[::1]:8000/v1/") == "http://[::1]:8000/v1"
-    assert is_this_machine("http://[::1]:8000/v1")
+    assert checked_address(" http://localhost:8000/v1\n") == "http://localhost:8000/v1"
+    for host in ("[::1]", "0.0.0.0", "[::ffff:127.0.0.1]", "localhost."):
+        assert is_this_machine(f"http://{host}:8000/v1")
     assert not is_this_machine("http://example.com/v1")
 
 
@@ -267,5 +270,5 @@ def test_the_key_comes_from_a_variable_alone(report_data, tmp_path, monkeypatch,
 def test_a_key_that_no_header_can_hold_is_not_repeated(monkeypatch):
     monkeypatch.setenv("OF_MY_SERVER", "schlüssel\nwort")
     with pytest.raises(UserError, match="environment variable OF_MY_SERVER: expected a key of one line") as caught:
-        read_key("OF_MY_SERVER")
+        ServerArguments(key_variable="OF_MY_SERVER").server_settings("http://localhost:8000/v1")
     assert "wort" not in str(caught.value)
