@@ -154,8 +154,9 @@ class GRPOTrainer(
         given = [] if reward_funcs is None else reward_funcs
         rewards = [load_reward(one, args) for one in (given if isinstance(given, list | tuple) else [given])]
         limit = args.max_prompt_length
-        train_dataset = rollout_dataset(train_dataset, "train_dataset", processing_class, limit)
-        eval_dataset = rollout_dataset(eval_dataset, "eval_dataset", processing_class, limit)
+        environments = kwargs.get("environment_factory") is not None
+        train_dataset = rollout_dataset(train_dataset, "train_dataset", processing_class, limit, environments)
+        eval_dataset = rollout_dataset(eval_dataset, "eval_dataset", processing_class, limit, environments)
         with class_of_its_revision(model, args):
             super().__init__(model, rewards, args, train_dataset, eval_dataset, processing_class, *others, **kwargs)
         self._suppress_image_token()
@@ -166,7 +167,8 @@ class GRPOTrainer(
         """The parent's; rows that are given only now get their prompts, and their images are read as all others."""
         if not isinstance(eval_dataset, str | None):
             limit = self.args.max_prompt_length
-            eval_dataset = rollout_dataset(eval_dataset, "eval_dataset", self.processing_class, limit)
+            environments = self.environment_factories is not None
+            eval_dataset = rollout_dataset(eval_dataset, "eval_dataset", self.processing_class, limit, environments)
         return super().get_eval_dataloader(eval_dataset)
 
     def fixed_samples(self) -> FixedSamples | None:

@@ -224,6 +224,23 @@ def test_rewards_of_environments_can_be_called_by_hand(models, tmp_path, monkeyp
     assert trainer.reward_funcs[0](environments=[Game(), object()]) == [1.0, None]
 
 
+def test_environments_read_columns_of_their_own(models, tmp_path, monkeypatch):
+    class Riddle:
+        def reset(self, secret: str, **row) -> str:
+            return f"Which letter comes after {secret}?"
+
+        def get_reward(self) -> float:
+            return 1.0
+
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    monkeypatch.setattr("trl.trainer.grpo_trainer.supports_tool_calling", lambda processor: True)
+    rows, args = Dataset.from_dict({"secret": ["a", "b"]}), GRPOConfig(str(tmp_path), **SMALL)
+    trainer = GRPOTrainer(models.policy, args=args, train_dataset=rows, environment_factory=Riddle)
+    assert trainer.train_dataset.column_names == ["secret"]
+    with pytest.raises(ValueError, match="train_dataset: expected a column of prompt, .*, found secret"):
+        GRPOTrainer(models.policy, length, args, rows)
+
+
 def test_a_wrong_number_of_rewards_is_the_error_that_trls_is(models, tmp_path):
     trainer = GRPOTrainer(
         models.policy, lambda completions, **columns: [1.0], GRPOConfig(str(tmp_path), **SMALL), plain()

@@ -158,10 +158,13 @@ class SampledLogProbs(LogitsProcessor):
         logits = self._logits.float() / self.temperature
         return logits.gather(1, tokens.to(logits.device)[:, None]).squeeze(1) - logits.logsumexp(dim=1)
 
-    def of_completions(self, completions: list[list[int]]) -> list[list[float]]:
-        """The log-probability of each token of each completion, in nats."""
-        if self._logits is None:
-            return [[] for _ in completions]
+    def of_completions(self, completions: list[list[int]]) -> list[list[float]] | None:
+        """The log-probability of each token of each completion, in nats; `None` where nothing was noted of them, as
+        when a program puts a function of its own in the place of `generate`.
+        """
+        longest = max(map(len, completions), default=0)
+        if self._logits is None or len(self._logits) != len(completions) or len(self._noted) + 1 < longest:
+            return None
         last = len(self._noted)
         final = [ids[last] if len(ids) > last else 0 for ids in completions]
         noted = torch.stack([*self._noted, self._of_tokens(torch.tensor(final))], dim=1).tolist()  # (B, steps)

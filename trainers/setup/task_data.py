@@ -108,13 +108,24 @@ def given_rows(dataset: Dataset, name: str, processor: Any, limit: int | None) -
     return rows
 
 
-def rollout_dataset(dataset: Any, name: str, processor: Any, limit: int | None) -> Any:
+def rollout_dataset(
+    dataset: Any, name: str, processor: Any, limit: int | None, from_environments: bool = False
+) -> Any:
     """A data set that a trainer is given, as it rolls out: rows of a task without a prompt get theirs, all others are
-    the library's to read. The arguments are those of `given_rows`; there may be several data sets, by their names."""
+    the library's to read.
+
+    Args:
+        dataset, name, processor, limit: as of `given_rows`; there may be several data sets, by their names.
+        from_environments: prompts may come from environments, which read whatever columns they know.
+    """
     if isinstance(dataset, Mapping):
-        return {key: rollout_dataset(one, f"{name} {key}", processor, limit) for key, one in dataset.items()}
+        return {
+            key: rollout_dataset(one, f"{name} {key}", processor, limit, from_environments)
+            for key, one in dataset.items()
+        }
     if not (isinstance(processor, ProcessorMixin) and is_of_a_task(dataset)):
-        check_columns(dataset, name, ("prompt",))
+        if not from_environments:
+            check_columns(dataset, name, ("prompt",))
         check_no_limit(dataset, limit)
         return library_dataset(dataset, name, processor)
     has_prompts = "prompt" in dataset.column_names

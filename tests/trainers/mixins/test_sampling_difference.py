@@ -1,5 +1,6 @@
 """Sampler against trainer: what is measured, on which tokens, and when it stops a run."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -92,6 +93,15 @@ def test_noting_gives_what_generate_sampled_with_and_changes_no_token(tiny_model
     rows = [row[:length] for row, length in zip(sampled.tolist(), lengths, strict=True)]
     for number, log_probs in enumerate(noted.of_completions(rows)):
         assert log_probs == pytest.approx(expected[number, : lengths[number]].tolist(), abs=1e-5)
+
+
+def test_nothing_is_told_of_completions_that_were_not_noted():
+    noted = SampledLogProbs(1.0)
+    assert noted.of_completions([[1, 2], []]) is None  # as with a `generate` of a program's own
+    noted(torch.tensor([[5], [5]]), torch.zeros(2, 8))
+    assert noted.of_completions([[1, 2], []]) is None
+    assert noted.of_completions([[1], [1], [1]]) is None
+    assert noted.of_completions([[1], []]) == [[pytest.approx(-math.log(8))], []]
 
 
 def test_rollouts_by_transformers_agree_with_the_trainer(tiny_model, tmp_path):
