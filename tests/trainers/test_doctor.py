@@ -58,6 +58,7 @@ def test_a_cut_of_the_recipe_is_named_with_its_remedy(recipe, run_warm):
         (["--set", "top_p"], "--set: expected KEY=VALUE, found 'top_p'"),
         (["--set", "top_q=1"], "unknown key 'top_q'"),
         (["--limit", "0"], "--limit"),
+        (["--backend", "recipes"], "--backend: recipes is a folder; expected a file in it"),
         (["--backend", "vlm"], "--backend: expected transformers, vllm or a file of completions, found 'vlm'"),
     ],
 )

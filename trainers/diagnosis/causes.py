@@ -49,6 +49,15 @@ DROPPED_IMAGE = Cause(
     "the row has an image that this side does not see: look for a limit of images a prompt, for image tokens that do "
     "not match their features, and for a column that is not handed on",
 )
+IMAGE_ORDER = Cause(
+    "images in another order",
+    "a prompt's images are to be handed on in the order of their places in it: look for sorting, or a set",
+)
+TRUNCATED = Cause(
+    "truncated prompt",
+    "one side cuts the prompt: give both the same limit (vLLM: max_model_len), or leave long rows out with "
+    "max_prompt_length",
+)
 IMAGE_TOKENS = Cause(
     "image tokens do not match the images",
     "the prompt promises more or fewer patches than the images have: let one processor make both, and cut no prompts",

@@ -1,5 +1,6 @@
 """Checks of images: as many as the rows have, of the same patches on both sides, and as many tokens as patches."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from trainers.diagnosis import causes
 from trainers.diagnosis.findings import Finding, not_told, wrong
 from trainers.diagnosis.prompts import image_pad
-from trainers.diagnosis.rollout import Observed
+from trainers.diagnosis.rollout import Observed, Sampled
 
 PIXEL_LIMIT = 1e-5
 """Difference of two processors' values, which have a deviation of about 1; bfloat16 alone is far above it."""
@@ -50,7 +51,8 @@ def check_grids(observed: Observed, own: list) -> Finding:
     if unequal:
         first = f"{_shown(unequal[0][0])} and {_shown(unequal[0][1])} patches"
         found = f"{len(unequal)} of {len(pairs)} rows differ, the first with {first}"
-        return wrong(check, found, "all equal", causes.PIXEL_BOUNDS)
+        same = all(sorted(map(tuple, told)) == sorted(grids) for told, grids in unequal)
+        return wrong(check, found, "all equal", causes.IMAGE_ORDER if same else causes.PIXEL_BOUNDS)
     return Finding(check, f"equal in {len(pairs)} of {len(pairs)} rows", "all equal")
 
 
@@ -70,8 +72,34 @@ def check_pixels(observed: Observed, own: list) -> Finding:
         return not_told(check, "the sampler does not tell its pixels, or has none of the same size")
     limit = f"at most {PIXEL_LIMIT:g}"
     if not worst <= PIXEL_LIMIT:
-        return wrong(check, f"differ by up to {worst:.3g}", limit, causes.PIXELS)
+        cause = causes.IMAGE_ORDER if all(map(_permuted, observed.sampled, own)) else causes.PIXELS
+        return wrong(check, f"differ by up to {worst:.3g}", limit, cause)
     return Finding(check, f"differ by at most {worst:.2g} in {compared} rows", limit)
+
+
+def _permuted(one: Sampled, own: tuple[list, torch.Tensor | None]) -> bool:
+    """Whether sampler and update have the same images, in whatever order."""
+    grids, pixels = own
+    if one.pixels is None or pixels is None or one.grids is None:
+        return one.pixels is None and pixels is None
+    sides = [_images_of(one.grids, one.pixels), _images_of(grids, pixels)]
+    if len(sides[0]) != len(sides[1]):
+        return False
+    left = sides[1]
+    for image in sides[0]:
+        match = next((number for number, other in enumerate(left) if _alike(image, other)), None)
+        if match is None:
+            return False
+        left.pop(match)
+    return True
+
+
+def _images_of(grids: list, pixels: torch.Tensor) -> list[torch.Tensor]:
+    return list(pixels.float().cpu().split([math.prod(grid) for grid in grids]))
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and (one - other).abs().max().item() <= PIXEL_LIMIT
 
 
 def check_image_tokens(observed: Observed, own: list, processor: Any) -> Finding:

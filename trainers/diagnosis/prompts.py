@@ -48,39 +48,53 @@ def check_prompts(observed: Observed, processor: Any, **options: Any) -> Iterato
         ),
     }
     for check, (left, right) in sides.items():
-        yield compare_prompts(check, left, right, processor)
+        yield compare_prompts(check, left, right, processor, wanted)
     yield check_generation_prompt(observed, processor, **options)
     yield check_round_trip(observed.rows, processor, **options)
 
 
 def compare_prompts(
-    check: str, left: Sequence[list[int] | None], right: Sequence[list[int]], processor: Any
+    check: str,
+    left: Sequence[list[int] | None],
+    right: Sequence[list[int]],
+    processor: Any,
+    wanted: Sequence[list[int]] | None = None,
 ) -> Finding:
-    """Whether all prompts are equal, and if not, why."""
-    pairs = [(one, other) for one, other in zip(left, right, strict=True) if one is not None]
+    """Whether all prompts are equal, and if not, why.
+
+    Args:
+        wanted: what they should be; by default those of the right.
+    """
+    pairs = [
+        (one, other, whole)
+        for one, other, whole in zip(left, right, right if wanted is None else wanted, strict=True)
+        if one is not None
+    ]
     if not pairs:
         return not_told(check, "the samples are stored without token ids of their prompts")
     unequal = [pair for pair in pairs if pair[0] != pair[1]]
     if not unequal:
         return Finding(check, f"equal in {len(pairs)} of {len(pairs)} rows", "all equal")
-    one, other = unequal[0]
+    one, other, whole = unequal[0]
     place = next((place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), -1)
     found = f"{len(unequal)} of {len(pairs)} rows differ, the first with {len(one)} and {len(other)} tokens"
     found += f", at token {place if place >= 0 else min(len(one), len(other))}"
-    return wrong(check, found, "all equal", _why_unequal(one, other, processor))
+    return wrong(check, found, "all equal", _why_unequal(one, other, whole, processor))
 
 
-def _why_unequal(one: list[int], other: list[int], processor: Any) -> causes.Cause:
+def _why_unequal(one: list[int], other: list[int], whole: list[int], processor: Any) -> causes.Cause:
     pad = image_pad(processor)
     runs = [[len(list(run)) for token, run in groupby(ids) if token == pad] for ids in (one, other)]
     texts = [[token for token, _ in groupby(ids) if token != pad] for ids in (one, other)]
-    if runs[0] != runs[1] and (not runs[0] or not runs[1] or len(runs[0]) != len(runs[1])):
-        return causes.DROPPED_IMAGE
-    if runs[0] != runs[1] and texts[0] == texts[1]:
-        return causes.PIXEL_BOUNDS
     short, long = sorted([one, other], key=len)
     if long[:1] == short[:1] and long[1:] == short:
         return causes.DOUBLE_BOS
+    if long == whole and len(long) - len(short) > 1 and short and short in (long[: len(short)], long[-len(short) :]):
+        return causes.TRUNCATED
+    if runs[0] != runs[1] and (not runs[0] or not runs[1] or len(runs[0]) != len(runs[1])):
+        return causes.DROPPED_IMAGE
+    if runs[0] != runs[1] and texts[0] == texts[1]:
+        return causes.IMAGE_ORDER if sorted(runs[0]) == sorted(runs[1]) else causes.PIXEL_BOUNDS
     return causes.TEMPLATE
 
 

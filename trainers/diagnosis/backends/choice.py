@@ -20,6 +20,8 @@ def open_backend(name: str, model: str) -> Backend:
     """
     if Path(name).is_file():
         return StoredRollouts(Path(name), model)
+    if Path(name).is_dir():
+        raise UserError(f"--backend: {name} is a folder; expected a file in it, as samples.jsonl of a run")
     for kind in (TransformersRollouts, VLLMSamples):
         if name == kind.name:
             return kind()

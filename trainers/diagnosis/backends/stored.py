@@ -139,7 +139,7 @@ class StoredRollouts:
             for one, text in zip(stored.completions, stored.texts, strict=False)
             if text.strip()
         ]
-        if pairs and not any(text.startswith(decoded) or decoded.startswith(text) for decoded, text in pairs):
+        if pairs and not any(one and (text.startswith(one) or one.startswith(text)) for one, text in pairs):
             decoded, text = pairs[0]
             raise RecordError(
                 [
@@ -242,11 +242,15 @@ def _of_samples(path: Path) -> Iterator[StoredPrompt]:
         if any(length not in (None, len(ids)) for length, ids in zip(lengths, tokens.token_ids, strict=False)):
             raise RecordError([f"{path}: sample of step {sample.step}: expected as many log-probabilities as tokens"])
         grids = [tuple(grid) for grid in tokens.image_grids]
+        # A completion that was left out of the loss has no tokens here.
         found = [
-            Sampled(ids, tokens.prompt_token_ids, None if values is None or None in values else values, grids)
-            for ids, values in zip(tokens.token_ids, told, strict=False)
+            (Sampled(ids, tokens.prompt_token_ids, None if values is None or None in values else values, grids), text)
+            for ids, values, text in zip(tokens.token_ids, told, sample.completions, strict=False)
+            if ids
         ]
-        yield StoredPrompt(tokens.row, turns, found, sample.step, texts=tuple(sample.completions))
+        if found:
+            completions, texts = zip(*found, strict=True)
+            yield StoredPrompt(tokens.row, turns, list(completions), sample.step, texts=texts)
 
 
 def _of_groups(path: Path) -> Iterator[StoredPrompt]:

@@ -20,13 +20,15 @@ def method_of(recipe: Path, keys: Sequence[str]) -> str:
     """The method of a recipe: by the command in its first lines, else by its keys.
 
     Args:
-        recipe: the file, if there is one.
+        recipe: the file.
         keys: of recipe and command line.
 
     Raises:
-        UserError: neither tells.
+        UserError: there is no such file, or neither tells.
     """
-    head = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    if not recipe.is_file():
+        raise UserError(f"--config: {recipe}: {'a folder' if recipe.is_dir() else 'no such file'}; expected a recipe")
+    head = recipe.read_text(encoding="utf-8")
     comments = "\n".join(line for line in head.splitlines() if line.startswith("#"))
     named = [word.replace("_", "-") for word in _COMMAND.findall(comments)]
     if named and named[0] in METHODS:

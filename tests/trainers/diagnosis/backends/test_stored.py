@@ -147,3 +147,12 @@ def test_what_the_run_beside_the_file_says_of_its_sampling(stored, tmp_path):
     for top_p, causes_found in ((1.0, set()), (0.95, {causes.TOP_P})):
         (tmp_path / "run.json").write_text(json.dumps({"settings": {"top_p": top_p}}), encoding="utf-8")
         assert wrong(found(trainer, rows, again)) == causes_found
+
+
+def test_completions_that_were_left_out_of_the_loss_are_left_out_here(stored, tmp_path):
+    trainer, rows, path = stored
+    tokens = json.loads(path.read_text(encoding="utf-8"))["tokens"]
+    ids, told = ([[], *tokens[name][1:]] for name in ("token_ids", "log_probs"))
+    again = changed(path, tmp_path, token_ids=ids, log_probs=told)
+    assert len(StoredRollouts(again).stored[0].completions) == len(ids) - 1
+    assert wrong(found(trainer, rows, again)) == set()

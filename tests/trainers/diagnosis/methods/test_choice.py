@@ -26,3 +26,10 @@ def test_recipes_of_ones_own(tmp_path):
         method_of(path, [])
     path.write_text("#   python trainers/offline_grpo.py --config mine.yaml\n", encoding="utf-8")
     assert method_of(path, []) == "offline-grpo"
+
+
+def test_what_is_no_recipe(tmp_path):
+    with pytest.raises(UserError, match="nothing.yaml: no such file; expected a recipe"):
+        method_of(tmp_path / "nothing.yaml", [])
+    with pytest.raises(UserError, match="a folder; expected a recipe"):
+        method_of(tmp_path, [])

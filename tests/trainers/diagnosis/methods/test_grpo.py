@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from trainers.diagnosis import causes
 from trainers.diagnosis.backends.transformers import TransformersRollouts
 from trainers.diagnosis.causes import Cause
 from trainers.diagnosis.explanations import SURE, State, Trials, checkpoint_folders
+from trainers.diagnosis.images import check_grids, check_pixels
 from trainers.diagnosis.log_probs import UPDATE, as_drawn_by_update, of_update
 from trainers.diagnosis.methods.grpo import diagnose, move_temperature, sampling_of
-from trainers.diagnosis.prompts import rendered
+from trainers.diagnosis.prompts import compare_prompts, rendered
 from trainers.diagnosis.rollout import Observed, Prompts, Sampled, observe
 from trainers.diagnosis.sampling_options import check_ids
 
@@ -327,6 +329,45 @@ def test_another_chat_template(sound, lively_model):
     processor = load_processor(str(lively_model), max_pixels=1024)
     processor.chat_template = "Answer well.\n" + processor.chat_template
     assert named(sound[0], read_by(sound, processor)) == {causes.TEMPLATE}
+
+
+def two_images(pixels: torch.Tensor, grids: list[tuple[int, ...]], ids: list[int]) -> tuple[Observed, Any]:
+    """One row whose sampler has seen the first tokens and images, and its update a red and a blue image."""
+    sampled = Sampled([1], ids, grids=grids, pixels=pixels)
+    row: dict[str, Any] = {"images": [None, None]}
+    batch = {"num_images": [2], "image_grid_thw": torch.tensor([[1, 2, 2], [1, 2, 2]]), "pixel_values": RED_AND_BLUE}
+    return Observed([row], [sampled], batch), batch
+
+
+RED_AND_BLUE = torch.cat([torch.zeros(4, 3), torch.ones(4, 3)])
+
+
+def test_images_in_another_order():
+    observed, _ = two_images(RED_AND_BLUE.flip(0), [(1, 2, 2)] * 2, [])
+    assert check_pixels(observed, observed.images()).cause == causes.IMAGE_ORDER
+    observed, _ = two_images(RED_AND_BLUE.flip(0) + 0.1, [(1, 2, 2)] * 2, [])
+    assert check_pixels(observed, observed.images()).cause == causes.PIXELS
+    observed, batch = two_images(torch.ones(6, 3), [(1, 1, 2), (1, 2, 2)], [])
+    batch["image_grid_thw"], batch["pixel_values"] = torch.tensor([[1, 2, 2], [1, 1, 2]]), torch.ones(6, 3)
+    assert check_grids(observed, observed.images()).cause == causes.IMAGE_ORDER
+
+
+@pytest.mark.parametrize(
+    ("one", "cause"),
+    [
+        ([3, 9, 9, 4, 9, 5, 6], None),
+        ([3, 9, 4, 9, 9, 5, 6], causes.IMAGE_ORDER),
+        ([3, 9, 4, 9, 5, 6], causes.PIXEL_BOUNDS),
+        ([4, 9, 5, 6], causes.TRUNCATED),
+        ([3, 9, 9], causes.TRUNCATED),
+        ([3, 4, 5, 6], causes.DROPPED_IMAGE),
+        ([3, 3, 9, 9, 4, 9, 5, 6], causes.DOUBLE_BOS),
+        ([7, 9, 9, 4, 9, 5, 6], causes.TEMPLATE),
+    ],
+)
+def test_why_prompts_are_unequal(one, cause):
+    processor = SimpleNamespace(image_token_id=9)
+    assert compare_prompts("prompts", [one], [[3, 9, 9, 4, 9, 5, 6]], processor).cause == cause
 
 
 @pytest.mark.parametrize(
