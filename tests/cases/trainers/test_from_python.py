@@ -415,7 +415,7 @@ def read_by_trainers() -> set[str]:
     """Names of attributes that the code of trainers reads, without what scripts do before a trainer is made."""
     folders = ("", "mixins", "groups", "labels", "preferences", "report", "vllm_engine")
     files = [path for name in folders for path in (ROOT / "trainers" / name).glob("*.py")]
-    files.append(ROOT / "trainers" / "setup" / "default_config.py")
+    files += [ROOT / "trainers" / name for name in ("setup/default_config.py", "run/early_stopping.py")]
     script = {"main", "train_on_groups", "before_imports", "load_stored_groups", "load_checked_preferences"}
     found: set[str] = set()
 
