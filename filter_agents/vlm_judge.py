@@ -64,7 +64,7 @@ class VlmJudge(FilterAgent):
             answer_cache=None if answer_cache is None else Path(answer_cache),
         )
         if not is_server(model):
-            self.server.check_unused("answer_cache")
+            self.server.check_unused()
         else:
             self.server.server_settings(
                 checked_address(model)

@@ -82,7 +82,7 @@ def find_vlm(model: str, server: ServerArguments, device: str | None = None) -> 
         if device is not None:
             raise UserError("is for a model that is loaded here; a server has its own", "--device")
         return ModelAddress(ChatServer(server.server_settings(model)))
-    server.check_unused("answer_cache")
+    server.check_unused()
     try:
         return ModelFolder(model)
     except ModelError as error:

@@ -192,6 +192,7 @@ def evaluate(arguments: EvalArguments) -> None:
         write_jsonl(arguments.output_dir / "completions.jsonl", (_storable(row) for row in rows))
         shutil.rmtree(unfinished, ignore_errors=True)
     else:
+        arguments.check_unused()
         with_images = any(getattr(reward.function, "needs_model", False) for reward in rewards)
         rows = read_completions(arguments.dataset_name, arguments.split, with_images, arguments.limit)
     check_columns(rewards, rows, arguments.dataset_name)

@@ -35,18 +35,20 @@ def open_own_file(folder: Path, stem: str, first: int = 0, step: int = 1) -> Bin
     raise AssertionError("numbers do not end")
 
 
-def stored_lines(path: Path, *names: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def stored_lines(path: Path, *names: str, start: tuple[int, int] = (0, 1)) -> Iterator[tuple[int, dict[str, Any]]]:
     """(offset in bytes, content) of whole lines. A last one without its end belongs to a process that may still write.
 
     Args:
         names: of what every line has; the first is that of a text.
+        start: offset and number of the first line that is read.
 
     Raises:
         RecordError: a line that is not JSON, or something else than answers.
     """
-    offset = 0
+    offset, first = start
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+        lines.seek(offset)
+        for number, line in enumerate(lines, start=first):
             if not line.endswith(b"\n"):
                 return
             try:
@@ -79,6 +81,8 @@ class AnswerCache:
 
     def __init__(self, folder: str | Path | None = None):
         self._places: dict[str, tuple[Path, int]] = {}
+        self._sizes: dict[Path, int] = {}
+        self._last: dict[Path, tuple[int, int]] = {}  # offset and number of the last line that was read
         self._in_memory: dict[str, Any] = {}
         self._file: BinaryIO | None = None
         self.folder = None if folder is None else Path(folder)
@@ -86,12 +90,24 @@ class AnswerCache:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = open_own_file(self.folder, "served")
-        for path in sorted(self.folder.glob("served-*.jsonl")):
-            for offset, line in stored_lines(path, "key", "answer"):
+        self._read_on(self.folder)
+
+    def _read_on(self, folder: Path) -> None:
+        """Learns where the answers are that other runs have kept since it was called last."""
+        for path in sorted(folder.glob("served-*.jsonl")):
+            size = path.stat().st_size
+            if size == self._sizes.get(path):
+                continue
+            self._sizes[path] = size
+            start = self._last.get(path, (0, 1))
+            for number, (offset, line) in enumerate(stored_lines(path, "key", "answer", start=start), start[1]):
                 self._places[line["key"]] = path, offset
+                self._last[path] = offset, number
 
     def get(self, key: str) -> Any | None:
-        """What was kept under a key, or `None`."""
+        """What was kept under a key, also by a run that is under way beside this one, or `None`."""
+        if key not in self._places and self.folder is not None:
+            self._read_on(self.folder)
         if key not in self._places:
             return self._in_memory.get(key)
         path, offset = self._places[key]
@@ -106,4 +122,6 @@ class AnswerCache:
             return
         offset = self._file.seek(0, os.SEEK_END)
         append_line(self._file, {"key": key, "answer": answer})
-        self._places[key] = Path(self._file.name), offset
+        path = Path(self._file.name)
+        self._places[key] = path, offset
+        self._sizes[path] = self._file.tell()

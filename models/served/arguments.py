@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from data.cli.arguments import option
@@ -32,6 +33,16 @@ def read_key(variable: str | None) -> tuple[str | None, str]:
     return key or None, name
 
 
+def check_writable(folder: Path | None) -> None:
+    """Raises a `UserError` for a place where no folder of answers can be."""
+    if folder is None:
+        return
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        found = "a folder that cannot be written to" if there.is_dir() else "a file"
+        raise UserError(f"expected a folder, found that {there} is {found}", "--answer_cache")
+
+
 @dataclass(kw_only=True)
 class ServerArguments:
     """The server, where the model is an address."""
@@ -49,9 +60,10 @@ class ServerArguments:
         """Where and how to ask.
 
         Raises:
-            UserError: see `read_key` and `ServerSettings`.
+            UserError: see `read_key`, `check_writable` and `ServerSettings`.
         """
         key, variable = read_key(self.key_variable)
+        check_writable(self.answer_cache)
         return ServerSettings(
             address,
             model=self.served_model_name,
@@ -77,12 +89,13 @@ class ServerArguments:
         state.wait_for_everyone()
         return unfinished
 
-    def check_unused(self, *names: str) -> None:
+    def check_unused(self, but: Collection[str] = ()) -> None:
         """Raises a `UserError` for a setting of a server, where there is none.
 
         Args:
-            names: further options that only a server has use for.
+            but: options that others have use for.
         """
-        for name in ("served_model_name", "key_variable", *names):
-            if getattr(self, name) is not None:
+        for item in fields(ServerArguments):
+            if item.name not in but and getattr(self, item.name) != item.default:
+                name = item.name
                 raise UserError("is for a server; expected an address in --model, http://host:port/v1", f"--{name}")

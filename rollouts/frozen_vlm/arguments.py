@@ -56,7 +56,7 @@ class ServedVLMArguments(VLMArguments, ServerArguments):
             UserError: no such server, or options that are of no use for what it is.
         """
         if not is_server(self.model):
-            self.check_unused()
+            self.check_unused(but=["answer_cache"])
             return None
         if self.generation_beams > 1:
             raise UserError(

@@ -368,6 +368,20 @@ def test_two_runs_share_a_folder(tmp_path):
         assert three.counts["cached"] == 2
 
 
+def test_two_runs_at_once_ask_for_nothing_twice(tmp_path):
+    with FaultyChatServer() as faulty:
+        one, two = server_at(faulty, tmp_path), server_at(faulty, tmp_path)
+        for number in range(3):
+            one.answers([request_of(2 * number)])
+            two.answers([request_of(2 * number), request_of(2 * number + 1)])
+        assert texts(one.answers([request_of(number) for number in range(6)])) == [expected(n) for n in range(6)]
+        assert len(faulty.bodies) == 6
+        with (tmp_path / "served-1.jsonl").open("a") as file:
+            file.write("{}\n")
+        with pytest.raises(RecordError, match=r"served-1.jsonl:4: not a line of stored"):
+            one.answers([request_of(9)])
+
+
 def test_what_is_asked_again_is_told_once_and_where_it_goes_on(caplog):
     with FaultyChatServer(lambda number, body: "500" if number in (0, 2, 4, 5, 6, 7) else None) as faulty:
         server_at(faulty, concurrency=1).answers([request_of(number) for number in range(3)])

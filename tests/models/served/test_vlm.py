@@ -236,6 +236,14 @@ def test_options_that_are_of_no_use(tiny_model, tmp_path):
     words = ["--dataset_name", "a", "--output", tmp_path / "o.jsonl", "--rewards", "xml_format", "--model"]
     found = error_of(completions.main, *words, tiny_model, "--served_model_name", "x")
     assert found == "error: --served_model_name: is for a server; expected an address in --model, http://host:port/v1"
+    for name in ("--concurrency", "--max_retries", "--request_timeout", "--answer_cache", "--key_variable"):
+        assert error_of(completions.main, *words, tiny_model, name, "3").startswith(f"error: {name}: is for a server")
+    given = ["--dataset_name", "a", "--output_dir", tmp_path, "--rewards", "xml_format"]
+    assert error_of(rewards_eval.main, *given, "--key_variable", "A").startswith("error: --key_variable: is for a")
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "folder"):
+        found = error_of(completions.main, *words, "http://localhost:8000/v1", "--answer_cache", place)
+        assert found == f"error: --answer_cache: expected a folder, found that {tmp_path / 'file'} is a file"
     found = error_of(completions.main, *words, "http://localhost:8000/v1", "--device", "cpu")
     assert found == "error: --device: is for a model that is loaded here; a server has its own"
 
