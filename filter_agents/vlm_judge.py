@@ -82,7 +82,7 @@ class VlmJudge(FilterAgent):
     def _vlm(self) -> VLM:
         if is_server(self.model_name):
             return self._place.load(None, None, self.server.answer_cache)
-        return LocalVLM.load(self.model_name, revision=self.revision)
+        return LocalVLM.from_name(self.model_name, revision=self.revision)
 
     def read_prompt(self, prompt: str) -> Instruction:
         question = " ".join(_SPECIAL_TOKEN.sub(" ", prompt[:MAX_QUESTION_LENGTH]).split())

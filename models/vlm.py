@@ -69,7 +69,7 @@ class LocalVLM:
         self.model, self.processor = model, processor
 
     @classmethod
-    def load(
+    def from_name(
         cls,
         name: str,
         min_pixels: int | None = None,

@@ -47,7 +47,7 @@ class ModelFolder:
     def load(
         self, min_pixels: int | None, max_pixels: int | None, answers: str | Path | None = None, device: Any = None
     ) -> VLM:
-        return LocalVLM.load(self.name, min_pixels, max_pixels, device)
+        return LocalVLM.from_name(self.name, min_pixels, max_pixels, device)
 
 
 class ModelAddress:

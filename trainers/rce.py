@@ -178,9 +178,9 @@ class RCETrainer(
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Raises `TypeError` for groups that the trainer does not know."""
-        if eval_dataset is not None and eval_dataset is not self.eval_dataset:
+        if not any(eval_dataset is known for known in (None, self.eval_dataset, self.train_dataset)):
             found = f"found {eval_dataset!r:.80}"
-            raise TypeError(f"evaluate: expected the groups that the trainer got as eval_dataset, {found}")
+            raise TypeError(f"evaluate: expected the eval_dataset or train_dataset of the trainer, {found}")
         return super().get_eval_dataloader(eval_dataset)
 
     # -- loss ---------------------------------------------------------------------------------------------------------

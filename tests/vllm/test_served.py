@@ -107,7 +107,7 @@ def prompts() -> list[Prompt]:
 def test_greedy_answers_are_those_of_the_model_loaded_here(served, served_model, bounds):
     """The last bounds are wider than the server's own."""
     found = served(*bounds).complete(prompts(), Sampling(16))
-    expected = LocalVLM.load(str(served_model), *bounds, device="cpu").complete(prompts(), Sampling(16))
+    expected = LocalVLM.from_name(str(served_model), *bounds, device="cpu").complete(prompts(), Sampling(16))
     assert len({text for [text] in expected}) > 4
     assert [text.rstrip(BROKEN) for [text] in found] == [text.rstrip(BROKEN) for [text] in expected]
 
@@ -133,7 +133,7 @@ def test_first_tokens_have_the_log_probabilities_of_the_model_loaded_here(addres
     image, conversation = picture("teal"), yes_or_no("Is it teal?")
     request = ChatRequest(with_image_blocks(conversation, [image]), [image], max_new_tokens=1, first_tokens=True)
     [[completion]] = ChatServer(ServerSettings(address)).answers([request])
-    vlm = LocalVLM.load(str(served_model), device="cpu")
+    vlm = LocalVLM.from_name(str(served_model), device="cpu")
     with torch.no_grad():
         logits = vlm.model(**prepare_inputs(vlm.processor, [conversation], [[image]])).logits[0, -1]
     expected = logits.log_softmax(-1).topk(TOP_TOKENS).values.tolist()

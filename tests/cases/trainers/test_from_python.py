@@ -193,7 +193,7 @@ def test_a_vlm_learns_a_data_set_of_groups(tiny_model, tmp_path, cls, config):
     trainer.train()
     trainer.save_model()
     assert {"eval_expected_reward", "eval_accuracy"} <= set(trainer.evaluate())
-    with pytest.raises(TypeError, match="evaluate: expected the groups that the trainer got as eval_dataset, found"):
+    with pytest.raises(TypeError, match="evaluate: expected the eval_dataset or train_dataset of the trainer, found"):
         trainer.evaluate(COMPLETIONS)
     names = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
     assert all("lora_" in name and "visual" not in name for name in names)
