@@ -17,6 +17,8 @@ ASK_AGAIN = (408, 409, 425, 429)
 NOT_JSON = (ValueError, RecursionError)
 """What is raised for a text that is no JSON, or has brackets in brackets without end."""
 CONNECT_SECONDS = 10.0
+LIST_SECONDS = 60.0
+"""For a server to say what models it has, however long it may take for completions."""
 LONGEST_SHOWN = 200
 """Characters of an answer in a message."""
 
@@ -57,14 +59,14 @@ class Client:
         await self._http.aclose()
 
     async def get(self, path: str) -> Any:
-        """What is answered as JSON; see `_ask`."""
-        return await self._ask("GET", path, None)
+        """What is answered as JSON; see `_ask`. A server that is there tells of itself soon."""
+        return await self._ask("GET", path, None, min(self.timeout, LIST_SECONDS))
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """What is answered as JSON; see `_ask`."""
-        return await self._ask("POST", path, body)
+        return await self._ask("POST", path, body, self.timeout)
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None, timeout: float) -> Any:
         """One attempt.
 
         Raises:
@@ -76,11 +78,11 @@ class Client:
         content = None if body is None else json.dumps(body)  # in ASCII, which also has halves of characters
         kind = {} if body is None else {"Content-Type": "application/json"}
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(timeout):
                 response = await self._http.request(method, f"{self.address}{path}", content=content, headers=kind)
         except (TimeoutError, httpx2.TimeoutException) as error:
             connecting = isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout)
-            seconds = CONNECT_SECONDS if connecting else self.timeout
+            seconds = CONNECT_SECONDS if connecting else timeout
             raise Fault(f"no {'connection' if connecting else 'answer'} within {seconds:g} seconds") from error
         except httpx2.RequestError as error:
             raise Fault(f"{_in_words(type(error).__name__)} ({error or 'the connection was dropped'})") from error

@@ -1,9 +1,11 @@
 """What of a recipe cannot work with vLLM, found before anything is loaded."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 from packaging.version import Version
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -31,6 +33,7 @@ def check_vllm(script: DataArguments, args: Any, model_args: Any) -> None:
         return
     if args.vllm_mode == "server":
         check_nothing_of_colocate(args)
+        check_server_url(server_url(args))
     check_platform(args)
     check_weights_reach(args)
     if args.vllm_mode == "colocate":
@@ -131,6 +134,7 @@ def check_vllm_model(
         check_images_are_runs(model.processor)
         check_heads(model.config, args.vllm_tensor_parallel_size)
         check_length(args, counts)
+        check_image_limit((args.vllm_kwargs or {}).get("limit_mm_per_prompt", {}), rows)
     else:
         images = max((len(row.get("images") or ()) for row in rows), default=0)
         weights = getattr(model.config, "dtype", "auto") if model_args.dtype in (None, "auto") else model_args.dtype
@@ -168,7 +172,34 @@ def check_length(args: Any, counts: TokenCounts | None) -> None:
         )
 
 
+def check_image_limit(limits: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raises `RecipeError` where the engine would refuse a row, because it has more images than the recipe allows."""
+    limit = limits.get("image")
+    if limit is None or isinstance(limit, Mapping):
+        return
+    images = max((len(row.get("images") or ()) for row in rows), default=0)
+    if not isinstance(limit, int) or limit < images:
+        raise RecipeError(
+            f"vllm_kwargs: limit_mm_per_prompt: image: expected at least {images}, the most images of a row, found "
+            f"{limit!r}"
+        )
+
+
 # -- a server ---------------------------------------------------------------------------------------------------------
+
+
+def check_server_url(url: str) -> None:
+    """Raises `RecipeError` for an address that no server can have."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
+    except ValueError:  # a port that is no number, or half a bracket
+        usable = False
+    if not usable:
+        raise RecipeError(
+            f"vllm_mode: server: expected http://host:port of a server (vllm_server_base_url, or vllm_server_host and "
+            f"vllm_server_port), found {url!r}"
+        )
 
 
 def say_how_to_serve(args: Any, model_args: Any, settings: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from refused_recipes import refusal
 
 from trainers.setup.recipes import RecipeError
 from trainers.setup.task_data import TokenCounts
-from trainers.vllm_engine.checks import check_heads, check_length
+from trainers.vllm_engine.checks import check_heads, check_image_limit, check_length
 from trainers.vllm_engine.versions import check_platform
 
 VLLM = {"use_vllm": True, "vllm_mode": "colocate"}
@@ -68,6 +68,16 @@ def test_a_vllm_for_a_cpu_beside_a_trainer_on_a_gpu(vllm):
         ({"vllm_kwargs": {"enforce_eager": "no"}}, "vllm_kwargs: enforce_eager: expected a valid boolean, found 'no'"),
         ({"vllm_kwargs": {"max_num_seqs": 1.5}}, "vllm_kwargs: max_num_seqs: expected a valid integer, found 1.5"),
         ({"vllm_kwargs": {"limit_mm_per_prompt": 2}}, "vllm_kwargs: limit_mm_per_prompt: expected a mapping, found 2"),
+        (
+            {"vllm_kwargs": {"limit_mm_per_prompt": {"image": "two"}}},
+            "vllm_kwargs: limit_mm_per_prompt: image: expected at least 0, the most images of a row, found 'two'",
+        ),
+        (
+            {"vllm_mode": "server", "vllm_server_base_url": "localhost:8000"},
+            "vllm_mode: server: expected http://host:port of a server (vllm_server_base_url, or vllm_server_host and "
+            "vllm_server_port), found 'localhost:8000'",
+        ),
+        ({"vllm_mode": "server", "vllm_server_host": "my host"}, "found 'http://my host:8000'"),
         ({"generation_kwargs": {"sede": 1}}, "generation_kwargs: unknown key 'sede'; did you mean 'seed'"),
         ({"vllm_mode": "server"}, "vllm_mode: server: TRL sends its weights from GPU to GPU, and this trainer"),
         (
@@ -94,6 +104,14 @@ def test_a_length_that_is_only_estimated_is_no_reason():
     args = SimpleNamespace(vllm_max_model_length=20, max_completion_length=5)
     check_length(args, TokenCounts(100, "a", 0, exact=False))
     check_length(args, None)
+
+
+def test_more_images_than_the_recipe_allows():
+    rows = [{"images": ["a", "b"]}, {}]
+    for limits in ({}, {"image": 2}, {"image": {"count": 1}}):
+        check_image_limit(limits, rows)
+    with pytest.raises(RecipeError, match="image: expected at least 2, the most images of a row, found 1"):
+        check_image_limit({"image": 1}, rows)
 
 
 def test_attention_heads_that_cannot_be_divided():

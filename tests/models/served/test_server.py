@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from PIL import Image
 from places import ROOT
 
 from data.io.records import RecordError
-from models.served import answer_files, attempts
+from models.served import answer_files, attempts, client
 from models.served.errors import ServerError
 from models.served.requests import ChatRequest
 from models.served.server import ChatServer, ServerSettings
@@ -159,6 +160,14 @@ def test_nobody_there_is_said_at_once():
     ):
         ChatServer(ServerSettings(address))
     assert time.monotonic() - started < 2
+
+
+def test_a_port_that_takes_all_and_says_nothing_is_told_soon(monkeypatch):
+    monkeypatch.setattr(client, "LIST_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        with pytest.raises(ServerError, match="/models: found no answer within 0.2 seconds"):
+            ChatServer(ServerSettings(address, timeout=30.0))
 
 
 def test_a_server_of_another_kind_is_told_at_once(monkeypatch):
