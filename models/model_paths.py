@@ -12,11 +12,8 @@ from data.cli.folder_names import problem_of_place
 from data.errors import UserError
 from data.factor_labels.text_encoder import MODULES_FILE
 from models.errors import ModelError
-from models.run_folders import find_model, newest_complete_checkpoint
+from models.run_folders import MODEL_FILES, find_model, newest_complete_checkpoint
 from models.served.address import checked_address, is_server
-
-MODEL_FILES = ("config.json", "adapter_config.json")
-"""One of them is in the folder of every model, but for those of sentence-transformers, which have `MODULES_FILE`."""
 
 
 def check_model_place(name: str, of_a_run: bool = False) -> None:
@@ -32,6 +29,7 @@ def check_model_place(name: str, of_a_run: bool = False) -> None:
         expected = "expected a folder or an id of the Hub, because the model itself is needed here"
         raise ModelError(f"{expected}; found the address of a server")
     path = Path(name)
+    # models of sentence-transformers have neither
     problem = None if (path / MODULES_FILE).is_file() else problem_of_place(name, MODEL_FILES)
     if problem is None:
         return

@@ -17,6 +17,8 @@ RUN_FILE = "run.json"
 CHECKPOINT_PREFIX = "checkpoint"
 """As transformers' Trainer names the folders: `checkpoint-100`."""
 MODEL_FILE = "config.json"
+MODEL_FILES = (MODEL_FILE, "adapter_config.json")
+"""One of them is in the folder of every model of transformers or peft."""
 MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")
 NOT_OF_THE_MODEL = ("trainer_state.json", "training_args.bin", RUN_FILE, COMPLETE_FILE)
 """Files of a run that lie beside its model."""
@@ -121,12 +123,13 @@ def find_model(name: str | Path) -> str:
     if not folder.is_dir():
         return str(name)
     newest = newest_complete_checkpoint(folder)
-    if (folder / MODEL_FILE).is_file() and not (newest and was_cut_short(folder)):
+    holds_one = any((folder / name).is_file() for name in MODEL_FILES)
+    if holds_one and not (newest and was_cut_short(folder)):
         return str(name)
     if newest is None:
         incomplete = ", ".join(found.name for found in checkpoint_folders(folder)) or "none"
         raise ModelError(
-            f"{folder}: expected a model ({MODEL_FILE}) or a complete checkpoint ({COMPLETE_FILE} in "
+            f"{folder}: expected a model ({' or '.join(MODEL_FILES)}) or a complete checkpoint ({COMPLETE_FILE} in "
             f"{CHECKPOINT_PREFIX}-<step>), found neither; incomplete checkpoints: {incomplete}"
         )
     return str(newest)

@@ -276,8 +276,8 @@ def fails(capsys, command: list[str]) -> str:
         (["random=somewhere"], "'random' is a method of its own"),
         (
             ["mine={folder}"],
-            "expected a model (config.json) or a complete checkpoint (complete.json in checkpoint-<step>), found "
-            "neither; incomplete checkpoints: none",
+            "expected a model (config.json or adapter_config.json) or a complete checkpoint (complete.json in "
+            "checkpoint-<step>), found neither; incomplete checkpoints: none",
         ),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from models.run_folders import MODEL_FILES
 from trainers.diagnosis import causes
 from trainers.diagnosis.causes import Cause
 from trainers.diagnosis.log_probs import (
@@ -31,7 +32,6 @@ from trainers.diagnosis.rollout import Observed, Sampling
 ROWS = 8
 """Completions that are computed anew for every reason."""
 MOST_CHECKPOINTS = 8
-MODEL_FILES = ("config.json", "adapter_config.json")
 SURE = 12.0
 """Nats by which samples must become likelier: one sound rollout in 160,000 does so by chance, for each reason."""
 SHRINKS = 0.7

@@ -17,7 +17,7 @@ from data.cli.secrets import without_secrets
 from data.io.digests import file_digest, rows_digest
 from data.io.records import write_json
 from data.reports.measurements import MEASUREMENTS_FILE
-from models.run_folders import RUN_FILE, model_fingerprint
+from models.run_folders import MODEL_FILES, RUN_FILE, model_fingerprint
 from trainers.run.machine import versions
 from trainers.setup.model import hub_arguments, reference_hub
 
@@ -56,8 +56,6 @@ HARMLESS = frozenset(
 CHOOSE_THE_BEST = ("save_strategy", "save_steps", "save_total_limit")
 """Not harmless where the best checkpoint becomes the model: only stored ones can."""
 LONGEST_SHOWN = 80
-MODEL_FILES = ("config.json", "adapter_config.json")
-"""A folder or Hub repository with one of them holds a model or adapters."""
 
 
 # -- the record -------------------------------------------------------------------------------------------------------
