@@ -328,7 +328,9 @@ def test_a_key_that_the_server_repeats_is_not_shown(caplog):
 
 
 KILLED = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 sys.path.insert(0, "tests/models/served")
 from test_server import *
 attempts.FIRST_PAUSE = 0.01
@@ -341,7 +343,7 @@ server.answers([request_of(number) for number in range(12)])
 def test_killed_in_the_middle_it_goes_on(kind, tmp_path):
     """At most what was under way is asked for again."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'helpers'}"}
-    with FaultyChatServer(lambda number, body: "500" if number % 5 == 3 else None, delay=0.2) as faulty:
+    with FaultyChatServer(lambda number, body: "500" if number % 5 == 3 else None, delay=0.1) as faulty:
         command = [sys.executable, "-c", KILLED, faulty.address, str(tmp_path)]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
         while len(faulty.bodies) < 7:
