@@ -8,6 +8,8 @@ has none, gradient buckets (ZeRO-2) or parameter gathers (ZeRO-3) no longer matc
 without images therefore encodes one blank image and adds nothing of it: its gradients are exactly zero.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from types import MethodType
 from typing import Any
 
@@ -97,12 +99,18 @@ def _note_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, d
     return args, {name: value for name, value in kwargs.items() if name != "image_index"}
 
 
-def _features_of_shared_images(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    features = type(module).get_image_features(module, *args, **kwargs)
-    index, module.image_index = module.image_index, None
-    if index is not None:
-        family_of(module.config).choose_images(features, index.tolist())
-    return features
+def _of_shared_images(encode: Callable) -> Callable:
+    """A `get_image_features` that gives the features of each place, with the signature that `generate` looks up."""
+
+    @wraps(encode)
+    def features_of_places(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        features = encode(module, *args, **kwargs)
+        index, module.image_index = module.image_index, None
+        if index is not None:
+            family_of(module.config).choose_images(features, index.tolist())
+        return features
+
+    return features_of_places
 
 
 def share_images(model: nn.Module) -> None:
@@ -114,7 +122,7 @@ def share_images(model: nn.Module) -> None:
     combined = vision_language_model(model)
     if not hasattr(combined, "image_index"):
         combined.image_index = None
-        combined.get_image_features = MethodType(_features_of_shared_images, combined)
+        combined.get_image_features = MethodType(_of_shared_images(type(combined).get_image_features), combined)
         combined.register_forward_pre_hook(_note_images, with_kwargs=True)
 
 

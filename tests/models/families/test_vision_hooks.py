@@ -14,7 +14,7 @@ from transformers import (
     set_seed,
 )
 
-from models.families.vision_hooks import install_vision_hooks, vision_tower
+from models.families.vision_hooks import install_vision_hooks, share_images, vision_tower
 
 
 @pytest.fixture
@@ -183,3 +183,17 @@ def test_a_model_without_a_vision_tower_is_named():
     model = Qwen2ForCausalLM(Qwen2Config(**sizes, num_key_value_heads=1))
     with pytest.raises(ValueError, match="^Qwen2ForCausalLM has no vision tower: expected a module with one of"):
         install_vision_hooks(model, distributed=True)
+
+
+def test_a_model_that_shares_images_generates_as_before(model, processor):
+    image = Image.new("RGB", (40, 40), "red")
+    content = [{"type": "image"}, {"type": "text", "text": "question"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    inputs = processor(text=[text], images=[image], return_tensors="pt")
+
+    def answer() -> list[int]:
+        return model.generate(**inputs, max_new_tokens=4, do_sample=False)[0].tolist()
+
+    before = answer()
+    share_images(model)
+    assert answer() == before
