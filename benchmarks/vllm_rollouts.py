@@ -122,7 +122,8 @@ def main() -> None:
         speeds = [found[name] for found in figures]
         ratios = [found[name] / found["transformers"] for found in figures]
         shown = [
-            f"{statistics.median(values):.3g} | {min(values):.3g} to {max(values):.3g}" for values in (speeds, ratios)
+            f"{statistics.median(values):{form}} | {min(values):{form}} to {max(values):{form}}"
+            for values, form in ((speeds, ".0f"), (ratios, ".2f"))
         ]
         print(f"| {name} | {' | '.join(shown)} |")
     print(f"\nsending the weights: {statistics.median(found['weights'] for found in figures):.2f} s a step")
