@@ -15,6 +15,9 @@ from torch import nn
 from models.shared_prefix.attention import SegmentRows
 from models.shared_prefix.layout import PrefixLayout
 
+CACHE = ("cache", "cache_params")
+"""What a layer's forward calls its cache: the first since transformers 5.24."""
+
 
 class Fork:
     """Stands for the mask of a packed sequence in a layer of linear attention.
@@ -67,10 +70,11 @@ def install_forks(combined: nn.Module) -> None:
 
 
 def _forward(
-    self: nn.Module, hidden_states: torch.Tensor, cache: Any = None, attention_mask: Any = None, **kwargs: Any
+    self: nn.Module, hidden_states: torch.Tensor, *, attention_mask: Any = None, **kwargs: Any
 ) -> torch.Tensor:
     if not isinstance(attention_mask, Fork):
-        return self.forward_of_rows(hidden_states, cache=cache, attention_mask=attention_mask, **kwargs)
+        return self.forward_of_rows(hidden_states, attention_mask=attention_mask, **kwargs)
+    kwargs = {name: value for name, value in kwargs.items() if name not in CACHE}
     line = hidden_states.flatten(0, 1).unsqueeze(0)  # (1, tokens, D)
     done, outputs = 0, []
     for rows in attention_mask.segments:
@@ -83,17 +87,18 @@ def _forward(
 
 
 def _of_segment(layer: nn.Module, rows: SegmentRows, states: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
-    """(1, tokens, D) -> (1, tokens, D) of a beginning and its continuations."""
+    """(1, tokens, D) -> (1, tokens, D) of a beginning and its continuations. States are the forward's second argument,
+    whatever its name."""
     if len(rows.continuations) <= 1:
         return layer.forward_of_rows(states, **kwargs)
     beginning, continuations = states.split([rows.segment.prefix, sum(rows.continuations)], dim=1)
     outputs, state = [], None
     if rows.segment.prefix:
         state = _State()
-        outputs.append(layer.forward_of_rows(beginning, cache=state, **kwargs))
+        outputs.append(layer.forward_of_rows(beginning, state, **kwargs))
         state = state.of_rows(len(rows.continuations))
     below = rows.below_each_other(continuations.unsqueeze(1)).squeeze(1)
     # fla's kernel for a single column has no gradient.
     below = F.pad(below, (0, 0, 0, max(0, 2 - rows.longest)))
-    found = layer.forward_of_rows(below, cache=state, **kwargs)[:, : rows.longest]
+    found = layer.forward_of_rows(below, state, **kwargs)[:, : rows.longest]
     return torch.cat([*outputs, rows.in_line(found.unsqueeze(1)).squeeze(1)], dim=1)

@@ -2,7 +2,7 @@
 comparison sees mistakes."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -91,6 +91,21 @@ def test_no_row_of_linear_attention_is_a_single_column():
     assert min(widths) == 2
     assert torch.equal(again[0], shared[0])
     assert (plain[0] - shared[0]).abs().max() < 1e-5
+
+
+def test_a_layer_may_call_its_cache_what_older_versions_do():
+    """`cache_params`, where transformers is older than 5.24: any other name is swallowed by `**kwargs`."""
+    model = tiny_qwen3_5()
+    for layer in model.modules():
+        if type(layer).__name__.endswith("GatedDeltaNet"):
+            layer.forward = partial(older_forward, layer.forward)
+    plain, shared = both_ways(model, MIXED)
+    assert (plain[0] - shared[0]).abs().max() < 1e-5
+
+
+def older_forward(forward, hidden_states, cache_params=None, attention_mask=None, **kwargs) -> torch.Tensor:
+    kwargs.pop("cache", None)
+    return forward(hidden_states, cache_params, attention_mask, **kwargs)
 
 
 # -- mistakes, each of which the comparison sees ----------------------------------------------------------------------
