@@ -2,6 +2,7 @@
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,7 +20,7 @@ class BoundsError(UserError, ValueError):
     """Bounds that no image can keep."""
 
 
-class ImageReader:
+class ImageReader(ABC):
     """How images are read for a model.
 
     Attributes:
@@ -46,9 +47,9 @@ class ImageReader:
             _kept.keep(key, image)
         return image
 
+    @abstractmethod
     def tokens(self, source: ImageSource) -> int:
         """Visual tokens of an image."""
-        raise NotImplementedError
 
     def _resized(self, image: Image.Image) -> Image.Image:
         return image

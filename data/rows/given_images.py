@@ -75,7 +75,7 @@ def check_images(dataset: Dataset, name: str) -> None:
         raise unreadable_error(names, unreadable, places, problems)
 
 
-class ImageReader:
+class ImageTransform:
     """Transform of a data set: its pictures as `open_image` gives them, under a name that libraries read."""
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
@@ -109,7 +109,7 @@ def with_images_read(dataset: Dataset, name: str, check: bool = True) -> Dataset
     columns = [column for column in dataset.column_names if is_image_name(column) or column in CONVERSATIONS]
     has_images = any(map(is_image_name, columns))
     if has_images or any(_in_messages(row) for row in dataset.select_columns(columns)):
-        return dataset.with_transform(ImageReader())
+        return dataset.with_transform(ImageTransform())
     return dataset
 
 
@@ -121,13 +121,13 @@ def with_streamed_images_read(dataset: IterableDataset, name: str) -> IterableDa
     parse_row(Location(name, 1, "row"), first, _Row)
     if not any(map(is_image_name, first)) and not _in_messages(first):
         return dataset
-    reader = ImageReader()
+    transform = ImageTransform()
 
     def read(row: dict[str, Any], index: int) -> dict[str, Any]:
         location = Location(name, index + 1, "row")
         parse_row(location, row, _Row)
         try:
-            return reader.read(row)
+            return transform.read(row)
         except ImageError as error:
             raise error.at(f"{location}: field 'images'") from error
 
