@@ -104,8 +104,8 @@ def _of_shared_images(encode: Callable) -> Callable:
 
     @wraps(encode)
     def features_of_places(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        index, module.image_index = module.image_index, None  # first: it must not outlive a failure
         features = encode(module, *args, **kwargs)
-        index, module.image_index = module.image_index, None
         if index is not None:
             family_of(module.config).choose_images(features, index.tolist())
         return features

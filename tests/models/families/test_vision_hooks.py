@@ -197,3 +197,8 @@ def test_a_model_that_shares_images_generates_as_before(model, processor):
     before = answer()
     share_images(model)
     assert answer() == before
+    stop = vision_tower(model).register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # as where memory does not suffice, and a smaller batch is tried
+        model(**inputs, image_index=torch.tensor([0, 0]))
+    stop.remove()
+    assert answer() == before

@@ -107,8 +107,10 @@ def test_the_check_finds_wrong_positions(make_grpo, monkeypatch):
         pytest.param("qwen3_5", {"optim": "sgd", "learning_rate": 0.1}, marks=pytest.mark.slow),
     ],
 )
-def test_rows_without_images_beside_rows_with(make_grpo, task_rows, family, optimizer):
-    rows = [{**row, "images": [] if number % 2 else row["images"]} for number, row in enumerate(task_rows())]
+def test_rows_without_images_beside_rows_with_the_same_one(make_grpo, task_rows, family, optimizer):
+    """Rollouts follow updates in which one image stood in two prompts."""
+    rows = task_rows()
+    rows = [{**row, "images": [] if number % 6 == 0 else rows[0]["images"]} for number, row in enumerate(rows)]
     settings = {"max_steps": 3, "beta": 0.05, "gradient_accumulation_steps": 2, "family": family, **optimizer}
     shared = make_grpo(rows=rows, shared_prefix=True, **settings)
     shared.train()
