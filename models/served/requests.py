@@ -8,9 +8,10 @@ from PIL import Image
 
 TOP_TOKENS = 20
 """First tokens whose log-probabilities are asked for: as many as servers give."""
-_WHOLE_DISTRIBUTION = {"vllm": {"top_k": 0, "min_p": 0.0}, "sglang": {"top_k": -1, "min_p": 0.0}}
-"""Owner in the list of models -> settings by which nothing is cut from the distribution that is sampled from. These
-servers would take them from the model's generation_config.json; others may not know them."""
+_UNCHANGED = {"min_p": 0.0, "repetition_penalty": 1.0}
+_WHOLE_DISTRIBUTION = {"vllm": {"top_k": 0, **_UNCHANGED}, "sglang": {"top_k": -1, **_UNCHANGED}}
+"""Owner in the list of models -> settings by which the model's own distribution is sampled from. These servers would
+take them from the model's generation_config.json; others may not know them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class ChatRequest:
         num_generations: completions.
         temperature: 0 takes the most likely token each time.
         seed: of sampling; without meaning at temperature 0.
-        repetition_penalty: where the server takes it; by default the model's own.
+        repetition_penalty: where the server takes it; by default none in samples, at temperature 0 the model's own.
         without: texts that completions must not hold, where the server can rule them out.
         first_tokens: ask for the log-probabilities of the likeliest first tokens.
         image_settings: keywords of the processor of images, where the server takes them.

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -58,14 +57,11 @@ class ServedVLM:
     def complete(
         self, prompts: Sequence[Prompt], sampling: Sampling, repetition_penalty: float | None = None
     ) -> list[list[str]]:
-        """Completions, by default with the repetition penalty of the model's own `generation_config.json`."""
-        requests = [self._request(prompt, sampling) for prompt in prompts]
-        if repetition_penalty is not None:
-            requests = [replace(request, repetition_penalty=repetition_penalty) for request in requests]
-        found = self.server.answers(requests)
+        """Completions. At temperature 0 the repetition penalty is by default that of `generation_config.json`."""
+        found = self.server.answers([self._request(prompt, sampling, repetition_penalty) for prompt in prompts])
         return [[completion.text for completion in completions] for completions in found]
 
-    def _request(self, prompt: Prompt, sampling: Sampling) -> ChatRequest:
+    def _request(self, prompt: Prompt, sampling: Sampling, repetition_penalty: float | None) -> ChatRequest:
         pictures = [self._open(source) for source in prompt.images]
         return ChatRequest(
             with_image_blocks(list(prompt.messages), pictures),
@@ -74,6 +70,7 @@ class ServedVLM:
             max_new_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             seed=random.Random(f"{sampling.seed} {prompt.name!r}").getrandbits(31),
+            repetition_penalty=repetition_penalty,
             without=tuple(self._without),
             image_settings=self._image_settings,
         )

@@ -65,7 +65,7 @@ def test_the_processor_of_a_served_folder_says_how_images_are_resized(tiny_model
         assert picture_of(server.bodies[0]["messages"][0]["content"][0]).size == (32, 32)
 
 
-def test_names_and_seed_decide_what_is_sampled_and_nothing_is_cut_from_the_distribution():
+def test_names_and_seed_decide_what_is_sampled_from_the_whole_distribution():
     with FaultyChatServer(owner="vllm") as server:
         vlm = vlm_at(server, 784, 78400)
         prompts = [asked("?", name="a"), asked("?", name="b")]
@@ -73,10 +73,13 @@ def test_names_and_seed_decide_what_is_sampled_and_nothing_is_cut_from_the_distr
             vlm.complete(prompts, Sampling(12, 3, 0.7, seed))
         assert len({body["seed"] for body in server.bodies}) == 4
         body = server.bodies[0]
-        sampling = {"n": 3, "max_tokens": 12, "temperature": 0.7, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+        sampling = {"n": 3, "max_tokens": 12, "temperature": 0.7, "top_p": 1.0}
+        sampling |= {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
         assert {name: body[name] for name in sampling} == sampling
         assert "<|image_pad|>" in body["bad_words"]
         assert body["mm_processor_kwargs"] == {"min_pixels": 784, "max_pixels": 78400}
+        vlm.complete(prompts[:1], Sampling())
+        assert "repetition_penalty" not in server.bodies[-1], "greedy answers are those of the model's own settings"
 
 
 def test_another_kind_of_server_is_told_nothing_that_it_may_not_know():
