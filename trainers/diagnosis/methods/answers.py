@@ -12,6 +12,7 @@ from trainers.diagnosis import causes
 from trainers.diagnosis.completions import check_closing, check_vision_tokens
 from trainers.diagnosis.findings import Finding, wrong
 from trainers.diagnosis.images import check_count, check_image_tokens
+from trainers.diagnosis.methods.set_up import isolated_set_up
 from trainers.diagnosis.prompts import (
     check_bos,
     check_generation_prompt,
@@ -25,10 +26,9 @@ from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import load_stored_groups
 from trainers.groups.policies import prepare_groups
 from trainers.groups.vlm_policy import VLMPolicy
-from trainers.setup.checks import check_set_up
 from trainers.setup.model import policy_arguments
 from trainers.setup.model_settings import checked_model
-from trainers.setup.recipes import DataArguments, RecipeError, parse_recipe
+from trainers.setup.recipes import DataArguments, RecipeError, recipe_value
 from trainers.setup.task_data import load_task_rows, to_dataset
 
 
@@ -122,38 +122,46 @@ def answer_text(processor: Any, row: dict) -> str:
 # -- the methods ------------------------------------------------------------------------------------------------------
 
 
+def _check_policy(policy: str) -> None:
+    if policy != "vlm":
+        raise RecipeError(f"policy: {policy}: the doctor looks at prompts and answers; expected vlm")
+
+
 def diagnose_sft(argv: Sequence[str], limit: int) -> Iterator[Finding]:
     """Everything that is found of a recipe of SFT.
 
     Args:
         argv: a command line of `trainers/sft.py`.
         limit: rows that are looked at.
+
+    Raises:
+        RecipeError: a selector, which reads no prompts.
     """
     from trainers.sft import COLUMNS, SFTConfig, SFTTrainer, with_completions
 
-    script, args, model_args, _ = parse_recipe((DataArguments, SFTConfig, ModelConfig), argv)
-    check_set_up("SFT", script, args, model_args)
-    model = checked_model(script, args, model_args)
-    rows = load_task_rows(script, script.dataset_train_split, check_files=False)[:limit]
-    answered = with_completions(rows, script.dataset_name)
-    args.remove_unused_columns = False
-    data = to_dataset(answered, model.bounds, COLUMNS)
-    policy = policy_arguments(args, model_args)
-    trainer = SFTTrainer(args=args, train_dataset=data, processing_class=model.processor, **policy)
-    batch = trainer.data_collator([trainer.train_dataset[number] for number in range(len(rows))])
-    opened = [
-        {**row, "images": data[number].get("images") or [], "gold": answered[number]["completion"][-1]["content"]}
-        for number, row in enumerate(rows)
-    ]
-    images = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
-    learned = Learned(
-        opened,
-        batch["input_ids"],
-        batch["attention_mask"],
-        batch["labels"] != -100,
-        images | {"num_images": [len(row["images"]) for row in opened]},
-    )
-    yield from check_learned(learned, model.processor)
+    _check_policy(recipe_value(argv, "policy") or "vlm")
+    with isolated_set_up("SFT", (DataArguments, SFTConfig, ModelConfig), argv) as (script, args, model_args, _):
+        model = checked_model(script, args, model_args)
+        rows = load_task_rows(script, script.dataset_train_split, check_files=False)[:limit]
+        answered = with_completions(rows, script.dataset_name)
+        args.remove_unused_columns = False
+        data = to_dataset(answered, model.bounds, COLUMNS)
+        policy = policy_arguments(args, model_args)
+        trainer = SFTTrainer(args=args, train_dataset=data, processing_class=model.processor, **policy)
+        batch = trainer.data_collator([trainer.train_dataset[number] for number in range(len(rows))])
+        opened = [
+            {**row, "images": data[number].get("images") or [], "gold": answered[number]["completion"][-1]["content"]}
+            for number, row in enumerate(rows)
+        ]
+        images = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
+        learned = Learned(
+            opened,
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["labels"] != -100,
+            images | {"num_images": [len(row["images"]) for row in opened]},
+        )
+        yield from check_learned(learned, model.processor)
 
 
 def diagnose_groups(method: str, config: type, argv: Sequence[str], limit: int) -> Iterator[Finding]:
@@ -168,30 +176,28 @@ def diagnose_groups(method: str, config: type, argv: Sequence[str], limit: int) 
     Raises:
         RecipeError: a selector, which reads no prompts.
     """
-    script, args, model_args, _ = parse_recipe((GroupArguments, config, ModelConfig), argv)
-    if script.policy != "vlm":
-        raise RecipeError(f"policy: {script.policy}: the doctor looks at prompts and answers; expected vlm")
-    check_set_up(method, script, args, model_args)
-    model = checked_model(script, args, model_args)
-    policy = VLMPolicy(model.processor, model.bounds)
-    groups = load_stored_groups(script, script.dataset_train_split, by_length=False)[:limit]
-    batch = policy.collate(prepare_groups(policy, groups))
-    opened = [
-        {
-            "id": group.id,
-            "prompt": group.columns["prompt"],
-            "images": [model.bounds.open(image) for image in group.columns.get("images") or []],
-            "gold": candidate.completion,
-        }
-        for group in groups
-        for candidate in group.candidates
-    ]
-    images: dict[str, Any] = {"num_images": [len(row["images"]) for row in opened]}
-    if "pixel_values" in batch:
-        images["pixel_values"] = batch["pixel_values"][batch["pixel_rows"]]
-        images["image_grid_thw"] = batch["image_grid_thw"][batch["grid_rows"]]
-    width = batch["completion_mask"].size(1)
-    counted = torch.zeros_like(batch["attention_mask"])
-    counted[:, -width:] = batch["completion_mask"]
-    learned = Learned(opened, batch["input_ids"], batch["attention_mask"], counted, images)
-    yield from check_learned(learned, model.processor)
+    with isolated_set_up(method, (GroupArguments, config, ModelConfig), argv) as (script, args, model_args, _):
+        _check_policy(script.policy)
+        model = checked_model(script, args, model_args)
+        policy = VLMPolicy(model.processor, model.bounds)
+        groups = load_stored_groups(script, script.dataset_train_split, by_length=False)[:limit]
+        batch = policy.collate(prepare_groups(policy, groups))
+        opened = [
+            {
+                "id": group.id,
+                "prompt": group.columns["prompt"],
+                "images": [model.bounds.open(image) for image in group.columns.get("images") or []],
+                "gold": candidate.completion,
+            }
+            for group in groups
+            for candidate in group.candidates
+        ]
+        images: dict[str, Any] = {"num_images": [len(row["images"]) for row in opened]}
+        if "pixel_values" in batch:
+            images["pixel_values"] = batch["pixel_values"][batch["pixel_rows"]]
+            images["image_grid_thw"] = batch["image_grid_thw"][batch["grid_rows"]]
+        width = batch["completion_mask"].size(1)
+        counted = torch.zeros_like(batch["attention_mask"])
+        counted[:, -width:] = batch["completion_mask"]
+        learned = Learned(opened, batch["input_ids"], batch["attention_mask"], counted, images)
+        yield from check_learned(learned, model.processor)

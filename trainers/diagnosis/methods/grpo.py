@@ -1,7 +1,6 @@
 """The checks of a GRPO recipe: one rollout as a training step makes it, and every check of both its sides."""
 
 from collections.abc import Iterator, Sequence
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from trl import ModelConfig
@@ -17,14 +16,14 @@ from trainers.diagnosis.forward_passes import check_reference, check_repeatable
 from trainers.diagnosis.images import check_images
 from trainers.diagnosis.log_probs import of_update
 from trainers.diagnosis.memory import check_memory
+from trainers.diagnosis.methods.set_up import isolated_set_up
 from trainers.diagnosis.prompts import check_prompts
 from trainers.diagnosis.rewards import check_rewards
 from trainers.diagnosis.rollout import Backend, Observed, Sampling, observe
 from trainers.diagnosis.sampling_options import check_ids, check_options
 from trainers.grpo import GRPOConfig, GRPOScriptArguments, GRPOTrainer
-from trainers.setup.checks import check_set_up
-from trainers.setup.model import hub_arguments, inspect_model, model_init_kwargs, policy_arguments
-from trainers.setup.recipes import parse_recipe
+from trainers.setup.model import policy_arguments
+from trainers.setup.model_settings import checked_model
 from trainers.setup.task_data import load_task_rows, to_dataset
 from trainers.vllm_engine.checks import check_vllm
 from trainers.vllm_engine.prompts import PromptMismatch
@@ -41,11 +40,8 @@ def diagnose_grpo(argv: Sequence[str], backend: Backend, limit: int) -> Iterator
     Raises:
         UserError: what is wrong with the recipe, its data or model.
     """
-    script, args, model_args, _ = parse_recipe((GRPOScriptArguments, GRPOConfig, ModelConfig), argv)
-    places = [*backend.places(), str(args.output_dir), model_args.model_name_or_path]
-    with TemporaryDirectory() as folder:
-        args.output_dir = folder
-        check_set_up("GRPO", script, args, model_args)
+    classes = (GRPOScriptArguments, GRPOConfig, ModelConfig)
+    with isolated_set_up("GRPO", classes, argv) as (script, args, model_args, run):
         check_vllm(script, args, model_args)
         rows = backend.rows(load_task_rows(script, script.dataset_train_split, check_files=False), limit)
         args.num_generations = args.num_generations_eval = backend.size(args.num_generations)
@@ -58,6 +54,7 @@ def diagnose_grpo(argv: Sequence[str], backend: Backend, limit: int) -> Iterator
         except PromptMismatch as error:  # vLLM's engine looks at its prompts by itself
             yield wrong("prompt tokens of sampler and update", str(error), "all equal", causes.PIXEL_BOUNDS)
             return
+        places = [*backend.places(), run, model_args.model_name_or_path]
         folders = checkpoint_folders(places, model_args.model_name_or_path)
         yield from backend.findings(trainer.temperature)
         yield from diagnose(trainer, observed, folders)
@@ -72,10 +69,8 @@ def diagnose_grpo(argv: Sequence[str], backend: Backend, limit: int) -> Iterator
 
 def load_trainer(script: Any, args: Any, model_args: Any, rows: Sequence[dict]) -> GRPOTrainer:
     """The trainer of a recipe, of some rows, as `trainers/grpo.py` makes it, but for the limit that stops a run."""
-    hub = hub_arguments(args, model_args)
-    model = inspect_model(model_args.model_name_or_path, args, required=True, hub=hub)
-    args.max_sampling_difference = None  # which would stop where the table goes on
-    args.model_init_kwargs, args.remove_unused_columns = model_init_kwargs(args, model_args), False
+    model = checked_model(script, args, model_args)
+    args.remove_unused_columns = False  # rows are looked up when they are needed
     args.max_sampling_difference = None  # which would stop where the table goes on
     rewards = build_rewards(script.reward_funcs, script.agents)
     data = to_dataset(rows, model.bounds)

@@ -11,13 +11,12 @@ from data.preferences import load_preferences
 from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
 from trainers.diagnosis.findings import Finding
 from trainers.diagnosis.methods.answers import Learned, check_learned
+from trainers.diagnosis.methods.set_up import isolated_set_up
 from trainers.diagnosis.prompts import expected_ids
 from trainers.preferences.data import PreferenceArguments
 from trainers.preferences.model import check_reward_model
 from trainers.reward import RewardConfig
-from trainers.setup.checks import check_set_up
 from trainers.setup.model_settings import checked_model
-from trainers.setup.recipes import parse_recipe
 
 
 def diagnose_reward(argv: Sequence[str], limit: int) -> Iterator[Finding]:
@@ -27,24 +26,24 @@ def diagnose_reward(argv: Sequence[str], limit: int) -> Iterator[Finding]:
         argv: a command line of `trainers/reward.py`.
         limit: records that are looked at.
     """
-    script, args, model_args, _ = parse_recipe((PreferenceArguments, RewardConfig, ModelConfig), argv)
-    check_set_up("reward", script, args, model_args)
-    model = checked_model(script, args, model_args, check_reward_model)
-    records, _ = load_preferences(script.dataset_name, script.dataset_train_split, script.skip_bad_rows, False)
-    system = args.system_prompt or getattr(model.config, "system_prompt", None)
-    groups = [ResponseGroup(one.prompt(), one.images, one.response) for one in records[:limit]]
-    inputs = encode_groups(model.processor, groups, system)
-    rows = [
-        {
-            "id": record.id,
-            "prompt": reward_messages(group.prompt, len(group.images), response, system)[:-1],
-            "images": [model.bounds.open(image) for image in group.images],
-            "gold": response,
-        }
-        for record, group in zip(records, groups, strict=False)
-        for response in group.responses
-    ]
-    yield from check_learned(learned_of(rows, inputs, model.processor), model.processor)
+    classes = (PreferenceArguments, RewardConfig, ModelConfig)
+    with isolated_set_up("reward", classes, argv) as (script, args, model_args, _):
+        model = checked_model(script, args, model_args, check_reward_model)
+        records, _ = load_preferences(script.dataset_name, script.dataset_train_split, script.skip_bad_rows, False)
+        system = args.system_prompt or getattr(model.config, "system_prompt", None)
+        groups = [ResponseGroup(one.prompt(), one.images, one.response) for one in records[:limit]]
+        inputs = encode_groups(model.processor, groups, system)
+        rows = [
+            {
+                "id": record.id,
+                "prompt": reward_messages(group.prompt, len(group.images), response, system)[:-1],
+                "images": [model.bounds.open(image) for image in group.images],
+                "gold": response,
+            }
+            for record, group in zip(records, groups, strict=False)
+            for response in group.responses
+        ]
+        yield from check_learned(learned_of(rows, inputs, model.processor), model.processor)
 
 
 def learned_of(rows: list[dict], inputs: dict[str, torch.Tensor], processor: Any) -> Learned:

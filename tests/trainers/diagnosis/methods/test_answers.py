@@ -51,8 +51,9 @@ def test_sound_groups(method, config, groups, tiny_model, tmp_path):
 
 def test_a_selector_reads_no_prompts(tmp_path):
     words = ["--policy", "selector", "--dataset_name", "x", "--output_dir", str(tmp_path / "run"), *CPU[:6]]
-    with pytest.raises(RecipeError, match="policy: selector: .* expected vlm"):
-        list(diagnose_groups("RCE", RCEConfig, words, limit=2))
+    for findings in (diagnose_groups("RCE", RCEConfig, words, limit=2), diagnose_sft(words, limit=2)):
+        with pytest.raises(RecipeError, match="policy: selector: .* expected vlm"):
+            list(findings)
 
 
 # -- planted in a batch -----------------------------------------------------------------------------------------------
