@@ -40,6 +40,7 @@ class Attempts:
         self.retries = retries
         self.counts: Counter[str] = Counter()
         self._not_before = 0.0
+        self._has_told = False
         self._random = random.Random()  # no result depends on it
 
     async def until_answered(
@@ -82,7 +83,8 @@ class Attempts:
 
     def _tell(self, fault: Fault, pause: float, number: int) -> None:
         """Says that a request is made again: the first one, and those that go on failing."""
-        if self.counts["retries"] == 0 or number >= SILENT_RETRIES:
+        if not self._has_told or number >= SILENT_RETRIES:
+            self._has_told = True
             progress = f"retry {number + 1} of at most {self.retries}"
             logger.warning("server: found %s; asked again in %.1f seconds, %s", fault.found, pause, progress)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import itertools
 import json
 import os
 import signal
@@ -130,9 +131,15 @@ def test_after_the_last_attempt_the_message_says_what_was_found_and_expected():
 
 
 def test_all_wait_as_long_as_the_server_asks():
-    with FaultyChatServer(lambda number, body: "429" if number == 0 else None, retry_after="0.4") as faulty:
-        server_at(faulty, concurrency=1).answers([request_of(0), request_of(1)])
-        assert faulty.times[1] - faulty.times[0] >= 0.4
+    def faults(number, body):
+        if number == 0:
+            return "429"
+        time.sleep(0.1 if number == 1 else 0.0)  # so that the third is asked for after the first was put off
+
+    with FaultyChatServer(faults, retry_after="0.4") as faulty:
+        server_at(faulty, concurrency=2).answers([request_of(0), request_of(1), request_of(2)])
+        assert min(faulty.times[2:]) - faulty.times[0] >= 0.4
+        assert len(faulty.times) == 4
 
 
 def test_a_server_that_asks_to_wait_for_hours_ends_the_run():
@@ -142,13 +149,18 @@ def test_a_server_that_asks_to_wait_for_hours_ends_the_run():
         assert len(faulty.bodies) == 1
 
 
-def test_pauses_grow(monkeypatch):
+def test_pauses_grow_up_to_a_longest_one(monkeypatch):
     monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.08)
     with FaultyChatServer(lambda number, body: "500") as faulty:
         with pytest.raises(ServerError):
             server_at(faulty, retries=3).answers([request_of(0)])
-        pauses = [after - before for before, after in zip(faulty.times, faulty.times[1:], strict=False)]
+        pauses = [after - before for before, after in itertools.pairwise(faulty.times)]
         assert all(pause >= 0.04 * 2**number for number, pause in enumerate(pauses))
+        monkeypatch.setattr(attempts, "FIRST_PAUSE", 40.0)
+        monkeypatch.setattr(attempts, "LONGEST_PAUSE", 0.01)
+        with pytest.raises(ServerError):
+            server_at(faulty, retries=1).answers([request_of(1)])
+        assert faulty.times[-1] - faulty.times[-2] < 20
 
 
 def test_nobody_there_is_said_at_once():
@@ -399,6 +411,12 @@ def test_what_is_asked_again_is_told_once_and_where_it_goes_on(caplog):
     told = [record.getMessage() for record in caplog.records if record.name.startswith("models.served")]
     assert [line.rpartition(", ")[2] for line in told] == ["retry 1 of at most 6", "retry 4 of at most 6"]
     assert told[0].startswith("server: found HTTP 500: failing with 500; asked again in 0.0 seconds")
+
+
+def test_requests_that_fail_together_are_told_once(caplog):
+    with FaultyChatServer(lambda number, body: "503" if number < 4 else None) as faulty:
+        server_at(faulty, concurrency=4).answers([request_of(number) for number in range(4)])
+    assert caplog.text.count("asked again") == 1
 
 
 def test_half_of_a_character_is_written_as_what_it_is(tmp_path):
