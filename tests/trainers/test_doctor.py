@@ -4,32 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
-from report_agents import AGENT_NAMES
+from tiny_recipes import write_grpo_recipe
 
 
 @pytest.fixture(scope="module")
 def recipe(tiny_model, report_data, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("recipe")
-    values = {
-        "model_name_or_path": str(tiny_model),
-        "dtype": "float32",
-        "dataset_name": str(report_data),
-        "agents": list(AGENT_NAMES),
-        "max_pixels": 1024,
-        "reward_funcs": ["agent_selection", "strict_xml_format"],
-        "num_generations": 2,
-        "per_device_train_batch_size": 2,
-        "max_completion_length": 16,
-        "output_dir": str(folder / "run"),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
+    return write_grpo_recipe(tmp_path_factory.mktemp("recipe"), tiny_model, report_data)
 
 
 def test_a_sound_recipe(recipe, run_warm, tmp_path):

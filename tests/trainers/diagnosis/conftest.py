@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from report_agents import AGENT_NAMES
+from tiny_recipes import write_grpo_recipe
 
 ROWS = 3
 
@@ -29,32 +29,9 @@ def lively_model(tiny_model, tmp_path_factory) -> Path:
     return folder
 
 
-def recipe_of(model: Path, data: Path, folder: Path, **others: Any) -> dict[str, Any]:
-    """A recipe of GRPO that takes seconds."""
-    return {
-        "model_name_or_path": str(model),
-        "dtype": "float32",
-        "dataset_name": str(data),
-        "agents": list(AGENT_NAMES),
-        "max_pixels": 1024,
-        "reward_funcs": ["agent_selection", "strict_xml_format"],
-        "num_generations": 4,
-        "per_device_train_batch_size": 12,
-        "max_completion_length": 24,
-        "output_dir": str(folder / "run"),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "beta": 0.04,
-        **others,
-    }
-
-
 @pytest.fixture(scope="session")
 def diagnosed(lively_model, report_data, tmp_path_factory):
     """Function: changes of the recipe -> (trainer, rows with opened images)."""
-    import yaml
     from trl import ModelConfig
 
     from trainers.diagnosis.methods.grpo import load_trainer
@@ -63,9 +40,8 @@ def diagnosed(lively_model, report_data, tmp_path_factory):
     from trainers.setup.task_data import load_task_rows
 
     def make(**others: Any) -> tuple[Any, list[dict]]:
-        folder = tmp_path_factory.mktemp("recipe")
-        path = folder / "r.yaml"
-        path.write_text(yaml.safe_dump(recipe_of(lively_model, report_data, folder, **others)), encoding="utf-8")
+        sizes = {"num_generations": 4, "per_device_train_batch_size": 12, "max_completion_length": 24, "beta": 0.04}
+        path = write_grpo_recipe(tmp_path_factory.mktemp("recipe"), lively_model, report_data, **sizes | others)
         script, args, model_args, _ = parse_recipe(
             (GRPOScriptArguments, GRPOConfig, ModelConfig), ["--config", str(path)]
         )

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from hub_server import HubServer
+from tiny_recipes import write_grpo_recipe
 
 REPO_ID = "someone/tiny-grpo"
 MODEL_FILES = {"model.safetensors", "config.json", "generation_config.json"}
@@ -63,28 +64,9 @@ def push(run_command, tiny_model, report_data, tmp_path_factory):
 
     def run(hub: HubServer, *arguments: str, variables: dict | None = None, **changes) -> SimpleNamespace:
         place = tmp_path_factory.mktemp("push")
-        recipe = {
-            "model_name_or_path": str(tiny_model),
-            "dtype": "float32",
-            "dataset_name": str(report_data),
-            "max_pixels": 1024,
-            "reward_funcs": ["agent_selection", "strict_xml_format"],
-            "num_generations": 2,
-            "per_device_train_batch_size": 2,
-            "max_completion_length": 8,
-            "output_dir": str(place / "run"),
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "max_steps": 1,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "push_to_hub": True,
-            "hub_model_id": REPO_ID,
-        } | changes
-        path = place / "recipe.yaml"
-        path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        hub_settings = {"push_to_hub": True, "hub_model_id": REPO_ID}
+        steps = {"max_completion_length": 8, "max_steps": 1, "logging_steps": 1, "save_strategy": "no"}
+        path = write_grpo_recipe(place, tiny_model, report_data, **hub_settings | steps | changes)
         environment = hub.environment(HF_HOME=str(place / "home"), **variables or {})
         process = run_command("trainers/grpo.py", "--config", path, *arguments, **environment)
         return SimpleNamespace(hub=hub, folder=place / "run", process=process, recipe=path.read_text(encoding="utf-8"))
