@@ -21,7 +21,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path[0] = str(Path(__file__).parents[1])  # this folder has a rewards.py, which is not the package
 
-from benchmarks.vllm.cpu import EAGER, prepare
+from benchmarks.vllm.cpu import EAGER, ENVIRONMENT
 from data.cli.arguments import option, parse_arguments
 from data.cli.ranges import AT_LEAST_1
 
@@ -94,7 +94,7 @@ def seconds(trainer, prompts: list, new_tokens: int) -> float:
 
 def main() -> None:
     arguments = parse_arguments(RolloutBenchmark)
-    prepare()
+    os.environ.update({**ENVIRONMENT, **os.environ})
     from models import tiny
 
     rows = arguments.prompts * G

@@ -211,8 +211,8 @@ def _uses() -> dict[str, str]:
     return uses
 
 
-NOT_OF_THESE_LIBRARIES = {"_exit", "_ActionsContainer"}
-"""`os._exit`, and the type of `argparse` for parsers and their groups."""
+NOT_OF_THESE_LIBRARIES = {"_exit", "_ActionsContainer", "_supports_onednn"}
+"""`os._exit`, the type of `argparse` for parsers and their groups, and of vLLM what every test of tests/vllm needs."""
 
 
 def _listed() -> set[str]:

@@ -24,7 +24,7 @@ from scipy import stats
 ROOT = Path(__file__).parents[2]
 sys.path[0] = str(ROOT)
 
-from benchmarks.vllm.cpu import EAGER
+from benchmarks.vllm.cpu import EAGER, ENVIRONMENT
 from data.cli.arguments import option, parse_arguments
 from data.cli.ranges import AT_LEAST_1, Range
 from data.io.records import read_some_rows
@@ -32,7 +32,6 @@ from rewards.scoring.statistics import Interval
 
 RECIPE = str(ROOT / "recipes" / "agent_selection_tiny.yaml")
 REWARD = "agent_selection"
-BY_VLLM = "from benchmarks.vllm.cpu import prepare; prepare(); from trainers.grpo import main; main()"
 
 
 @dataclass(kw_only=True)
@@ -47,7 +46,8 @@ class AgreementBenchmark:
 
 
 def run(*words: str | Path) -> None:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+    environment = {**ENVIRONMENT, **os.environ, **quiet}
     subprocess.run([sys.executable, *map(str, words)], check=True, env=environment)
 
 
@@ -62,9 +62,7 @@ def score(arguments: AgreementBenchmark, seed: int, side: str) -> float:
         if side == "vllm":
             words += ["--use_vllm", "true", "--vllm_mode", "colocate", "--vllm_gpu_memory_utilization", "0.05"]
             words += ["--vllm_max_model_length", "1024", "--vllm_kwargs", json.dumps(EAGER)]
-            run("-c", BY_VLLM, *words)
-        else:
-            run("-m", "trainers.grpo", *words)
+        run("-m", "trainers.grpo", *words)
         words = ["--dataset_name", arguments.dataset_name, "--split", "test", "--model", folder / "model"]
         run("-m", "rewards.eval", *words, "--config", RECIPE, "--batch_size", "80", "--output_dir", evaluation)
     return statistics.mean(row[REWARD] for _, row in read_some_rows(evaluation / "scores.jsonl"))

@@ -31,10 +31,7 @@ def pytest_runtest_setup():
 
 @pytest.fixture
 def vllm_on_cpu(monkeypatch):
-    """vLLM whose weights can be replaced: for oneDNN it would pack them, and leave none to replace.
-
-    What TRL sets for its engine is gone after the test, so that no server takes it for its own.
-    """
+    """What TRL sets for its engine is gone after the test, so that no server takes it for its own."""
     for name in (*ON_CPU, *BY_TRL):
         monkeypatch.setenv(name, ON_CPU.get(name, ""))
     for name in BY_TRL:
@@ -42,9 +39,6 @@ def vllm_on_cpu(monkeypatch):
     with socket.socket() as found:  # TRL tries 29500 first, as every run on the machine does
         found.bind(("localhost", 0))
         os.environ["MASTER_PORT"] = str(found.getsockname()[1])
-    import vllm._custom_ops
-
-    monkeypatch.setattr(vllm._custom_ops, "_supports_onednn", False)
 
 
 @pytest.fixture(scope="session")

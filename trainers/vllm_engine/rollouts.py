@@ -25,12 +25,29 @@ class NewestPictures:
         return super().reset_prefix_cache(*args, **kwargs)
 
 
+class ReplaceableWeights:
+    """The part of a `vllm.LLM` whose weights can be replaced on a CPU too.
+
+    The build for a CPU packs them for oneDNN when it loads them, and leaves empty ones, which TRL cannot send to.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        from vllm import _custom_ops
+
+        packs, _custom_ops._supports_onednn = _custom_ops._supports_onednn, False
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            _custom_ops._supports_onednn = packs
+
+
 def engine_class(processor: Any) -> type:
     """`vllm.LLM`, taking prompts as this processor writes them."""
     from vllm import LLM
 
     image_token = getattr(processor, "image_token_id", None)
-    return type("RolloutEngine", (NewestPictures, ExpandedPrompts, LLM), {"image_token": image_token})
+    parts = (ReplaceableWeights, NewestPictures, ExpandedPrompts, LLM)
+    return type("RolloutEngine", parts, {"image_token": image_token})
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """How the engine of TRL is made with more than TRL gives it. With vLLM itself: tests/vllm."""
 
 import inspect
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from trl.generation import vllm_generation
 from models.families.loading import load_processor
 from trainers.grpo import GRPOTrainer
 from trainers.vllm_engine import rollouts
-from trainers.vllm_engine.rollouts import NewestPictures, VLLMRollouts, engines_made_by
-from trainers.vllm_engine.server import ServerMismatch
+from trainers.vllm_engine.rollouts import NewestPictures, VLLMRollouts, engine_class, engines_made_by
+from trainers.vllm_engine.server import ServerMismatch, forget_all
 
 
 class Engine:
@@ -61,10 +62,31 @@ def test_a_server_is_compared_with_the_trainer(library, tiny_model):
     processor = load_processor(str(tiny_model), max_pixels=1024)
     sizes = {"size": {"shortest_edge": processor.image_processor.size["shortest_edge"], "longest_edge": 1024}}
     info = {"model_config": {"dtype": "torch.float32", "multimodal_config": {"mm_processor_kwargs": sizes}}}
-    Trainer(processor, "server", info)
+    client = Trainer(processor, "server", info).vllm_generation.vllm_client
+    assert client.reset_prefix_cache.func is forget_all
     info["model_config"]["dtype"] = "torch.float16"
     with pytest.raises(ServerMismatch, match="dtype of the server at http://here is float16, of the trainer float32"):
         Trainer(processor, "server", info)
+
+
+def test_the_engine_is_vllms_with_weights_that_can_be_replaced(monkeypatch, tiny_model):
+    class LLM:
+        def __init__(self, fails=False):
+            self.packed = operators._supports_onednn
+            if fails:
+                raise RuntimeError
+
+    operators, vllm = SimpleNamespace(_supports_onednn=True), ModuleType("vllm")
+    vars(vllm).update(LLM=LLM, _custom_ops=operators)
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    processor = load_processor(str(tiny_model))
+    engine = engine_class(processor)
+    assert engine.image_token == processor.image_token_id
+    assert engine().packed is False
+    with pytest.raises(RuntimeError):
+        engine(fails=True)
+    assert operators._supports_onednn is True
+    assert issubclass(engine, NewestPictures)
 
 
 def test_pictures_are_forgotten_with_the_prompts():
