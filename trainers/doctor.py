@@ -74,7 +74,9 @@ def find(arguments: DoctorArguments) -> "Iterator[Finding]":
     words = arguments.command_line()
     keys = [key for key in ("policy", "reward_funcs", "num_generations") if recipe_value(words, key) is not None]
     method = arguments.method or method_of(Path(words[1]), keys)
-    own = "vllm" if recipe_value(words, "use_vllm") in (True, "true") else "transformers"
+    if method != "grpo" and arguments.backend is not None:
+        raise OptionError(f"--backend: {method} samples nothing; leave it out")
+    own = "vllm" if str(recipe_value(words, "use_vllm")).lower() == "true" else "transformers"
     backend = open_backend(arguments.backend or own, str(recipe_value(words, "model_name_or_path")))
     if method == "grpo" and backend.name != own:
         words += ["--use_vllm", str(backend.name == "vllm").lower()]

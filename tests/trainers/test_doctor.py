@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from tiny_recipes import write_grpo_recipe
 
+from trainers import doctor
+from trainers.doctor import DoctorArguments
+
 
 @pytest.fixture(scope="module")
 def recipe(tiny_model, report_data, tmp_path_factory) -> Path:
@@ -37,7 +40,12 @@ def test_a_cut_of_the_recipe_is_named_with_its_remedy(recipe, run_warm):
     [
         (["--set", "top_p"], "--set: expected KEY=VALUE, found 'top_p'"),
         (["--set", "top_q=1"], "unknown key 'top_q'"),
+        (
+            ["--set", "reward_funcs=vqa_accuracy"],
+            "row 'train-00000': reward 'vqa_accuracy' needs the column 'answers'",
+        ),
         (["--limit", "0"], "--limit"),
+        (["--method", "sft", "--backend", "vllm"], "--backend: sft samples nothing; leave it out"),
         (["--backend", "recipes"], "--backend: recipes is a folder; expected a file in it"),
         (["--backend", "vlm"], "--backend: expected transformers, vllm or a file of completions, found 'vlm'"),
     ],
@@ -47,3 +55,18 @@ def test_what_cannot_be_is_said_at_once(words, message, recipe, run_warm):
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "backend", "words"),
+    [
+        ({"set": ("use_vllm=True",)}, "vllm", []),
+        ({"backend": "vllm"}, "vllm", ["--use_vllm", "true"]),
+        ({"set": ("vllm_kwargs={}",)}, "transformers", ["--vllm_kwargs", "{}"]),
+        ({}, "transformers", []),
+    ],
+)
+def test_the_trainer_samples_with_what_the_doctor_looks_at(given, backend, words, recipe, monkeypatch):
+    monkeypatch.setattr(doctor, "findings_of", lambda method, words, backend, limit: [(backend.name, words)])
+    arguments = DoctorArguments(config=recipe, **given)
+    assert list(doctor.find(arguments)) == [(backend, arguments.command_line() + words)]

@@ -7,6 +7,7 @@ from trl import ModelConfig
 
 from models.families.loading import image_token_ids
 from rewards.registry import build_rewards
+from rewards.scoring.columns import check_columns
 from trainers.diagnosis import causes
 from trainers.diagnosis.completions import check_completions
 from trainers.diagnosis.differences import check_log_probs
@@ -73,6 +74,7 @@ def load_trainer(script: Any, args: Any, model_args: Any, rows: Sequence[dict]) 
     args.remove_unused_columns = False  # rows are looked up when they are needed
     args.max_sampling_difference = None  # which would stop where the table goes on
     rewards = build_rewards(script.reward_funcs, script.agents)
+    check_columns(rewards, rows, script.dataset_name)
     data = to_dataset(rows, model.bounds)
     policy = policy_arguments(args, model_args)
     return GRPOTrainer(reward_funcs=rewards, args=args, train_dataset=data, processing_class=model.processor, **policy)

@@ -32,4 +32,5 @@ def isolated_set_up(
         script.validate_only, args.push_to_hub, args.output_dir = False, False, folder
         args.log_completions_hub_repo = None  # of GRPO, also a repository
         check_set_up(method, script, args, model_args)
+        args.eval_strategy = "no"  # else a trainer asks for rows to evaluate on
         yield script, args, model_args, own

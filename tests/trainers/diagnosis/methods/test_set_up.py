@@ -14,10 +14,11 @@ CPU = ("--use_cpu", "true", "--bf16", "false", "--report_to", "none", "--max_pix
 @pytest.fixture
 def words(tiny_model, report_data, tmp_path) -> list[str]:
     given = ["--model_name_or_path", str(tiny_model), "--dataset_name", str(report_data)]
-    return [*given, "--output_dir", str(tmp_path / "run"), "--push_to_hub", "true", *CPU]
+    given += ["--eval_strategy", "steps", "--eval_steps", "5", "--push_to_hub", "true"]
+    return [*given, "--output_dir", str(tmp_path / "run"), *CPU]
 
 
-def test_a_trainer_makes_no_folder_and_no_repository(words, tmp_path):
+def test_a_trainer_makes_no_folder_and_no_repository_and_evaluates_nothing(words, tmp_path):
     """TRL's trainers make the repository of a recipe that pushes at once: without a Hub that would be an error."""
     assert list(diagnose_sft(words, limit=1)) != []
     assert list(tmp_path.iterdir()) == []
