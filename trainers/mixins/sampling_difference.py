@@ -42,9 +42,18 @@ NEUTRAL: dict[str, tuple] = {
     "do_sample": (None, True),
     "num_beams": (None, 1),
     "min_new_tokens": (None, 0),
+    "min_tokens": (None, 0),
+    "min_length": (None, 0),
+    "exponential_decay_length_penalty": (None,),
+    "guidance_scale": (None, 1.0),
     "bad_words_ids": (None,),
+    "begin_suppress_tokens": (None,),
     "sequence_bias": (None,),
+    "logit_bias": (None, {}),
+    "allowed_token_ids": (None,),
     "forced_eos_token_id": (None,),
+    "structured_outputs": (None,),
+    "vllm_structured_outputs_regex": (None,),
 }
 """Options of generation that sample from another distribution than the model's at its temperature, and the values
 that leave it as it is."""

@@ -1,6 +1,7 @@
 """What a recipe says of vLLM's engine, and which of its options the trainer itself sets."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,6 +97,5 @@ def server_flags(settings: Mapping[str, Any]) -> str:
 def _flag(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
-    if isinstance(value, Mapping | list | tuple):
-        return f"--{name} '{json.dumps(value)}'"
-    return f"--{name} {value}"
+    text = json.dumps(value) if isinstance(value, Mapping | list | tuple) else str(value)
+    return f"--{name} {shlex.quote(text)}"

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from data.errors import UserError
 from trainers.vllm_engine.arguments import server_flags
@@ -35,11 +36,11 @@ def server_command(name: str, args: Any, settings: Mapping[str, Any], scale_out:
         scale_out: vLLM is `SCALE_OUT` or later.
 
     >>> from types import SimpleNamespace
-    >>> args = SimpleNamespace(vllm_server_port=8000, trust_remote_code=False)
+    >>> args = SimpleNamespace(vllm_server_base_url="http://gpu:9000", vllm_server_port=8000, trust_remote_code=False)
     >>> server_command("outputs/tiny", args, {"dtype": "float32"}, False)[:76]
-    'VLLM_SERVER_DEV_MODE=1 vllm serve outputs/tiny --port 8000 --dtype float32 -'
+    'VLLM_SERVER_DEV_MODE=1 vllm serve outputs/tiny --port 9000 --dtype float32 -'
     """
-    flags = {"port": args.vllm_server_port, **settings, **BY_TRL}
+    flags = {"port": urlsplit(server_url(args)).port or args.vllm_server_port, **settings, **BY_TRL}
     flags |= {"trust_remote_code": True} if args.trust_remote_code else {}
     flags |= {"enable_scale_out": True} if scale_out else {}
     return f"VLLM_SERVER_DEV_MODE=1 vllm serve {shlex.quote(name)} {server_flags(flags)}"

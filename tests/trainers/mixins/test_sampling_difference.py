@@ -194,6 +194,9 @@ CHANGES = [
     ({}, {"temperature": 0.5}, {"temperature": 0.5}),
     ({}, {"temperature": 0.8, "top_k": -1, "bad_words": ["x"]}, {}),
     ({"min_p": 0.0}, None, {}),
+    ({}, {"min_tokens": 4, "logit_bias": {7: 2.0}}, {"min_tokens": 4, "logit_bias": {7: 2.0}}),
+    ({}, {"min_tokens": 0, "logit_bias": {}, "guidance_scale": 1}, {}),
+    ({"vllm_structured_outputs_regex": "a+"}, {}, {"vllm_structured_outputs_regex": "a+"}),
 ]
 
 

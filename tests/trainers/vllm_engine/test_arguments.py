@@ -48,3 +48,6 @@ def test_flags_of_a_server():
     given = {"enable_prefix_caching": False, "max_num_seqs": 8, "speculative_config": {"method": "ngram"}}
     expected = '--no-enable-prefix-caching --max-num-seqs 8 --speculative-config \'{"method": "ngram"}\''
     assert server_flags(given) == expected
+    assert server_flags({"chat_template": "a b.jinja", "limits": {"it's": 1}}) == (
+        """--chat-template 'a b.jinja' --limits '{"it'"'"'s": 1}'"""
+    )
