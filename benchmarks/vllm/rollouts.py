@@ -1,6 +1,6 @@
 """Rollouts by vLLM beside those of transformers: tokens a second on a CPU, in one process.
 
-    .venv-vllm/bin/python benchmarks/vllm_rollouts.py [--prompts 1] [--rounds 5] [--new_tokens 64]
+    .venv-vllm/bin/python benchmarks/vllm/rollouts.py [--prompts 1] [--rounds 5] [--new_tokens 64]
 
 Both sides sample for the same trainer settings from the same Qwen2-VL with random weights in float32: width 512, 256
 visual tokens a prompt, 8 completions of it, all of one length. Sides take turns, in an order that rotates, on images
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path[0] = str(Path(__file__).parents[1])  # this folder has a rewards.py, which is not the package
+sys.path[0] = str(Path(__file__).parents[2])
 
 from benchmarks.vllm.cpu import EAGER, ENVIRONMENT
 from data.cli.arguments import option, parse_arguments
