@@ -77,7 +77,8 @@ class GRPOConfig(
     VLLMArguments,
     trl.GRPOConfig,
 ):
-    """`trl.GRPOConfig` with additions; with their defaults only the advantage clip differs from TRL."""
+    """`trl.GRPOConfig` with additions; of their defaults only two differ from TRL: advantages are clipped, and a run
+    stops where sampling and update disagree (`max_sampling_difference`)."""
 
     def __post_init__(self):
         self.scale_rewards = {True: "group", False: "none"}.get(self.scale_rewards, self.scale_rewards)  # as TRL does
