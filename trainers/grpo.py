@@ -34,7 +34,7 @@ from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.image_bounds import PromptArguments, processor_of
 from trainers.mixins.non_finite import FiniteTraining
 from trainers.mixins.reward_failures import GuardedRewards, load_reward
-from trainers.mixins.rollout_batch import Batch, rows_in
+from trainers.mixins.rollout_batch import Batch, rows_in, with_rows_as_images
 from trainers.mixins.rollout_order import OrderedRollouts, RolloutOrderArguments
 from trainers.mixins.rollout_temperature import ScheduledTemperature, TemperatureArguments
 from trainers.mixins.sampling_difference import SamplingDifference, SamplingDifferenceArguments, check_sampling
@@ -243,7 +243,7 @@ class GRPOTrainer(
         if logs_images and with_images:
             self._log_images(inputs)
         size = self.num_generations if self.model.training else self.num_generations_eval
-        return Rollout(inputs, batch, self._rewards_per_func.unflatten(0, (-1, size)))
+        return Rollout(inputs, with_rows_as_images(batch), self._rewards_per_func.unflatten(0, (-1, size)))
 
     def _generate(self, prompts: list) -> tuple:
         """The parent's, with no images given as an empty list: the processor cannot take `None` beside images."""

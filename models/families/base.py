@@ -4,7 +4,8 @@ A family is found by its model type (models/families/registry.py). A model of an
 plain path, by what transformers' vision-language models have in common.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,15 @@ from models.shared_prefix.layout import PrefixLayout
 TOWERS = ("visual", "vision_tower", "vision_model")
 """What models call their vision tower, and below what they call their language model."""
 LANGUAGE_MODELS = ("language_model", "text_model")
+
+IMAGE_INPUTS = ("pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes", "image_position_ids")
+"""Model inputs that are of images, in any family; all others are of tokens."""
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
+"""Model inputs that say of each token whether it stands for a part of an image."""
+
+ImageTensors = dict[str, torch.Tensor]
+"""The processor's tensors of one image. In families that cut images into tiles, each with features of its own, they
+are those of one tile: all that is said of images here holds for tiles."""
 
 _OF_TEXT = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _OF_TEXT += ("end_of_utterance_token",)
@@ -31,16 +41,24 @@ def child(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
 class Family:
     """A family that has nothing of its own: its models train on the plain path.
 
+    A family whose prompts are shared says in which layers that is exact (`layer_kinds`), how many tokens an image has
+    (`visual_tokens`), and what differs from here of: how the processor lays images out (`image_inputs`, `split`,
+    `join`; `choose_images` for their features), and how tokens see each other and where they stand (`masks`,
+    `positions`, `token_types`). `blank_image` lets processes without images go on beside others.
+
     Attributes:
         model_types: `config.model_type` of its models.
         image_tokens: tokens that stand for pictures, beside those that the processor names.
-        patch_grids: the processor makes one long table of all images' patches, and says how each image's are arranged
-            (`image_grid_thw`).
+        layer_kinds: of attention, in which continuations can be kept apart; none where prompts are not shared.
+        image_inputs: model inputs that are of images.
+        types_input: model input that must say which tokens are of images also where positions and masks are given.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
     image_tokens: ClassVar[tuple[str, ...]] = ()
-    patch_grids: ClassVar[bool] = False
+    layer_kinds: ClassVar[tuple[str, ...]] = ()
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    types_input: ClassVar[str | None] = None
 
     # -- the processor -----------------------------------------------------------------------------------------------
 
@@ -87,38 +105,158 @@ class Family:
         """
         return None
 
-    # -- shared prompts ----------------------------------------------------------------------------------------------
+    # -- images ------------------------------------------------------------------------------------------------------
 
-    def reason_not_shared(self, combined: nn.Module) -> str | None:
-        """Why prompts of the model cannot be shared; `None` if they can."""
-        return f"models of type {combined.config.model_type!r} are not among those whose prompts can be shared"
+    def split(self, inputs: Mapping[str, Any]) -> list[ImageTensors]:
+        """The tensors of each image, of a processor's of all images of a batch; `join` puts them together again.
 
-    def positions(
-        self, combined: nn.Module, ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None
-    ) -> torch.Tensor:
-        """(axes, T): positions of the T tokens of a row without padding.
+        Here each tensor has a row for each image.
 
         Args:
-            ids: (T,); types: (T,), 1 at image tokens; grids: (images, 3), `None` if the row has no images.
+            inputs: `image_inputs`, and maybe others; without images they may be missing, `None` or empty.
         """
-        return torch.arange(len(ids)).unsqueeze(0)
+        tensors = self.of_images(inputs)
+        rows = zip(*tensors.values(), strict=True)
+        return [dict(zip(tensors, row, strict=True)) for row in rows]
 
-    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any) -> Any:
-        """What the language model takes as `attention_mask` for the mask of a packed sequence with this layout.
+    def join(self, images: Sequence[ImageTensors]) -> dict[str, torch.Tensor]:
+        """Model inputs of images in their order, of which the features come in this order too; none of no image."""
+        return {name: torch.stack([image[name] for image in images]) for name in images[0]} if images else {}
 
-        Here the mask itself: transformers' mask functions hand on what has the four dimensions of a finished mask.
+    def of_images(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Those of the inputs that are of images, by their names."""
+        return {name: inputs[name] for name in self.image_inputs if inputs.get(name) is not None}
+
+    def show_nothing(self, pixel_values: torch.Tensor) -> bool:
+        """Whether pixels are those of no image at all, which the vision tower cannot take."""
+        return len(pixel_values) == 0
+
+    def visual_tokens(self, config: Any, image: ImageTensors) -> int:
+        """How many tokens of a prompt an image stands at.
+
+        Args:
+            config: of the module that takes pixels and tokens.
         """
-        return mask
+        raise NotImplementedError(f"{type(self).__name__} does not say how many tokens an image has")
+
+    def images_of_rows(
+        self, config: Any, images: Sequence[ImageTensors], tokens: Sequence[int], counts: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """For each row, the numbers of its images, which come row by row.
+
+        Args:
+            config: of the module that takes pixels and tokens.
+            tokens: of images, in each row.
+            counts: pictures of each row, where that is known; of several tiles, one has several `images`.
+
+        Raises:
+            ValueError: rows have other tokens than images.
+        """
+        if counts is None or sum(counts) != len(images):
+            return find_images([self.visual_tokens(config, image) for image in images], tokens)
+        remaining = iter(range(len(images)))
+        return [[next(remaining) for _ in range(count)] for count in counts]
 
     def choose_images(self, features: Any, numbers: Sequence[int]) -> None:
         """Makes what `get_image_features` returned that of the images with these numbers, in their order.
 
-        Some families have features for several layers of the language model (deepstack), each a tuple of images.
+        Features of images may be a tensor with a row for each, or a sequence of tensors. Some families have features
+        for several layers of the language model (deepstack), each a tuple of images.
         """
-        features.pooler_output = tuple(features.pooler_output[number] for number in numbers)
+        pooled = features.pooler_output
+        whole = isinstance(pooled, torch.Tensor)
+        features.pooler_output = pooled[list(numbers)] if whole else tuple(pooled[number] for number in numbers)
         layers = getattr(features, "deepstack_features", None)
         if layers is not None:
             features.deepstack_features = [tuple(layer[number] for number in numbers) for layer in layers]
+
+    # -- shared prompts ----------------------------------------------------------------------------------------------
+
+    def reason_not_shared(self, combined: nn.Module) -> str | None:
+        """Why prompts of the model cannot be shared; `None` if they can."""
+        if not self.layer_kinds:
+            return f"models of type {combined.config.model_type!r} are not among those whose prompts can be shared"
+        layers = getattr(self.language_model(combined).config, "layer_types", None) or self.layer_kinds
+        return None if set(layers) <= set(self.layer_kinds) else "the model has layers with a sliding window"
+
+    def token_types(self, config: Any, ids: torch.Tensor) -> torch.Tensor:
+        """1 at tokens of images, 2 at tokens of videos, 0 at others, in the shape of `ids`.
+
+        Args:
+            config: of the module that takes pixels and tokens.
+        """
+        types = (ids == config.image_token_id).long()
+        video = getattr(config, "video_token_id", None)
+        return types if video is None else types.masked_fill(ids == video, 2)
+
+    def positions(self, combined: nn.Module, ids: torch.Tensor, images: Sequence[ImageTensors]) -> torch.Tensor:
+        """(axes, T): positions of the T tokens of a row without padding.
+
+        Args:
+            ids: (T,); images: of the row, in order.
+        """
+        return torch.arange(len(ids)).unsqueeze(0)
+
+    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any, types: torch.Tensor) -> Any:
+        """What the language model takes as `attention_mask` for the mask of a packed sequence with this layout.
+
+        Here the mask itself: transformers' mask functions hand on what has the four dimensions of a finished mask.
+
+        Args:
+            types: (lines, width) of the packed sequence's tokens (`token_types`).
+        """
+        return mask
+
+
+def different_images(images: Sequence[ImageTensors]) -> tuple[list[int], list[ImageTensors]]:
+    """Finds images with the same tensors, of which the first are the pixels.
+
+    Returns:
+        For each image its number among the different ones, and these.
+    """
+    numbers: list[int] = []
+    kept: list[ImageTensors] = []
+    alike: dict[tuple, list[int]] = {}
+    for image, sample in zip(images, _samples(images), strict=True):
+        others = alike.setdefault((*(tensor.shape for tensor in image.values()), sample), [])
+        found = next((number for number in others if _same(kept[number], image)), None)
+        if found is None:
+            found = len(kept)
+            kept.append(image)
+            others.append(found)
+        numbers.append(found)
+    return numbers, kept
+
+
+def _samples(images: Sequence[ImageTensors], size: int = 1024) -> list[bytes]:
+    """Some values from the middle of each image's pixels: most different images differ there."""
+    if not images:
+        return []
+    flat = [next(iter(image.values())).reshape(-1) for image in images]
+    middles = [pixels[max(0, (len(pixels) - size) // 2) :][:size] for pixels in flat]
+    together = torch.cat(middles).float().cpu()  # at once: each transfer waits for the device
+    return [one.numpy().tobytes() for one in together.split([len(middle) for middle in middles])]
+
+
+def _same(one: ImageTensors, other: ImageTensors) -> bool:
+    return all(tensor is other[name] or torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def find_images(sizes: Sequence[int], tokens: Sequence[int]) -> list[list[int]]:
+    """For each row, the numbers of its images, which come row by row and are identified by their tokens.
+
+    Args:
+        sizes: tokens of each image; tokens: of images, in each row.
+
+    Raises:
+        ValueError: rows have other tokens than images.
+    """
+    ends = [0, *accumulate(sizes)]
+    places = {end: number for number, end in enumerate(ends)}
+    borders = [0, *accumulate(tokens)]
+    if any(border not in places for border in borders) or borders[-1] != ends[-1]:
+        raise ValueError(f"image tokens: expected {list(tokens)} in the rows, found images of {list(sizes)}")
+    return [list(range(places[first], places[last])) for first, last in pairwise(borders)]
 
 
 def feature_tensors(features: Any) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from models.families.qwen_vl import QwenVL
@@ -13,6 +14,6 @@ class Qwen35(QwenVL):
     model_types: ClassVar = ("qwen3_5",)
     layer_kinds: ClassVar = ("full_attention", "linear_attention")
 
-    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any) -> dict[str, Any]:
+    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any, types: torch.Tensor) -> dict[str, Any]:
         install_forks(combined)
         return {"full_attention": mask, "linear_attention": Fork(layout, mask.device)}

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from models.families.base import Family
@@ -12,5 +13,5 @@ from models.shared_prefix.layout import PrefixLayout
 class Qwen3VL(QwenVL):
     model_types: ClassVar = ("qwen3_vl",)
 
-    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any) -> Any:
-        return Family.masks(self, combined, layout, mask)
+    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any, types: torch.Tensor) -> Any:
+        return Family.masks(self, combined, layout, mask, types)

@@ -1,24 +1,22 @@
 """Qwen2-VL and Qwen2.5-VL: images of any size as patches in one long table, M-RoPE, full attention."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from data.io.pixel_bounds import BoundsError, PixelBounds
-from models.families.base import Family
+from models.families.base import Family, ImageTensors
 from models.shared_prefix.layout import PrefixLayout
 
 
 class QwenVL(Family):
-    """
-    Attributes:
-        layer_kinds: of attention, in which continuations can be kept apart.
-    """
+    """The processor makes one long table of all images' patches, and says how each image's are arranged."""
 
     model_types: ClassVar = ("qwen2_vl", "qwen2_5_vl")
-    patch_grids: ClassVar = True
-    layer_kinds: ClassVar[tuple[str, ...]] = ("full_attention",)
+    image_inputs: ClassVar = ("pixel_values", "image_grid_thw")
+    layer_kinds: ClassVar = ("full_attention",)
     image_tokens: ClassVar = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
     def reader(self, processor: Any) -> PixelBounds:
@@ -43,17 +41,31 @@ class QwenVL(Family):
         pixels = torch.zeros(merge * merge, width, dtype=like.dtype, device=like.device)
         return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, merge, merge]], device=like.device)}
 
-    def reason_not_shared(self, combined: nn.Module) -> str | None:
-        layers = getattr(combined.language_model.config, "layer_types", None) or self.layer_kinds
-        return None if set(layers) <= set(self.layer_kinds) else "the model has layers with a sliding window"
+    def split(self, inputs: Mapping[str, Any]) -> list[ImageTensors]:
+        """(patches, width) of pixels and (3,) of the grid: patches in time, height and width."""
+        tensors = self.of_images(inputs)
+        if not tensors:
+            return []
+        grids = tensors["image_grid_thw"]
+        tables = tensors["pixel_values"].split(grids.prod(dim=1).tolist())
+        return [{"pixel_values": table, "image_grid_thw": grid} for table, grid in zip(tables, grids, strict=True)]
 
-    def positions(
-        self, combined: nn.Module, ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None
-    ) -> torch.Tensor:
+    def join(self, images: Sequence[ImageTensors]) -> dict[str, torch.Tensor]:
+        if not images:
+            return {}
+        pixels = torch.cat([image["pixel_values"] for image in images])
+        return {"pixel_values": pixels, "image_grid_thw": torch.stack([image["image_grid_thw"] for image in images])}
+
+    def visual_tokens(self, config: Any, image: ImageTensors) -> int:
+        return len(image["pixel_values"]) // config.vision_config.spatial_merge_size**2
+
+    def positions(self, combined: nn.Module, ids: torch.Tensor, images: Sequence[ImageTensors]) -> torch.Tensor:
         """(3, T), in time, height and width."""
-        if grids is None:
+        if not images:
             return torch.arange(len(ids)).expand(3, len(ids))
-        return combined.get_rope_index(ids[None], mm_token_type_ids=types[None], image_grid_thw=grids)[0][:, 0]
+        types = self.token_types(combined.config, ids)[None]
+        grids = torch.stack([image["image_grid_thw"] for image in images]).to(ids.device)
+        return combined.get_rope_index(ids[None], mm_token_type_ids=types, image_grid_thw=grids)[0][:, 0]
 
-    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any) -> Any:
+    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any, types: torch.Tensor) -> Any:
         return {"full_attention": mask}

@@ -1,7 +1,7 @@
 """Hooks that let batches with and without images mix, within a process and between processes.
 
-A micro-batch without images, cut from a batch with some, arrives with zero rows of pixels, which the vision tower
-cannot take: they are removed.
+A micro-batch without images, cut from a batch with some, arrives with zero rows of pixels (or rows of zeros), which
+the vision tower cannot take: they are removed.
 
 DeepSpeed and DDP expect all processes to use the same parameters. When one process's batch has images and another's
 has none, gradient buckets (ZeRO-2) or parameter gathers (ZeRO-3) no longer match, and training hangs. A process
@@ -47,7 +47,7 @@ def given_cache(kwargs: dict[str, Any]) -> Any:
 
 def _without_empty_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     pixels = kwargs.get("pixel_values")
-    if pixels is None or len(pixels):
+    if pixels is None or not family_of(module.config).show_nothing(pixels):
         return None
     of_images = {name: None for name in kwargs if name.startswith(("pixel_", "image_"))}
     return args, {**kwargs, **of_images}

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from models.families.base import ImageTensors, different_images, find_images
 from models.families.registry import family_of
 from models.families.vision_hooks import share_images, vision_language_model
 from models.shared_prefix.attention import mask_for
@@ -31,29 +32,40 @@ class Rows:
         prompts: (N,), how many of each row's real tokens are the prompt: at least 1; its last one is text, and no
             image stands after it.
         images: for each row, the numbers of its images, in order.
-        pixel_values, image_grid_thw: of the different images; `None` if there are none.
-        mm_token_type_ids: (N, T), 1 at image tokens; `None` if there are no images.
+        different: these images.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     prompts: Sequence[int]
     images: Sequence[Sequence[int]]
-    pixel_values: torch.Tensor | None = None
-    image_grid_thw: torch.Tensor | None = None
-    mm_token_type_ids: torch.Tensor | None = None
+    different: Sequence[ImageTensors] = ()
 
-    def reason_not_shared(self, width: int) -> str | None:
+    @classmethod
+    def of(
+        cls,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        prompts: Sequence[int],
+        images: Sequence[Sequence[ImageTensors]],
+    ) -> "Rows":
+        """Of the images of each row, of which those with the same tensors are found."""
+        numbers, different = different_images([image for of_row in images for image in of_row])
+        remaining = iter(numbers)
+        numbered = [[next(remaining) for _ in of_row] for of_row in images]
+        return cls(input_ids, attention_mask, prompts, numbered, different)
+
+    def reason_not_shared(self, model: nn.Module, width: int) -> str | None:
         """Why prompts of this batch cannot be shared exactly; `None` if they can.
 
         Args:
+            model: also wrapped.
             width: columns of the continuations.
         """
         if min(self.prompts) < 1:
             return "a row without a prompt"
-        if self.mm_token_type_ids is None:
-            return None if self.pixel_values is None else "images without mm_token_type_ids"
-        types = self.mm_token_type_ids * (self.attention_mask != 0)
+        config = vision_language_model(model).config
+        types = family_of(config).token_types(config, self.input_ids) * (self.attention_mask != 0)
         if (types > 1).any():
             return "videos"
         if types[:, -width:].any():
@@ -70,44 +82,13 @@ class Rows:
         return [(text, tuple(pictures)) for text, pictures in zip(tokens, self.images, strict=True)]
 
 
-def different_images(
-    pixel_values: torch.Tensor, image_grid_thw: torch.Tensor
-) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """Finds images with the same grid and the same pixels.
-
-    Args:
-        pixel_values: (patches, width) of all images; image_grid_thw: (images, 3).
-
-    Returns:
-        For each image its number among the different ones, and pixels and grids of these.
-    """
-    sizes = image_grid_thw.prod(dim=1).tolist()
-    grids = image_grid_thw.tolist()
-    blocks = pixel_values.split(sizes)
-    middles = [sum(sizes[:place]) + size // 2 for place, size in enumerate(sizes)]
-    samples = pixel_values[middles].float().cpu().numpy()  # a patch of each: most different images differ there
-    kept: list[int] = []
-    numbers: list[int] = []
-    alike: dict[tuple, list[int]] = {}
-    for image, block in enumerate(blocks):
-        others = alike.setdefault((*grids[image], samples[image].tobytes()), [])
-        found = next((number for number in others if torch.equal(blocks[kept[number]], block)), None)
-        if found is None:
-            found = len(kept)
-            kept.append(image)
-            others.append(found)
-        numbers.append(found)
-    if len(kept) == len(blocks):
-        return numbers, pixel_values, image_grid_thw
-    return numbers, torch.cat([blocks[image] for image in kept]), image_grid_thw[kept]
-
-
 @dataclass(frozen=True)
 class Packed:
     """A batch whose prompts stand once.
 
     Attributes:
-        inputs: of the model: input_ids (lines, width), position_ids (3, lines, width), attention_mask, and pixels.
+        inputs: of the model: input_ids (lines, width), position_ids (lines, width), or of several axes (axes, lines,
+            width), attention_mask, and those of images.
         layout: where the tokens of the rows went.
     """
 
@@ -144,20 +125,23 @@ def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[S
     ids = rows.input_ids.reshape(-1)[sources]
     if layout.tokens < len(layout.sources):
         ids = ids.masked_fill(torch.from_numpy(layout.sources < 0).to(device), _padding(combined))
+    ids = ids.view(layout.shape)
+    types = family.token_types(combined.config, ids)
     dtype = combined.get_input_embeddings().weight.dtype
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     inputs = {
-        "input_ids": ids.view(layout.shape),
+        "input_ids": ids,
         "position_ids": _positions(combined, rows, layout, device),
-        "attention_mask": family.masks(combined, layout, mask_for(layout, implementation, dtype, device)),
+        "attention_mask": family.masks(combined, layout, mask_for(layout, implementation, dtype, device), types),
+        **family.join(rows.different),
     }
-    if rows.pixel_values is not None:
-        index = [number for segment in layout.segments for number in rows.images[segment.rows[0]]]
-        inputs |= {"pixel_values": rows.pixel_values, "image_grid_thw": rows.image_grid_thw}
-        if index != list(range(len(rows.image_grid_thw))):
-            inputs["image_index"] = torch.tensor(index)
-            share_images(combined)
+    if family.types_input is not None:
+        inputs[family.types_input] = types
+    index = [number for segment in layout.segments for number in rows.images[segment.rows[0]]]
+    if index != list(range(len(rows.different))):
+        inputs["image_index"] = torch.tensor(index)
+        share_images(combined)
     return Packed(inputs, layout)
 
 
@@ -186,12 +170,9 @@ def _positions(combined: nn.Module, rows: Rows, layout: PrefixLayout, device: to
 
 def _beginning_positions(combined: nn.Module, rows: Rows, row: int, size: int) -> torch.Tensor:
     """(axes, size) of the first real tokens of a row."""
-    images = list(rows.images[row])
-    real = rows.attention_mask[row] != 0
-    ids = rows.input_ids[row][real][:size].cpu()
-    types = torch.zeros_like(ids) if not images else rows.mm_token_type_ids[row][real][:size].cpu()
-    grids = rows.image_grid_thw[images].cpu() if images else None
-    return family_of(combined.config).positions(combined, ids, types, grids)
+    ids = rows.input_ids[row][rows.attention_mask[row] != 0][:size].cpu()
+    images = [rows.different[number] for number in rows.images[row]]
+    return family_of(combined.config).positions(combined, ids, images)
 
 
 # -- log-probabilities of continuations -------------------------------------------------------------------------------
@@ -241,9 +222,7 @@ def pack_continuations(model: nn.Module, rows: Rows, width: int) -> Continuation
         real & (places != last),  # nothing is predicted from the last token
         rows.prompts,
         rows.images,
-        rows.pixel_values,
-        rows.image_grid_thw,
-        rows.mm_token_type_ids,
+        rows.different,
     )
     packed = pack(model, read, shared, groups)
     where = _predecessors(packed.layout, real.cpu().numpy(), rows.prompts, width)
@@ -308,8 +287,7 @@ def pack_conversations(model: nn.Module, inputs: dict[str, Any], group_of_row: S
     """Packs conversations of which every token's hidden state is wanted.
 
     Args:
-        inputs: input_ids, attention_mask, mm_token_type_ids (N, T), and pixel_values, image_grid_thw and image_index
-            of the images, as a reward model takes them.
+        inputs: input_ids, attention_mask (N, T), those of images, and image_index, as a reward model takes them.
         group_of_row: equal numbers where conversations begin with the same prompt and images.
 
     Returns:
@@ -321,36 +299,19 @@ def pack_conversations(model: nn.Module, inputs: dict[str, Any], group_of_row: S
     mask = inputs["attention_mask"].cpu().numpy() != 0
     ids = inputs["input_ids"].cpu().numpy()
     shared = [common_prefix([ids[row][mask[row]] for row in group]) for group in groups]
+    combined = vision_language_model(model)
+    family = family_of(combined.config)
+    different = family.split(inputs)
     images: list[list[int]] = [[] for _ in group_of_row]
-    if inputs.get("pixel_values") is not None:
-        types = (inputs["mm_token_type_ids"].cpu().numpy() != 0) & mask
+    if different:
+        types = (family.token_types(combined.config, inputs["input_ids"]).cpu().numpy() != 0) & mask
         behind = [
             types[row][mask[row]][size:].any() for group, size in zip(groups, shared, strict=True) for row in group
         ]
-        images = _images_of_rows(types.sum(axis=1).tolist(), inputs, vision_language_model(model))
+        index = range(len(different)) if inputs.get("image_index") is None else inputs["image_index"].tolist()
+        sizes = [family.visual_tokens(combined.config, different[number]) for number in index]
+        images = [[index[place] for place in places] for places in find_images(sizes, types.sum(axis=1).tolist())]
         if any(behind) or any(images[row] != images[group[0]] for group in groups for row in group):
             return None
-    rows = Rows(
-        inputs["input_ids"],
-        inputs["attention_mask"],
-        [],
-        images,
-        inputs.get("pixel_values"),
-        inputs.get("image_grid_thw"),
-        inputs.get("mm_token_type_ids"),
-    )
+    rows = Rows(inputs["input_ids"], inputs["attention_mask"], [], images, different)
     return pack(model, rows, shared, groups)
-
-
-def _images_of_rows(visual_tokens: list[int], inputs: dict[str, Any], combined: nn.Module) -> list[list[int]]:
-    """For each row, the numbers of its images, which are identified by their tokens."""
-    merged = combined.config.vision_config.spatial_merge_size**2
-    sizes = (inputs["image_grid_thw"].prod(dim=1) // merged).tolist()
-    index = range(len(sizes)) if inputs.get("image_index") is None else inputs["image_index"].tolist()
-    remaining, found = iter(index), []
-    for tokens in visual_tokens:
-        own: list[int] = []
-        while sum(sizes[number] for number in own) < tokens:
-            own.append(next(remaining))
-        found.append(own)
-    return found

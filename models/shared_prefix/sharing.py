@@ -89,7 +89,8 @@ class SharedPrefix:
 
     def pack(self, model: nn.Module, rows: Rows, width: int) -> Continuations | None:
         """`pack_continuations`; `None` also where sharing would not be exact, of which it warns."""
-        return pack_continuations(model, rows, width) if self.allowed(rows.reason_not_shared(width)) else None
+        allowed = self.allowed(rows.reason_not_shared(model, width))
+        return pack_continuations(model, rows, width) if allowed else None
 
     def run(
         self,

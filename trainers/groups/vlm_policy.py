@@ -9,9 +9,11 @@ from torch import nn
 from data.io.pixel_bounds import ImageReader
 from data.io.records import RecordError
 from models.errors import ModelError
-from models.families.registry import FAMILIES, family_of_processor
+from models.families.base import TOKEN_TYPES, ImageTensors
+from models.families.registry import FAMILIES, family_of, family_of_processor
+from models.families.vision_hooks import vision_language_model
 from models.generation import prepare_inputs
-from models.shared_prefix.packing import Rows, continuation_log_probs, different_images, token_log_probs
+from models.shared_prefix.packing import Rows, continuation_log_probs, token_log_probs
 from models.shared_prefix.sharing import SharedPrefix
 from trainers.groups.data import StoredGroup
 from trainers.groups.policies import Batch, GroupLogProbs, Kind
@@ -21,7 +23,7 @@ from trainers.setup.task_data import check_lengths, count_tokens
 
 
 class VLMPolicy:
-    """A Qwen2-VL: a candidate is a completion, a step one of its tokens; the last step ends the turn.
+    """A vision-language model: a candidate is a completion, a step one of its tokens; the last step ends the turn.
 
     A candidate counts by the mean over its tokens, so that long completions weigh what short ones do.
 
@@ -30,15 +32,15 @@ class VLMPolicy:
         bounds: how images are resized.
 
     Raises:
-        ModelError: a processor that arranges pixels otherwise than in one table of patches.
+        ModelError: a processor of a family that is not known, so that nobody knows which images are which row's.
     """
 
     kind: ClassVar[Kind] = "vlm"
     mean_over_steps: ClassVar[bool] = True
 
     def __init__(self, processor: Any, bounds: ImageReader):
-        if not family_of_processor(processor).patch_grids:
-            known = ", ".join(name for family in FAMILIES if family.patch_grids for name in family.model_types)
+        if not family_of_processor(processor).model_types:
+            known = ", ".join(name for family in FAMILIES for name in family.model_types)
             raise ModelError(
                 f"{type(processor).__name__}: models of this family cannot learn from stored groups, those of type "
                 f"{known} can"
@@ -92,7 +94,7 @@ class VLMPolicy:
         """Rows of prompt and completion; a prompt's images go through the processor once.
 
         Padding stands left of the prompt and right of the completion. `slot` says which (group, candidate) a row is,
-        `pixel_rows` and `grid_rows` which patches and images it sees, `image_counts` how many images.
+        `image_counts` how many images each prompt has.
         """
         images = [[self.bounds.open(image) for image in item["images"]] for item in items]
         prompts = prepare_inputs(self.processor, [item["prompt"] for item in items], images)
@@ -111,17 +113,28 @@ class VLMPolicy:
             "slot": torch.cat([torch.arange(size) + row * max(sizes) for row, size in enumerate(sizes)]),
             "shape": torch.tensor([len(items), max(sizes)]),
         }
-        if "mm_token_type_ids" in prompts:
-            text = torch.zeros_like(ids)
-            batch["mm_token_type_ids"] = torch.cat([prompts["mm_token_type_ids"][group], text], dim=1)
-        if "pixel_values" in prompts:
-            batch |= {"pixel_values": prompts["pixel_values"], "image_grid_thw": prompts["image_grid_thw"]}
-            counts = [len(pictures) for pictures in images]
-            patches = prompts["image_grid_thw"].prod(dim=1).split(counts)
-            batch["grid_rows"] = _repeated(counts, sizes)
-            batch["image_counts"] = torch.tensor(counts)[group]
-            batch["pixel_rows"] = _repeated([int(of_prompt.sum()) for of_prompt in patches], sizes)
-        return batch
+        for name in TOKEN_TYPES:
+            if name in prompts:
+                batch[name] = torch.cat([prompts[name][group], torch.zeros_like(ids)], dim=1)
+        family = family_of_processor(self.processor)
+        return batch | family.of_images(prompts) | {"image_counts": torch.tensor([len(shown) for shown in images])}
+
+    def images_of_rows(self, config: Any, batch: Batch) -> list[list[ImageTensors]]:
+        """The images that each row of a batch sees.
+
+        Args:
+            config: of the module that takes pixels and tokens.
+        """
+        family = family_of(config)
+        images = family.split(batch)
+        prompts = batch["slot"] // batch["shape"][1]  # (N,)
+        if not images:
+            return [[] for _ in prompts]
+        first = [prompts.tolist().index(number) for number in range(int(batch["shape"][0]))]
+        types = family.token_types(config, batch["input_ids"][first, : -batch["completion_mask"].shape[1]])
+        tokens = (types == 1).sum(dim=1).tolist()
+        of_prompts = family.images_of_rows(config, images, tokens, batch["image_counts"].tolist())
+        return [[images[number] for number in of_prompts[prompt]] for prompt in prompts.tolist()]
 
     def group_log_probs(self, model: nn.Module, batch: Batch) -> GroupLogProbs:
         exists = batch["completion_mask"]  # (N, C)
@@ -138,32 +151,20 @@ class VLMPolicy:
     def _shared_log_probs(self, model: nn.Module, batch: Batch) -> torch.Tensor | None:
         """(N, C), each prompt once, 0 where a row has no token; `None` where that is not exact or saves nothing."""
         steps = batch["completion_mask"].shape[1]
-        pixels = grids = None
-        images: list[list[int]] = [[] for _ in batch["input_ids"]]
-        if "pixel_values" in batch:
-            numbers, pixels, grids = different_images(batch["pixel_values"], batch["image_grid_thw"])
-            of_rows = batch["grid_rows"].split(batch["image_counts"].tolist())
-            images = [[numbers[place] for place in places.tolist()] for places in of_rows]
-        mask = batch["attention_mask"]
-        prompts = mask[:, :-steps].sum(dim=1).tolist()
-        rows = Rows(batch["input_ids"], mask, prompts, images, pixels, grids, batch.get("mm_token_type_ids"))
+        images = self.images_of_rows(vision_language_model(model).config, batch)
+        prompts = batch["attention_mask"][:, :-steps].sum(dim=1).tolist()
+        rows = Rows.of(batch["input_ids"], batch["attention_mask"], prompts, images)
         packed = self.sharing.pack(model, rows, steps)
         return None if packed is None else continuation_log_probs(model, packed)[0]
 
     def _plain_log_probs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """(N, C), each row with its own prompt, 0 where a row has no token."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in batch}
-        if "pixel_values" in batch:
-            inputs["pixel_values"] = batch["pixel_values"][batch["pixel_rows"]]
-            inputs["image_grid_thw"] = batch["image_grid_thw"][batch["grid_rows"]]
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", *TOKEN_TYPES) if name in batch}
+        config = vision_language_model(model).config
+        images = self.images_of_rows(config, batch)
+        inputs |= family_of(config).join([image for of_row in images for image in of_row])
         steps = batch["completion_mask"].shape[1]
         logits = model(**inputs, logits_to_keep=steps + 1, use_cache=False).logits[:, -steps - 1 : -1]
         tokens = batch["input_ids"][:, -steps:]
         log_probs = torch.stack([token_log_probs(*row)[0] for row in zip(logits, tokens, strict=True)])
         return log_probs * batch["completion_mask"]
-
-
-def _repeated(counts: list[int], times: Sequence[int]) -> torch.Tensor:
-    """Numbers of rows that come in runs of `counts`, each run so many times in a row."""
-    runs = torch.arange(sum(counts)).split(counts)
-    return torch.cat([run.repeat(time) for run, time in zip(runs, times, strict=True)])

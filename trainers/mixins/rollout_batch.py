@@ -14,11 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
+from models.families.base import IMAGE_INPUTS, TOKEN_TYPES
+
 Batch = dict[str, Any]
 
 _LEFT_PADDED = ("prompt_ids", "prompt_mask")
-_WHOLE_SEQUENCE = ("token_type_ids", "mm_token_type_ids")  # prompt and completion in one row
-_PIXELS = ("pixel_values", "image_grid_thw")
+_WHOLE_SEQUENCE = TOKEN_TYPES  # prompt and completion in one row
 
 
 def rows_in(batch: Batch) -> int:
@@ -63,7 +64,7 @@ def in_order(parts: Sequence[Batch], key: str) -> list[Batch]:
         key: of each row's place, counted over all parts; it is left out of what is returned.
     """
     order = torch.cat([part[key] for part in parts]).argsort().tolist()
-    split = [split_pixel_values_by_grid(part) for part in parts]
+    split = [_split(part) for part in parts]
     whole = {name: _joined([part[name] for part in split]) for name in split[0] if name != key}
     size = rows_in(parts[0])
     cut = [order[start : start + size] for start in range(0, len(order), size)]
@@ -80,7 +81,7 @@ def _pad_batch(batch: Batch, prompt_width: int, completion_width: int, pad_token
     old_prompt, old_completion = batch["prompt_ids"].shape[1], batch["completion_ids"].shape[1]
     padded = dict(batch)
     for key, value in batch.items():
-        if not isinstance(value, torch.Tensor) or value.ndim != 2 or key in _PIXELS:
+        if not isinstance(value, torch.Tensor) or value.ndim != 2 or key in IMAGE_INPUTS:
             continue
         fill = pad_token_id if key.endswith("_ids") and key not in _WHOLE_SEQUENCE else 0
         if key in _LEFT_PADDED:
@@ -94,20 +95,49 @@ def _pad_batch(batch: Batch, prompt_width: int, completion_width: int, pad_token
     return padded
 
 
+def has_pixels_by_row(batch: Batch) -> bool:
+    """Whether pixels have a row for each completion, with zeros where it has no image (Idefics), and not for each
+    image."""
+    return batch.get("pixel_attention_mask") is not None and batch["pixel_values"].ndim == 5
+
+
+def with_rows_as_images(batch: Batch) -> Batch:
+    """A batch that has pixels by row counts its rows as images, by which TRL cuts it: of as many images as rows, of
+    which some have two and others none, it would take each for a row."""
+    return batch | {"num_images": [1] * len(batch["pixel_values"])} if has_pixels_by_row(batch) else batch
+
+
+def _split(batch: Batch) -> Batch:
+    """The batch with the images of each row by themselves."""
+    return batch if has_pixels_by_row(batch) else split_pixel_values_by_grid(batch)
+
+
 def _with_image_slots(batch: Batch, other: Batch) -> Batch:
-    """Adds empty pixels to a batch without images, where the other one has some."""
-    split = split_pixel_values_by_grid(batch)
-    if "pixel_values" in split or "pixel_values" not in other:
-        return split
-    rows = rows_in(batch)
-    zero_ids = torch.zeros_like(torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1))
-    return {
-        **split,
-        "pixel_values": [other["pixel_values"][:0]] * rows,
-        "image_grid_thw": [other["image_grid_thw"][:0]] * rows,
-        "num_images": [0] * rows,
-        "mm_token_type_ids": batch.get("mm_token_type_ids", zero_ids),
+    """The batch split by rows, with places for images where the other one has some, and as many tiles a row."""
+    batch = _with_tiles(batch, other)
+    if "pixel_values" in batch or "pixel_values" not in other:
+        return _split(batch)
+    rows, empty = rows_in(batch), {key: other[key][:0] for key in IMAGE_INPUTS if key in other}
+    by_row = has_pixels_by_row(other)
+    slots = {
+        key: value.new_zeros(rows, *value.shape[1:]) if by_row else [value] * rows for key, value in empty.items()
     }
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    types = {key: torch.zeros_like(ids) for key in TOKEN_TYPES if key in other}
+    return {**types, **batch, **slots, "num_images": [int(by_row)] * rows}
+
+
+def _with_tiles(batch: Batch, other: Batch) -> Batch:
+    """The batch with its tiles counted, where the other one has images of several, and with padding to as many tiles
+    as the other one's rows have."""
+    found = dict(batch)
+    if "num_tiles" in other and "num_tiles" not in batch:
+        found["num_tiles"] = list(batch.get("num_images") or [0] * rows_in(batch))
+    for key in ("pixel_values", "pixel_attention_mask"):
+        if key in batch and key in other and other["pixel_values"].ndim == 5:  # (images or rows, tiles, ...)
+            missing = max(0, other[key].shape[1] - batch[key].shape[1])
+            found[key] = torch.nn.functional.pad(batch[key], (0, 0) * (batch[key].ndim - 2) + (0, missing))
+    return found
 
 
 def replace_rows(

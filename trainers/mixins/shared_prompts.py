@@ -1,15 +1,19 @@
 """How trainers use shared prompts (models/shared_prefix/): what recipes say of it, and GRPO's log-probabilities."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import nn
 
-from models.shared_prefix.packing import Rows, different_images
+from models.families.base import IMAGE_INPUTS, TOKEN_TYPES, ImageTensors
+from models.families.registry import family_of
+from models.families.vision_hooks import vision_language_model
+from models.shared_prefix.packing import Rows
 from models.shared_prefix.prefill import shared_prefill
 from models.shared_prefix.sharing import SharedPrefix, parse_mode
+from trainers.mixins.rollout_batch import with_rows_as_images
 
 
 @dataclass
@@ -62,15 +66,20 @@ class SharedLogProbs:
         **others: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """As the parent's."""
+        others = with_rows_as_images(others)
         arguments = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
         size = batch_size or len(input_ids)
         plain = super()._get_per_token_logps_and_entropies
 
         def packed() -> tuple[torch.Tensor, torch.Tensor | None, None]:
+            images = _images_of_rows(model, input_ids[:, :-logits_to_keep], others)
+            tokens = {"input_ids": input_ids, "attention_mask": attention_mask}
+            tokens |= {name: others[name] for name in TOKEN_TYPES if others.get(name) is not None}
             parts = []
             for start in range(0, len(input_ids), size):
-                rows, images = _part(input_ids, attention_mask, others, slice(start, start + size))
-                parts.append(self._of_rows(model, rows, logits_to_keep, compute_entropy, images))
+                part = slice(start, start + size)
+                rows = {name: value[part] for name, value in tokens.items()}
+                parts.append(self._of_rows(model, rows, logits_to_keep, compute_entropy, images[part]))
             log_probs, entropies = (torch.cat(values) for values in zip(*parts, strict=True))
             return log_probs, entropies if compute_entropy else None, None
 
@@ -83,16 +92,28 @@ class SharedLogProbs:
         )
 
     def _of_rows(
-        self, model: nn.Module, rows: dict[str, Any], width: int, entropies: bool, images: list[int]
+        self,
+        model: nn.Module,
+        rows: dict[str, torch.Tensor],
+        width: int,
+        entropies: bool,
+        images: Sequence[Sequence[ImageTensors]],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and entropies (the log-probabilities again, if not asked for), (rows, width) each."""
-        packable = _as_rows(rows, width, images)
+        """Log-probabilities and entropies (the log-probabilities again, if not asked for), (rows, width) each.
+
+        Args:
+            rows: model inputs of tokens; images: of each row.
+        """
+        prompts = rows["attention_mask"][:, :-width].sum(dim=1).tolist()
+        packable = Rows.of(rows["input_ids"], rows["attention_mask"], prompts, images)
         with self.accelerator.autocast():
             batch = self.sharing.pack(model, packable, width)
             if batch is None:
                 labels = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100)
                 labels[:, :-width] = -100
-                outputs = model(**rows, labels=labels, fused_lm_head=True)
+                family = family_of(vision_language_model(model).config)
+                pixels = family.join([image for of_row in images for image in of_row])
+                outputs = model(**rows, **pixels, labels=labels, fused_lm_head=True)
                 found = (outputs.log_probs, outputs.entropy) if entropies else (outputs.log_probs,) * 2
                 return tuple(values[:, -width:] for values in found)
             outputs = model(**batch.packed.inputs, shift_labels=batch.labels, fused_lm_head=True)
@@ -100,7 +121,7 @@ class SharedLogProbs:
         return tuple(batch.unpack(values) for values in found)
 
 
-_KNOWN = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids", "num_tiles")
+_KNOWN = (*IMAGE_INPUTS, *TOKEN_TYPES, "num_images", "num_tiles")
 
 
 def _reason_not_shared(others: dict[str, Any], compute_aux_loss: bool) -> str | None:
@@ -110,40 +131,17 @@ def _reason_not_shared(others: dict[str, Any], compute_aux_loss: bool) -> str | 
     return None
 
 
-def _part(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor, others: dict[str, Any], rows: slice
-) -> tuple[dict[str, Any], list[int]]:
-    """Model inputs of some rows, and how many images each has."""
-    part = {"input_ids": input_ids[rows], "attention_mask": attention_mask[rows]}
-    if others.get("mm_token_type_ids") is not None:
-        part["mm_token_type_ids"] = others["mm_token_type_ids"][rows]
-    pixels, grids = others.get("pixel_values"), others.get("image_grid_thw")
-    if pixels is None or len(pixels) == 0:
-        return part, [0] * len(part["input_ids"])
-    counts = list(others["num_images"])
-    ends = [0, *accumulate(counts)]
-    places = slice(ends[rows.start], ends[min(rows.stop, len(counts))])
-    patches = [0, *accumulate(grids.prod(dim=1).tolist())]
-    if places.stop > places.start:
-        part["pixel_values"] = pixels[patches[places.start] : patches[places.stop]]
-        part["image_grid_thw"] = grids[places]
-    return part, counts[rows]
+def _images_of_rows(model: nn.Module, prompt_ids: torch.Tensor, others: dict[str, Any]) -> list[list[ImageTensors]]:
+    """The images of each row of a batch.
 
-
-def _as_rows(part: dict[str, Any], width: int, counts: list[int]) -> Rows:
-    """The same rows with each different image once."""
-    numbers, pixels, grids = [], None, None
-    if "pixel_values" in part:
-        numbers, pixels, grids = different_images(part["pixel_values"], part["image_grid_thw"])
-    remaining = iter(numbers)
-    images = [[next(remaining) for _ in range(count)] for count in counts]
-    prompts = part["attention_mask"][:, :-width].sum(dim=1).tolist()
-    return Rows(
-        part["input_ids"],
-        part["attention_mask"],
-        prompts,
-        images,
-        pixels,
-        grids,
-        part.get("mm_token_type_ids"),
-    )
+    Args:
+        others: what TRL's batches have beside tokens.
+    """
+    config = vision_language_model(model).config
+    family = family_of(config)
+    images = family.split(others)
+    if not images:
+        return [[] for _ in prompt_ids]
+    tokens = (family.token_types(config, prompt_ids) == 1).sum(dim=1).tolist()
+    numbers = family.images_of_rows(config, images, tokens, others.get("num_images"))
+    return [[images[number] for number in of_row] for of_row in numbers]

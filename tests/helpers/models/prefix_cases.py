@@ -15,7 +15,8 @@ from transformers import (
     set_seed,
 )
 
-from models.shared_prefix.packing import Rows, continuation_log_probs, different_images, pack_continuations
+from models.families.registry import family_of
+from models.shared_prefix.packing import Rows, continuation_log_probs, pack_continuations
 from models.tiny import build_model, build_tokenizer
 from models.tiny_families import qwen3_5, qwen3_vl
 from models.tiny_families.size import TinySize
@@ -140,17 +141,11 @@ def write(batch: Batch, model) -> tuple[dict[str, torch.Tensor], int, list[int],
     return inputs, width, images, [len(prompts[number]) for number, _ in batch.rows]
 
 
-def as_rows(inputs: dict[str, torch.Tensor], images: list[int], prompts: list[int]) -> Rows:
+def as_rows(model, inputs: dict[str, torch.Tensor], images: list[int], prompts: list[int]) -> Rows:
     """The same batch for `pack_continuations`."""
-    pixels = grids = None
-    numbers = []
-    if "pixel_values" in inputs:
-        numbers, pixels, grids = different_images(inputs["pixel_values"], inputs["image_grid_thw"])
-    ends = np.cumsum([0, *images])
-    of_row = [numbers[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
-    return Rows(
-        inputs["input_ids"], inputs["attention_mask"], prompts, of_row, pixels, grids, inputs["mm_token_type_ids"]
-    )
+    found = iter(family_of(model.config).split(inputs))
+    of_rows = [[next(found) for _ in range(count)] for count in images]
+    return Rows.of(inputs["input_ids"], inputs["attention_mask"], prompts, of_rows)
 
 
 def plain_log_probs(model, inputs: dict[str, torch.Tensor], width: int, prompts: list[int]) -> torch.Tensor:
@@ -219,7 +214,7 @@ def both_ways(model: nn.Module, batch: Batch) -> tuple[tuple, tuple]:
         model.enable_input_require_grads()
     plain = plain_log_probs(model, inputs, width, prompts)
     of_plain = gradients(model, plain)
-    packed = pack_continuations(model, as_rows(inputs, images, prompts), width)
+    packed = pack_continuations(model, as_rows(model, inputs, images, prompts), width)
     if packed is None:  # next to nothing is left
         assert inputs["attention_mask"].sum() <= 1 + 2 * len(prompts)
         return (plain, of_plain), (plain, of_plain)

@@ -111,7 +111,7 @@ def older_forward(forward, hidden_states, cache_params=None, attention_mask=None
 # -- mistakes, each of which the comparison sees ----------------------------------------------------------------------
 
 
-def one_axis(self, combined, ids, types, grids) -> torch.Tensor:
+def one_axis(self, combined, ids, images) -> torch.Tensor:
     return torch.arange(len(ids)).expand(3, len(ids))
 
 
@@ -161,7 +161,7 @@ def test_values_show_a_state_that_is_cut(monkeypatch, name):
 
 
 def test_values_show_linear_attention_through_the_whole_line(monkeypatch):
-    def masks(self, combined, layout, mask):
+    def masks(self, combined, layout, mask, types):
         return {"full_attention": mask, "linear_attention": None}
 
     monkeypatch.setattr(Qwen35, "masks", masks)

@@ -27,7 +27,7 @@ from prefix_cases import (
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from models.shared_prefix.packing import continuation_log_probs, different_images, pack_continuations
+from models.shared_prefix.packing import continuation_log_probs, pack_continuations
 from models.shared_prefix.sharing import SharedPrefix, SharedPrefixError, reason_not_shared
 
 MAKERS = {"qwen2": tiny_qwen2_vl, "qwen2.5": tiny_qwen2_5_vl, "qwen3": tiny_qwen3_vl}
@@ -69,7 +69,7 @@ def test_with_adapters_off_values_are_the_base_models():
     torch.manual_seed(0)
     model = get_peft_model(tiny_qwen2_vl(), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
     inputs, width, images, prompts = write(MIXED, model.get_base_model())
-    batch = pack_continuations(model, as_rows(inputs, images, prompts), width)
+    batch = pack_continuations(model, as_rows(model, inputs, images, prompts), width)
     with torch.no_grad():
         adapted, _ = continuation_log_probs(model, batch)
         with model.disable_adapter():
@@ -89,7 +89,7 @@ def test_bfloat16_is_no_further_from_float32_than_the_plain_way(autocast):
             right = plain_log_probs(exact, inputs, width, prompts)
             model = exact if autocast else tiny_qwen2_vl(seed=seed).bfloat16()
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                batch = pack_continuations(model, as_rows(inputs, images, prompts), width)
+                batch = pack_continuations(model, as_rows(model, inputs, images, prompts), width)
                 shared, _ = continuation_log_probs(model, batch)
                 plain = plain_log_probs(model, inputs, width, prompts)
         distances.append([(values - right).abs().mean().item() for values in (shared, plain)])
@@ -100,7 +100,7 @@ def test_bfloat16_is_no_further_from_float32_than_the_plain_way(autocast):
 def test_entropies():
     model = tiny_qwen2_vl()
     inputs, width, images, prompts = write(MIXED, model)
-    batch = pack_continuations(model, as_rows(inputs, images, prompts), width)
+    batch = pack_continuations(model, as_rows(model, inputs, images, prompts), width)
     with torch.no_grad():
         _, entropies = continuation_log_probs(model, batch, entropies=True)
         # Of row 3, whose continuation of 5 tokens has its prompt before it without padding between.
@@ -115,13 +115,13 @@ def test_entropies():
 def test_each_prompt_and_image_is_computed_once():
     model = tiny_qwen2_vl()
     inputs, width, images, prompts = write(MIXED, model)
-    packed = pack_continuations(model, as_rows(inputs, images, prompts), width).packed
+    packed = pack_continuations(model, as_rows(model, inputs, images, prompts), width).packed
     beginnings = sum(size - 1 for size in dict.fromkeys(prompts))
     assert packed.layout.tokens == beginnings + sum(size for _, size in MIXED.rows)
     assert len(packed.inputs["image_grid_thw"]) == 3  # of 8 in the rows
     seen = []
     model.model.visual.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
-    continuation_log_probs(model, pack_continuations(model, as_rows(inputs, images, prompts), width))
+    continuation_log_probs(model, pack_continuations(model, as_rows(model, inputs, images, prompts), width))
     assert [len(kwargs["grid_thw"]) for kwargs in seen] == [3]
 
 
@@ -129,29 +129,17 @@ def test_two_prompts_about_one_image_encode_it_once():
     batch = Batch((Prompt((3, 5), ((4, 4),), 1), Prompt((3, 6), ((4, 4),), 1)), ((0, 2), (1, 3), (1, 2)), 0, 0)
     model = tiny_qwen2_vl()
     inputs, width, images, prompts = write(batch, model)
-    rows = as_rows(inputs, images, prompts)
+    rows = as_rows(model, inputs, images, prompts)
     assert rows.images == [[0], [0], [0]]
-    assert len(rows.image_grid_thw) == 1
+    assert len(rows.different) == 1
     assert_same(*both_ways(model, batch))
-
-
-def test_pixels_decide_whether_images_are_the_same():
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(8, 6, generator=generator)
-    other = pixels.clone()
-    other[0, 0] += 1e-6
-    grids = torch.tensor([[1, 2, 4], [1, 4, 2], [1, 2, 4], [1, 2, 4]])
-    numbers, different, of_these = different_images(torch.cat([pixels, pixels, other, pixels]), grids)
-    assert numbers == [0, 1, 2, 0]
-    assert len(different) == 24
-    assert of_these.tolist() == grids[:3].tolist()
 
 
 def test_prompts_that_do_not_repeat_go_the_plain_way():
     batch = Batch((Prompt((3, 5), ((4, 4),), 1), Prompt((3, 5), ((4, 4),), 2)), ((0, 2), (1, 3)), 0, 0)
     model = tiny_qwen2_vl()
     inputs, width, images, prompts = write(batch, model)
-    assert pack_continuations(model, as_rows(inputs, images, prompts), width) is None
+    assert pack_continuations(model, as_rows(model, inputs, images, prompts), width) is None
 
 
 # -- what cannot be exact ---------------------------------------------------------------------------------------------

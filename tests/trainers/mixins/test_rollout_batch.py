@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from trainers.mixins.rollout_batch import in_order, load_batches, order_of_groups, replace_rows, rows_in, save_batches
+from trainers.mixins.rollout_batch import (
+    in_order,
+    load_batches,
+    order_of_groups,
+    replace_rows,
+    rows_in,
+    save_batches,
+    with_rows_as_images,
+)
 
 PAD = 7
 
@@ -66,6 +74,55 @@ def test_a_batch_without_images_takes_rows_with_some_and_the_other_way_round():
     assert list(merged["num_images"]) == [0, 1]
     assert merged["pixel_values"][:, 0].tolist() == [51.0] * 4
     assert merged["prompt_ids"][0].tolist() == [11, 11]
+
+
+def with_tiles(batch: dict, first: int, tiles: list[int], by_row: bool = False) -> dict:
+    """The batch with as many tiles a row as said, in the place of patches, which show `first + row`.
+
+    Args:
+        by_row: as Idefics lays them out: a row of tiles for each completion, filled up with zeros.
+    """
+    batch = {key: value for key, value in batch.items() if key not in ("pixel_values", "image_grid_thw")}
+    del batch["mm_token_type_ids"]
+    if by_row:
+        pixels, mask = torch.zeros(len(tiles), max(tiles), 1, 2, 2), torch.zeros(len(tiles), max(tiles), 2, 2)
+        for row, count in enumerate(tiles):
+            pixels[row, :count], mask[row, :count] = first + row, 1
+        return with_rows_as_images(batch | {"pixel_values": pixels, "pixel_attention_mask": mask})
+    shown = torch.tensor([float(first + row) for row, count in enumerate(tiles) for _ in range(count)])
+    counted = {"num_tiles": tiles} if sum(tiles) != sum(batch["num_images"]) else {}  # as TRL does
+    return batch | {"pixel_values": shown.view(-1, 1, 1, 1).expand(-1, 1, 2, 2)} | counted
+
+
+@pytest.mark.parametrize(("old", "new"), [([1, 3, 0], [2, 1, 1]), ([1, 1, 0], [3, 1, 1]), ([3, 1, 0], [1, 1, 1])])
+def test_tiles_go_with_their_rows(old, new):
+    batches = [make_batch(first, [2] * 3, [1] * 3, [1, 1, images]) for first, images in ((10, 0), (50, 1))]
+    left, right = (with_tiles(*given) for given in zip(batches, (10, 50), (old, new), strict=True))
+    merged = replace_rows(left, [0, 2], right, [2, 0], PAD)
+    assert list(merged["num_images"]) == [1, 1, 1]
+    assert list(merged.get("num_tiles", merged["num_images"])) == [new[2], old[1], new[0]]
+    assert merged["pixel_values"][:, 0, 0, 0].tolist() == [52.0] * new[2] + [11.0] * old[1] + [50.0] * new[0]
+
+
+@pytest.mark.parametrize(("old", "new"), [([1, 3, 0], [2, 1, 1]), ([0, 0, 0], [0, 3, 1])])
+def test_rows_of_tiles_go_with_their_rows(old, new):
+    """Also of a batch without images, and where there are as many images as rows."""
+    left, right = make_batch(10, [2] * 3, [1] * 3, [1, 2, 0]), make_batch(50, [2] * 3, [1] * 3, [0, 2, 1])
+    right = with_tiles(right, 50, new, by_row=True)
+    images = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+    bare = {key: value for key, value in left.items() if key not in images}
+    left = with_tiles(left, 10, old, by_row=True) if any(old) else bare
+    merged = replace_rows(left, [0, 2], right, [2, 1], PAD)
+    shown = [(52.0, new[2]), (11.0, old[1]), (51.0, new[1])]
+    most = max(*old, *new)
+    assert merged["pixel_values"].shape == (3, most, 1, 2, 2)
+    expected = [[value] * count + [0.0] * (most - count) for value, count in shown]
+    assert merged["pixel_values"][:, :, 0, 0, 0].tolist() == expected
+    assert merged["pixel_attention_mask"][:, :, 0, 0].sum(dim=1).tolist() == [count for _, count in shown]
+    merged["place"] = torch.tensor([2, 0, 1])
+    ordered = in_order([merged], "place")[0]
+    assert ordered["pixel_values"][:, :, 0, 0, 0].tolist() == [expected[1], expected[2], expected[0]]
+    assert ordered["completion_ids"].flatten().tolist() == [11, 51, 52]
 
 
 def test_replacing_nothing_changes_nothing():

@@ -8,6 +8,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from trl import ModelConfig
 
+from models.families.base import IMAGE_INPUTS
+from models.families.registry import family_of
 from trainers.diagnosis import causes
 from trainers.diagnosis.completions import check_closing, check_vision_tokens
 from trainers.diagnosis.findings import Finding, wrong
@@ -153,7 +155,7 @@ def diagnose_sft(argv: Sequence[str], limit: int) -> Iterator[Finding]:
             {**row, "images": data[number].get("images") or [], "gold": answered[number]["completion"][-1]["content"]}
             for number, row in enumerate(rows)
         ]
-        images = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
+        images = {name: batch[name] for name in IMAGE_INPUTS if name in batch}
         learned = Learned(
             opened,
             batch["input_ids"],
@@ -193,9 +195,9 @@ def diagnose_groups(method: str, config: type, argv: Sequence[str], limit: int) 
             for candidate in group.candidates
         ]
         images: dict[str, Any] = {"num_images": [len(row["images"]) for row in opened]}
-        if "pixel_values" in batch:
-            images["pixel_values"] = batch["pixel_values"][batch["pixel_rows"]]
-            images["image_grid_thw"] = batch["image_grid_thw"][batch["grid_rows"]]
+        if model.config is not None:
+            shown = policy.images_of_rows(model.config, batch)
+            images |= family_of(model.config).join([image for of_row in shown for image in of_row])
         width = batch["completion_mask"].size(1)
         counted = torch.zeros_like(batch["attention_mask"])
         counted[:, -width:] = batch["completion_mask"]

@@ -1,13 +1,13 @@
 """The checks of a reward model's recipe: what it reads of prompts, images and responses."""
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
 from trl import ModelConfig
 
 from data.preferences import load_preferences
+from models.families.registry import family_of_processor
 from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
 from trainers.diagnosis.findings import Finding
 from trainers.diagnosis.methods.answers import Learned, check_learned
@@ -53,10 +53,7 @@ def learned_of(rows: list[dict], inputs: dict[str, torch.Tensor], processor: Any
     counted = there * (there.cumsum(dim=1) > lengths[:, None])
     images: dict[str, Any] = {"num_images": [len(row["images"]) for row in rows]}
     if "pixel_values" in inputs:
-        places = inputs["image_index"].tolist()
-        patches = [0, *accumulate(inputs["image_grid_thw"].prod(dim=1).tolist())]
-        images["image_grid_thw"] = inputs["image_grid_thw"][places]
-        images["pixel_values"] = torch.cat(
-            [inputs["pixel_values"][patches[place] : patches[place + 1]] for place in places]
-        )
+        family = family_of_processor(processor)
+        different = family.split(inputs)
+        images |= family.join([different[place] for place in inputs["image_index"].tolist()])
     return Learned(rows, inputs["input_ids"], there, counted, images)
