@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from data.cli.arguments import OptionError, option, seed_option
@@ -18,7 +19,7 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
 from data.io.records import RecordError
-from models.tiny_families import gemma3, qwen3_5, qwen3_vl
+from models.tiny_families import gemma3, gemma4, qwen3_5, qwen3_vl
 from models.tiny_families.size import TinySize
 
 PATCH_SIZE = 8
@@ -108,19 +109,19 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Any:
     )
 
 
-def _gemma_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Any:
-    """A tokenizer with the special tokens and turns of Gemma 3, trained on texts."""
+def _gemma_tokenizer(gemma: ModuleType, corpus: Iterable[str], vocab_size: int = 1024) -> Any:
+    """A tokenizer with the special tokens and turns of Gemma 3 or 4, trained on texts."""
     from transformers import PreTrainedTokenizerFast
 
     roles = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_trained_bpe(corpus, vocab_size - len(gemma3.SPECIAL_TOKENS)),
-        extra_special_tokens=dict(gemma3.NAMED_TOKENS),
-        chat_template=gemma3.CHAT_TEMPLATE,
+        tokenizer_object=_trained_bpe(corpus, vocab_size - len(gemma.SPECIAL_TOKENS)),
+        extra_special_tokens=dict(gemma.NAMED_TOKENS),
+        chat_template=gemma.CHAT_TEMPLATE,
         **roles,
     )
-    known = {*roles.values(), *gemma3.NAMED_TOKENS.values()}
-    others = [token for token in gemma3.SPECIAL_TOKENS if token not in known]
+    known = {*roles.values(), *gemma.NAMED_TOKENS.values()}
+    others = [token for token in gemma.SPECIAL_TOKENS if token not in known]
     tokenizer.add_special_tokens({"additional_special_tokens": others}, replace_extra_special_tokens=False)
     return tokenizer
 
@@ -205,7 +206,9 @@ def build_model(
     return model
 
 
-FAMILIES = ("qwen2_vl", "qwen3_vl", "qwen3_5", "gemma3")
+_GEMMA = {"gemma3": (gemma3, "<end_of_turn>"), "gemma4": (gemma4, "<turn|>")}
+
+FAMILIES = ("qwen2_vl", "qwen3_vl", "qwen3_5", *_GEMMA)
 """Model types of which there is a tiny model."""
 
 
@@ -213,9 +216,10 @@ def build_family(family: str, corpus: Iterable[str], vocab_size: int, size: Tiny
     """A tiny model of a family, one of `FAMILIES`, and its processor."""
     from transformers import GenerationConfig
 
-    if family == "gemma3":
-        tokenizer, ends = _gemma_tokenizer(corpus, vocab_size), ["<eos>", "<end_of_turn>"]
-        model, processor = gemma3.build_model(tokenizer, size), gemma3.build_processor(tokenizer)
+    if family in _GEMMA:
+        gemma, end = _GEMMA[family]
+        tokenizer, ends = _gemma_tokenizer(gemma, corpus, vocab_size), ["<eos>", end]
+        model, processor = gemma.build_model(tokenizer, size), gemma.build_processor(tokenizer)
     else:
         tokenizer, ends = build_tokenizer(corpus, vocab_size), ["<|im_end|>", "<|endoftext|>"]
         if family == "qwen2_vl":

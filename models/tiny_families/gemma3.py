@@ -28,23 +28,31 @@ NAMED_TOKENS = {
 }
 """Those that the processor reads as attributes of its tokenizer."""
 
-# Of turns as Gemma 3 writes them: a system text opens the first user's turn.
-CHAT_TEMPLATE = """\
+# Turns as Gemma writes them.
+_TEMPLATE = """\
 {{- bos_token -}}
 {%- for message in messages -%}
 {%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}
-{{- '<start_of_turn>' + role + '\\n' -}}
+{{- 'TURN' + role + '\\n' -}}
 {%- if message['content'] is string -%}
 {{- message['content'] | trim -}}
 {%- else -%}
 {%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}{{- '<start_of_image>' -}}{%- else -%}{{- part['text'] | trim -}}{%- endif -%}
+{%- if part['type'] == 'image' -%}{{- 'IMAGE' -}}{%- else -%}{{- part['text'] | trim -}}{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
-{{- '<end_of_turn>\\n' -}}
+{{- 'END\\n' -}}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<start_of_turn>model\\n' -}}{%- endif -%}
+{%- if add_generation_prompt -%}{{- 'TURNmodel\\n' -}}{%- endif -%}
 """
+
+
+def chat_template(turn: str, end: str, image: str) -> str:
+    """A chat template with these tokens."""
+    return _TEMPLATE.replace("TURN", turn).replace("END", end).replace("IMAGE", image)
+
+
+CHAT_TEMPLATE = chat_template("<start_of_turn>", "<end_of_turn>", "<start_of_image>")
 
 
 def build_processor(tokenizer: Any) -> Any:

@@ -16,7 +16,7 @@ from models.reward.load import reward_model_of
 from models.shared_prefix.sharing import SharedPrefix, reason_not_shared
 from models.tiny import FAMILIES as TINY
 
-KINDS = {"qwen2_vl": QwenVL, "qwen3_vl": Qwen3VL, "qwen3_5": Qwen35, "gemma3": Family}
+KINDS = {"qwen2_vl": QwenVL, "qwen3_vl": Qwen3VL, "qwen3_5": Qwen35, "gemma3": Family, "gemma4": Family}
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -42,7 +42,7 @@ def test_a_reward_model_is_of_its_backbones_family(tiny_model):
 @pytest.mark.parametrize("name", TINY)
 def test_the_module_of_pixels_and_tokens_is_found_inside_wrappers(tiny_family, name):
     model = AutoModelForImageTextToText.from_pretrained(tiny_family(name))
-    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    adapted = get_peft_model(model, LoraConfig(target_modules=r".*(language_model|text_model).*q_proj"))
     assert combined_module(adapted) is combined_module(torch.nn.ModuleList([model])) is model.model
 
 
