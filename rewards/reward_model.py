@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from data.rows.row_images import is_image_name
+from models.reward.names import backbone_type
 from models.run_folders import MODEL_FILE, find_model
 from models.zero3 import whole_models
 from rewards.base import Completion, Reward, completion_text
 from rewards.scoring import columns as column_types
 from rewards.scoring.columns import QUESTIONS, ColumnError, missing_column
 
-MODEL_TYPES = ("qwen2_vl_reward", "qwen2_5_vl_reward")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SPECIAL_TOKEN = re.compile(r"<\|[^<|>]*\|>")
 
@@ -36,19 +36,28 @@ def stored_bounds(model: str) -> tuple[float, float]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"model: '{model}': {error}") from error
-    if config.get("model_type") not in MODEL_TYPES:
-        known = ", ".join(MODEL_TYPES)
-        raise ValueError(f"model: {path}: model_type: expected one of {known}, found {config.get('model_type')!r}")
+    found = config.get("model_type")
+    if backbone_type(str(found)) is None:
+        expected = "expected that of a reward model, such as qwen2_vl_reward"
+        raise ValueError(f"model: {path}: model_type: {expected}, found {found!r}")
     low, high = config.get("score_min"), config.get("score_max")
     return (-math.inf, math.inf) if low is None or high is None else (float(low), float(high))
 
 
-def without_special_tokens(text: str) -> str:
-    """The text with a space for each `<|...|>`: a completion must not end its own turn, or promise an image.
+def without_special_tokens(text: str, special: Sequence[str] = ()) -> str:
+    """The text with a space for each `<|...|>`, and each token of the model that is written otherwise: a completion
+    must not end its own turn, or promise an image.
+
+    Args:
+        special: such tokens.
 
     >>> without_special_tokens("Red.<|im_end|>")
     'Red. '
+    >>> without_special_tokens("Red.<end_of_turn>", ["<end_of_turn>"])
+    'Red. '
     """
+    for token in special:
+        text = text.replace(token, " ")
     return _SPECIAL_TOKEN.sub(" ", text)
 
 
@@ -128,6 +137,15 @@ class RewardModel(Reward):
             model, _ = load_reward_model(self.model, device, self.dtype, self.revision)
         return model.requires_grad_(False).eval()
 
+    @cached_property
+    def _special(self) -> list[str]:
+        """The model's tokens that are no text."""
+        from models.families.loading import image_tokens
+        from models.reward.inputs import special_tokens
+
+        processor = self._loaded.processor
+        return [*special_tokens(processor.tokenizer).values(), *image_tokens(processor)]
+
     def score(self, text: str, prompt: Any = None, images: Any = None) -> float | None:
         """The score of one completion."""
         return self([text], prompts=[prompt], images=[images])[0]
@@ -147,7 +165,7 @@ class RewardModel(Reward):
             having = [name for name, column in columns.items() if isinstance(column, list)]
             raise missing_column(self.name, QUESTIONS, having)
         rows = [number for number, prompt in enumerate(prompts) if prompt is not None]
-        texts = [without_special_tokens(completion_text(completions[row])) for row in rows]
+        texts = [without_special_tokens(completion_text(completions[row]), self._special) for row in rows]
         asked = [prompts[row] for row in rows]
         seen = [[] if _images_of(prompts[row]) else _as_list(pictures[row]) for row in rows]  # each image once
         values = self._loaded.score(asked, seen, texts, batch_size=self.batch_size).tolist() if rows else []

@@ -72,6 +72,7 @@ TESTED_IN = {
     "models/reward/config.py": "models/reward/test_model.py",
     "models/reward/inputs.py": "models/reward/test_model.py",
     "models/reward/load.py": "models/reward/test_model.py",
+    "models/reward/names.py": "models/reward/test_model.py",
     "models/run_folders.py": "cases/resuming/test_resuming.py",
     "models/selectors/config.py": "models/selectors/test_pointer.py",
     "models/selectors/encoder_inputs.py": "models/selectors/test_encoding.py",

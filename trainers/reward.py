@@ -1,4 +1,4 @@
-"""Reward model: a Qwen2-VL with a score head learns which of several responses people prefer.
+"""Reward model: a vision-language model with a score head learns which of several responses people prefer.
 
     vlm-posttrain reward --config reward_model
     accelerate launch trainers/reward.py --config recipes/reward_model.yaml
@@ -262,10 +262,6 @@ class RewardTrainer(
     def _plain_model(self) -> Any:
         """The reward model, without adapters around it."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-
-    def mix_with_rows_of_text(self, distributed: bool) -> None:
-        """The model does it itself."""
-        self._plain_model().keeps_vision_busy = distributed
 
     def _check_records(self) -> None:
         """Raises `RecordError` for records with an image that cannot be read, or longer than allowed; the main process

@@ -10,6 +10,7 @@ without images therefore encodes one blank image and adds nothing of it: its gra
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from types import MethodType
 from typing import Any
 
@@ -95,17 +96,26 @@ def _keep_busy(combined: nn.Module) -> list[Any]:
 def _note_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     if "image_index" not in kwargs:
         return None
-    module.image_index = kwargs["image_index"]
-    return args, {name: value for name, value in kwargs.items() if name != "image_index"}
+    index = module.image_index = kwargs["image_index"]
+    given = {name: value for name, value in kwargs.items() if name != "image_index"}
+    module.image_grids = given.get("image_grid_thw")
+    if module.image_grids is not None:
+        given["image_grid_thw"] = module.image_grids[index]  # positions are those of all places
+    return args, given
 
 
 def _of_shared_images(encode: Callable) -> Callable:
     """A `get_image_features` that gives the features of each place, with the signature that `generate` looks up."""
 
+    known = signature(encode)
+
     @wraps(encode)
     def features_of_places(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         index, module.image_index = module.image_index, None  # first: it must not outlive a failure
-        features = encode(module, *args, **kwargs)
+        given = known.bind(module, *args, **kwargs)
+        if index is not None and module.image_grids is not None:
+            given.arguments["image_grid_thw"] = module.image_grids
+        features = encode(*given.args, **given.kwargs)
         if index is not None:
             family_of(module.config).choose_images(features, index.tolist())
         return features
@@ -117,11 +127,11 @@ def share_images(model: nn.Module) -> None:
     """Lets a model take `image_index` (places,): which of the images stands at each place of its input.
 
     Each image is then encoded once, also where several prompts show it, and where the forward does it anyway: ZeRO-3
-    wants one order of modules on all processes. The forward needs `position_ids` with it.
+    wants one order of modules on all processes.
     """
     combined = vision_language_model(model)
     if not hasattr(combined, "image_index"):
-        combined.image_index = None
+        combined.image_index = combined.image_grids = None
         combined.get_image_features = MethodType(_of_shared_images(type(combined).get_image_features), combined)
         combined.register_forward_pre_hook(_note_images, with_kwargs=True)
 

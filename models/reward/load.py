@@ -6,40 +6,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from models.errors import ModelError
 from models.families.loading import load_processor
 from models.hub_revisions import AdapterBase, adapter_base, hub_options
 from models.model_paths import loading
-from models.reward.config import SETTINGS
-from models.reward.model import REWARD_MODELS
+from models.reward.config import SETTINGS, can_be_backbone, reward_config_class
+from models.reward.model import reward_model_class
+from models.reward.names import backbone_type
 from models.run_folders import find_model
 
 
-def reward_model_class(name: str | Path, hub: Mapping[str, Any]) -> type:
-    """The class for a backbone or reward model.
+def read_config(name: str | Path, hub: Mapping[str, Any]) -> Any:
+    """The configuration of a model; of a reward model, one of whichever family.
 
     Args:
         hub: see `models.hub_revisions`.
 
     Raises:
-        ValueError: neither a Qwen2-VL nor a Qwen2.5-VL.
+        OSError, ValueError: it cannot be read.
     """
-    return reward_model_kind(AutoConfig.from_pretrained(name, **hub), name)
+    stored, _ = PreTrainedConfig.get_config_dict(name, **hub)
+    backbone = backbone_type(str(stored.get("model_type")))
+    if backbone is not None and can_be_backbone(backbone):
+        reward_config_class(backbone)  # AutoConfig knows it from now on
+    return AutoConfig.from_pretrained(name, **hub)
 
 
 def reward_model_kind(config: Any, name: str | Path) -> type:
     """The class for a backbone or reward model with this configuration.
 
     Raises:
-        ModelError: neither a Qwen2-VL nor a Qwen2.5-VL.
+        ModelError: it is none that reads images and texts and writes texts.
     """
-    for model in REWARD_MODELS:
-        if config.model_type in (model.config_class.model_type, model.config_class.backbone_type):
-            return model
-    known = ", ".join(model.config_class.backbone_type for model in REWARD_MODELS)
-    raise ModelError(f"{name}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
+    kind = getattr(config, "backbone_type", config.model_type)
+    if not can_be_backbone(kind) or config.is_encoder_decoder:
+        raise ModelError(
+            f"{name}: config.json: model_type: expected that of a vision-language model with one decoder, such as "
+            f"qwen3_vl, or of a reward model on one; found {config.model_type!r}"
+        )
+    return reward_model_class(kind)
 
 
 def reward_model_of(config: Any, settings: dict[str, Any] | None = None) -> Any:
@@ -50,7 +57,7 @@ def reward_model_of(config: Any, settings: dict[str, Any] | None = None) -> Any:
 
 def from_backbone(name: str | Path, settings: dict[str, Any] | None = None, **kwargs: Any):
     """`from_backbone` of the class that fits."""
-    return reward_model_class(name, hub_options(kwargs)).from_backbone(name, settings, **kwargs)
+    return reward_model_kind(read_config(name, hub_options(kwargs)), name).from_backbone(name, settings, **kwargs)
 
 
 def adapted_backbone(base: AdapterBase, stored: Any, settings: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
@@ -83,10 +90,10 @@ def load_reward_model(path: str | Path, device: Any = None, dtype: Any = "auto",
     """
     with loading(path):
         path = find_model(path)
-        config = AutoConfig.from_pretrained(path, revision=revision)
-    if config.model_type not in [model.config_class.model_type for model in REWARD_MODELS]:
-        known = ", ".join(model.config_class.model_type for model in REWARD_MODELS)
-        raise ModelError(f"{path}: config.json: model_type: expected one of {known}, found {config.model_type!r}")
+        config = read_config(path, {"revision": revision})
+    if backbone_type(config.model_type) is None:
+        expected = "expected that of a reward model, such as qwen2_vl_reward"
+        raise ModelError(f"{path}: config.json: model_type: {expected}, found {config.model_type!r}")
     if device is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = accelerator or "cpu"

@@ -1,8 +1,9 @@
-"""A Qwen2-VL or Qwen2.5-VL that gives a response to a prompt with images one score.
+"""A vision-language model that gives a response to a prompt with images one score.
 
-Backbone, the hidden state of the last real token, a head of two layers, and a smooth map into the bounds. On disk the
-backbone's weights have the names that the published models have, so that a reward model can be started from any of
-them (`from_backbone`).
+Backbone, the hidden state of the last real token, a head of two layers, and a smooth map into the bounds. There is one
+class a type of backbone, `<Name>ForRewardModel`, made from transformers' own when it is asked for:
+`Qwen3VLForRewardModel` of `qwen3_vl`. On disk the backbone's weights have the names that the published models have, so
+that a reward model can be started from any of them (`from_backbone`).
 """
 
 import math
@@ -14,20 +15,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, Qwen2_5_VLModel, Qwen2VLModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPreTrainedModel
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLPreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING
 from transformers.utils import ModelOutput
 
 from data.io.images import ImageSource
 from models.errors import ModelError
-from models.families.registry import family_of
-from models.families.vision_hooks import nothing_of_a_blank_image
+from models.families.vision_hooks import share_images
 from models.generation import evaluating
 from models.hub_revisions import hub_options
-from models.reward.config import Qwen2_5_VLRewardConfig, Qwen2VLRewardConfig
+from models.reward.config import RewardSettings, class_stem, reward_config_class, type_of_stem
 from models.reward.inputs import Prompt, ResponseGroup, encode_groups, read_requests
 from models.shared_prefix.layout import rows_with_equal_keys
 from models.shared_prefix.packing import pack_conversations
@@ -85,15 +85,12 @@ class RewardOutput(ModelOutput):
 
 
 class _RewardModel:
-    """The part that both families share; mixed into their `PreTrainedModel`."""
+    """What all have in common; mixed into the family's `PreTrainedModel`."""
 
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
     processor = None
     """Set by `load_reward_model`, or by hand; `score` needs it."""
-    keeps_vision_busy = False
-    """Encode a blank image, and add nothing of it, where a batch has no images: several processes that train together
-    must use the same parameters in the same order (models/families/vision_hooks.py)."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -103,7 +100,7 @@ class _RewardModel:
         self.score_head = ScoreHead(text.hidden_size, config.head_activation)
         if config.language_head:
             self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-            self._tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+            self._tied_weights_keys = self._language_ties
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -158,11 +155,7 @@ class _RewardModel:
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        image_grid_thw: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
-        mm_token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         row_groups: torch.Tensor | None = None,
         **kwargs: Any,
@@ -170,29 +163,23 @@ class _RewardModel:
         """Scores of N conversations.
 
         Args:
-            input_ids, attention_mask, mm_token_type_ids: (N, T).
-            pixel_values: (patches, width) of the different images; image_grid_thw: (images, 3).
+            input_ids, attention_mask: (N, T).
             image_index: (places,), which image stands at each place of the conversations; by default each at one.
             labels: (N, T) of the language-model loss, -100 where there is none.
             row_groups: (N,), equal where conversations begin with the same prompt and images, which are then read once
                 (models/shared_prefix/packing.py); by default each row is read by itself.
+            kwargs: what else the backbone takes: types of tokens (N, T), and what its image processor makes of the
+                different images.
         """
         kwargs.pop("use_cache", None)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "pixel_values": pixel_values,
-            "image_grid_thw": image_grid_thw,
-            "image_index": image_index,
-            "mm_token_type_ids": mm_token_type_ids,
-        }
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "image_index": image_index, **kwargs}
         ends = last_real_tokens(attention_mask).unsqueeze(1)  # (N, 1)
 
         def plain() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             places = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape)
-            hidden = self._hidden(**inputs, position_ids=position_ids, **kwargs)  # (N * T, hidden)
+            hidden = self._hidden(**inputs)  # (N * T, hidden)
             return self._scores(hidden[places.gather(1, ends).squeeze(1)]), hidden, places
 
         def packed() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
@@ -200,10 +187,10 @@ class _RewardModel:
             if batch is None:
                 return None
             places = batch.places(input_ids.device)
-            hidden = self._hidden(**batch.inputs, **kwargs)  # (places, hidden)
+            hidden = self._hidden(**batch.inputs)  # (places, hidden)
             return self._scores(hidden[places.gather(1, ends).squeeze(1)]), hidden, places
 
-        may_share = row_groups is not None and position_ids is None
+        may_share = row_groups is not None and kwargs.get("position_ids") is None
         scores, hidden, places = self.sharing.run(self, packed, plain) if may_share else plain()
         return RewardOutput(scores, None if labels is None else self._language_losses(hidden, places, labels))
 
@@ -211,32 +198,12 @@ class _RewardModel:
         """(N, hidden) -> (N, 1)."""
         return bound_scores(self.score_head(hidden).float(), self.config.score_min, self.config.score_max)
 
-    def _hidden(
-        self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
-        image_grid_thw: torch.Tensor | None = None,
-        image_index: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def _hidden(self, image_index: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
         """(lines * width, hidden) of what the backbone reads, line by line."""
-        embeds = self.get_input_embeddings()(input_ids)
-        if pixel_values is not None:
-            # Outside the backbone, as the blank image below: ZeRO-3 wants one order of modules on all processes.
-            features = self.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
-            if image_index is not None:
-                family_of(self.config).choose_images(features, image_index.tolist())
-                image_grid_thw = image_grid_thw[image_index]
-            kwargs["mm_encoder_outputs"] = {"image": features}
-        elif self.keeps_vision_busy:
-            embeds = embeds + nothing_of_a_blank_image(self.model, embeds)
-        return self.model(
-            input_ids=input_ids,
-            inputs_embeds=embeds,
-            image_grid_thw=image_grid_thw,
-            use_cache=False,
-            **kwargs,
-        ).last_hidden_state.flatten(0, 1)
+        if image_index is not None and image_index.tolist() != list(range(len(image_index))):
+            share_images(self.model)
+            inputs["image_index"] = image_index
+        return self.model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
 
     def _language_losses(self, hidden: torch.Tensor, places: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(N,): only the tokens that predict a label go through the language head.
@@ -249,6 +216,9 @@ class _RewardModel:
         following = labels[:, 1:]
         learned = following != -100  # (N, T - 1)
         logits = self.lm_head(hidden[places[:, :-1][learned]]).float()  # (tokens, vocabulary)
+        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+        if cap is not None:
+            logits = cap * (logits / cap).tanh()
         each = F.cross_entropy(logits, following[learned], reduction="none")
         total = torch.zeros_like(following, dtype=each.dtype).masked_scatter(learned, each).sum(dim=1)
         return total / learned.sum(dim=1).clamp(min=1)
@@ -306,28 +276,52 @@ def _rows_by_prompt(
     return [[rows[place] for place in group] for group in groups]
 
 
-class Qwen2VLForRewardModel(_RewardModel, Qwen2VLPreTrainedModel):
-    """Qwen2-VL with a score head."""
+# -- a class a type of backbone ---------------------------------------------------------------------------------------
 
-    config_class = Qwen2VLRewardConfig
-    config: Qwen2VLRewardConfig
-    _backbone_class = Qwen2VLModel
+_ENDING = "ForRewardModel"
 
 
-class Qwen2_5_VLForRewardModel(_RewardModel, Qwen2_5_VLPreTrainedModel):
-    """Qwen2.5-VL with a score head."""
+def reward_model_class(backbone: str) -> type:
+    """The class of reward models on backbones of a type, known to `AutoModel` and
+    `AutoModelForSequenceClassification` from now on.
 
-    config_class = Qwen2_5_VLRewardConfig
-    config: Qwen2_5_VLRewardConfig
-    _backbone_class = Qwen2_5_VLModel
+    Args:
+        backbone: a type of which `models.reward.config.can_be_backbone` is true.
+    """
+    name = f"{class_stem(backbone)}{_ENDING}"
+    if name not in globals():  # where pickle looks for it
+        globals()[name] = _make_class(name, backbone)
+    return globals()[name]
 
 
-REWARD_MODELS = (Qwen2VLForRewardModel, Qwen2_5_VLForRewardModel)
+def _make_class(name: str, backbone: str) -> type:
+    config, of_backbone = reward_config_class(backbone), CONFIG_MAPPING[backbone]
+    model, with_language_head = MODEL_MAPPING[of_backbone], MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[of_backbone]
+    common = next(one for one in model.__mro__[1:] if issubclass(one, PreTrainedModel))
+    values = {
+        "__doc__": f"{model.__name__} with a score head.",
+        "__module__": __name__,
+        "__annotations__": {"config": config},
+        "config_class": config,
+        "_backbone_class": model,
+        "_language_ties": dict(with_language_head._tied_weights_keys or {}),
+    }
+    made = type(name, (_RewardModel, common), values)
+    AutoModel.register(config, made)
+    AutoModelForSequenceClassification.register(config, made)
+    # On disk the backbone has the names that it has in the published models' class.
+    names = with_language_head.__name__, backbone
+    mapping = next((found for one in names if (found := get_checkpoint_conversion_mapping(one)) is not None), None)
+    if mapping is not None:
+        register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
+    return made
 
-for _model in REWARD_MODELS:
-    AutoConfig.register(_model.config_class.model_type, _model.config_class)
-    AutoModel.register(_model.config_class, _model)
-    AutoModelForSequenceClassification.register(_model.config_class, _model)
-    register_checkpoint_conversion_mapping(  # the backbone has the same place as in the published models' class
-        _model.__name__, get_checkpoint_conversion_mapping("Qwen2VLForConditionalGeneration"), overwrite=True
-    )
+
+def __getattr__(name: str) -> Any:
+    backbone = type_of_stem(name.removesuffix(_ENDING)) if name.endswith(_ENDING) else None
+    if backbone is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return reward_model_class(backbone)
+
+
+RewardSettings.make_model_class = staticmethod(reward_model_class)

@@ -155,7 +155,7 @@ def test_what_a_recipe_gets_wrong_is_named(parameters, message):
 
 
 def test_a_model_that_gives_no_scores_is_refused(tiny_model):
-    with pytest.raises(RewardSpecError, match="model_type: expected one of qwen2_vl_reward, .*found 'qwen2_vl'"):
+    with pytest.raises(RewardSpecError, match="model_type: expected that of a reward model, .*found 'qwen2_vl'"):
         build_reward({"name": "reward_model", "model": str(tiny_model)})
 
 

@@ -238,7 +238,7 @@ def test_a_score_that_is_not_a_number_ends_the_run(folder, tiny_reward_model, tm
 
 
 def test_a_model_that_is_none_is_named(folder, tiny_model, tmp_path):
-    with pytest.raises(SystemExit, match="cannot be loaded as a reward model: .*model_type: expected one of"):
+    with pytest.raises(SystemExit, match="cannot be loaded as a reward model: .*model_type: expected that of"):
         score.main(_arguments(folder, tiny_model, tmp_path / "out.jsonl"))
 
 

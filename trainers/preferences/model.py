@@ -9,11 +9,10 @@ import torch
 from accelerate import PartialState
 from peft import PeftConfig
 from torch import nn
-from transformers import AutoConfig
 from trl import get_quantization_config
 
 from models.hub_revisions import hub_options
-from models.reward.load import adapted_backbone, from_backbone, reward_model_kind, reward_model_of
+from models.reward.load import adapted_backbone, from_backbone, read_config, reward_model_kind, reward_model_of
 from models.reward.model import HEAD
 from trainers.setup.adapter_targets import check_adapter_targets
 from trainers.setup.model import (
@@ -47,7 +46,7 @@ def load_reward_policy(name: str, args: Any, options: Mapping[str, Any], quantiz
     base = base_of_adapters(name, hub)
     if base is None:
         return from_backbone(name, settings, **options)
-    model = adapted_backbone(base, AutoConfig.from_pretrained(name, **hub), settings, **options)
+    model = adapted_backbone(base, read_config(name, hub), settings, **options)
     return put_adapters(model, name, hub.get("revision"), base)
 
 

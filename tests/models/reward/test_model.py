@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from reward_cases import CASES, make, score
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
@@ -19,23 +19,6 @@ from models.reward.config import Qwen2_5_VLRewardConfig, Qwen2VLRewardConfig
 from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
 from models.reward.load import from_backbone, load_reward_model
 from models.reward.model import Qwen2_5_VLForRewardModel, Qwen2VLForRewardModel, bound_scores, last_real_tokens
-
-
-def picture(width: int, height: int, colour: str) -> Image.Image:
-    image = Image.new("RGB", (width, height), "white")
-    ImageDraw.Draw(image).ellipse((width // 4, height // 4, width // 2, height // 2), fill=colour)
-    return image
-
-
-# Mixed lengths, numbers of images and grids.
-CASES = [
-    ("what color is the shape?", [picture(64, 64, "red")], "The shape is red."),
-    ("what color is the shape, if there is any that you can see at all?", [picture(64, 16, "blue")], "blue"),
-    ("no image here?", [], "There is none, and so I cannot say what it looks like."),
-    ("which is larger?", [picture(32, 48, "teal"), picture(64, 64, "gray"), picture(16, 16, "red")], "The second."),
-    ("is it red?", [picture(48, 48, "red"), picture(16, 64, "red")], "yes"),
-    ("?", [], "no"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +68,6 @@ def tiny_25(tmp_path_factory, tiny_model):
 @pytest.fixture(params=["qwen2_vl", "qwen2_5_vl"])
 def backbone(request, tiny_model, tiny_25):
     return tiny_model if request.param == "qwen2_vl" else tiny_25
-
-
-def make(folder, **settings):
-    """A reward model whose head is wide awake: scores differ by tenths."""
-    torch.manual_seed(1)
-    model = from_backbone(folder, settings)
-    torch.nn.init.normal_(model.score_head.dense.weight, std=0.5)
-    torch.nn.init.normal_(model.score_head.out.weight, std=0.5)
-    model.processor = load_processor(str(folder))
-    return model.eval()
-
-
-def score(model, cases=CASES, **options):
-    prompts, images, responses = zip(*cases, strict=True)
-    return model.score(prompts, images, responses, **options)
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
@@ -276,7 +244,7 @@ def test_a_reward_model_without_its_head_is_refused(tiny_model, tmp_path):
 
 
 def test_a_plain_model_is_no_reward_model(tiny_model):
-    with pytest.raises(ValueError, match="model_type: expected one of qwen2_vl_reward, .*, found 'qwen2_vl'"):
+    with pytest.raises(ValueError, match="model_type: expected that of a reward model, .*, found 'qwen2_vl'"):
         load_reward_model(tiny_model)
 
 

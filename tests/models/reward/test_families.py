@@ -1,0 +1,137 @@
+"""Reward models on other families than Qwen2-VL: made from transformers' own classes, with all that those have."""
+
+import pickle
+
+import pytest
+import torch
+from reward_cases import CASES, make, score
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSequenceClassification
+
+from models.families.loading import load_processor
+from models.reward import config as configurations
+from models.reward import model as models
+from models.reward.config import class_stem, type_of_stem
+from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
+from models.reward.load import from_backbone, load_reward_model, reward_model_kind
+
+FAMILIES = {"qwen3_vl": "Qwen3VL", "qwen3_5": "Qwen3_5", "gemma3": "Gemma3"}
+GROUPS = [ResponseGroup(query, images, [response, "no", "maybe so"]) for query, images, response in CASES]
+EACH = [(query, images, text) for query, images, first in CASES for text in (first, "no", "maybe so")]
+
+
+@pytest.fixture(params=FAMILIES)
+def backbone(request, tiny_family):
+    return tiny_family(request.param)
+
+
+# -- classes ----------------------------------------------------------------------------------------------------------
+
+
+def test_classes_are_made_when_they_are_asked_for(backbone):
+    model = from_backbone(backbone)
+    name = FAMILIES[backbone.name]
+    assert type(model).__name__ == f"{name}ForRewardModel"
+    assert model.config.model_type == f"{backbone.name}_reward"
+    assert type(model) is getattr(models, f"{name}ForRewardModel")
+    assert type(model.config) is getattr(configurations, f"{name}RewardConfig")
+    assert pickle.loads(pickle.dumps((type(model), type(model.config)))) == (type(model), type(model.config))
+
+
+def test_no_two_types_have_classes_of_one_name():
+    stems = [class_stem(name) for name in configurations._TYPES]
+    assert len(stems) == len(set(stems)) > 40
+    assert all(type_of_stem(stem) == name for stem, name in zip(stems, configurations._TYPES, strict=True))
+
+
+@pytest.mark.parametrize("module", [models, configurations])
+def test_a_class_of_no_family_is_no_attribute(module):
+    for name in ("BertRewardConfig", "BertForRewardModel", "nothing"):
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
+            getattr(module, name)
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "t5gemma2"])
+def test_other_kinds_of_models_are_refused(kind):
+    with pytest.raises(ValueError, match=f"folder: config.json: model_type: expected that of a vision.*'{kind}'"):
+        reward_model_kind(AutoConfig.for_model(kind), "folder")
+
+
+# -- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_response_has_its_score_in_any_batch(backbone):
+    model = make(backbone)
+    singles = score(model, EACH, batch_size=1)
+    assert singles.std() > 0.05
+    torch.testing.assert_close(score(model, EACH, batch_size=7), singles, atol=2e-5, rtol=0)
+    for side in ("left", "right"):
+        inputs = encode_groups(model.processor, GROUPS, padding_side=side)
+        del inputs["row_groups"]
+        with torch.no_grad():
+            torch.testing.assert_close(model(**inputs).logits.squeeze(1), singles, atol=2e-5, rtol=0)
+
+
+def test_images_count(backbone):
+    model = make(backbone)
+    query, images, response = CASES[0]
+    assert abs(score(model, [(query, [CASES[1][1][0]], response)]) - score(model, [(query, images, response)])) > 1e-4
+
+
+def test_inputs_are_those_of_the_processor(backbone):
+    processor = load_processor(str(backbone))
+    query, images, response = CASES[3]
+    inputs = encode_groups(processor, [ResponseGroup(query, images, ["Another one.", response])])
+    text = processor.apply_chat_template(reward_messages(query, 3, response, None), tokenize=False).rstrip()
+    expected = processor(text=[text], images=[images], add_special_tokens=False, return_tensors="pt")
+    there = inputs["attention_mask"][1] == 1
+    for key, values in expected.items():
+        of_tokens = values.shape == expected["input_ids"].shape
+        assert torch.equal(inputs[key][1:, there] if of_tokens else inputs[key][: len(values)], values), key
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
+def test_images_are_encoded_once_for_all_responses(tiny_family, family):
+    inputs = encode_groups(load_processor(str(tiny_family(family))), GROUPS)
+    assert inputs["image_index"].tolist() == [0, 0, 0, 1, 1, 1, *[2, 3, 4] * 3, *[5, 6] * 3]
+    assert len(inputs["image_grid_thw"]) == 7
+
+
+# -- language head ----------------------------------------------------------------------------------------------------
+
+
+def test_language_losses_are_those_of_the_plain_model(backbone):
+    model = make(backbone, language_head=True)
+    plain = AutoModelForImageTextToText.from_pretrained(backbone).eval()
+    inputs = encode_groups(model.processor, GROUPS[:3], labelled=[0, 1, 0])
+    with torch.no_grad():
+        losses = model(**inputs).language_losses
+    assert (losses == 0).tolist() == [False, True, True, True, False, True, False, True, True]
+    for row, (query, images, text) in {0: EACH[0], 4: EACH[4], 6: EACH[6]}.items():
+        alone = encode_groups(model.processor, [ResponseGroup(query, images, [text])], labelled=[0])
+        del alone["row_groups"]
+        alone.pop("image_index", None)
+        with torch.no_grad():
+            expected = plain(**alone).loss
+        assert losses[row].item() == pytest.approx(expected.item(), abs=2e-5)
+
+
+# -- saving and loading -----------------------------------------------------------------------------------------------
+
+
+def test_round_trips_give_equal_scores(backbone, tmp_path):
+    model = make(backbone, score_min=-2.0, score_max=3.0, language_head=True)
+    expected = score(model)
+    model.save_pretrained(tmp_path)
+    model.processor.save_pretrained(tmp_path)
+    ours, published = load_file(tmp_path / "model.safetensors"), load_file(backbone / "model.safetensors")
+    assert {name for name in ours if not name.startswith("score_head.")} == published.keys()
+    loaded, _ = load_reward_model(tmp_path, device="cpu")
+    others = [auto.from_pretrained(tmp_path) for auto in (AutoModel, AutoModelForSequenceClassification)]
+    for other in (loaded, *others):
+        assert type(other) is type(model)
+        other.processor = model.processor
+        torch.testing.assert_close(score(other.eval()), expected, atol=1e-6, rtol=0)
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path, config=loaded.config.backbone())
+    first = AutoModelForImageTextToText.from_pretrained(backbone)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), first.parameters(), strict=True))
