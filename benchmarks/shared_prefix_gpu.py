@@ -34,9 +34,9 @@ from models.shared_prefix import packing as shared_prefix
 from trainers.grpo import GRPOTrainer
 
 
-def table_mask(layout, implementation, dtype, device):
+def table_mask(layout, implementation, dtype, device, tables=()):
     """The packed sequence's whole table as an ordinary mask, in place of two calls."""
-    return prefix_attention.additive_mask(layout, dtype, device)
+    return prefix_attention.additive_mask(layout, dtype, device, tables)
 
 
 def no_table(queries: int, keys: int, device: torch.device):

@@ -61,6 +61,8 @@ TESTED_IN = {
     "filter_agents/measurement_filters.py": "filter_agents/test_registry.py",
     "models/families/adapters.py": "trainers/setup/test_adapters.py",
     "models/factors/model.py": "models/factors/test_predictor.py",
+    "models/families/gemma3.py": "models/families/test_gemma.py",
+    "models/families/gemma4.py": "models/families/test_gemma.py",
     "models/families/idefics.py": "models/families/test_base.py",
     "models/families/image_counts.py": "models/families/test_loading.py",
     "models/families/internvl.py": "models/families/test_base.py",

@@ -4,7 +4,7 @@ A family is found by its model type (models/families/registry.py). A model of an
 plain path, by what transformers' vision-language models have in common.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
@@ -197,15 +197,16 @@ class Family:
         """
         return torch.arange(len(ids)).unsqueeze(0)
 
-    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any, types: torch.Tensor) -> Any:
-        """What the language model takes as `attention_mask` for the mask of a packed sequence with this layout.
+    def masks(self, combined: nn.Module, layout: PrefixLayout, make: Callable[..., Any], types: torch.Tensor) -> Any:
+        """What the language model takes as `attention_mask` for a packed sequence with this layout.
 
-        Here the mask itself: transformers' mask functions hand on what has the four dimensions of a finished mask.
+        Here the causal mask: transformers' mask functions hand on what has the four dimensions of a finished mask.
 
         Args:
+            make: a mask of a table of each segment (`models.shared_prefix.attention.mask_for`); causal of none.
             types: (lines, width) of the packed sequence's tokens (`token_types`).
         """
-        return mask
+        return make()
 
 
 def different_images(images: Sequence[ImageTensors]) -> tuple[list[int], list[ImageTensors]]:

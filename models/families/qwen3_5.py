@@ -1,5 +1,6 @@
 """Qwen3.5: as Qwen3-VL without deepstack, and most layers are linear attention (Gated DeltaNet)."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,8 @@ class Qwen35(QwenVL):
     model_types: ClassVar = ("qwen3_5",)
     layer_kinds: ClassVar = ("full_attention", "linear_attention")
 
-    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any, types: torch.Tensor) -> dict[str, Any]:
+    def masks(
+        self, combined: nn.Module, layout: PrefixLayout, make: Callable[..., Any], types: torch.Tensor
+    ) -> dict[str, Any]:
         install_forks(combined)
-        return {"full_attention": mask, "linear_attention": Fork(layout, mask.device)}
+        return {"full_attention": make(), "linear_attention": Fork(layout, types.device)}

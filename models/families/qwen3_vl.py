@@ -1,5 +1,6 @@
 """Qwen3-VL: as Qwen2-VL, but images have features for several layers (deepstack), and the model makes its own mask."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -13,5 +14,5 @@ from models.shared_prefix.layout import PrefixLayout
 class Qwen3VL(QwenVL):
     model_types: ClassVar = ("qwen3_vl",)
 
-    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any, types: torch.Tensor) -> Any:
-        return Family.masks(self, combined, layout, mask, types)
+    def masks(self, combined: nn.Module, layout: PrefixLayout, make: Callable[..., Any], types: torch.Tensor) -> Any:
+        return Family.masks(self, combined, layout, make, types)

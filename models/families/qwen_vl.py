@@ -1,6 +1,6 @@
 """Qwen2-VL and Qwen2.5-VL: images of any size as patches in one long table, M-RoPE, full attention."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -67,5 +67,5 @@ class QwenVL(Family):
         grids = torch.stack([image["image_grid_thw"] for image in images]).to(ids.device)
         return combined.get_rope_index(ids[None], mm_token_type_ids=types, image_grid_thw=grids)[0][:, 0]
 
-    def masks(self, combined: nn.Module, layout: PrefixLayout, mask: Any, types: torch.Tensor) -> Any:
-        return {"full_attention": mask}
+    def masks(self, combined: nn.Module, layout: PrefixLayout, make: Callable[..., Any], types: torch.Tensor) -> Any:
+        return {"full_attention": make()}

@@ -9,6 +9,7 @@ Values and gradients are those of the plain way but for rounding. See docs/share
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -130,10 +131,11 @@ def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[S
     dtype = combined.get_input_embeddings().weight.dtype
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
+    make = partial(mask_for, layout, implementation, dtype, device)
     inputs = {
         "input_ids": ids,
         "position_ids": _positions(combined, rows, layout, device),
-        "attention_mask": family.masks(combined, layout, mask_for(layout, implementation, dtype, device), types),
+        "attention_mask": family.masks(combined, layout, make, types),
         **family.join(rows.different),
     }
     if family.types_input is not None:

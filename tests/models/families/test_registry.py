@@ -7,7 +7,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from models.families import registry
 from models.families.base import Family
+from models.families.gemma3 import Gemma3
+from models.families.gemma4 import Gemma4
 from models.families.qwen3_5 import Qwen35
 from models.families.qwen3_vl import Qwen3VL
 from models.families.qwen_vl import QwenVL
@@ -16,7 +19,7 @@ from models.reward.load import reward_model_of
 from models.shared_prefix.sharing import SharedPrefix, reason_not_shared
 from models.tiny import FAMILIES as TINY
 
-KINDS = {"qwen2_vl": QwenVL, "qwen3_vl": Qwen3VL, "qwen3_5": Qwen35, "gemma3": Family, "gemma4": Family}
+KINDS = {"qwen2_vl": QwenVL, "qwen3_vl": Qwen3VL, "qwen3_5": Qwen35, "gemma3": Gemma3, "gemma4": Gemma4}
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -46,7 +49,8 @@ def test_the_module_of_pixels_and_tokens_is_found_inside_wrappers(tiny_family, n
     assert combined_module(adapted) is combined_module(torch.nn.ModuleList([model])) is model.model
 
 
-def test_a_family_of_its_own_rules_goes_the_plain_way_for_one_stated_reason(tiny_family):
+def test_another_family_goes_the_plain_way_for_one_stated_reason(tiny_family, monkeypatch):
+    monkeypatch.delitem(registry._BY_TYPE, "gemma3")
     model = AutoModelForImageTextToText.from_pretrained(tiny_family("gemma3"))
     assert "'gemma3'" in reason_not_shared(model)
     with pytest.warns(UserWarning, match="each row computes its prompt by itself .*'gemma3'"):

@@ -161,8 +161,8 @@ def test_values_show_a_state_that_is_cut(monkeypatch, name):
 
 
 def test_values_show_linear_attention_through_the_whole_line(monkeypatch):
-    def masks(self, combined, layout, mask, types):
-        return {"full_attention": mask, "linear_attention": None}
+    def masks(self, combined, layout, make, types):
+        return {"full_attention": make(), "linear_attention": None}
 
     monkeypatch.setattr(Qwen35, "masks", masks)
     plain, shared = both_ways(tiny_qwen3_5(), MIXED)

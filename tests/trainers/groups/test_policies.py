@@ -7,6 +7,8 @@ from stored_groups import WIDTH
 from data.candidate_groups import Candidate
 from data.candidates.embedding_table import EmbeddingTable
 from data.io.records import RecordError
+from models.errors import ModelError
+from models.families import registry
 from models.families.loading import image_reader, load_processor, load_vlm
 from models.generation import prepare_inputs
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
@@ -103,6 +105,12 @@ def vlm(tiny_model, completion_groups):
     model, _ = load_vlm(str(tiny_model), device="cpu", dtype="float32")
     groups = load_stored_groups(GroupArguments(dataset_name=str(completion_groups), policy="vlm"), "train")
     return model, VLMPolicy(processor, image_reader(processor)), groups
+
+
+def test_a_processor_of_a_family_that_is_not_known_is_refused(vlm, monkeypatch):
+    monkeypatch.delitem(registry._BY_TYPE, "qwen2_vl")
+    with pytest.raises(ModelError, match="Qwen2VLProcessor: models of this family cannot learn from stored groups"):
+        VLMPolicy(vlm[1].processor, vlm[1].bounds)
 
 
 def log_probs_alone(model, policy, group, text: str) -> torch.Tensor:

@@ -6,6 +6,7 @@ import trl
 from peft import LoraConfig
 
 import models.shared_prefix.packing
+from models.families import registry
 from models.families.loading import image_token_ids
 from models.families.vision_hooks import vision_tower
 from models.shared_prefix.sharing import SharedPrefixError
@@ -15,6 +16,7 @@ SAME = {"advantage_clip": None, "keep_groups_together": False}
 """Settings under which only shared prompts differ from TRL's trainer."""
 ADAM = {"optim": "adamw_torch", "learning_rate": 1e-4}
 """Adam's steps have the size of the learning rate even where a gradient is nothing but rounding."""
+SGD = {"optim": "sgd", "learning_rate": 0.1}
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -33,9 +35,7 @@ def count_tokens(trainer) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "checkpointing"), [(ADAM, False), (ADAM, True), ({"optim": "sgd", "learning_rate": 0.1}, False)]
-)
+@pytest.mark.parametrize(("optimizer", "checkpointing"), [(ADAM, False), (ADAM, True), (SGD, False)])
 def test_six_steps_with_kl_and_two_iterations_are_trls(make_grpo, optimizer, checkpointing):
     settings = {"beta": 0.1, "num_iterations": 2, "gradient_accumulation_steps": 2, "max_steps": 6}
     settings |= {"gradient_checkpointing": checkpointing, **optimizer}
@@ -103,8 +103,10 @@ def test_the_check_finds_wrong_positions(make_grpo, monkeypatch):
     [
         ("qwen2_vl", ADAM),
         ("qwen3_vl", ADAM),
-        # Adam makes steps of what is rounding alone in the gradients of its decays.
-        pytest.param("qwen3_5", {"optim": "sgd", "learning_rate": 0.1}, marks=pytest.mark.slow),
+        # Adam makes steps of what is rounding alone: in the gradients of decays, and of biases of keys.
+        pytest.param("qwen3_5", SGD, marks=pytest.mark.slow),
+        pytest.param("gemma3", SGD, marks=pytest.mark.slow),
+        pytest.param("gemma4", SGD, marks=pytest.mark.slow),
     ],
 )
 def test_rows_without_images_beside_rows_with_the_same_one(make_grpo, task_rows, family, optimizer):
@@ -112,7 +114,7 @@ def test_rows_without_images_beside_rows_with_the_same_one(make_grpo, task_rows,
     rows = task_rows()
     rows = [{**row, "images": [] if number % 6 == 0 else rows[0]["images"]} for number, row in enumerate(rows)]
     settings = {"max_steps": 3, "beta": 0.05, "gradient_accumulation_steps": 2, "family": family, **optimizer}
-    shared = make_grpo(rows=rows, shared_prefix=True, **settings)
+    shared = make_grpo(rows=rows, shared_prefix=True, shared_prefix_check=True, **settings)
     shared.train()
     plain = make_grpo(rows=rows, shared_prefix=False, **settings)
     plain.train()
@@ -125,7 +127,8 @@ def test_the_setting_is_checked():
         GRPOConfig(output_dir="x", use_cpu=True, bf16=False, shared_prefix="sometimes")
 
 
-def test_another_family_trains_on_the_plain_way(make_grpo, task_rows):
+def test_another_family_trains_on_the_plain_way(make_grpo, task_rows, monkeypatch):
+    monkeypatch.delitem(registry._BY_TYPE, "gemma3")
     rows = [{**row, "images": [] if number % 2 else row["images"]} for number, row in enumerate(task_rows())]
     rewards = lambda completions, **columns: [float(len(set(one[0]["content"]))) for one in completions]  # noqa: E731
     trainer = make_grpo(rows=rows, rewards=rewards, family="gemma3", beta=0.05, num_iterations=2)
