@@ -9,7 +9,7 @@ VLLM_STAMP := .venv-vllm/.installed
 ACTIVATE := . .venv/bin/activate
 
 .DEFAULT_GOAL := help
-.PHONY: help run selector reward factors factor-agents test test-slow test-kills test-vllm lint format docs bench clean
+.PHONY: help run selector reward factors factor-agents test test-slow test-kills test-families families-table test-vllm lint format docs bench clean
 
 help:           ## Show these lines
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -66,6 +66,14 @@ test-slow: $(STAMP) ## The checks that take many minutes
 test-kills: $(STAMP) ## Every trainer killed 20 times and resumed, bit for bit; about 9 minutes
 	@echo "== Kills (pytest -m kills)"
 	@$(ACTIVATE) && python -m pytest -m kills --durations=10
+
+test-families: $(STAMP) ## Every family of models with every trainer, on tiny models
+	@echo "== Families (pytest -m families)"
+	@rm -f build/families/outcomes.json
+	@$(ACTIVATE) && python -m pytest -m families --durations=10
+
+families-table: $(STAMP) ## Write what `make test-families` found into docs/families.md
+	@$(ACTIVATE) && python tests/helpers/families/family_table.py
 
 test-vllm: $(VLLM_STAMP) ## GRPO with real vLLM on the CPU, in an environment of its own
 	@echo "== vLLM (pytest -m vllm tests/vllm)"

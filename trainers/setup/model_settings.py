@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from data.cli.folder_names import looks_local
-from trainers.setup.adapter_targets import check_adapters
+from models.families.registry import family_of
+from models.families.vision_hooks import vision_language_model
+from models.shared_prefix.attention import IMPLEMENTATIONS
+from trainers.setup.adapter_targets import check_adapters, model_of
 from trainers.setup.checks import TEMPLATE_FILES
 from trainers.setup.keyword_settings import check_keywords
 from trainers.setup.model import ModelInfo, hub_arguments, init_kwargs, inspect_model
@@ -32,6 +36,7 @@ def checked_model(
     check_model_settings(args, model)
     use_chat_template(args, model)
     check(model.config, args, model_args)
+    check_sharing(model.config, args, model_args)
     return model
 
 
@@ -48,6 +53,31 @@ def check_model_settings(args: Any, model: ModelInfo) -> None:
         known = [*_LOADING, *vars(model.config), *(name for name in given if hasattr(model.config, name))]
         check_keywords("model_init_kwargs", given, known)
     _check_template(getattr(args, "chat_template_path", None))
+
+
+def check_sharing(config: Any, args: Any, model_args: Any) -> None:
+    """Raises `RecipeError` if `shared_prefix: true` cannot be for the model (`None`: out of reach) or its adapters."""
+    if getattr(args, "shared_prefix", None) != "true" or config is None:
+        return
+    reason = _reason_not_shared(config, model_args)
+    if reason is not None:
+        raise RecipeError(f"shared_prefix: true: prompts cannot be shared exactly: {reason}")
+
+
+def _reason_not_shared(config: Any, model_args: Any) -> str | None:
+    """What is known without the weights: trainers ask the model itself."""
+    attention = model_args.attn_implementation
+    if attention not in (None, *IMPLEMENTATIONS):
+        return f"attn_implementation {attention!r} takes no such mask (of {', '.join(IMPLEMENTATIONS)})"
+    if model_args.use_peft and model_args.lora_dropout > 0:
+        return f"lora_dropout of {model_args.lora_dropout}, which is drawn anew for each row"
+    with torch.device("meta"):
+        model = model_of(config.backbone() if hasattr(config, "backbone") else config)
+    try:
+        combined = vision_language_model(model)
+    except ValueError as error:
+        return str(error)
+    return family_of(combined.config).reason_not_shared(combined)
 
 
 def use_chat_template(args: Any, model: ModelInfo) -> None:

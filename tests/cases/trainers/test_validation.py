@@ -244,3 +244,28 @@ def test_p07_a_folder_without_a_model(run, tmp_path):
     )
     assert "is a file; expected the folder of a model" in refusal(run("grpo", model_name_or_path=__file__))
     assert "reference_model: './none': no such folder" in refusal(run("offline_grpo", reference_model="./none"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"use_peft": True}, "lora_dropout of 0.05, which is drawn anew for each row"),
+        ({"attn_implementation": "flex_attention"}, "attn_implementation 'flex_attention' takes no such mask"),
+    ],
+)
+@pytest.mark.parametrize("method", ["grpo", "reward"])
+def test_prompts_that_must_be_shared_and_cannot_be(run, method, keys, reason):
+    message = refusal(run(method, shared_prefix=True, **keys))
+    assert message.startswith(f"error: shared_prefix: true: prompts cannot be shared exactly: {reason}")
+    status, printed = run(method, shared_prefix=True)
+    assert status == 0, printed
+
+
+def test_a_model_whose_prompts_cannot_be_shared(run, tmp_path, tiny_model):
+    """Of a family that shares them, but with windows."""
+    config = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+    config["text_config"] |= {"use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]}
+    copy = shutil.copytree(tiny_model, tmp_path / "windows")
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    message = refusal(run("grpo", shared_prefix=True, model_name_or_path=str(copy)))
+    assert message.endswith("the model has layers with a sliding window")

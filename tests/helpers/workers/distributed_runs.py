@@ -7,6 +7,27 @@ from pathlib import Path
 from places import HELPER_FOLDERS, ROOT
 
 STRATEGIES = ("ddp", "zero2", "zero3")
+GRPO_BY_SGD = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "num_generations": 4,
+    "max_completion_length": 12,
+    "max_steps": 3,
+    "report_to": "none",
+    "save_strategy": "no",
+    "remove_unused_columns": False,
+    "logging_steps": 1,
+    "disable_tqdm": True,
+    "shuffle_dataset": False,
+    "beta": 0.1,
+    "optim": "sgd",
+    "learning_rate": 0.5,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 1.0,
+    "model_init_kwargs": {"dtype": "float32"},
+}
+"""Settings of GRPO for `distribution_worker.py`: steps whose figures do not depend on the order of sums."""
 
 
 def deepspeed_config(strategy: str) -> dict | None:

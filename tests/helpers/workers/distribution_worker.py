@@ -2,8 +2,8 @@
 
     python tests/helpers/workers/distribution_worker.py SETTINGS.json...
 
-Settings (worker_main.py): model, data (folders), agents, runs (name -> settings of GRPOConfig, `canned`, `text_only`:
-the rows whose images are removed, and `off_by`: by how much the second process's sampler is wrong).
+Settings (worker_main.py): model, data (folders), agents, max_pixels, runs (name -> settings of GRPOConfig, `canned`,
+`text_only`: the rows whose images are removed, and `off_by`: by how much the second process's sampler is wrong).
 """
 
 import torch
@@ -50,7 +50,7 @@ def fingerprint(trainer) -> dict[str, float]:
     """Norms of some weights, gathered where they are sharded."""
     norms = {}
     for name, parameter in trainer.accelerator.unwrap_model(trainer.model).named_parameters():
-        if "visual.patch_embed" in name or "layers.0" in name:
+        if "patch_embed" in name or "layers.0" in name:
             if hasattr(parameter, "ds_id"):
                 import deepspeed
 
@@ -66,7 +66,7 @@ def run(settings: dict, name: str) -> dict:
     config = dict(settings["runs"][name])
     canned, text_only, off_by = config.pop("canned"), config.pop("text_only"), config.pop("off_by", None)
     args = GRPOConfig(**config)
-    processor = load_processor(settings["model"], max_pixels=1024)
+    processor = load_processor(settings["model"], max_pixels=settings["max_pixels"])
     agents = described_agents(settings["agents"])
     rows = load_rows(settings["data"], "train", agents)
     for number in text_only:

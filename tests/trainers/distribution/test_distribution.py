@@ -7,33 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
-from distributed_runs import STRATEGIES, deepspeed_config, run_worker
+from distributed_runs import GRPO_BY_SGD, STRATEGIES, deepspeed_config, run_worker
 from places import ROOT
 
 
 @pytest.fixture(scope="module")
 def learn(tiny_model, report_data, tmp_path_factory, run_warm):
     """Function: (strategy, processes) -> figures of the three runs of that strategy, and their folder."""
-    common = {
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "num_generations": 4,
-        "max_completion_length": 12,
-        "max_steps": 3,
-        "report_to": "none",
-        "save_strategy": "no",
-        "remove_unused_columns": False,
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "shuffle_dataset": False,
-        "beta": 0.1,
-        "optim": "sgd",
-        "learning_rate": 0.5,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 1.0,
-        "model_init_kwargs": {"dtype": "float32"},
-    }
     runs = {
         # Two groups a step: with 2 processes, each has one of them. Rows 1, 3, 5 are those of the second process.
         "pictures": {"canned": True, "text_only": []},
@@ -44,6 +24,7 @@ def learn(tiny_model, report_data, tmp_path_factory, run_warm):
     told = {
         "model": str(tiny_model),
         "data": str(report_data),
+        "max_pixels": 1024,
         "agents": ["blur_filter", "exposure_filter", "resolution_filter"],
     }
 
@@ -52,7 +33,7 @@ def learn(tiny_model, report_data, tmp_path_factory, run_warm):
         left_out = (["rollouts"] if processes == 1 else []) + ([] if (strategy, processes) == ("ddp", 2) else ["off"])
         names = [name for name in runs if name not in left_out]
         return told | {
-            "runs": {name: common | runs[name] | own | {"output_dir": str(folder / name)} for name in names}
+            "runs": {name: GRPO_BY_SGD | runs[name] | own | {"output_dir": str(folder / name)} for name in names}
         }
 
     starts = [("ddp", 1), *((strategy, 2) for strategy in STRATEGIES)]
