@@ -40,7 +40,8 @@ from data.vqa import common_answer
 from models import tiny
 from models.families.published import published_config
 from rollouts.beams import DEFAULT_CHUNK, Query, Scorer, images_of, search
-from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM, shown_order
+from rollouts.frozen_vlm.engine import InContextVLM
+from rollouts.frozen_vlm.requests import InContextRequest, shown_order
 
 POOL, SHOTS, BEAMS = 64, 2, 5
 SCRATCH_BATCH = 4

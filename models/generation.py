@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from models.families.loading import image_token_ids
+from data.errors import UserError
+from data.rows.messages import message_texts
+from models.families.loading import image_token_ids, image_tokens
 from models.shared_prefix.prefill import shared_prefill
 from models.shared_prefix.sharing import reason_not_shared
 
@@ -49,15 +51,41 @@ def prepare_inputs(
 
     Args:
         images: of each conversation, in order; placed before its first user text.
+
+    Raises:
+        UserError: a text with a token that stands for pictures.
     """
+    _check_texts(processor, conversations)
     texts = [
         processor.apply_chat_template(
             with_image_blocks(conversation, pictures), tokenize=False, add_generation_prompt=True
         )
         for conversation, pictures in zip(conversations, images, strict=True)
     ]
+    return read_rendered(processor, texts, images)
+
+
+def _check_texts(processor: Any, conversations: Sequence[Conversation]) -> None:
+    reserved = image_tokens(processor)
+    for text in (text for conversation in conversations for text in message_texts(conversation)):
+        found = next((token for token in reserved if token in text), None)
+        if found is not None:
+            raise UserError(f"the text contains {found}, which promises an image: {text!r:.200}")
+
+
+def read_rendered(processor: Any, texts: Sequence[str], images: Sequence[Sequence[Image.Image]]) -> Any:
+    """Left-padded model inputs of conversations that a chat template has rendered, and of the images of each."""
     of_rows = [list(pictures) for pictures in images] if any(images) else None  # some families take no flat list
-    return processor(text=texts, images=of_rows, padding=True, padding_side="left", return_tensors="pt")
+    start = processor.tokenizer.bos_token
+    written = start is not None and texts[0].startswith(start)  # by the template, and not to be written again
+    return processor(
+        text=list(texts),
+        images=of_rows,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+        **({"add_special_tokens": False} if written else {}),
+    )
 
 
 def generate(
@@ -99,7 +127,12 @@ def yes_or_no(question: str) -> Conversation:
 
 
 def answers_yes(model: Any, processor: Any, images: Sequence[Image.Image], question: str) -> list[bool]:
-    """For each image, whether the model finds "yes" a more likely first word than "no"."""
+    """For each image, whether the model finds "yes" a more likely first word than "no".
+
+    Tokens that stand for pictures are left out of the question: they would promise an image that is not there.
+    """
+    for token in image_tokens(processor):
+        question = question.replace(token, " ")
     inputs = prepare_inputs(processor, [yes_or_no(question)] * len(images), [[image] for image in images]).to(
         model.device
     )

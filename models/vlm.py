@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from data.io.images import ImageSource
+from data.io.pixel_bounds import ImageReader
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,10 @@ class Prompt:
 
 
 class VLM(Protocol):
-    """A model that is ready.
+    """A model that is ready."""
 
-    Attributes:
-        patch_size: side of a patch of its vision tower, in pixels.
-    """
-
-    @property
-    def patch_size(self) -> int: ...
+    def reader(self, most_pixels: int) -> ImageReader:
+        """How images are read for it of which none may have more pixels."""
 
     def chunk_size(self, batch_size: int) -> int:
         """How many prompts to hand over at once, where it is loaded for `batch_size` of them."""
@@ -83,9 +80,10 @@ class LocalVLM:
         model, _ = load_vlm(name, device=device, revision=revision)
         return cls(model, load_processor(name, min_pixels, max_pixels, revision=revision))
 
-    @property
-    def patch_size(self) -> int:
-        return self.model.config.vision_config.patch_size
+    def reader(self, most_pixels: int) -> ImageReader:
+        from models.families.loading import image_reader
+
+        return image_reader(self.processor, most_pixels)
 
     @cached_property
     def _bounds(self):

@@ -100,7 +100,7 @@ class Scorer:
     Args:
         vlm: a `rollouts.frozen_vlm.engine.InContextVLM`.
         name: of `SCORERS`.
-        construct_order: "left" or "right"; see `rollouts.frozen_vlm.engine.shown_order`.
+        construct_order: "left" or "right"; see `rollouts.frozen_vlm.requests.shown_order`.
         generation: arguments of `InContextVLM.generate`, for `accuracy`.
     """
 
@@ -114,7 +114,7 @@ class Scorer:
 
     def __call__(self, sequences: Sequence[tuple[Query, tuple[int, ...]]]) -> list[Value]:
         """The value of each (query, places of its examples in the order of selection)."""
-        from rollouts.frozen_vlm.engine import InContextRequest, shown_order
+        from rollouts.frozen_vlm.requests import InContextRequest, shown_order
 
         requests = [
             InContextRequest(

@@ -119,6 +119,7 @@ TESTED_IN = {
     "rollouts/frozen_vlm/arguments.py": "rollouts/test_beams.py",
     "rollouts/frozen_vlm/kv_cache.py": "rollouts/frozen_vlm/test_engine.py",
     "rollouts/frozen_vlm/prompt_pieces.py": "rollouts/frozen_vlm/test_engine.py",
+    "rollouts/frozen_vlm/requests.py": "rollouts/frozen_vlm/test_engine.py",
     "rollouts/retrieval/embedding_cache.py": "rollouts/test_embeddings.py",
     "trainers/diagnosis/backends/new_samples.py": "trainers/test_doctor.py",
     "trainers/diagnosis/backends/choice.py": "trainers/test_doctor.py",

@@ -1,4 +1,4 @@
-"""Factor predictors, and their configurations: an image backbone or a Qwen2-VL's vision tower, with an MLP head on it.
+"""Factor predictors, and their configurations: an image backbone or a vision tower, with an MLP head on it.
 
 Both kinds have one interface: their configuration prepares pictures (`prepare`), and the model gives a logit a factor.
 The thresholds above which a factor applies are fitted on validation data and stored with the model.
@@ -7,19 +7,23 @@ The thresholds above which a factor applies are fitted on validation data and st
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.image_processing_auto import (
+    IMAGE_PROCESSOR_MAPPING_NAMES,
+    get_image_processor_class_from_name,
+)
 from transformers.utils import ModelOutput
 
 from data.io.images import ImageSource, open_image
-from models.embeddings import VISION_TOWERS
 from models.errors import ModelError
 from models.factors.inputs import IMAGENET_MEAN, IMAGENET_STD, on_canvas
+from models.vision_towers import Picture, build_vision, features_of, read_pictures
 
 BATCH = 32
 DEFAULT_THRESHOLD = 0.5
@@ -88,32 +92,71 @@ class ImageFactorConfig(FactorConfig):
         return {"pixel_values": on_canvas(images, self.image_size, self.image_mean, self.image_std, self.enlarge)}
 
 
-class QwenFactorConfig(FactorConfig):
-    """Of a predictor on the vision tower of a Qwen2-VL or Qwen2.5-VL.
+class TowerFactorConfig(FactorConfig):
+    """Of a predictor on the vision tower of a vision-language model.
 
     Attributes:
-        backbone_type: "qwen2_vl" or "qwen2_5_vl".
-        image_processor: settings of the image processor.
+        vision: configuration of the whole model, of which the language model is left out.
+        image_processor: settings of its image processor, with its class (`image_processor_type`).
+    """
+
+    model_type = "tower_factor_predictor"
+
+    image_processor: dict | None = None
+
+    def vision_model(self) -> PreTrainedConfig:
+        """The configuration of the whole model."""
+        return AutoConfig.for_model(**self.vision)
+
+    def prepare(self, images: Sequence[Any]) -> dict[str, Any]:
+        """What the model reads of RGB pictures: `pictures`, and of each its height and width (`sizes`), which features
+        do not tell: in patches, where the image processor says so, or else in pixels."""
+        if "_processor" not in self.__dict__:
+            self.__dict__["_processor"] = _image_processor(self.image_processor), self.vision_model()
+        processor, config = self.__dict__["_processor"]
+        pictures = read_pictures(config, processor, images)
+        grids = [picture.get("image_grid_thw") for picture in pictures]
+        sizes = [
+            (image.height, image.width) if grid is None else tuple(grid[0, 1:].tolist())
+            for image, grid in zip(images, grids, strict=True)
+        ]
+        return {"sizes": torch.tensor(sizes, dtype=torch.long).view(-1, 2), "pictures": pictures}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().to_dict().items() if key != "_processor"}
+
+
+class FirstTowerFactorConfig(TowerFactorConfig):
+    """Of predictors that were stored with a tower alone: its configuration, and an image processor without its class.
+
+    Attributes:
+        backbone_type: of the whole model.
     """
 
     model_type = "qwen_factor_predictor"
 
-    backbone_type: str = "qwen2_vl"
-    image_processor: dict | None = None
+    backbone_type: str | None = None
 
-    def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """What the model reads of RGB pictures: patches of all of them, and the rows and columns of each."""
-        from transformers import Qwen2VLImageProcessor
+    def __post_init__(self, **kwargs):
+        if self.backbone_type is not None and "vision_config" not in (self.vision or {}):
+            self.vision = {"model_type": self.backbone_type, "vision_config": self.vision}
+            kind = IMAGE_PROCESSOR_MAPPING_NAMES[self.backbone_type]["torchvision"]
+            self.image_processor = {"image_processor_type": kind, **(self.image_processor or {})}
+        super().__post_init__(**kwargs)
 
-        known = self.__dict__.get("_processor")
-        if known is None:
-            known = Qwen2VLImageProcessor(**self.image_processor)
-            self.__dict__["_processor"] = known
-        inputs = known(images=list(images), return_tensors="pt")
-        return {"pixel_values": inputs["pixel_values"], "image_grid_thw": inputs["image_grid_thw"]}
 
-    def to_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in super().to_dict().items() if key != "_processor"}
+def _image_processor(settings: dict[str, Any]) -> Any:
+    """The image processor of settings that were stored with its class.
+
+    Raises:
+        ModelError: no such class.
+    """
+    values = dict(settings)
+    name = values.pop("image_processor_type", None)
+    found = None if name is None else get_image_processor_class_from_name(name)
+    if found is None:
+        raise ModelError(f"image_processor_type: expected an image processor of transformers, found {name!r}")
+    return found(**values)
 
 
 @dataclass
@@ -150,10 +193,10 @@ class FactorPredictor(PreTrainedModel, ABC):
         """A new backbone of the configuration."""
 
     @abstractmethod
-    def features(self, **inputs: torch.Tensor) -> torch.Tensor:
+    def features(self, **inputs: Any) -> torch.Tensor:
         """(B, feature_size)."""
 
-    def forward(self, labels: torch.Tensor | None = None, **inputs: torch.Tensor) -> FactorOutput:
+    def forward(self, labels: torch.Tensor | None = None, **inputs: Any) -> FactorOutput:
         """Logits, and with labels (B, factors) of 0 and 1 the mean binary cross-entropy."""
         logits = self.head(self.features(**inputs))
         if labels is None:
@@ -174,7 +217,7 @@ class FactorPredictor(PreTrainedModel, ABC):
         found = [np.zeros((0, len(self.config.factors)), dtype=np.float32)]
         for start in range(0, len(images), batch_size):
             inputs = self.config.prepare([open_image(image) for image in images[start : start + batch_size]])
-            logits = self(**{name: value.to(self.device) for name, value in inputs.items()}).logits
+            logits = self(**send_to_device(inputs, self.device)).logits
             found.append(logits.float().sigmoid().cpu().numpy())
         self.train(training)
         return np.concatenate(found)
@@ -224,24 +267,27 @@ class ImageFactorPredictor(FactorPredictor):
         return pooled(self.backbone(pixel_values.to(self.dtype)))
 
 
-class QwenFactorPredictor(FactorPredictor):
-    """On a Qwen2-VL's vision tower: mean and maximum of the merged features of a picture, and the logarithms of its
-    rows and columns, which features of patches do not tell."""
+class TowerFactorPredictor(FactorPredictor):
+    """On a vision tower: mean and maximum of the features of a picture that a language model would see, and the
+    logarithms of its height and width, which features do not tell."""
 
-    config_class = QwenFactorConfig
+    config_class = TowerFactorConfig
+    main_input_name = "sizes"
 
     @staticmethod
-    def build_backbone(config: QwenFactorConfig) -> nn.Module:
-        module = import_module(f"transformers.models.{config.backbone_type}.modeling_{config.backbone_type}")
-        return getattr(module, VISION_TOWERS[config.backbone_type])(vision_config(config))
+    def build_backbone(config: TowerFactorConfig) -> nn.Module:
+        """Without weights: they are loaded from a folder."""
+        return build_vision(config.vision_model())
 
-    def features(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> torch.Tensor:
-        merged = self.backbone(pixel_values.to(self.dtype), grid_thw=image_grid_thw).pooler_output  # (tokens, width)
-        lengths = (image_grid_thw.prod(dim=1) // self.backbone.spatial_merge_size**2).tolist()
-        parts = merged.split(lengths)
-        means = torch.stack([part.mean(dim=0) for part in parts])
-        maxima = torch.stack([part.amax(dim=0) for part in parts])
-        return torch.cat([means, maxima, image_grid_thw[:, 1:].to(merged.dtype).log()], dim=1)
+    def features(self, sizes: torch.Tensor, pictures: Sequence[Picture]) -> torch.Tensor:
+        found = [one.flatten(1) for one in features_of(self.backbone, pictures)]  # of each (tokens, layers * width)
+        means = torch.stack([one.mean(dim=0) for one in found])
+        maxima = torch.stack([one.amax(dim=0) for one in found])
+        return torch.cat([means, maxima, sizes.to(means.dtype).log()], dim=1)
+
+
+class FirstTowerFactorPredictor(TowerFactorPredictor):
+    config_class = FirstTowerFactorConfig
 
 
 def pooled(output: Any) -> torch.Tensor:
@@ -267,8 +313,6 @@ def vision_config(config: FactorConfig) -> PreTrainedConfig:
         ValueError: it names no model type, or an unknown one.
     """
     values = dict(config.vision or {})
-    if isinstance(config, QwenFactorConfig):
-        return AutoConfig.for_model(config.backbone_type, vision_config=values).vision_config
     model_type = values.pop("model_type", None)
     if model_type is None:
         raise ModelError(
@@ -277,6 +321,10 @@ def vision_config(config: FactorConfig) -> PreTrainedConfig:
     return AutoConfig.for_model(model_type, **values)
 
 
-for _config, _model in ((ImageFactorConfig, ImageFactorPredictor), (QwenFactorConfig, QwenFactorPredictor)):
+for _config, _model in (
+    (ImageFactorConfig, ImageFactorPredictor),
+    (TowerFactorConfig, TowerFactorPredictor),
+    (FirstTowerFactorConfig, FirstTowerFactorPredictor),
+):
     AutoConfig.register(_config.model_type, _config)
     AutoModel.register(_config, _model)

@@ -10,23 +10,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from models.embeddings import VISION_TOWERS, load_vision_tower
+from models.embeddings import described
 from models.errors import ModelError
 from models.factors.model import (
     FactorConfig,
     FactorPredictor,
+    FirstTowerFactorConfig,
     ImageFactorConfig,
     ImageFactorPredictor,
-    QwenFactorConfig,
-    QwenFactorPredictor,
+    TowerFactorConfig,
+    TowerFactorPredictor,
     pooled,
     vision_config,
 )
+from models.families.loading import load_processor
 from models.model_paths import loading
 from models.run_folders import find_model
+from models.vision_towers import features_of, has_vision_tower, load_vision, read_pictures
 
 
 def _feature_size(backbone: nn.Module, side: int) -> int:
@@ -75,7 +79,8 @@ def from_backbone(
     revision: str | None = None,
     **settings: Any,
 ) -> FactorPredictor:
-    """A predictor with a new head on a published backbone: an image model, or the vision tower of a Qwen2-VL.
+    """A predictor with a new head on a published backbone: an image model, or the vision tower of a
+    vision-language model.
 
     Args:
         name: folder or Hub id.
@@ -88,11 +93,11 @@ def from_backbone(
         ValueError: a model of another kind.
     """
     config = AutoConfig.from_pretrained(name, revision=revision)
-    if config.model_type in VISION_TOWERS:
+    if has_vision_tower(config):
         return _from_vision_tower(name, config, factors, min_pixels, max_pixels, revision, settings)
     backbone = AutoModel.from_pretrained(name, dtype=torch.float32, revision=revision)
     if backbone.main_input_name != "pixel_values":
-        raise ModelError(f"{name}: expected an image model or a Qwen2-VL, found '{config.model_type}'")
+        raise ModelError(f"{name}: expected an image model or a vision-language model, found '{config.model_type}'")
     processor = AutoImageProcessor.from_pretrained(name, revision=revision)
     settings = {"image_mean": list(processor.image_mean), "image_std": list(processor.image_std)} | settings
     vision = config.to_dict()
@@ -111,28 +116,18 @@ def _from_vision_tower(
     max_pixels: int | None,
     revision: str | None,
     settings: dict,
-) -> QwenFactorPredictor:
-    processor = AutoImageProcessor.from_pretrained(name, revision=revision)
-    size = dict(processor.size)
-    size["shortest_edge"] = size["shortest_edge"] if min_pixels is None else min_pixels
-    size["longest_edge"] = size["longest_edge"] if max_pixels is None else max_pixels
-    kept = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
-    described = {key: getattr(processor, key) for key in kept}
-    described |= {"image_mean": list(processor.image_mean), "image_std": list(processor.image_std), "size": size}
-    vision = config.vision_config
-    width = getattr(vision, "out_hidden_size", None) or vision.hidden_size
-    for name_of_canvas in ("image_size", "enlarge"):
-        settings.pop(name_of_canvas, None)
-    predictor_config = QwenFactorConfig(
-        vision=vision.to_dict(),
-        backbone_type=config.model_type,
-        image_processor=described,
-        factors=list(factors),
-        feature_size=2 * width + 2,
-        **settings,
+) -> TowerFactorPredictor:
+    processor = load_processor(name, min_pixels, max_pixels, revision).image_processor
+    vision = load_vision(name, config, "cpu", torch.float32, revision)
+    settings = {key: value for key, value in settings.items() if key not in ("image_size", "enlarge")}
+    predictor_config = TowerFactorConfig(
+        vision=described(config), image_processor=described(processor), factors=list(factors), **settings
     )
-    model = QwenFactorPredictor(predictor_config)
-    model.backbone = load_vision_tower(name, config, "cpu", revision)
+    blank = read_pictures(config, processor, [Image.new("RGB", (64, 64))])
+    with torch.inference_mode():
+        predictor_config.feature_size = 2 * features_of(vision, blank)[0][0].numel() + 2
+    model = TowerFactorPredictor(predictor_config)
+    model.backbone = vision
     return model.train()
 
 
@@ -161,6 +156,9 @@ def load_factor_predictor(name: str, device: str | None = None, revision: str | 
     """
     if device is None:
         device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
-    load_factor_config(name, revision)
+    config = load_factor_config(name, revision)
+    options: dict[str, Any] = {"dtype": torch.float32, "revision": revision}
+    if isinstance(config, FirstTowerFactorConfig):
+        options["key_mapping"] = {r"^backbone\.(?!visual\.)": "backbone.visual."}
     with loading(name):
-        return AutoModel.from_pretrained(find_model(name), dtype=torch.float32, revision=revision).to(device).eval()
+        return AutoModel.from_pretrained(find_model(name), **options).to(device).eval()

@@ -52,6 +52,10 @@ class Family:
         layer_kinds: of attention, in which continuations can be kept apart; none where prompts are not shared.
         image_inputs: model inputs that are of images.
         types_input: model input that must say which tokens are of images also where positions and masks are given.
+        image_block: how chat templates write an image (what is before its token, the token, what is after it), where
+            prompts can be put together from pieces.
+        patch_size: side of a patch of published models, in pixels, where `reader` resizes to whole patches.
+        deepstack: images have features for several layers of the language model.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
@@ -59,6 +63,9 @@ class Family:
     layer_kinds: ClassVar[tuple[str, ...]] = ()
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     types_input: ClassVar[str | None] = None
+    image_block: ClassVar[tuple[str, str, str]] = ("", "", "")
+    patch_size: ClassVar[int | None] = None
+    deepstack: ClassVar[bool] = False
 
     # -- the processor -----------------------------------------------------------------------------------------------
 
@@ -73,9 +80,13 @@ class Family:
         ]
         return list(dict.fromkeys((*self.image_tokens, *found)))
 
-    def reader(self, processor: Any) -> ImageReader:
-        """How images are read for the processor, and how many tokens they become."""
-        return ReadAsTheyAre(processor)
+    def reader(self, processor: Any, most_pixels: int | None = None) -> ImageReader:
+        """How images are read for the processor, and how many tokens they become.
+
+        Args:
+            most_pixels: width * height that none may exceed; by default what the processor allows.
+        """
+        return ReadAsTheyAre(processor, most_pixels)
 
     def set_bounds(self, processor: Any, low: int | None, high: int | None) -> None:
         """Bounds the width * height of images, in pixels; `None` leaves a bound as it is.
@@ -83,11 +94,15 @@ class Family:
         Raises:
             BoundsError: the family has no such bounds, or the lower one is above the upper one.
         """
+        self.check_bounds(type(processor).__name__, low, high)
+
+    def check_bounds(self, name: str, low: int | None, high: int | None) -> None:
+        """Raises `BoundsError` for bounds of a model or processor of this name that its family does not have."""
         asked = " and ".join(name for name, value in (("min_pixels", low), ("max_pixels", high)) if value is not None)
-        raise BoundsError(
-            f"{asked}: {type(processor).__name__} resizes images by rules of its own, and takes no such bounds; leave "
-            "it out"
-        )
+        if self.patch_size is None:
+            raise BoundsError(
+                f"{asked}: {name} resizes images by rules of its own, and takes no such bounds; leave it out"
+            )
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
@@ -207,6 +222,49 @@ class Family:
             types: (lines, width) of the packed sequence's tokens (`token_types`).
         """
         return make()
+
+    # -- prompts that are put together from pieces (rollouts/frozen_vlm) ----------------------------------------------
+
+    def reason_no_pieces(self, combined: nn.Module) -> str | None:
+        """Why prompts cannot be put together from pieces that are tokenised once, and whose keys and values are kept;
+        `None` if they can."""
+        return f"models of type {combined.config.model_type!r} are not among those whose prompts are put together"
+
+    def token_grid(self, image_processor: Any, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the tokens that an image of this (width, height) becomes."""
+        raise NotImplementedError
+
+    def later_features(self, layers: Sequence[torch.Tensor], places: torch.Tensor) -> dict[str, Any]:
+        """What the language model takes for the features of its layers after the first.
+
+        Args:
+            layers: of each, (image tokens, width); places: (B, L), where image tokens stand.
+        """
+        return {}
+
+    # -- what is made of pictures alone (models/vision_towers.py) -----------------------------------------------------
+
+    def features_of_pictures(
+        self, combined: nn.Module, pictures: Sequence[dict[str, torch.Tensor]]
+    ) -> list[torch.Tensor]:
+        """Of each picture, (tokens, layers, width): what a language model would see of it, in its first layer and in
+        those that get features of their own. Pictures are encoded one by one.
+
+        Args:
+            pictures: of each, what `get_image_features` takes.
+        """
+        found = []
+        for picture in pictures:
+            features = combined.get_image_features(**picture, return_dict=True)
+            layers = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
+            found.append(torch.stack([_tokens_of(layer) for layer in layers], dim=1))
+        return found
+
+
+def _tokens_of(features: Any) -> torch.Tensor:
+    """(tokens, width) of one picture, of a tensor with more dimensions or several of them."""
+    parts = [features] if isinstance(features, torch.Tensor) else features
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
 def different_images(images: Sequence[ImageTensors]) -> tuple[list[int], list[ImageTensors]]:

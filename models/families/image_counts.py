@@ -16,10 +16,12 @@ class ReadAsTheyAre(ImageReader):
     """The tokens of an image are those that a blank one of its size adds to a conversation, counted once a size.
 
     Attributes:
-        processor: of the model.
+        processor: of the model; not needed where nothing is counted.
+        most_pixels: width * height to which larger images are scaled down, in proportion.
     """
 
     processor: Any = field(compare=False)
+    most_pixels: int | None = None
     _counted: dict[tuple[int, int], int] = field(default_factory=dict, compare=False, repr=False)
 
     def tokens(self, source: ImageSource) -> int:
@@ -28,10 +30,21 @@ class ReadAsTheyAre(ImageReader):
         Raises:
             ImageError: see `data.io.images.image_size`.
         """
-        size = image_size(source)
+        size = self._size(image_size(source))
         if size not in self._counted:
             self._counted[size] = self._length([Image.new("RGB", size)]) - self._length([])
         return self._counted[size]
+
+    def _size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) after scaling down."""
+        if self.most_pixels is None or size[0] * size[1] <= self.most_pixels:
+            return size
+        scale = (self.most_pixels / (size[0] * size[1])) ** 0.5
+        return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        size = self._size(image.size)
+        return image if size == image.size else image.resize(size)
 
     def _length(self, images: list[Image.Image]) -> int:
         message = _SHORT[0] | {"content": [{"type": "image"}] * len(images) + _SHORT[0]["content"]}

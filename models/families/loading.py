@@ -76,6 +76,6 @@ def load_processor(
     return processor
 
 
-def image_reader(processor) -> ImageReader:
-    """How images are read for a processor."""
-    return family_of_processor(processor).reader(processor)
+def image_reader(processor, most_pixels: int | None = None) -> ImageReader:
+    """How images are read for a processor; see `Family.reader`."""
+    return family_of_processor(processor).reader(processor, most_pixels)

@@ -13,6 +13,7 @@ from models.shared_prefix.layout import PrefixLayout
 
 class Qwen35(QwenVL):
     model_types: ClassVar = ("qwen3_5",)
+    patch_size: ClassVar = 16
     layer_kinds: ClassVar = ("full_attention", "linear_attention")
 
     def masks(

@@ -1,6 +1,6 @@
 """Qwen3-VL: as Qwen2-VL, but images have features for several layers (deepstack), and the model makes its own mask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,11 @@ from models.shared_prefix.layout import PrefixLayout
 
 class Qwen3VL(QwenVL):
     model_types: ClassVar = ("qwen3_vl",)
+    patch_size: ClassVar = 16
+    deepstack: ClassVar = True
 
     def masks(self, combined: nn.Module, layout: PrefixLayout, make: Callable[..., Any], types: torch.Tensor) -> Any:
         return Family.masks(self, combined, layout, make, types)
+
+    def later_features(self, layers: Sequence[torch.Tensor], places: torch.Tensor) -> dict[str, Any]:
+        return {"visual_pos_masks": places, "deepstack_visual_embeds": list(layers)}

@@ -17,12 +17,15 @@ class QwenVL(Family):
     model_types: ClassVar = ("qwen2_vl", "qwen2_5_vl")
     image_inputs: ClassVar = ("pixel_values", "image_grid_thw")
     layer_kinds: ClassVar = ("full_attention",)
+    patch_size: ClassVar = 14
+    image_block: ClassVar = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
     image_tokens: ClassVar = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
-    def reader(self, processor: Any) -> PixelBounds:
-        """The bounds that the processor resizes images to."""
+    def reader(self, processor: Any, most_pixels: int | None = None) -> PixelBounds:
+        """The bounds that the processor resizes images to; or no lower one below `most_pixels`."""
         size = processor.image_processor.size
-        return PixelBounds(size["shortest_edge"], size["longest_edge"], processor.image_processor.patch_size)
+        low, high = (size["shortest_edge"], size["longest_edge"]) if most_pixels is None else (0, most_pixels)
+        return PixelBounds(low, high, processor.image_processor.patch_size)
 
     def set_bounds(self, processor: Any, low: int | None, high: int | None) -> None:
         size = dict(processor.image_processor.size)
@@ -69,3 +72,29 @@ class QwenVL(Family):
 
     def masks(self, combined: nn.Module, layout: PrefixLayout, make: Callable[..., Any], types: torch.Tensor) -> Any:
         return {"full_attention": make()}
+
+    def reason_no_pieces(self, combined: nn.Module) -> str | None:
+        others = sorted(_layers(combined) - {"full_attention"})
+        return f"expected full attention in every layer, found {', '.join(others)}" if others else None
+
+    def token_grid(self, image_processor: Any, size: tuple[int, int]) -> tuple[int, int]:
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        side, bounds = image_processor.patch_size * image_processor.merge_size, image_processor.size
+        height, width = smart_resize(size[1], size[0], side, bounds["shortest_edge"], bounds["longest_edge"])
+        return height // side, width // side
+
+    def features_of_pictures(
+        self, combined: nn.Module, pictures: Sequence[dict[str, torch.Tensor]]
+    ) -> list[torch.Tensor]:
+        """They are encoded together."""
+        names = ("pixel_values", "image_grid_thw")
+        joined = {name: torch.cat([picture[name] for picture in pictures]) for name in names}
+        features = combined.get_image_features(**joined, return_dict=True)
+        layers = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
+        return [torch.stack(of_picture, dim=1) for of_picture in zip(*layers, strict=True)]
+
+
+def _layers(combined: nn.Module) -> set[str]:
+    """The kinds of layers that a language model has."""
+    return set(getattr(combined.language_model.config, "layer_types", None) or ("full_attention",))

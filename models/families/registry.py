@@ -14,6 +14,8 @@ from models.families.qwen_vl import QwenVL
 FAMILIES: tuple[Family, ...] = (QwenVL(), Qwen3VL(), Qwen35(), Gemma3(), Gemma4())
 _BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 _OTHER = Family()
+ASSUMED = FAMILIES[0]
+"""What a model is taken for of which nothing is known."""
 
 
 def family_of(config: Any) -> Family:
@@ -24,6 +26,20 @@ def family_of(config: Any) -> Family:
 def family_of_processor(processor: Any) -> Family:
     """The family of a processor of transformers', which stands in the folder of a model type."""
     return next((_BY_TYPE[part] for part in type(processor).__module__.split(".") if part in _BY_TYPE), _OTHER)
+
+
+def family_of_name(name: str) -> Family | None:
+    """The family of a published model by its name alone: the one whose model type stands in it.
+
+    >>> family_of_name("Qwen/Qwen3-VL-4B-Instruct-FP8").model_types
+    ('qwen3_vl',)
+    """
+    plain = _letters(name.rstrip("/").rpartition("/")[2])
+    return next((_BY_TYPE[kind] for kind in sorted(_BY_TYPE, key=len, reverse=True) if _letters(kind) in plain), None)
+
+
+def _letters(name: str) -> str:
+    return "".join(one for one in name.lower() if one.isalnum())
 
 
 def combined_module(model: nn.Module) -> nn.Module | None:

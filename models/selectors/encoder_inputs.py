@@ -11,12 +11,14 @@ from data.factor_labels.text_encoder import BUNDLED_MINILM, bundled_minilm
 from models.embeddings import is_sentence_transformers
 from models.errors import ModelError
 from models.hub_revisions import find_file
+from models.vision_towers import has_vision_tower, read_pictures
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Inputs = dict[str, torch.Tensor]
-"""Those that the encoders need of `input_ids`, `attention_mask` (N, tokens), `pixel_values` (N, 3, height, width)."""
+Inputs = dict[str, Any]
+"""Those that the encoders need of `input_ids`, `attention_mask` (N, tokens), `pixel_values` (N, 3, height, width), and
+of a vision-language model's tower `pictures`, N of them."""
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
 SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize")
@@ -28,11 +30,12 @@ class InputReader:
     Args:
         tokenizer: of the text encoder, if there is one; texts are cut at its `model_max_length`.
         image_processor: of the image encoder, if there is one.
+        vision: configuration of the model whose vision tower encodes images; `None` where that is a CLIP or SigLIP.
         full_length: pad every text to `model_max_length`: SigLIP was trained so, and reads texts wrongly otherwise.
     """
 
-    def __init__(self, tokenizer: Any, image_processor: Any, full_length: bool = False):
-        self.tokenizer, self.image_processor = tokenizer, image_processor
+    def __init__(self, tokenizer: Any, image_processor: Any, full_length: bool = False, vision: Any = None):
+        self.tokenizer, self.image_processor, self.vision = tokenizer, image_processor, vision
         self.full_length = full_length
 
     def read_texts(self, texts: Sequence[str]) -> Inputs:
@@ -43,7 +46,9 @@ class InputReader:
         return {"input_ids": ids, "attention_mask": tokens.get("attention_mask", torch.ones_like(ids))}
 
     def read_images(self, images: Sequence["Image.Image"]) -> Inputs:
-        """`pixel_values` of RGB images."""
+        """`pixel_values` of RGB images, or `pictures`."""
+        if self.vision is not None:
+            return {"pictures": read_pictures(self.vision, self.image_processor, images)}
         return {"pixel_values": self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]}
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
@@ -83,7 +88,10 @@ class InputReader:
             limits = (tokenizer.model_max_length, positions, _sentence_length(folder, revision))
             tokenizer.model_max_length = min(limit for limit in limits if limit is not None)
             full_length = config.model_type.startswith("siglip")
-        return cls(tokenizer, _load_image_processor(image_encoder, image_encoder_revision), full_length)
+        vision = None
+        if image_encoder is not None:
+            vision = _vision_config(AutoConfig.from_pretrained(image_encoder, revision=image_encoder_revision))
+        return cls(tokenizer, _load_image_processor(image_encoder, image_encoder_revision), full_length, vision)
 
     @classmethod
     def of_selector(cls, path: str | Path, config: Any, revision: str | None = None) -> "InputReader":
@@ -96,11 +104,14 @@ class InputReader:
         Raises:
             ValueError, OSError: tokenizer or image processor are missing.
         """
+        from transformers import AutoConfig
+
         reads_texts, reads_images = config.text_encoder is not None, config.image_encoder is not None
         texts = config.image_encoder if config.text_encoder == "image_encoder" else config.text_encoder
         full_length = reads_texts and texts["model_type"].startswith("siglip")
         tokenizer = _load_tokenizer(path, revision) if reads_texts else None
-        return cls(tokenizer, _load_image_processor(path if reads_images else None, revision), full_length)
+        vision = _vision_config(AutoConfig.for_model(**config.image_encoder)) if reads_images else None
+        return cls(tokenizer, _load_image_processor(path if reads_images else None, revision), full_length, vision)
 
 
 def text_encoder_folder(name: str | Path, revision: str | None = None) -> str:
@@ -169,6 +180,10 @@ def _load_image_processor(path: str | Path | None, revision: str | None) -> Any:
     from transformers import AutoImageProcessor
 
     return None if path is None else AutoImageProcessor.from_pretrained(path, revision=revision)
+
+
+def _vision_config(config: Any) -> Any:
+    return config if has_vision_tower(config) else None
 
 
 def _forget_last_call(tokenizer: Any) -> None:

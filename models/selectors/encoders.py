@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelerate.utils import send_to_device
+
 from models.embeddings import Encoder, described, fingerprint_of
 from models.model_paths import loading
-from models.selectors.encoder_inputs import InputReader
+from models.selectors.encoder_inputs import InputReader, Inputs
 from models.selectors.encoding import EncodingSelector
 from models.selectors.load import load_encoding_selector
 from models.selectors.pointer import PointerSelector
@@ -47,8 +49,8 @@ class SelectorEncoder(Encoder):
     def _image_batch(self, images: list["Image.Image"]) -> "torch.Tensor":
         return self._embed(self._model.embed_images, self._reader.read_images(images))
 
-    def _embed(self, embed: Callable, inputs: dict[str, "torch.Tensor"]) -> "torch.Tensor":
-        return embed({name: tensor.to(self._model.device) for name, tensor in inputs.items()})
+    def _embed(self, embed: Callable, inputs: Inputs) -> "torch.Tensor":
+        return embed(send_to_device(inputs, self._model.device))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from models.selectors.base import PointerOutput, Selections, fresh_weights
 from models.selectors.config import FOREIGN_FIELDS
 from models.selectors.encoder_inputs import Inputs, text_encoder_folder
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
+from models.vision_towers import build_vision, features_of, has_vision_tower, load_vision
 
 EXAMPLE_TEXTS = ("question", "question_answer")
 
@@ -28,7 +29,8 @@ class EncodingSelectorConfig(PreTrainedConfig):
         selector: fields of `PointerSelectorConfig` but `embedding_size`, which the encoders decide.
         text_encoder: configuration of a text encoder (BERT and relatives), or of a CLIP or SigLIP; or `image_encoder`:
             the same model reads texts and images.
-        image_encoder: configuration of a CLIP or SigLIP.
+        image_encoder: configuration of a CLIP or SigLIP, or of a vision-language model, of which the vision tower is
+            read.
         lora_rank, lora_alpha, lora_dropout: of the adapters on all linear layers of the towers in use.
         example_text: what of an example the text encoder reads, "question" or "question_answer". Of a query it is the
             question.
@@ -77,7 +79,13 @@ class EncodingSelector(PreTrainedModel):
             self.image_encoder = _empty_encoder(config.image_encoder)
             if not hasattr(self.image_encoder, "get_image_features"):
                 raise ModelError(
-                    f"image_encoder: expected a CLIP or SigLIP, found {type(self.image_encoder).__name__}"
+                    "image_encoder: expected a CLIP, a SigLIP or a vision-language model, found "
+                    f"{type(self.image_encoder).__name__}"
+                )
+            if config.text_encoder == "image_encoder" and not hasattr(self.image_encoder, "get_text_features"):
+                raise ModelError(
+                    "text_encoder: expected an encoder of texts, or a CLIP or SigLIP that reads both; of a "
+                    "vision-language model the vision tower alone is read"
                 )
         if isinstance(config.text_encoder, dict):
             self.text_encoder = _empty_encoder(config.text_encoder)
@@ -121,7 +129,7 @@ class EncodingSelector(PreTrainedModel):
         """
         images = texts = None
         if image_encoder is not None:
-            images = AutoModel.from_pretrained(image_encoder, revision=image_encoder_revision)
+            images = _load_images(str(image_encoder), image_encoder_revision)
         same = (text_encoder, text_encoder_revision) == (image_encoder, image_encoder_revision)
         shared = text_encoder is not None and same
         if text_encoder is not None and not shared:
@@ -154,7 +162,8 @@ class EncodingSelector(PreTrainedModel):
         """The modules that are used, with their output projections."""
         towers = []
         if self.image_encoder is not None:
-            towers.append(self.image_encoder.vision_model)
+            whole = has_vision_tower(self.image_encoder.config)
+            towers.append(self.image_encoder if whole else self.image_encoder.vision_model)
         if self.text_model is not None:
             towers.append(getattr(self.text_model, "text_model", self.text_model))
         return towers
@@ -187,6 +196,9 @@ class EncodingSelector(PreTrainedModel):
 
     def embed_images(self, inputs: Inputs) -> torch.Tensor:
         """(N, width of the image part), rows of length 1."""
+        if has_vision_tower(self.image_encoder.config):
+            found = features_of(self.image_encoder, _needed(inputs, "pictures"))
+            return F.normalize(torch.stack([one[:, 0].mean(dim=0) for one in found]), dim=-1)
         pixels = _needed(inputs, "pixel_values").to(self.image_encoder.dtype)
         return F.normalize(self.image_encoder.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
@@ -222,7 +234,7 @@ class EncodingSelector(PreTrainedModel):
         return self.selector.select(self.embed(query_inputs), self.embed(example_inputs), pools, shots, **search)
 
 
-def _needed(inputs: Inputs, name: str) -> torch.Tensor:
+def _needed(inputs: Inputs, name: str) -> Any:
     if inputs.get(name) is None:
         raise ValueError(f"inputs: expected {name}, found {', '.join(inputs) or 'nothing'}")
     return inputs[name]
@@ -234,7 +246,17 @@ def _described(encoder: PreTrainedModel | None) -> dict | None:
 
 def _empty_encoder(described: dict) -> PreTrainedModel:
     fields = {name: value for name, value in described.items() if name not in ("model_type", "transformers_version")}
-    return AutoModel.from_config(AutoConfig.for_model(described["model_type"], **fields))
+    config = AutoConfig.for_model(described["model_type"], **fields)
+    if has_vision_tower(config):
+        return build_vision(config).to_empty(device=torch.get_default_device())
+    return AutoModel.from_config(config)
+
+
+def _load_images(name: str, revision: str | None) -> Any:
+    config = AutoConfig.from_pretrained(name, revision=revision)
+    if has_vision_tower(config):
+        return load_vision(name, config, "cpu", torch.float32, revision)
+    return AutoModel.from_pretrained(name, revision=revision)
 
 
 def _width(encoder: PreTrainedModel) -> int:
@@ -246,7 +268,7 @@ def _copy_weights(pretrained: nn.Module, adapted: nn.Module) -> None:
     """Weights of an encoder into one with adapters, where each adapted layer's own weights are its `base_layer`'s."""
     target = dict(adapted.named_parameters()) | dict(adapted.named_buffers())
     with torch.no_grad():
-        for name, value in pretrained.state_dict().items():
+        for name, value in (pretrained.state_dict() | dict(pretrained.named_buffers())).items():
             stem, _, last = name.rpartition(".")
             target[name if name in target else f"{stem}.base_layer.{last}"].copy_(value)
 

@@ -1,15 +1,19 @@
 """A vision-language model behind an address, asked as one that is loaded here."""
 
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from data.io.images import ImageSource, open_image
 from data.io.pixel_bounds import ImageReader, PixelBounds
+from data.io.shards import process_state
+from models.families.image_counts import ReadAsTheyAre
 from models.families.loading import image_reader, image_tokens, load_processor
-from models.families.qwen_vl import QwenVL
+from models.families.registry import ASSUMED, family_of_name
 from models.generation import with_image_blocks, yes_or_no
 from models.run_folders import MODEL_FILE
 from models.served.errors import ServerError
@@ -17,8 +21,8 @@ from models.served.requests import TOP_TOKENS, ChatRequest
 from models.served.server import ChatServer
 from models.vlm import Prompt, Sampling
 
-PATCH_SIZE = 14
-"""Of every published Qwen2-VL and Qwen2.5-VL."""
+_ANY = 2**40
+"""A number of pixels that no image has."""
 _WAVES = 4
 """Requests that are handed over together, for each that may be under way: some take longer than others."""
 
@@ -30,23 +34,50 @@ class ServedVLM:
         min_pixels, max_pixels: bounds of images, as of a recipe. Images are resized here as for a model that is loaded
             here, so that a server with the same bounds changes nothing; without bounds it resizes them as it will.
 
-    The sides of patches are those of the served model where its folder is on this machine too, else `PATCH_SIZE`.
+    What kind of model it is, and the sides of its patches, its processor says where its folder is on this machine too,
+    else its name; a name that says nothing is taken for a Qwen2-VL's, and that is said.
+
+    Raises:
+        BoundsError: bounds of pixels that its family does not have.
     """
 
     def __init__(self, server: ChatServer, min_pixels: int | None = None, max_pixels: int | None = None):
         self.server = server
         self._bounds: ImageReader | None = None
-        self._without: Sequence[str] = QwenVL.image_tokens
-        self.patch_size = PATCH_SIZE
+        self._processor: Any = None
+        self._family, self._assumed = ASSUMED, False
         self._image_settings: tuple[tuple[str, int], ...] = ()
         if server.model.root and (Path(server.model.root) / MODEL_FILE).is_file():
-            processor = load_processor(server.model.root, min_pixels, max_pixels)
-            self._bounds, self._without = image_reader(processor), image_tokens(processor)
-            self.patch_size = getattr(self._bounds, "patch_size", PATCH_SIZE)
-        elif min_pixels is not None or max_pixels is not None:
-            self._bounds = PixelBounds(min_pixels or 0, max_pixels or 2**40)
+            self._processor = load_processor(server.model.root, min_pixels, max_pixels)
+            self._bounds = image_reader(self._processor)
+            self._without: Sequence[str] = image_tokens(self._processor)
+        else:
+            known = family_of_name(server.model.root) or family_of_name(server.model.name)
+            self._family, self._assumed = known or ASSUMED, known is None
+            self._without = self._family.image_tokens
+            if min_pixels is not None or max_pixels is not None:
+                self._family.check_bounds(server.model.name, min_pixels, max_pixels)
+                self._bounds = self._resizing(min_pixels or 0, max_pixels or _ANY)
         bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         self._image_settings = tuple((name, value) for name, value in bounds.items() if value is not None)
+
+    def _resizing(self, low: int, high: int) -> ImageReader:
+        """Whole patches between two numbers of pixels, by what is known of the model's family."""
+        if self._family.patch_size is None:
+            return ReadAsTheyAre(None, high)
+        if self._assumed and process_state().is_main_process:
+            side = 2 * self._family.patch_size
+            sys.stderr.write(
+                f"note: the server does not say what kind of model {self.server.model.name} is; images get sides of "
+                f"whole {side} pixels, as a {self._family.model_types[0]} needs them\n"
+            )
+            self._assumed = False
+        return PixelBounds(low, high, self._family.patch_size)
+
+    def reader(self, most_pixels: int) -> ImageReader:
+        if self._processor is not None:
+            return image_reader(self._processor, most_pixels)
+        return self._resizing(0, most_pixels)
 
     def chunk_size(self, batch_size: int) -> int:
         return max(batch_size, _WAVES * self.server.settings.concurrency)

@@ -9,7 +9,7 @@ from data.vqa import VqaRecord
 from rollouts.example_selection.data import SelectionData
 from rollouts.example_selection.selection_methods import ZERO_SHOT, Choice, Method, make_chooser, random_sets
 from rollouts.frozen_vlm.answers import Answer, AnswerBook, accuracies
-from rollouts.frozen_vlm.engine import InContextRequest, shown_order
+from rollouts.frozen_vlm.requests import InContextRequest, shown_order
 
 BEST_OF, MEAN_OF = "best_of_", "mean_of_"
 """Names of what is known from random sets, before their number."""

@@ -13,7 +13,7 @@ from rollouts.example_selection.candidate_sets import Proposal, Proposer
 from rollouts.example_selection.data import PoolBatch, SelectionData, pool_batch
 from rollouts.example_selection.proposal_settings import ProposalSettings
 from rollouts.frozen_vlm.answers import AnswerBook, accuracies
-from rollouts.frozen_vlm.engine import InContextRequest, shown_order
+from rollouts.frozen_vlm.requests import InContextRequest, shown_order
 
 GIVEN_FIELDS = ("beam_rank", "beam_score", "step_scores", "logprob_score", "temperature", "similarity_score")
 """What a given candidate keeps; it is answered and scored anew."""

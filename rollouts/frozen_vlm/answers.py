@@ -20,7 +20,9 @@ from models.served.answer_files import append_line, open_own_file, stored_lines
 from models.vlm_places import VLMPlace
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts.frozen_vlm.arguments import VLMArguments, generation_options, load_in_context_vlm
-from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM
+from rollouts.frozen_vlm.engine import InContextVLM
+from rollouts.frozen_vlm.plain_engine import PlainInContextVLM
+from rollouts.frozen_vlm.requests import InContextRequest
 from rollouts.frozen_vlm.served import ServedInContextVLM
 
 FULL_WEIGHT = 3
@@ -85,7 +87,7 @@ class AnswerBook:
 
     def __init__(
         self,
-        vlm: InContextVLM | ServedInContextVLM,
+        vlm: InContextVLM | PlainInContextVLM | ServedInContextVLM,
         settings: dict,
         folder: str | Path | None = None,
         generation: dict | None = None,

@@ -15,13 +15,14 @@ from models.vlm_places import VLMPlace, find_vlm
 
 if TYPE_CHECKING:
     from rollouts.frozen_vlm.engine import InContextVLM
+    from rollouts.frozen_vlm.plain_engine import PlainInContextVLM
 
 
 @dataclass(kw_only=True)
 class VLMArguments:
     """The VLM that answers."""
 
-    model: str = model_option("Qwen2-VL or Qwen2.5-VL: folder or Hub id")
+    model: str = model_option("vision-language model: folder or Hub id")
     prompt_style: str = option("how examples are shown", "chat", choices=IN_CONTEXT_STYLES)
     system_prompt: str = option("text before everything that is shown", IN_CONTEXT_SYSTEM_PROMPT)
     construct_order: ConstructOrder = option(
@@ -45,9 +46,7 @@ class VLMArguments:
 class ServedVLMArguments(VLMArguments, ServerArguments):
     """The VLM that answers, which may be a server's."""
 
-    model: str = model_option(
-        "Qwen2-VL or Qwen2.5-VL: folder, Hub id, or http://host:port/v1 of a server", served=True
-    )
+    model: str = model_option("vision-language model: folder, Hub id, or http://host:port/v1 of a server", served=True)
 
     def server(self) -> VLMPlace | None:
         """Where the VLM is, if that is a server, which has answered.
@@ -69,14 +68,15 @@ class ServedVLMArguments(VLMArguments, ServerArguments):
         return find_vlm(self.model, self)
 
 
-def load_in_context_vlm(arguments: VLMArguments) -> "InContextVLM":
+def load_in_context_vlm(arguments: VLMArguments) -> "InContextVLM | PlainInContextVLM":
     """The VLM that the options name, on this process's device.
 
     Raises:
         ModelError: there is no such model.
     """
     from data.io.shards import process_state
-    from rollouts.frozen_vlm.engine import DEFAULT_BATCH_TOKENS, InContextVLM
+    from rollouts.frozen_vlm.engine import InContextVLM
+    from rollouts.frozen_vlm.requests import DEFAULT_BATCH_TOKENS
 
     return InContextVLM.load(
         arguments.model,

@@ -7,11 +7,12 @@
 
 Requests come in any number. Equal ones are computed once; the others are batched by length. Every image is encoded
 once, every example and question tokenised once. Results are those of each request by itself with the plain processor
-and model, up to the rounding of floating-point sums.
+and model, up to the rounding of floating-point sums. Models whose prompts cannot be put together from pieces are asked
+with whole prompts (rollouts/frozen_vlm/plain_engine.py).
 """
 
 import inspect
-import re
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,66 +20,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache
 
-from data.candidates.legacy_formats import CONSTRUCT_ORDERS
+from data.io.shards import process_state
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT
 from data.vqa import VqaRecord, common_answer
-from models.families.loading import image_token_ids, load_processor, load_vlm
+from models.families.loading import load_processor, load_vlm
+from models.families.registry import family_of
+from models.families.vision_hooks import vision_language_model
 from models.generation import evaluating
 from rollouts.frozen_vlm.image_features import ImageFeatures
 from rollouts.frozen_vlm.kv_cache import KeptStates, Node, plan_waves
-from rollouts.frozen_vlm.prompt_pieces import IMAGE_TOKEN, Layout, Piece, PieceMaker, lay_out
+from rollouts.frozen_vlm.plain_engine import PlainInContextVLM
+from rollouts.frozen_vlm.prompt_pieces import Layout, Piece, PieceMaker, PiecesError, lay_out
+from rollouts.frozen_vlm.requests import (
+    DEFAULT_BATCH_TOKENS,
+    InContextRequest,
+    text_to_score,
+    token_batches,
+)
 
-DEFAULT_BATCH_TOKENS = 8_192
 DEFAULT_CACHE_BYTES = 2 * 2**30
 _KEPT_PIECES = 32_768
-_PROMPT_MARKS = re.compile(r"\n|Question:|Short answer:")
 
 
-@dataclass(frozen=True, eq=False)
-class InContextRequest:
-    """A question for the VLM.
-
-    Args:
-        query: the record whose question is asked about its images.
-        examples: records that are shown with their most common answer, in the order in which they are shown.
-        answer: whose probability is asked for; not needed to generate.
-    """
-
-    query: VqaRecord
-    examples: tuple[VqaRecord, ...] = ()
-    answer: str | None = None
-
-
-def shown_order(pointer: Sequence, construct_order: str) -> list:
-    """Examples in the order in which they are shown.
-
-    Args:
-        pointer: examples (or their ids) in the order in which they were selected.
-        construct_order: "left" puts each newly selected one before the earlier ones, "right" after them.
-
-    >>> shown_order(["first", "second"], "left")
-    ['second', 'first']
-    """
-    if construct_order not in CONSTRUCT_ORDERS:
-        raise ValueError(f"construct order: expected one of {', '.join(CONSTRUCT_ORDERS)}, found {construct_order!r}")
-    return list(reversed(pointer)) if construct_order == "left" else list(pointer)
-
-
-def first_answer(text: str) -> str:
-    """The answer in a generated text: what stands before a line break or before the prompt's own marks.
-
-    Commas are kept: "red, white and blue" is one answer.
-
-    >>> first_answer(" red, white and blue Question:what shape")
-    'red, white and blue'
-    """
-    return _PROMPT_MARKS.split(text.strip(), maxsplit=1)[0].strip()
-
-
-class InContextVLM:
-    """A Qwen2-VL or Qwen2.5-VL with frozen weights, asked with examples in its prompt.
+class InContextVLM(PlainInContextVLM):
+    """A model with frozen weights, asked with examples in its prompt, which is put together from pieces.
 
     Args:
         model, processor: see `models.families.loading.load_vlm`. The model is put into evaluation mode while it works.
@@ -92,7 +59,8 @@ class InContextVLM:
         images: features of images; `images.prepare` makes encoding many of them quicker.
 
     Raises:
-        ValueError: a chat template that writes examples unlike each other, or layers with sliding windows.
+        PiecesError: a family of models whose prompts cannot be put together from pieces, or a chat template that
+            writes examples unlike each other.
     """
 
     def __init__(
@@ -105,28 +73,24 @@ class InContextVLM:
         image_cache_bytes: int = DEFAULT_CACHE_BYTES,
         prefix_bytes: int = DEFAULT_CACHE_BYTES,
     ):
-        if max_batch_tokens < 1:
-            raise ValueError(f"max_batch_tokens: expected at least 1, found {max_batch_tokens}")
-        self.model, self.processor = model, processor
-        self.max_batch_tokens = max_batch_tokens
+        super().__init__(model, processor, prompt_style, system_prompt, max_batch_tokens)
+        combined = vision_language_model(model)
+        self._family = family_of(combined.config)
+        reason = self._family.reason_no_pieces(combined)
+        if reason is not None:
+            raise PiecesError(reason)
         self.images = ImageFeatures(model, processor, image_cache_bytes)
         tokenizer = processor.tokenizer
-        self._maker = PieceMaker(processor, prompt_style, system_prompt)
+        self._maker = PieceMaker(processor, self._family.image_block, prompt_style, system_prompt)
         self._pieces: OrderedDict[Hashable, tuple[Any, Piece]] = OrderedDict()
-        self._language_model = next(part.language_model for part in model.modules() if hasattr(part, "language_model"))
-        if "sliding_attention" in self._language_model.config.layer_types:
-            raise ValueError("expected full attention in every layer, found sliding windows (use_sliding_window)")
+        self._language_model: Any = self._family.language_model(combined)
         # Its name changed from past_key_values to cache.
         accepted = inspect.signature(self._language_model.forward).parameters
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"
         self._max_shared_tokens = prefix_bytes // _bytes_per_token(self._language_model)
         self._embed, self._head = model.get_input_embeddings(), model.get_output_embeddings()
-        self._image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self._image_id = tokenizer.convert_tokens_to_ids(self._family.image_block[1])
         self._pad_id = tokenizer.pad_token_id
-        ends = model.generation_config.eos_token_id
-        ends = tokenizer.eos_token_id if ends is None else ends
-        self._end_ids = [ends] if isinstance(ends, int) else list(ends)
-        self._suppressed = image_token_ids(processor)
 
     @classmethod
     def load(
@@ -137,15 +101,26 @@ class InContextVLM:
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         **settings,
-    ) -> "InContextVLM":
+    ) -> "InContextVLM | PlainInContextVLM":
         """The model of a folder or Hub id, on an accelerator if there is one.
+
+        One whose prompts cannot be put together from pieces is asked with whole prompts, and that is said.
 
         Args:
             min_pixels, max_pixels: bounds that images are resized to; by default the processor's own.
             settings: the keyword arguments of `InContextVLM`.
         """
         model, _ = load_vlm(name_or_path, device=device, dtype=dtype)
-        return cls(model, load_processor(name_or_path, min_pixels, max_pixels), **settings)
+        processor = load_processor(name_or_path, min_pixels, max_pixels)
+        try:
+            return cls(model, processor, **settings)
+        except PiecesError as error:
+            if process_state().is_main_process:
+                sys.stderr.write(f"note: {name_or_path} is asked with whole prompts, which is slower: {error}\n")
+        common = ("prompt_style", "system_prompt", "max_batch_tokens")
+        return PlainInContextVLM(
+            model, processor, **{name: value for name, value in settings.items() if name in common}
+        )
 
     # What is asked
 
@@ -172,12 +147,7 @@ class InContextVLM:
         return self._maker.question(record.question, *self._images_of(record))
 
     def _make_answer(self, request: InContextRequest) -> Piece:
-        text = (request.answer or "").strip()
-        if not text:
-            raise ValueError(f"query {request.query.id!r}: expected an answer to score, found {request.answer!r}")
-        return self._answer_piece(text)
-
-    def _answer_piece(self, text: str) -> Piece:
+        text = text_to_score(request)
         key = ("answer", text)
         if key not in self._pieces:
             self._pieces[key] = (None, self._maker.answer(text))
@@ -189,16 +159,6 @@ class InContextVLM:
         return [self._maker.start, *examples, self._piece(request.query, self._make_question)]
 
     # Probabilities
-
-    def answer_probabilities(self, requests: Sequence[InContextRequest]) -> list[float]:
-        """Geometric mean of the probabilities of exactly the answer's tokens, 0 to 1, of each request.
-
-        The answer is stripped; neither template nor end tokens count.
-
-        Raises:
-            ValueError: a request without an answer.
-        """
-        return np.exp(self.answer_log_probs(requests)).tolist()
 
     def answer_log_probs(self, requests: Sequence[InContextRequest]) -> list[float]:
         """Mean log-probability of the answer's tokens, of each request."""
@@ -246,21 +206,11 @@ class InContextVLM:
 
     # Answers
 
-    def generate(
-        self,
-        requests: Sequence[InContextRequest],
-        max_new_tokens: int = 5,
-        num_beams: int = 1,
-        length_penalty: float = 1.0,
+    def _generate(
+        self, requests: Sequence[InContextRequest], max_new_tokens: int, num_beams: int, length_penalty: float
     ) -> list[str]:
-        """What the model writes, without special tokens: the likeliest token each time, or beam search.
-
-        Vision tokens are suppressed. Of the model's own generation settings only the end tokens are used: a
-        repetition penalty would punish the words that the examples show.
-
-        Args:
-            length_penalty: of beam search; 0 compares sums of log-probabilities, 1 means.
-        """
+        if num_beams > 1 and self._family.deepstack:  # transformers' search over embeddings would leave it out
+            return super()._generate(requests, max_new_tokens, num_beams, length_penalty)
         members: dict[tuple, list[int]] = {}
         rows: list[list[Piece]] = []
         for number, request in enumerate(requests):
@@ -281,7 +231,7 @@ class InContextVLM:
                 lengths = [num_beams * (_tokens(row) + max_new_tokens) for row in rows]
                 batches = (
                     (batch, self._beam_search([rows[row] for row in batch], max_new_tokens, num_beams, length_penalty))
-                    for batch in self._batches([(length, 0) for length in lengths])
+                    for batch in token_batches([(length, 0) for length in lengths], self.max_batch_tokens)
                 )
             for batch, tokens in batches:
                 texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -289,8 +239,6 @@ class InContextVLM:
                     for number in numbers[row]:
                         results[number] = text
         return results
-
-    first_answer = staticmethod(first_answer)
 
     def _greedy(self, done: "_Pass", max_new_tokens: int) -> torch.Tensor:
         """New tokens of each row, (B, at most max_new_tokens), filled up after an end token."""
@@ -336,21 +284,11 @@ class InContextVLM:
         )
         text_positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
         device = self._embed.weight.device
-        settings = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            length_penalty=length_penalty,
-            do_sample=False,
-            repetition_penalty=1.0,
-            suppress_tokens=self._suppressed,
-            eos_token_id=self._end_ids,
-            pad_token_id=self._pad_id,
-        )
         return self.model.generate(
-            inputs_embeds=self._embeddings(turned),
+            inputs_embeds=self._embeddings(turned)[0],
             attention_mask=torch.tensor(mask, dtype=torch.long, device=device),
             position_ids=torch.tensor(np.concatenate([text_positions[None], turned.positions]), device=device),
-            generation_config=settings,
+            generation_config=self._settings(max_new_tokens, num_beams, length_penalty),
         )
 
     # The model
@@ -370,7 +308,7 @@ class InContextVLM:
             kept = KeptStates()
             for nodes in wave.levels:
                 sizes = [(node.parent.tokens if node.parent else 0, len(node.piece.ids)) for node in nodes]
-                for batch in self._batches(sizes):
+                for batch in token_batches(sizes, self.max_batch_tokens):
                     chosen = [nodes[member] for member in batch]
                     parents = [node.parent for node in chosen]
                     done = self._forward([[node.piece] for node in chosen], parents, kept, keep=True)
@@ -383,35 +321,22 @@ class InContextVLM:
             sizes = [
                 (node.tokens if node else 0, _tokens(row) + new_tokens) for node, row in zip(nodes, own, strict=True)
             ]
-            for batch in self._batches(sizes):
+            for batch in token_batches(sizes, self.max_batch_tokens):
                 chosen = [nodes[member] for member in batch]
                 done = self._forward([own[member] for member in batch], chosen, kept, keep=new_tokens > 0)
                 yield [wave.members[member] for member in batch], done
 
-    def _batches(self, sizes: list[tuple[int, int]]) -> list[list[int]]:
-        """Numbers of rows, longest first (so that memory runs out at once or never), under the token budget.
-
-        Args:
-            sizes: of each row, tokens whose keys and values are there already, and tokens to run.
-        """
-        batches: list[list[int]] = []
-        there, here = 0, 0
-        for number in sorted(range(len(sizes)), key=lambda number: (-sizes[number][0], -sizes[number][1])):
-            there, here = max(there, sizes[number][0]), max(here, sizes[number][1])
-            if not batches or (len(batches[-1]) + 1) * (there + here) > self.max_batch_tokens:
-                batches.append([])
-                there, here = sizes[number]
-            batches[-1].append(number)
-        return batches
-
-    def _embeddings(self, layout: Layout) -> torch.Tensor:
+    def _embeddings(self, layout: Layout) -> tuple[torch.Tensor, dict[str, Any]]:
+        """What the language model takes of tokens and images: embeddings, and what goes to later layers by name."""
         device = self._embed.weight.device
         embeds = self._embed(torch.tensor(layout.ids, device=device))
-        if layout.images:
-            places = np.flatnonzero(layout.ids == self._image_id)
-            features = self.images(layout.images).to(device, embeds.dtype)
-            embeds.view(-1, embeds.shape[-1])[torch.tensor(places, device=device)] = features
-        return embeds
+        if not layout.images:
+            return embeds, {}
+        places = torch.tensor(layout.ids == self._image_id, device=device)  # (B, L)
+        features = self.images(layout.images).to(device, embeds.dtype)
+        first, *later = features.split(embeds.shape[-1], dim=-1)
+        embeds[places] = first
+        return embeds, self._family.later_features(later, places)
 
     def _forward(
         self, rows: list[list[Piece]], beginnings: Sequence[Node | None], kept: KeptStates, keep: bool
@@ -425,9 +350,8 @@ class InContextVLM:
             keep: whether the cache is needed afterwards.
         """
         layout = lay_out(rows, self._pad_id, [node.advance if node else 0 for node in beginnings])
-        embeds = self._embeddings(layout)
+        embeds, keywords = self._embeddings(layout)
         mask = np.arange(layout.ids.shape[1]) < layout.lengths[:, None]
-        keywords: dict[str, Any] = {}
         cache = None
         if keep or any(beginnings):
             cache = DynamicCache(config=self._language_model.config)
@@ -466,7 +390,8 @@ class _Pass:
 def _bytes_per_token(language_model) -> int:
     """Of keys and values in all layers."""
     config = language_model.config
-    width = config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_key_value_heads * head
     return 2 * config.num_hidden_layers * width * language_model.dtype.itemsize
 
 

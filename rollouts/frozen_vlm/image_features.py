@@ -1,14 +1,15 @@
-"""What a Qwen2-VL's vision tower makes of images: each picture is encoded once, however often it is shown."""
+"""What a vision tower makes of images: each picture is encoded once, however often it is shown."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from data.io.digests import image_bytes_digest
 from data.io.images import ImageSource, image_size, open_image
-from models.families.vision_hooks import vision_tower
+from models.families.registry import family_of
+from models.families.vision_hooks import vision_language_model
 
 GROUP_IMAGES = 32
 GROUP_PATCHES = 16_384
@@ -19,7 +20,7 @@ class ImageFeatures:
     """Merged features of images, on the model's device, under keys made of the images' contents.
 
     Args:
-        model: a Qwen2-VL or Qwen2.5-VL; its weights must not change.
+        model: of a family with `token_grid`; its weights must not change.
         processor: its processor.
         cache_bytes: features are kept up to this size; those not used for longest go first.
 
@@ -28,7 +29,8 @@ class ImageFeatures:
     """
 
     def __init__(self, model, processor, cache_bytes: int):
-        self._tower = vision_tower(model)
+        self._combined: Any = vision_language_model(model)
+        self._family = family_of(self._combined.config)
         self._processor = processor.image_processor
         self._cache_bytes = cache_bytes
         self._used_bytes = 0
@@ -70,26 +72,19 @@ class ImageFeatures:
             return self._keys_of_paths[source]
         key = image_bytes_digest(source)
         if key not in self._sources:
-            self._grids[key] = self._expected_grid(source)
+            self._grids[key] = self._family.token_grid(self._processor, image_size(source))
             self._sources[key] = source
         if isinstance(source, str):
             self._keys_of_paths[source] = key
         return key
-
-    def _expected_grid(self, source: ImageSource) -> tuple[int, int]:
-        processor = self._processor
-        width, height = image_size(source)
-        side = processor.patch_size * processor.merge_size
-        size = processor.size
-        height, width = smart_resize(height, width, side, size["shortest_edge"], size["longest_edge"])
-        return height // side, width // side
 
     def grid(self, key: str) -> tuple[int, int]:
         """(rows, columns) of a picture's visual tokens, without encoding it."""
         return self._grids[key]
 
     def __call__(self, keys: Iterable[str]) -> torch.Tensor:
-        """Features of pictures one after the other: (their visual tokens together, hidden size)."""
+        """Features of pictures one after the other, (their visual tokens together, width): the hidden size, and once
+        more for each layer of the language model that gets features of its own."""
         keys = list(keys)
         found = {key: self._kept(key) for key in dict.fromkeys(keys)}
         return torch.cat([found[key] for key in keys])
@@ -122,9 +117,8 @@ class ImageFeatures:
         expected = [self._grids[key] for key in keys]
         if found != expected:
             raise RuntimeError(f"the image processor made grids of {found} visual tokens, expected {expected}")
-        device, dtype = self._tower.device, self._tower.dtype
-        output = self._tower(inputs["pixel_values"].to(device, dtype), grid_thw=grids.to(device))
+        pixels, grids = (inputs[name].to(self._combined.device) for name in ("pixel_values", "image_grid_thw"))
+        features = self._combined.get_image_features(pixels, grids, return_dict=True)
         self.encoded += len(keys)
-        features = getattr(output, "pooler_output", output)
-        parts = features.split([rows * columns for rows, columns in expected])
-        return list(parts) if len(parts) == 1 else [part.clone() for part in parts]  # each can be freed by itself
+        layers = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
+        return [torch.cat(of_image, dim=-1) for of_image in zip(*layers, strict=True)]  # each can be freed by itself

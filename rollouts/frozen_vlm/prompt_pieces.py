@@ -16,9 +16,11 @@ import numpy as np
 
 from data.prompts import in_context_messages
 
-IMAGE_TOKEN = "<|image_pad|>"
-IMAGE_BLOCK = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"
 _MARKS = tuple(chr(0xE000 + number) for number in range(5))  # private-use characters: no text has them
+
+
+class PiecesError(ValueError):
+    """Prompts of a model cannot be put together from pieces; those that are written whole can be asked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +46,19 @@ class PieceMaker:
     """Makes pieces the way a processor's chat template and tokenizer would write them.
 
     Args:
-        processor: of a Qwen2-VL or Qwen2.5-VL.
+        processor: of the model.
+        image_block: `Family.image_block`.
         style, system: see `data.prompts.in_context_messages`.
 
     Raises:
-        ValueError: a chat template that writes an example differently depending on how many there are.
+        PiecesError: a chat template that writes an example differently depending on how many there are.
     """
 
-    def __init__(self, processor, style: str, system: str | None):
+    def __init__(self, processor, image_block: tuple[str, str, str], style: str, system: str | None):
         self._processor = processor
         self.tokenizer = processor.tokenizer
-        self._image_id = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self._image_token, self._block = image_block[1], "".join(image_block)
+        self._image_id = self.tokenizer.convert_tokens_to_ids(self._image_token)
         start, self._before, self._middle, self._between, self._end = self._read_template(style, system)
         self.start = self._piece(start, (), ())
 
@@ -68,17 +72,17 @@ class PieceMaker:
             part, _, rest = rest.partition(mark)
             parts.append(part)
         first, middle, second, middle_again, third = parts
-        start, _, before = first.partition(IMAGE_BLOCK)
-        between, _, before_again = second.partition(IMAGE_BLOCK)
+        start, _, before = first.partition(self._block)
+        between, _, before_again = second.partition(self._block)
         without = self._render(in_context_messages(question, (), style, system))
         if (
             (middle_again, third, before_again) != (middle, second, before)
-            or without != f"{start}{IMAGE_BLOCK}{before}{question}{rest}"
-            or IMAGE_BLOCK not in first
+            or without != f"{start}{self._block}{before}{question}{rest}"
+            or self._block not in first
         ):
-            raise ValueError(
-                "the processor's chat template does not write each image as one block and each example alike, "
-                f"as Qwen2-VL's and Qwen2.5-VL's do; two examples and a question became {rendered!r}"
+            raise PiecesError(
+                "the processor's chat template does not write each image as one block and each example alike; two "
+                f"examples and a question became {rendered!r}"
             )
         return start, before, middle, between, rest
 
@@ -92,12 +96,12 @@ class PieceMaker:
             images: keys of its images.
             grids: rows and columns of the visual tokens of each.
         """
-        text = f"{IMAGE_BLOCK * len(images)}{self._before}{question}{self._middle}{answer}{self._between}"
+        text = f"{self._block * len(images)}{self._before}{question}{self._middle}{answer}{self._between}"
         return self._piece(text, images, grids)
 
     def question(self, question: str, images: Sequence[str], grids: Sequence[tuple[int, int]]) -> Piece:
         """What the model answers, up to where its answer starts."""
-        text = f"{IMAGE_BLOCK * len(images)}{self._before}{question}{self._end}"
+        text = f"{self._block * len(images)}{self._before}{question}{self._end}"
         return self._piece(text, images, grids)
 
     def answer(self, text: str) -> Piece:
@@ -110,7 +114,7 @@ class PieceMaker:
         if len(places) != len(images):
             raise ValueError(
                 f"image tokens: expected {len(images)}, one an image, found {len(places)} in {text!r:.200}; "
-                f"a question or an answer must not hold {IMAGE_TOKEN}"
+                f"a question or an answer must not hold {self._image_token}"
             )
         token_parts, position_parts, done, position = [], [], 0, 0
         for place, (rows, columns) in zip(places, grids, strict=True):

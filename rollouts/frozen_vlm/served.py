@@ -8,7 +8,7 @@ from data.prompts import in_context_messages
 from data.vqa import common_answer
 from models.served.vlm import ServedVLM
 from models.vlm import Prompt, Sampling
-from rollouts.frozen_vlm.engine import InContextRequest, first_answer
+from rollouts.frozen_vlm.requests import InContextRequest, first_answer
 
 
 class ServedInContextVLM:

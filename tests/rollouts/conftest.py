@@ -33,7 +33,7 @@ class EchoVLM:
 
     @staticmethod
     def first_answer(text):
-        from rollouts.frozen_vlm.engine import first_answer
+        from rollouts.frozen_vlm.requests import first_answer
 
         return first_answer(text)
 

@@ -20,7 +20,8 @@ from data.vqa import common_answer
 from rewards.vqa_accuracy import vqa_accuracy
 from rollouts import beams
 from rollouts.beams import Query, Scorer, Value, beam_group, search
-from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM, first_answer
+from rollouts.frozen_vlm.engine import InContextVLM
+from rollouts.frozen_vlm.requests import InContextRequest, first_answer
 
 RECORDS = cases.records()
 WORKER = KILLS / "rollout_kill_worker.py"

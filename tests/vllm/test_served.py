@@ -23,7 +23,8 @@ from models.served.server import ChatServer, ServerSettings
 from models.served.vlm import ServedVLM
 from models.vlm import LocalVLM, Prompt, Sampling
 from rollouts import completions
-from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM
+from rollouts.frozen_vlm.engine import InContextVLM
+from rollouts.frozen_vlm.requests import InContextRequest
 from rollouts.frozen_vlm.served import ServedInContextVLM
 
 pytestmark = pytest.mark.timeout(1_200)

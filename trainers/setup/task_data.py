@@ -192,11 +192,13 @@ class TokenCounts:
 
 
 def _check_special_tokens(row: dict, source: str, tokens: Sequence[str]) -> None:
-    for text in message_texts(row["prompt"]):
-        for token in tokens:
-            if token in text:
-                where = f"{source}: row {row['id']!r}: field 'prompt'"
-                raise RecordError([f"{where}: the text contains {token}, which promises an image"])
+    for name in ("prompt", "completion", "gold"):
+        value = row.get(name)
+        for text in message_texts(value) if isinstance(value, list) else [str(value)]:
+            for token in tokens:
+                if token in text:
+                    where = f"{source}: row {row['id']!r}: field '{name}'"
+                    raise RecordError([f"{where}: the text contains {token}, which promises an image"])
 
 
 def count_tokens(rows: Sequence[dict], source: str, bounds: ImageReader, processor: Any | None) -> TokenCounts:

@@ -113,7 +113,7 @@ WITHOUT_REVISION = {
     ("models/embeddings.py", "SentenceTransformer"): TABLE,
     ("models/embeddings.py", "from_pretrained"): TABLE,
     ("models/embeddings.py", "is_sentence_transformers"): TABLE,
-    ("models/embeddings.py", "load_vision_tower"): TABLE,
+    ("models/embeddings.py", "load_vision"): TABLE,
     ("models/selectors/load.py", "from_pretrained"): COMMAND,
     ("models/served/vlm.py", "load_processor"): "the folder that a server of this machine loaded",
     ("models/vlm_places.py", "from_name"): COMMAND,

@@ -388,7 +388,7 @@ def test_the_tower_of_a_vlm_has_bounds_in_place_of_a_canvas(tiny_model, tmp_path
     assert trainer.model.config.image_processor["size"]["longest_edge"] == 784
     with pytest.raises(RecipeError, match="max_pixels: found 784, and a ImageFactorConfig has none"):
         FactorTrainer(BACKBONE, args, LABELLED, LABELLED)
-    with pytest.raises(RecipeError, match="enlarge: found 2, and a QwenFactorConfig has none"):
+    with pytest.raises(RecipeError, match="enlarge: found 2, and a TowerFactorConfig has none"):
         FactorTrainer(str(tiny_model), FactorTrainingConfig(str(tmp_path), enlarge=2, **QUIET), LABELLED, LABELLED)
 
 

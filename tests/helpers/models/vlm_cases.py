@@ -8,7 +8,8 @@ from data.prompts import in_context_messages
 from data.vqa import VqaRecord, common_answer
 from models import tiny
 from models.families.loading import image_token_ids
-from rollouts.frozen_vlm.engine import InContextRequest
+from models.tiny_families.size import TinySize
+from rollouts.frozen_vlm.requests import InContextRequest
 
 COLOURS = ("red", "blue", "teal", "gray", "green", "black", "yellow", "brown")
 
@@ -48,6 +49,12 @@ def build_qwen25():
         eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]], pad_token_id=ids["<|endoftext|>"]
     )
     return _talkative(model), tiny.build_processor(tokenizer)
+
+
+def build_family(family: str):
+    """A tiny model of another family, and its processor."""
+    model, processor = tiny.build_family(family, tiny.DEFAULT_CORPUS, 600, TinySize(hidden_size=64))
+    return _talkative(model), processor
 
 
 def _talkative(model):

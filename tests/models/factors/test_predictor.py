@@ -32,17 +32,19 @@ VIT = {
     "patch_size": 8,
 }
 FACTORS = ["blurry", "dark", "strip"]
-KINDS = ("resnet", "vit", "qwen")
+FAMILIES = ("qwen2_vl", "qwen3_vl", "gemma3")
+KINDS = ("resnet", "vit", *FAMILIES)
 
 
 @pytest.fixture
-def make(tiny_model):
+def make(tiny_family):
     """Function: kind -> a new predictor."""
 
     def build(kind: str, **settings):
         torch.manual_seed(0)
-        if kind == "qwen":
-            return from_backbone(str(tiny_model), FACTORS, max_pixels=1024, head_size=16, **settings)
+        if kind in FAMILIES:
+            bounds = {} if kind == "gemma3" else {"max_pixels": 1024}
+            return from_backbone(str(tiny_family(kind)), FACTORS, **bounds, head_size=16, **settings)
         vision = RESNET if kind == "resnet" else VIT
         return new_predictor(vision, FACTORS, image_size=32, head_size=16, **settings)
 
@@ -142,9 +144,49 @@ def test_a_vision_tower_is_taken_as_it_was_trained(make, tiny_model):
     from models.families.vision_hooks import vision_tower
 
     expected = vision_tower(AutoModelForImageTextToText.from_pretrained(str(tiny_model), dtype=torch.float32))
-    found = make("qwen").backbone.state_dict()
-    assert found.keys() == expected.state_dict().keys()
-    assert [name for name, value in expected.state_dict().items() if not value.equal(found[name])] == []
+    found = make("qwen2_vl").backbone.state_dict()
+    values = {f"visual.{name}": value for name, value in expected.state_dict().items()}
+    assert found.keys() == values.keys()
+    assert [name for name, value in values.items() if not value.equal(found[name])] == []
+
+
+def test_a_predictor_that_was_stored_with_a_tower_alone_says_the_same(make, pictures, tmp_path):
+    """As folders of earlier versions are: mean, maximum, and logarithms of rows and columns of patches."""
+    from safetensors.torch import load_file, save_file
+
+    model = make("qwen2_vl").eval()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == "tower_factor_predictor"
+    kind = config["vision"]["model_type"]
+    stored = {
+        "model_type": "qwen_factor_predictor",
+        "backbone_type": kind,
+        "vision": config["vision"]["vision_config"],
+    }
+    del config["image_processor"]["image_processor_type"]
+    (tmp_path / "config.json").write_text(json.dumps(config | stored))
+    weights = load_file(tmp_path / "model.safetensors")
+    renamed = {name.replace("backbone.visual.", "backbone."): value for name, value in weights.items()}
+    assert renamed.keys() != weights.keys()
+    save_file(renamed, tmp_path / "model.safetensors", {"format": "pt"})
+
+    loaded = load_factor_predictor(str(tmp_path), "cpu")
+    np.testing.assert_array_equal(loaded.probabilities(pictures), model.probabilities(pictures))
+    [read] = model.config.prepare(pictures[:1])["pictures"]
+    with torch.inference_mode():
+        tokens = model.backbone.visual(read["pixel_values"], grid_thw=read["image_grid_thw"]).pooler_output
+        sizes = read["image_grid_thw"][0, 1:].float().log()
+        logits = model.head(torch.cat([tokens.mean(dim=0), tokens.amax(dim=0), sizes]))
+    np.testing.assert_allclose(loaded.probabilities(pictures[:1])[0], logits.sigmoid().numpy(), atol=1e-6)
+    loaded.save_pretrained(tmp_path / "again")
+    again = load_factor_predictor(str(tmp_path / "again"), "cpu")
+    np.testing.assert_array_equal(again.probabilities(pictures), model.probabilities(pictures))
+
+
+def test_a_family_without_bounds_of_pixels_says_so(tiny_family):
+    with pytest.raises(ValueError, match="max_pixels: Gemma3Processor resizes images by rules of its own"):
+        from_backbone(str(tiny_family("gemma3")), FACTORS, max_pixels=1024)
 
 
 def test_a_published_image_model_brings_its_weights_and_normalisation(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from transformers import (
     AutoModel,
     BertConfig,
@@ -210,6 +211,38 @@ def test_a_wrong_configuration_is_an_error(options, message):
         EncodingSelectorConfig(**options)
 
 
+def test_the_vision_tower_of_any_family_encodes_images(tiny_family, encoders, tmp_path):
+    """Before training as tables of embeddings have them; adapters are trained, and what is stored says the same."""
+    folder = str(tiny_family("gemma3"))
+    pictures = [Image.new("RGB", size, colour) for size, colour in (((40, 30), "red"), ((64, 64), "teal"))]
+    model = EncodingSelector.from_encoders(encoders["bert"], folder, selector=SELECTOR, lora_rank=2)
+    reader = InputReader.of_encoders(None, folder)
+    expected = load_encoder(folder, "cpu").encode_images(pictures)
+    with torch.no_grad():
+        found = model.eval().embed_images(reader.read_images(pictures))
+    torch.testing.assert_close(found, torch.from_numpy(expected))
+
+    model.train()
+    model.embed_images(reader.read_images(pictures))[:, 0].sum().backward()
+    moved = [name for name, value in model.named_parameters() if value.grad is not None]
+    assert any("vision_tower" in name for name in moved)
+    assert all(".lora_" in name for name in moved)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if ".lora_" in name:
+                value += 0.1
+        changed = model.eval().embed_images(reader.read_images(pictures))
+    assert (changed - found).abs().max() > 1e-3
+    model.save_pretrained(tmp_path)
+    reader.save_pretrained(tmp_path)
+    loaded = load_encoding_selector(tmp_path)
+    again = InputReader.of_selector(tmp_path, EncodingSelectorConfig(image_encoder=loaded.config.image_encoder))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.embed_images(again.read_images(pictures)), changed)
+    with pytest.raises(ValueError, match="text_encoder: expected an encoder of texts, or a CLIP or SigLIP"):
+        EncodingSelector.from_encoders(folder, folder)
+
+
 def test_an_image_encoder_that_cannot_see_is_an_error(encoders):
-    with pytest.raises(ValueError, match="image_encoder: expected a CLIP or SigLIP, found BertModel"):
+    with pytest.raises(ValueError, match="image_encoder: expected a CLIP, a SigLIP or a .* model, found BertModel"):
         EncodingSelector.from_encoders(image_encoder=encoders["bert"])

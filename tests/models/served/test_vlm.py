@@ -60,7 +60,7 @@ def test_images_have_the_size_that_a_model_here_would_see(bounds):
 def test_the_processor_of_a_served_folder_says_how_images_are_resized(tiny_model):
     with FaultyChatServer(root=str(tiny_model)) as server:
         vlm = vlm_at(server, None, 32 * 32)
-        assert vlm.patch_size == 8
+        assert vlm.reader(48 * 48).size((90, 90)) == (48, 48)
         vlm.complete([asked("?", Image.new("RGB", (90, 90)))], Sampling())
         assert picture_of(server.bodies[0]["messages"][0]["content"][0]).size == (32, 32)
 
@@ -87,6 +87,20 @@ def test_another_kind_of_server_is_told_nothing_that_it_may_not_know():
         vlm_at(server, 784, 78400).complete([asked("?")], Sampling(temperature=1.0))
         known = {"model", "messages", "n", "max_tokens", "temperature", "top_p", "seed"}
         assert set(server.bodies[0]) == known
+
+
+def test_the_name_of_a_model_says_how_images_are_resized(capsys):
+    """Sides of whole 28 pixels for Qwen2-VL and what is not known, 32 for Qwen3-VL."""
+    picture = Image.new("RGB", (200, 100), "teal")
+    roots = {"Qwen/Qwen2.5-VL-3B-Instruct-AWQ": (196, 84), "org/qwen3-vl-4b-tuned": (192, 96), "x/policy": (196, 84)}
+    for root, size in roots.items():
+        with FaultyChatServer(root=root) as server:
+            vlm = vlm_at(server, None, 20_000)
+            vlm.complete([asked("?", picture)], Sampling())
+            assert picture_of(server.bodies[0]["messages"][0]["content"][0]).size == size
+            assert vlm.reader(20_000).open(picture).size == size
+            said = capsys.readouterr().err
+            assert said.count("does not say what kind of model") == (1 if root == "x/policy" else 0)
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------

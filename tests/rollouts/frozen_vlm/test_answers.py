@@ -9,7 +9,7 @@ from data.io.records import RecordError
 from data.vqa import VqaRecord
 from models.run_folders import model_fingerprint
 from rollouts.frozen_vlm.answers import AnswerBook, accuracies
-from rollouts.frozen_vlm.engine import InContextRequest
+from rollouts.frozen_vlm.requests import InContextRequest
 
 
 def record(number, answers=("red",) * 10, image=None, question=None) -> VqaRecord:

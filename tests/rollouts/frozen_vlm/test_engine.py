@@ -9,7 +9,8 @@ import pytest
 import vlm_cases as cases
 
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT
-from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM, first_answer, shown_order
+from rollouts.frozen_vlm.engine import InContextVLM
+from rollouts.frozen_vlm.requests import InContextRequest, first_answer, shown_order
 
 RECORDS = cases.records()
 ANSWERS = ("red", "a red circle", "triangle", "no", "red, white and blue")
@@ -183,5 +184,5 @@ def test_a_chat_template_that_treats_examples_differently_is_refused():
 def test_sliding_windows_are_refused():
     model, processor = cases.build_qwen2()
     model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(ValueError, match="expected full attention in every layer, found sliding windows"):
+    with pytest.raises(ValueError, match="expected full attention in every layer, found sliding_attention"):
         InContextVLM(model, processor)

@@ -8,8 +8,9 @@ from data.io.images import ImageError
 from data.vqa import VqaRecord
 from models.families.vision_hooks import vision_tower
 from rollouts.frozen_vlm import image_features
-from rollouts.frozen_vlm.engine import InContextRequest, InContextVLM
+from rollouts.frozen_vlm.engine import InContextVLM
 from rollouts.frozen_vlm.image_features import ImageFeatures
+from rollouts.frozen_vlm.requests import InContextRequest
 
 PICTURES = [
     cases.picture(colour, size)
