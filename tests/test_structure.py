@@ -129,7 +129,6 @@ TESTED_IN = {
     "trainers/diagnosis/completions.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/differences.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/explanations.py": "trainers/diagnosis/methods/test_grpo.py",
-    "trainers/diagnosis/findings.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/forward_passes.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/images.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/log_probs.py": "trainers/diagnosis/methods/test_grpo.py",

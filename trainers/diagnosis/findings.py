@@ -62,22 +62,28 @@ def any_wrong(findings: Sequence[Finding]) -> bool:
 
 
 def table(findings: Sequence[Finding], width: int | None = None) -> str:
-    """All findings in columns, long cells over several lines.
+    """All findings in columns, long cells over several lines; columns in which nothing stands are left out.
 
     Args:
         width: of a line; by default the console's, between 100 and 200.
     """
     width = width or min(max(shutil.get_terminal_size().columns, LEAST_WIDTH), MOST_WIDTH)
-    widths = [int((width - 2 * len(SHARES)) * share) for share in SHARES]
-    lines = [_line(COLUMNS, widths), _line(["-" * one for one in widths], widths)]
-    for finding in findings:
-        row = finding.as_row()
-        found = row["found"] if finding.verdict == "ok" else f"{finding.verdict.upper()}: {row['found']}"
-        cells = [row["check"], found, row["limit"], row["cause"], row["remedy"]]
-        wrapped = [textwrap.wrap(cell, one) or [""] for cell, one in zip(cells, widths, strict=True)]
+    rows = [_cells(finding) for finding in findings]
+    filled = [place for place in range(len(COLUMNS)) if place < 2 or any(row[place] for row in rows)]
+    room = (width - 2 * len(filled)) / sum(SHARES[place] for place in filled)
+    widths = [int(room * SHARES[place]) for place in filled]
+    lines = [_line([COLUMNS[place] for place in filled], widths), _line(["-" * one for one in widths], widths)]
+    for row in rows:
+        wrapped = [textwrap.wrap(row[place], one) or [""] for place, one in zip(filled, widths, strict=True)]
         for number in range(max(map(len, wrapped))):
             lines.append(_line([cell[number] if number < len(cell) else "" for cell in wrapped], widths))
     return "\n".join(lines)
+
+
+def _cells(finding: Finding) -> list[str]:
+    row = finding.as_row()
+    found = row["found"] if finding.verdict == "ok" else f"{finding.verdict.upper()}: {row['found']}"
+    return [row["check"], found, row["limit"], row["cause"], row["remedy"]]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
