@@ -307,6 +307,18 @@ def _types(processor: Any) -> tuple[str, ...]:
     return tuple(name for name in _TYPES if name in processor(text=["x"]))
 
 
+def _image_counts(
+    processor: Any, units: Sequence[_Unit], processed: Sequence[dict[str, list[int]]], encoded: dict[str, torch.Tensor]
+) -> list[int]:
+    """How many images each unit has, or tiles where the family cuts images into such."""
+    pictures = [len(unit.images) for unit in units]
+    found = len(family_of_processor(processor).split(encoded))
+    if found == sum(pictures):
+        return pictures
+    tokens = [row["input_ids"].count(processor.image_token_id) for row in processed]
+    return [found * one // sum(tokens) for one in tokens]  # of all tiles equally many
+
+
 def _tokenise(
     processor: Any, texts: Sequence[Sequence[str]], images: Sequence[Sequence[Image.Image]]
 ) -> tuple[dict[str, list[list[int]]], dict[str, torch.Tensor]]:
@@ -320,15 +332,16 @@ def _tokenise(
     ]
     with_images = [unit for unit in units if unit.images]
     processed, encoded = _process(processor, with_images) if with_images else ([], {})
-    of_units, index, seen = iter(processed), list[int](), 0
+    seen_by_it = zip(processed, _image_counts(processor, with_images, processed, encoded), strict=True)
     rows: dict[str, list[list[int]]] = {name: [] for name in ("input_ids", *_types(processor))}
+    index, seen = list[int](), 0
     for unit in units:
-        first = next(of_units) if unit.images else dict.fromkeys(rows, unit.ids[0])
+        first, count = next(seen_by_it) if unit.images else (dict.fromkeys(rows, unit.ids[0]), 0)
         for row in unit.rows(first):
             for name, values in row.items():
                 rows[name].append(values)
-            index.extend(range(seen, seen + len(unit.images)))
-        seen += len(unit.images)
+            index.extend(range(seen, seen + count))
+        seen += count
     if index:
         encoded["image_index"] = torch.tensor(index)
     return rows, encoded

@@ -9,18 +9,21 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSequenceClassification
 
 from models.families.loading import load_processor
+from models.families.registry import family_of_processor
 from models.reward import config as configurations
 from models.reward import model as models
 from models.reward.config import class_stem, type_of_stem
 from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
 from models.reward.load import from_backbone, load_reward_model, reward_model_kind
+from models.shared_prefix.sharing import SharedPrefix
 
-FAMILIES = {"qwen3_vl": "Qwen3VL", "qwen3_5": "Qwen3_5", "gemma3": "Gemma3"}
+FAMILIES = {"qwen3_vl": "Qwen3VL", "qwen3_5": "Qwen3_5", "gemma3": "Gemma3", "gemma4": "Gemma4"}
+EVERY = ["qwen3_vl", "qwen3_5", "gemma3", pytest.param("gemma4", marks=pytest.mark.slow)]
 GROUPS = [ResponseGroup(query, images, [response, "no", "maybe so"]) for query, images, response in CASES]
 EACH = [(query, images, text) for query, images, first in CASES for text in (first, "no", "maybe so")]
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=EVERY)
 def backbone(request, tiny_family):
     return tiny_family(request.param)
 
@@ -90,11 +93,26 @@ def test_inputs_are_those_of_the_processor(backbone):
         assert torch.equal(inputs[key][1:, there] if of_tokens else inputs[key][: len(values)], values), key
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
-def test_images_are_encoded_once_for_all_responses(tiny_family, family):
-    inputs = encode_groups(load_processor(str(tiny_family(family))), GROUPS)
+def test_images_are_encoded_once_for_all_responses(backbone):
+    processor = load_processor(str(backbone))
+    inputs = encode_groups(processor, GROUPS)
     assert inputs["image_index"].tolist() == [0, 0, 0, 1, 1, 1, *[2, 3, 4] * 3, *[5, 6] * 3]
-    assert len(inputs["image_grid_thw"]) == 7
+    assert len(family_of_processor(processor).split(inputs)) == 7
+
+
+def test_prompts_are_shared_exactly(backbone):
+    model = make(backbone).double()
+    inputs = encode_groups(model.processor, GROUPS)
+    inputs = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
+    read = []
+    model.model.get_input_embeddings().register_forward_hook(lambda module, args, output: read.append(args[0].numel()))
+    scores = []
+    for mode in ("true", "false"):
+        model.sharing = SharedPrefix(mode, check=mode == "true")
+        with torch.no_grad():
+            scores.append(model(**inputs).logits)
+    torch.testing.assert_close(*scores, atol=1e-5, rtol=0)
+    assert read[0] < 0.6 * read[1]
 
 
 # -- language head ----------------------------------------------------------------------------------------------------
