@@ -51,7 +51,7 @@ class MemoryDemand:
         rows: completions in a forward pass of training.
         generated_rows: completions generated at once.
         prompt_tokens, completion_tokens: of the longest row.
-        patches: of the vision tower in one row (four for each visual token).
+        visual_tokens: of one row, among the tokens of its prompt.
         checkpointing: gradient checkpointing.
         vllm_share: of the device's memory that vLLM takes, or `None` without it.
         vllm_dtype: of vLLM's weights, and of its keys and values.
@@ -71,7 +71,7 @@ class MemoryDemand:
     generated_rows: int = 1
     prompt_tokens: int = 1024
     completion_tokens: int = 256
-    patches: int = 0
+    visual_tokens: int = 0
     checkpointing: bool = True
     vllm_share: float | None = None
     vllm_dtype: str = "bfloat16"
@@ -123,14 +123,32 @@ def _weights(parameters: Parameters, load: MemoryDemand) -> float:
     return parameters.total * BYTES[load.dtype]
 
 
+def patches_per_token(config: Any) -> float:
+    """Patches of the vision tower that one visual token is made of: where a tower merges, shuffles or pools them, its
+    configuration says how many in height and width, or how many tokens remain of an image of fixed size."""
+    vision = config.vision_config
+    side = getattr(vision, "spatial_merge_size", None) or getattr(vision, "pooling_kernel_size", None)
+    side = side or getattr(config, "scale_factor", None) or 1 / getattr(config, "downsample_ratio", 1)
+    tokens = getattr(config, "mm_tokens_per_image", None)
+    return (vision.image_size // vision.patch_size) ** 2 / tokens if tokens else side**2
+
+
+def intermediate_size(text: Any) -> int:
+    """Of the feed-forward layer that a token goes through; of a mixture, of all experts that it does."""
+    experts = getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None) or 0
+    of_experts = experts * (getattr(text, "moe_intermediate_size", None) or 0)
+    shared = getattr(text, "shared_expert_intermediate_size", None) or getattr(text, "intermediate_size", None) or 0
+    return of_experts + shared
+
+
 def _training_activations(config, load: MemoryDemand, parameters: Parameters) -> float:
     text, vision = config.get_text_config(), config.vision_config
     tokens = load.rows * (load.prompt_tokens + load.completion_tokens)
     width = BYTES[load.dtype]
-    layer = (LAYER_HIDDEN * text.hidden_size + LAYER_INTERMEDIATE * text.intermediate_size) * tokens * width
+    layer = (LAYER_HIDDEN * text.hidden_size + LAYER_INTERMEDIATE * intermediate_size(text)) * tokens * width
     kept = (text.hidden_size * tokens * width if load.checkpointing else layer) * text.num_hidden_layers
     vision_width = getattr(vision, "embed_dim", None) or vision.hidden_size
-    patches = load.rows * load.patches
+    patches = load.rows * load.visual_tokens * patches_per_token(config)
     vision_layers = getattr(vision, "depth", None) or vision.num_hidden_layers
     vision_kept = 0 if load.freeze_vision else patches * vision_width * width * vision_layers
     vision_layer = patches * vision_width * (LAYER_HIDDEN + 4 * LAYER_INTERMEDIATE) * width
@@ -138,36 +156,49 @@ def _training_activations(config, load: MemoryDemand, parameters: Parameters) ->
     return kept + max(layer, vision_layer) + vision_kept + HEAD_TILE * 4 + dequantised
 
 
-def values_kept(text: Any, kind: str, tokens: int) -> int:
-    """What a layer keeps of a row while it is generated: keys and values, or the states of linear attention."""
+def values_kept(layer: Any, kind: str, tokens: int) -> int:
+    """What a layer keeps of a row while it is generated: keys and values, or the states of linear attention.
+
+    Args:
+        layer: the configuration of the layer.
+        kind: of its cache; "dummy" for one that reads the keys and values of an earlier layer.
+    """
+    if kind == "dummy":
+        return 0
     if kind == "linear_attention":
-        keys = text.linear_num_key_heads * text.linear_key_head_dim
-        values = text.linear_num_value_heads * text.linear_value_head_dim
-        return values * text.linear_key_head_dim + (2 * keys + values) * text.linear_conv_kernel_dim
+        keys = layer.linear_num_key_heads * layer.linear_key_head_dim
+        values = layer.linear_num_value_heads * layer.linear_value_head_dim
+        return values * layer.linear_key_head_dim + (2 * keys + values) * layer.linear_conv_kernel_dim
     if kind == "sliding_attention":
-        tokens = min(tokens, text.sliding_window)
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return tokens * 2 * text.num_key_value_heads * head_dim
+        tokens = min(tokens, layer.sliding_window)
+    head_dim = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return tokens * 2 * layer.num_key_value_heads * head_dim
 
 
-def _row_cache(config, load: MemoryDemand) -> int:
+def row_cache(text: Any, tokens: int) -> int:
+    """Values that all layers of a language model keep of a row of so many tokens."""
+    from transformers.cache_utils import get_layer_types_and_kwargs
+
+    kinds, _ = get_layer_types_and_kwargs(text)
+    return sum(values_kept(*layer, tokens) for layer in zip(text.per_layer_config, kinds, strict=True))
+
+
+def _longest_cache(config, load: MemoryDemand) -> int:
     """Values that all layers keep of the longest row with a whole completion."""
-    text = config.get_text_config()
-    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
-    return sum(values_kept(text, kind, load.prompt_tokens + load.completion_tokens) for kind in kinds)
+    return row_cache(config.get_text_config(), load.prompt_tokens + load.completion_tokens)
 
 
 def _generation(config, load: MemoryDemand) -> float:
     text = config.get_text_config()
-    cache = load.generated_rows * _row_cache(config, load) * BYTES[load.dtype]
-    prefill = load.generated_rows * load.prompt_tokens * (4 * text.hidden_size + 3 * text.intermediate_size)
+    cache = load.generated_rows * _longest_cache(config, load) * BYTES[load.dtype]
+    prefill = load.generated_rows * load.prompt_tokens * (4 * text.hidden_size + 3 * intermediate_size(text))
     logits = load.generated_rows * text.vocab_size * 4 * 3
     return cache + prefill * BYTES[load.dtype] + logits
 
 
 def _vllm(config, load: MemoryDemand, parameters: Parameters) -> float:
     """What vLLM cannot do without: its weights, and keys and values of one row."""
-    return (parameters.total + _row_cache(config, load)) * BYTES[load.vllm_dtype] / load.vllm_processes
+    return (parameters.total + _longest_cache(config, load)) * BYTES[load.vllm_dtype] / load.vllm_processes
 
 
 def estimate_memory(config, load: MemoryDemand) -> dict[str, float]:
@@ -264,7 +295,7 @@ def base_load(arguments: DataArguments, args: Any, model_args: Any, counts: Toke
         freeze_vision=bool(getattr(args, "freeze_vision_tower", False)),
         rows=args.per_device_train_batch_size,
         prompt_tokens=counts.longest,
-        patches=4 * counts.images,
+        visual_tokens=counts.images,
         checkpointing=bool(args.gradient_checkpointing),
     )
 

@@ -8,16 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.io.pixel_bounds import BoundsError, ImageReader, PixelBounds
+from data.io.pixel_bounds import BoundsError, ImageReader
 from models.errors import ModelError
 from models.families.base import TOWERS
 from models.families.loading import image_reader, load_processor
-from models.families.published import (
-    PUBLISHED_MAX_PIXELS,
-    PUBLISHED_MIN_PIXELS,
-    PUBLISHED_PATCH_SIZE,
-    published_config,
-)
+from models.families.published import published_config, published_reader
 from models.hub_revisions import AdapterBase, adapter_base, find_file, hub_options, model_class
 from trainers.setup.recipes import RecipeError
 
@@ -129,9 +124,7 @@ def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | No
     from trainers.run.console import say  # imports transformers, which most errors need not wait for
 
     say(f"note: {name} cannot be reached from here; token counts are upper bounds")
-    low = args.min_pixels or PUBLISHED_MIN_PIXELS
-    high = max(low, args.max_pixels or PUBLISHED_MAX_PIXELS)
-    return ModelInfo(published_config(name), None, PixelBounds(low, high, PUBLISHED_PATCH_SIZE))
+    return ModelInfo(published_config(name), None, published_reader(name, args.min_pixels, args.max_pixels))
 
 
 def _check_kind(name: str, config: Any, processor: Any) -> None:
