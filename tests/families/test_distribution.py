@@ -39,4 +39,5 @@ def test_two_processes_learn_what_one_learns(learn, strategy):
         assert found[key] == pytest.approx(expected[key], abs=1e-4), key
     assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-3)
     assert len(found["weights"]) > 5
-    assert found["weights"] == pytest.approx(expected["weights"], rel=1e-4)
+    # Of the biases of keys nothing depends: they move by rounding alone.
+    assert found["weights"] == pytest.approx(expected["weights"], rel=1e-4, abs=1e-8)
