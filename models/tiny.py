@@ -8,8 +8,9 @@ trained on the corpus (any text file) so that its sequences are short.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
 from data.io.records import RecordError
-from models.tiny_families import gemma3, gemma4, qwen3_5, qwen3_vl
+from models.tiny_families import gemma3, gemma4, idefics, internvl, qwen3_5, qwen3_vl
 from models.tiny_families.size import TinySize
 
 PATCH_SIZE = 8
@@ -94,36 +95,65 @@ def _trained_bpe(corpus: Iterable[str], vocab_size: int) -> Any:
     return bpe
 
 
-def build_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Any:
-    """A `Qwen2Tokenizer` with a small vocabulary, trained on texts."""
+def build_tokenizer(
+    corpus: Iterable[str],
+    vocab_size: int = 1024,
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
+    chat_template: str = CHAT_TEMPLATE,
+    named: Mapping[str, str] | None = None,
+) -> Any:
+    """A `Qwen2Tokenizer` with a small vocabulary, trained on texts.
+
+    Args:
+        special_tokens: with those that end turns and fill up rows.
+        named: of these, the tokens that a processor reads as attributes of the tokenizer.
+    """
     from transformers import Qwen2Tokenizer
 
-    trained = json.loads(_trained_bpe(corpus, vocab_size - len(SPECIAL_TOKENS)).to_str())["model"]
-    return Qwen2Tokenizer(
+    trained = json.loads(_trained_bpe(corpus, vocab_size - len(special_tokens)).to_str())["model"]
+    ends = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    others = [token for token in special_tokens if token not in ends.values()]
+    tokenizer = Qwen2Tokenizer(
         vocab=trained["vocab"],
         merges=[tuple(merge) for merge in trained["merges"]],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        extra_special_tokens=[token for token in SPECIAL_TOKENS if token not in ("<|im_end|>", "<|endoftext|>")],
-        chat_template=CHAT_TEMPLATE,
+        extra_special_tokens=dict(named) if named else others,
+        chat_template=chat_template,
+        **ends,
     )
+    return _with_special_tokens(tokenizer, others, named) if named else tokenizer
 
 
-def _gemma_tokenizer(gemma: ModuleType, corpus: Iterable[str], vocab_size: int = 1024) -> Any:
-    """A tokenizer with the special tokens and turns of Gemma 3 or 4, trained on texts."""
-    from transformers import PreTrainedTokenizerFast
-
-    roles = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_trained_bpe(corpus, vocab_size - len(gemma.SPECIAL_TOKENS)),
-        extra_special_tokens=dict(gemma.NAMED_TOKENS),
-        chat_template=gemma.CHAT_TEMPLATE,
-        **roles,
-    )
-    known = {*roles.values(), *gemma.NAMED_TOKENS.values()}
-    others = [token for token in gemma.SPECIAL_TOKENS if token not in known]
+def _with_special_tokens(tokenizer: Any, tokens: Iterable[str], named: Mapping[str, str]) -> Any:
+    """The tokenizer with those of the tokens that it has no name for."""
+    others = [token for token in tokens if token not in named.values()]
     tokenizer.add_special_tokens({"additional_special_tokens": others}, replace_extra_special_tokens=False)
     return tokenizer
+
+
+def build_fast_tokenizer(corpus: Iterable[str], vocab_size: int, family: ModuleType) -> Any:
+    """A tokenizer with the special tokens and turns of a family that has no tokenizer of Qwen's, trained on texts.
+
+    Args:
+        family: a module of `models.tiny_families` with `ROLES`, `NAMED_TOKENS`, `SPECIAL_TOKENS` and `CHAT_TEMPLATE`.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_trained_bpe(corpus, vocab_size - len(family.SPECIAL_TOKENS)),
+        extra_special_tokens=dict(family.NAMED_TOKENS),
+        chat_template=family.CHAT_TEMPLATE,
+        **family.ROLES,
+    )
+    others = [token for token in family.SPECIAL_TOKENS if token not in family.ROLES.values()]
+    return _with_special_tokens(tokenizer, others, family.NAMED_TOKENS)
+
+
+def build_internvl_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Any:
+    """A `Qwen2Tokenizer` with the tokens by which InternVL writes images."""
+    template = CHAT_TEMPLATE
+    for block, own in internvl.IMAGE_BLOCKS.items():
+        template = template.replace(block, own)
+    return build_tokenizer(corpus, vocab_size, internvl.SPECIAL_TOKENS, template, internvl.NAMED_TOKENS)
 
 
 def build_processor(tokenizer: Any, max_pixels: int = MAX_PIXELS, merge_size: int = MERGE_SIZE) -> Any:
@@ -208,26 +238,41 @@ def build_model(
 
 _GEMMA = {"gemma3": (gemma3, "<end_of_turn>"), "gemma4": (gemma4, "<turn|>")}
 
-FAMILIES = ("qwen2_vl", "qwen3_vl", "qwen3_5", *_GEMMA)
+FAMILIES = ("qwen2_vl", "qwen3_vl", "qwen3_5", "internvl", "idefics3", "smolvlm", *_GEMMA)
 """Model types of which there is a tiny model."""
+
+
+def _parts(family: str, corpus: Iterable[str], vocab_size: int, size: TinySize) -> tuple[Any, Any, tuple[str, ...]]:
+    """Model, processor, and the tokens at which an answer ends, of a family that is not Qwen2-VL."""
+    if family in _GEMMA:
+        gemma, end = _GEMMA[family]
+        tokenizer = build_fast_tokenizer(corpus, vocab_size, gemma)
+        return gemma.build_model(tokenizer, size), gemma.build_processor(tokenizer), ("<eos>", end)
+    if family in ("idefics3", "smolvlm"):
+        tokenizer, smol = build_fast_tokenizer(corpus, vocab_size, idefics), family == "smolvlm"
+        model = (idefics.build_smolvlm_model if smol else idefics.build_model)(tokenizer, size)
+        processor = (idefics.build_smolvlm_processor if smol else idefics.build_processor)(tokenizer)
+        return model, processor, ("<end_of_utterance>",)
+    ends = ("<|im_end|>", "<|endoftext|>")
+    if family == "internvl":
+        tokenizer = build_internvl_tokenizer(corpus, vocab_size)
+        return internvl.build_model(tokenizer, size), internvl.build_processor(tokenizer), ends
+    tokenizer = build_tokenizer(corpus, vocab_size)
+    build = qwen3_vl.build_model if family == "qwen3_vl" else qwen3_5.build_model
+    return build(tokenizer, size), qwen3_vl.build_processor(tokenizer), ends
 
 
 def build_family(family: str, corpus: Iterable[str], vocab_size: int, size: TinySize) -> tuple[Any, Any]:
     """A tiny model of a family, one of `FAMILIES`, and its processor."""
     from transformers import GenerationConfig
 
-    if family in _GEMMA:
-        gemma, end = _GEMMA[family]
-        tokenizer, ends = _gemma_tokenizer(gemma, corpus, vocab_size), ["<eos>", end]
-        model, processor = gemma.build_model(tokenizer, size), gemma.build_processor(tokenizer)
-    else:
-        tokenizer, ends = build_tokenizer(corpus, vocab_size), ["<|im_end|>", "<|endoftext|>"]
-        if family == "qwen2_vl":
-            return build_model(tokenizer, size.hidden_size, size.layers, seed=size.seed), build_processor(tokenizer)
-        build = qwen3_vl.build_model if family == "qwen3_vl" else qwen3_5.build_model
-        model, processor = build(tokenizer, size), qwen3_vl.build_processor(tokenizer)
+    if family == "qwen2_vl":
+        tokenizer = build_tokenizer(corpus, vocab_size)
+        return build_model(tokenizer, size.hidden_size, size.layers, seed=size.seed), build_processor(tokenizer)
+    model, processor, ends = _parts(family, corpus, vocab_size, size)
+    tokenizer = processor.tokenizer
     model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.convert_tokens_to_ids(ends), pad_token_id=tokenizer.pad_token_id
+        eos_token_id=tokenizer.convert_tokens_to_ids(list(ends)), pad_token_id=tokenizer.pad_token_id
     )
     return model, processor
 
@@ -281,7 +326,11 @@ class TinyArguments:
     layers: int = option("of the language model", 2, within=AT_LEAST_1)
 
     def __post_init__(self):
-        least = 256 + len(SPECIAL_TOKENS)
+        modules = {"gemma3": gemma3, "gemma4": gemma4, "idefics3": idefics, "internvl": internvl, "smolvlm": idefics}
+        own = modules.get(self.family)
+        least = 256 + len(SPECIAL_TOKENS if own is None else own.SPECIAL_TOKENS)
+        if self.family == "smolvlm" and find_spec("num2words") is None:
+            raise OptionError("--family smolvlm: its processor needs a package: pip install num2words")
         if self.hidden_size < 32 or self.hidden_size % 32:
             raise OptionError(f"--hidden_size: expected a multiple of 32, found {self.hidden_size}")
         if self.vocab_size < least:

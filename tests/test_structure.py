@@ -96,6 +96,8 @@ TESTED_IN = {
     "models/shared_prefix/sharing.py": "models/shared_prefix/test_packing.py",
     "models/tiny_families/gemma3.py": "models/test_tiny.py",
     "models/tiny_families/gemma4.py": "models/test_tiny.py",
+    "models/tiny_families/idefics.py": "models/test_tiny.py",
+    "models/tiny_families/internvl.py": "models/test_tiny.py",
     "models/tiny_families/qwen3_5.py": "models/test_tiny.py",
     "models/tiny_families/qwen3_vl.py": "models/test_tiny.py",
     "models/tiny_families/size.py": "models/test_tiny.py",

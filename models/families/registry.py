@@ -7,11 +7,21 @@ from torch import nn
 from models.families.base import LANGUAGE_MODELS, TOWERS, Family, child
 from models.families.gemma3 import Gemma3
 from models.families.gemma4 import Gemma4
+from models.families.idefics import Idefics
+from models.families.internvl import InternVL
 from models.families.qwen3_5 import Qwen35
 from models.families.qwen3_vl import Qwen3VL
 from models.families.qwen_vl import QwenVL
 
-FAMILIES: tuple[Family, ...] = (QwenVL(), Qwen3VL(), Qwen35(), Gemma3(), Gemma4())
+FAMILIES: tuple[Family, ...] = (
+    QwenVL(),
+    Qwen3VL(),
+    Qwen35(),
+    InternVL(),
+    Idefics(),
+    Gemma3(),
+    Gemma4(),
+)
 _BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 _OTHER = Family()
 ASSUMED = FAMILIES[0]

@@ -107,15 +107,15 @@ def _note_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, d
 def _of_shared_images(encode: Callable) -> Callable:
     """A `get_image_features` that gives the features of each place, with the signature that `generate` looks up."""
 
-    known = signature(encode)
+    names = list(signature(encode).parameters)[1:]
 
     @wraps(encode)
     def features_of_places(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         index, module.image_index = module.image_index, None  # first: it must not outlive a failure
-        given = known.bind(module, *args, **kwargs)
+        given = dict(zip(names, args, strict=False)) | kwargs  # by name, as some wrappers of it ask for
         if index is not None and module.image_grids is not None:
-            given.arguments["image_grid_thw"] = module.image_grids
-        features = encode(*given.args, **given.kwargs)
+            given["image_grid_thw"] = module.image_grids
+        features = encode(module, **given)
         if index is not None:
             family_of(module.config).choose_images(features, index.tolist())
         return features

@@ -10,11 +10,9 @@ PATCH_SIZE = 8
 TOKENS_PER_IMAGE = 4
 WINDOW = 24
 
+ROLES = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
 SPECIAL_TOKENS = (
-    "<pad>",
-    "<eos>",
-    "<bos>",
-    "<unk>",
+    *ROLES.values(),
     "<start_of_turn>",
     "<end_of_turn>",
     "<start_of_image>",

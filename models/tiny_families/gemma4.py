@@ -4,7 +4,7 @@ in layers with a sliding window only."""
 from dataclasses import replace
 from typing import Any
 
-from models.tiny_families.gemma3 import WINDOW, chat_template
+from models.tiny_families.gemma3 import ROLES, WINDOW, chat_template
 from models.tiny_families.size import TinySize
 
 PATCH_SIZE = 8
@@ -16,10 +16,7 @@ LAYERS = 4
 """At least: two of each kind, of which the later ones reuse keys of the earlier ones."""
 
 SPECIAL_TOKENS = (
-    "<pad>",
-    "<eos>",
-    "<bos>",
-    "<unk>",
+    *ROLES.values(),
     "<|turn>",
     "<turn|>",
     "<|image>",

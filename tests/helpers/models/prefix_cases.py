@@ -15,10 +15,12 @@ from transformers import (
     set_seed,
 )
 
+from models.families.base import ImageTensors
+from models.families.qwen_vl import QwenVL
 from models.families.registry import family_of
 from models.shared_prefix.packing import Rows, continuation_log_probs, pack_continuations
-from models.tiny import build_model, build_tokenizer
-from models.tiny_families import qwen3_5, qwen3_vl
+from models.tiny import build_fast_tokenizer, build_internvl_tokenizer, build_model, build_tokenizer
+from models.tiny_families import idefics, internvl, qwen3_5, qwen3_vl
 from models.tiny_families.size import TinySize
 
 PATCH_WIDTH = 3 * 2 * 8 * 8
@@ -26,7 +28,8 @@ PATCH_WIDTH = 3 * 2 * 8 * 8
 
 @dataclass(frozen=True)
 class Prompt:
-    """Text tokens before each image and at the end, and the grids (patches) of the images."""
+    """Text tokens before each image and at the end, and the grids (patches) of the images. In families of tiles, an
+    image has one for each two rows of patches."""
 
     texts: tuple[int, ...]
     grids: tuple[tuple[int, int], ...]
@@ -78,6 +81,25 @@ def tiny_qwen3_5(attention: str = "sdpa", seed: int = 0):
     return model
 
 
+def tiny_internvl(attention: str = "sdpa", seed: int = 0):
+    """A tiny InternVL with a vocabulary of bytes."""
+    model = internvl.build_model(build_internvl_tokenizer(["a"], 300), TinySize(32, seed=seed))
+    model.set_attn_implementation(attention)
+    return model
+
+
+def tiny_idefics(attention: str = "sdpa", seed: int = 0, kind: str = "idefics3"):
+    """A tiny Idefics3 or SmolVLM with the same."""
+    build = idefics.build_model if kind == "idefics3" else idefics.build_smolvlm_model
+    model = build(build_fast_tokenizer(["a"], 320, idefics), TinySize(32, seed=seed))
+    model.set_attn_implementation(attention)
+    return model
+
+
+def tiny_smolvlm(attention: str = "sdpa", seed: int = 0):
+    return tiny_idefics(attention, seed, "smolvlm")
+
+
 @contextmanager
 def double() -> Iterator[None]:
     """Computes in float64 also where models and losses ask for float32."""
@@ -95,14 +117,58 @@ def double() -> Iterator[None]:
         torch.Tensor.to, torch.Tensor.float = to, narrow
 
 
-def _prompt_tokens(prompt: Prompt, image_id: int) -> list[int]:
-    rng = np.random.default_rng(prompt.seed)
+def _patches(grid: tuple[int, int], rng: np.random.Generator) -> list[ImageTensors]:
+    height, width = grid
+    pixels = torch.from_numpy(rng.normal(size=(height * width, PATCH_WIDTH)).astype(np.float32))
+    return [{"pixel_values": pixels, "image_grid_thw": torch.tensor([1, height, width])}]
+
+
+def _tiles(grid: tuple[int, int], rng: np.random.Generator) -> list[ImageTensors]:
+    shape = (grid[0] // 2, 3, internvl.SIDE, internvl.SIDE)
+    return [{"pixel_values": tile} for tile in torch.from_numpy(rng.normal(size=shape).astype(np.float32))]
+
+
+def _masked_tiles(grid: tuple[int, int], rng: np.random.Generator) -> list[ImageTensors]:
+    """Of which some are padded at the bottom."""
+    mask = torch.ones(idefics.SIDE, idefics.SIDE, dtype=torch.long)
+    mask[2 * grid[1] :] = 0
+    return [{**tile, "pixel_attention_mask": mask} for tile in _tiles(grid, rng)]
+
+
+_PICTURES = {"internvl": _tiles, "idefics3": _masked_tiles, "smolvlm": _masked_tiles}
+
+
+def pictures_of(prompt: Prompt, model) -> list[list[ImageTensors]]:
+    """The tensors of each picture of a prompt: of one image, or of several tiles."""
+    rng, make = np.random.default_rng(prompt.seed), _PICTURES.get(model.config.model_type, _patches)
+    found = [make(grid, rng) for grid in prompt.grids]
+    wide = {"pixel_values": model.dtype}
+    return [[{k: v.to(wide.get(k, v.dtype)) for k, v in one.items()} for one in picture] for picture in found]
+
+
+def laid_out(images: list[list[ImageTensors]], model) -> dict[str, torch.Tensor]:
+    """Images of rows as the family's processor lays them out."""
+    flat = [image for of_row in images for image in of_row]
+    if not flat or "pixel_attention_mask" not in flat[0]:
+        return family_of(model.config).join(flat)
+    most = max(map(len, images))
+    rows = {name: value.new_zeros(len(images), most, *value.shape) for name, value in flat[0].items()}
+    for row, of_row in enumerate(images):
+        for place, image in enumerate(of_row):
+            for name, value in image.items():
+                rows[name][row, place] = value
+    return rows
+
+
+def _prompt_tokens(prompt: Prompt, model) -> list[int]:
+    family, rng = family_of(model.config), np.random.default_rng(prompt.seed)
+    pictures = pictures_of(prompt, model)
     tokens: list[int] = []
     for place, size in enumerate(prompt.texts):
         tokens += rng.integers(0, 250, size).tolist()
-        if place < len(prompt.grids):
-            height, width = prompt.grids[place]
-            tokens += [image_id] * (height * width // 4)
+        if place < len(pictures):
+            count = sum(family.visual_tokens(model.config, image) for image in pictures[place])
+            tokens += [model.config.image_token_id] * count
     return tokens
 
 
@@ -110,14 +176,16 @@ def write(batch: Batch, model) -> tuple[dict[str, torch.Tensor], int, list[int],
     """The batch as a plain model takes it, pixels repeated row by row.
 
     Returns:
-        Inputs, number of columns of the continuations, number of images of each row, tokens of each row's prompt.
+        Inputs, number of columns of the continuations, number of images (or tiles) of each row, tokens of each row's
+        prompt.
     """
     image_id, pad = model.config.image_token_id, model.config.text_config.pad_token_id
-    prompts = [_prompt_tokens(prompt, image_id) for prompt in batch.prompts]
+    prompts = [_prompt_tokens(prompt, model) for prompt in batch.prompts]
+    images = [[one for picture in pictures_of(prompt, model) for one in picture] for prompt in batch.prompts]
     rng = np.random.default_rng(len(batch.rows))
     longest = max(len(prompts[number]) for number, _ in batch.rows)
     width = max(1, max(size for _, size in batch.rows)) + batch.right
-    ids, mask, pixels, grids = [], [], [], []
+    ids, mask = [], []
     for number, size in batch.rows:
         prompt = prompts[number]
         spare = longest - len(prompt)
@@ -129,16 +197,16 @@ def write(batch: Batch, model) -> tuple[dict[str, torch.Tensor], int, list[int],
         mask.append(
             [0] * (batch.left + left) + [1] * len(prompt) + [0] * (spare - left) + [1] * size + [0] * (width - size)
         )
-        pictures = np.random.default_rng(batch.prompts[number].seed)
-        for height, breadth in batch.prompts[number].grids:
-            pixels.append(torch.from_numpy(pictures.normal(size=(height * breadth, PATCH_WIDTH)).astype(np.float32)))
-            grids.append([1, height, breadth])
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-    inputs["mm_token_type_ids"] = (inputs["input_ids"] == image_id).long()
-    if pixels:
-        inputs |= {"pixel_values": torch.cat(pixels).to(model.dtype), "image_grid_thw": torch.tensor(grids)}
-    images = [len(batch.prompts[number].grids) for number, _ in batch.rows]
-    return inputs, width, images, [len(prompts[number]) for number, _ in batch.rows]
+    if isinstance(family_of(model.config), QwenVL):
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == image_id).long()
+    inputs |= laid_out([images[number] for number, _ in batch.rows], model)
+    return (
+        inputs,
+        width,
+        [len(images[number]) for number, _ in batch.rows],
+        [len(prompts[number]) for number, _ in batch.rows],
+    )
 
 
 def as_rows(model, inputs: dict[str, torch.Tensor], images: list[int], prompts: list[int]) -> Rows:

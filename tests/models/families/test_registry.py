@@ -11,6 +11,8 @@ from models.families import registry
 from models.families.base import Family
 from models.families.gemma3 import Gemma3
 from models.families.gemma4 import Gemma4
+from models.families.idefics import Idefics
+from models.families.internvl import InternVL
 from models.families.qwen3_5 import Qwen35
 from models.families.qwen3_vl import Qwen3VL
 from models.families.qwen_vl import QwenVL
@@ -19,7 +21,16 @@ from models.reward.load import reward_model_of
 from models.shared_prefix.sharing import SharedPrefix, reason_not_shared
 from models.tiny import FAMILIES as TINY
 
-KINDS = {"qwen2_vl": QwenVL, "qwen3_vl": Qwen3VL, "qwen3_5": Qwen35, "gemma3": Gemma3, "gemma4": Gemma4}
+KINDS = {
+    "qwen2_vl": QwenVL,
+    "qwen3_vl": Qwen3VL,
+    "qwen3_5": Qwen35,
+    "internvl": InternVL,
+    "idefics3": Idefics,
+    "smolvlm": Idefics,
+    "gemma3": Gemma3,
+    "gemma4": Gemma4,
+}
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -202,3 +202,52 @@ def test_a_model_that_shares_images_generates_as_before(model, processor):
         model(**inputs, image_index=torch.tensor([0, 0]))
     stop.remove()
     assert answer() == before
+
+
+# -- tiles ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["internvl", "idefics3"])
+def of_tiles(request, tiny_family):
+    """Model and processor of a family that cuts images into tiles."""
+    folder = tiny_family(request.param)
+    return AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+
+
+def _tile_inputs(processor, counts: list[int]) -> dict:
+    """A row for each number of images."""
+    image = Image.effect_noise((64, 40), 80).convert("RGB")
+    text = {"type": "text", "text": "what is it?"}
+    rows = [[{"role": "user", "content": [{"type": "image"}] * count + [text]}] for count in counts]
+    texts = [processor.apply_chat_template(row, tokenize=False) for row in rows]
+    images = [[image] * count for count in counts] if any(counts) else None
+    return dict(processor(text=texts, images=images, padding=True, return_tensors="pt"))
+
+
+@pytest.mark.parametrize("counts", [[0], [2], [1, 0, 2]])
+def test_of_tiles_logits_and_gradients_are_unchanged_but_zeros_where_no_image_is(of_tiles, counts):
+    model, processor = of_tiles
+    inputs = _tile_inputs(processor, counts)
+    logits, gradients = _backward(model, inputs), _gradients(model)
+    install_vision_hooks(model, distributed=True)
+    assert torch.equal(_backward(model, inputs), logits)
+    hooked = _gradients(model)
+    assert all(torch.equal(hooked[name], gradients[name]) for name in gradients)
+    added = {name: value for name, value in hooked.items() if name not in gradients}
+    assert all(not value.any() for value in added.values())
+    assert bool(added) == (counts == [0])
+    assert {name for name, value in model.named_parameters() if value.requires_grad} - hooked.keys() <= {
+        name for name, _ in model.named_parameters() if "vision" in name and "head" in name
+    }
+
+
+def test_a_row_without_images_cut_from_a_batch_with_some_shows_none(of_tiles):
+    """Its pixels are no tile at all, or tiles of zeros."""
+    model, processor = of_tiles
+    inputs = _tile_inputs(processor, [0, 1])
+    bare = {name: inputs[name][:1] for name in ("input_ids", "attention_mask")}
+    expected = _backward(model, bare)
+    by_row = inputs["pixel_values"].ndim == 5
+    cut = {name: value[:1] if by_row else value[:0] for name, value in inputs.items() if name.startswith("pixel")}
+    install_vision_hooks(model, distributed=True)
+    assert torch.equal(_backward(model, {**bare, **cut}), expected)

@@ -17,19 +17,30 @@ from prefix_cases import (
     both_ways,
     checkpointing,
     double,
+    tiny_idefics,
+    tiny_internvl,
     tiny_qwen3_5,
     tiny_qwen3_vl,
+    tiny_smolvlm,
 )
 from torch import nn
 
 from models.families.base import Family
+from models.families.idefics import Idefics
+from models.families.internvl import InternVL
 from models.families.qwen3_5 import Qwen35
 from models.families.qwen3_vl import Qwen3VL
 from models.shared_prefix import fork, packing
 from models.shared_prefix.sharing import reason_not_shared
 
-MAKERS = {"qwen3_vl": tiny_qwen3_vl, "qwen3_5": tiny_qwen3_5}
-BOUNDS = {"qwen3_vl": 1e-10, "qwen3_5": 1e-9}
+MAKERS = {
+    "qwen3_vl": tiny_qwen3_vl,
+    "qwen3_5": tiny_qwen3_5,
+    "internvl": tiny_internvl,
+    "idefics3": tiny_idefics,
+    "smolvlm": tiny_smolvlm,
+}
+BOUNDS = dict.fromkeys(MAKERS, 1e-10) | {"qwen3_5": 1e-9}
 SHARED_IMAGES = Batch(  # of which the first stands in two prompts, and the prompts repeat out of order
     (Prompt((3, 5), ((4, 6),), 1), Prompt((4, 5), ((4, 6),), 1), Prompt((2, 3, 4), ((4, 4), (2, 8)), 3)),
     ((2, 4), (0, 3), (1, 1), (2, 5), (0, 0), (1, 5)),
@@ -181,6 +192,42 @@ def test_a_mask_that_keeps_nothing_apart_shows(monkeypatch):
     monkeypatch.setattr(packing, "mask_for", lambda *_: None)
     plain, shared = both_ways(tiny_qwen3_vl(), MIXED)
     assert (plain[0] - shared[0]).abs().max() > 1e-2
+
+
+TILES = {"internvl": (tiny_internvl, InternVL), "idefics3": (tiny_idefics, Idefics)}
+
+
+def in_another_order(self, features, numbers) -> None:
+    Family.choose_images(self, features, list(numbers)[::-1])
+
+
+def wider(self, combined, ids, images) -> torch.Tensor:
+    return 2 * torch.arange(len(ids)).unsqueeze(0)
+
+
+@pytest.mark.parametrize("family", TILES)
+@pytest.mark.parametrize(("name", "mistake"), [("choose_images", in_another_order), ("positions", wider)])
+def test_values_show_a_mistake_with_tiles(monkeypatch, family, name, mistake):
+    make, kind = TILES[family]
+    monkeypatch.setattr(kind, name, mistake)
+    plain, shared = both_ways(make(), SHARED_IMAGES)
+    assert (plain[0] - shared[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", TILES)
+def test_gradients_show_tiles_that_are_detached(monkeypatch, family):
+    def without_gradients(self, features, numbers):
+        Family.choose_images(self, features, numbers)
+        pooled = features.pooler_output
+        whole = isinstance(pooled, torch.Tensor)
+        features.pooler_output = pooled.detach() if whole else tuple(one.detach() for one in pooled)
+
+    make, kind = TILES[family]
+    monkeypatch.setattr(kind, "choose_images", without_gradients)
+    plain, shared = both_ways(make(), SHARED_IMAGES)
+    assert (plain[0] - shared[0]).abs().max() < 1e-5
+    with pytest.raises(AssertionError, match="vision"):
+        assert_same(plain, shared)
 
 
 def test_gradients_show_what_values_do_not(monkeypatch):

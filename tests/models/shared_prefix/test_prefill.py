@@ -3,9 +3,22 @@
 import pytest
 import torch
 from PIL import Image
-from prefix_cases import Batch, Prompt, tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_5, tiny_qwen3_vl, write
+from prefix_cases import (
+    Batch,
+    Prompt,
+    tiny_idefics,
+    tiny_internvl,
+    tiny_qwen2_5_vl,
+    tiny_qwen2_vl,
+    tiny_qwen3_5,
+    tiny_qwen3_vl,
+    tiny_smolvlm,
+    write,
+)
 
 from models.families.loading import load_processor, load_vlm
+from models.families.registry import family_of
+from models.families.vision_hooks import vision_tower
 from models.generation import generate
 from models.shared_prefix.prefill import shared_prefill
 
@@ -40,22 +53,27 @@ def sample(model, inputs: dict, shared: bool, **options):
         return model.generate(**inputs, **options, pad_token_id=pad, output_logits=True, return_dict_in_generate=True)
 
 
-@pytest.mark.parametrize("make", [tiny_qwen2_vl, tiny_qwen2_5_vl, tiny_qwen3_vl, tiny_qwen3_5])
+QWEN = (tiny_qwen2_vl, tiny_qwen2_5_vl, tiny_qwen3_vl, tiny_qwen3_5)
+
+
+@pytest.mark.parametrize("make", [*QWEN, tiny_internvl, tiny_idefics, tiny_smolvlm])
 @pytest.mark.parametrize("options", [{}, {"num_return_sequences": 3}, {"do_sample": False}])
 def test_the_same_seed_gives_the_same_completions(make, options):
     model = make().eval()
     inputs = prompts_of(MIXED, model)
-    language = count(model.model.language_model, "inputs_embeds", lambda embeds: tuple(embeds.shape[:2]))
-    images = count(model.model.visual, "grid_thw", len)
+    text = family_of(model.config).language_model(model.model)
+    language = count(text, "inputs_embeds", lambda embeds: tuple(embeds.shape[:2]))
+    images = count(vision_tower(model), "grid_thw" if make in QWEN else "pixel_values", len)
+    different, all_of_them = (3, 7) if make in QWEN else (5, 12)  # images, or tiles
     shared = sample(model, inputs, True, **options)
     assert language[0][0] == 3
     assert language[1] == (7 * options.get("num_return_sequences", 1), 1)
-    assert images == [3]
+    assert images == [different]
     plain = sample(model, inputs, False, **options)
     assert torch.equal(shared.sequences, plain.sequences)
     for ours, theirs in zip(shared.logits, plain.logits, strict=True):
         torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=0)
-    assert images == [3, 7]  # without, all images of all rows
+    assert images == [different, all_of_them]  # without, all images of all rows
 
 
 def test_the_model_is_as_it_was_afterwards():

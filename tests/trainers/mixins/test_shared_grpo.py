@@ -107,12 +107,16 @@ def test_the_check_finds_wrong_positions(make_grpo, monkeypatch):
         pytest.param("qwen3_5", SGD, marks=pytest.mark.slow),
         pytest.param("gemma3", SGD, marks=pytest.mark.slow),
         pytest.param("gemma4", SGD, marks=pytest.mark.slow),
+        ("internvl", SGD),
+        ("idefics3", SGD),
+        pytest.param("smolvlm", SGD, marks=pytest.mark.slow),
     ],
 )
 def test_rows_without_images_beside_rows_with_the_same_one(make_grpo, task_rows, family, optimizer):
-    """Rollouts follow updates in which one image stood in two prompts."""
+    """Rollouts follow updates in which one image stood in two prompts, and some rows have two."""
     rows = task_rows()
-    rows = [{**row, "images": [] if number % 6 == 0 else rows[0]["images"]} for number, row in enumerate(rows)]
+    counts = (0, 1, 1, 2, 1, 1)
+    rows = [{**row, "images": rows[0]["images"] * counts[number % 6]} for number, row in enumerate(rows)]
     settings = {"max_steps": 3, "beta": 0.05, "gradient_accumulation_steps": 2, "family": family, **optimizer}
     shared = make_grpo(rows=rows, shared_prefix=True, shared_prefix_check=True, **settings)
     shared.train()
