@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from stored_groups import WIDTH
 
 from data.candidate_groups import Candidate
@@ -12,6 +13,7 @@ from models.families import registry
 from models.families.loading import image_reader, load_processor, load_vlm
 from models.generation import prepare_inputs
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
+from models.shared_prefix.sharing import SharedPrefix, reason_not_shared
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import StoredGroup, load_stored_groups
 from trainers.groups.policies import prepare_groups
@@ -164,6 +166,46 @@ def test_other_pictures_change_the_scores(vlm):
         after = policy.group_log_probs(model, {**batch, "pixel_values": -batch["pixel_values"]}).log_probs
     moved = (before - after).abs().amax(dim=(1, 2)) > 1e-4
     assert moved.tolist() == [bool(group.columns["images"]) for group in groups]
+
+
+@pytest.mark.parametrize("family", ["internvl", "idefics3"])
+def test_of_tiles_a_completion_scores_as_it_does_alone(tiny_family, family):
+    """Prompts of two, no, one image, of which the first stands in two prompts; a second prompt repeats."""
+    folder = str(tiny_family(family))
+    model, processor = load_vlm(folder, device="cpu", dtype="float32")
+    policy = VLMPolicy(processor, image_reader(processor))
+    images = [Image.effect_noise((64, 40), 80).convert("RGB"), Image.new("RGB", (40, 64), "red")]
+    shown, texts = (images, [], images[:1]), (["a", "bcd", "e f"], ["red"], ["a", "no"])
+    items = [
+        policy.prepare(
+            StoredGroup(
+                number,
+                f"groups.jsonl: group {number}",
+                [Candidate(completion=text) for text in texts[number]],
+                [1.0] * len(texts[number]),
+                [1.0] * len(texts[number]),
+                None,
+                {"prompt": [{"role": "user", "content": "what is it?"}], "images": shown[number]},
+            )
+        )
+        | {"index": number}
+        for number in range(3)
+    ]
+    assert reason_not_shared(model) is None
+    with torch.no_grad():
+        together = policy.group_log_probs(model, policy.collate(items))
+        policy.sharing = SharedPrefix("false")
+        plain = policy.group_log_probs(model, policy.collate(items))
+        torch.testing.assert_close(together.log_probs, plain.log_probs, atol=5e-6, rtol=0)
+        for row, item in enumerate(items):
+            for column, ids in enumerate(item["completions"]):
+                one = policy.collate([{**item, "completions": [ids]}])
+                alone = policy.group_log_probs(model, one).log_probs[0, 0]
+                found = plain.log_probs[row, column][: len(ids)]
+                torch.testing.assert_close(found, alone, atol=2e-5, rtol=0)
+                if item["images"]:  # else pictures would make no difference here
+                    other = policy.group_log_probs(model, one | {"pixel_values": -one["pixel_values"]})
+                    assert (other.log_probs[0, 0] - alone).abs().max() > 1e-4
 
 
 def test_special_tokens_in_a_completion_are_refused(vlm):
