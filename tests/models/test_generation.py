@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw
 from transformers import AutoProcessor
 
 from models.families.loading import image_token_ids, load_processor, load_vlm
+from models.families.registry import family_of_processor
 from models.generation import answers_yes, evaluating, generate, prepare_inputs
 from models.tiny import FAMILIES
 
@@ -53,9 +54,13 @@ def test_every_family_takes_rows_of_several_images_and_none(tiny_family, family,
     alone = [prepare_inputs(processor, *([one] for one in row)) for row in zip(CONVERSATIONS, images, strict=True)]
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
     assert lengths == [one["input_ids"].shape[1] for one in alone]
-    pixels = [one["pixel_values"] for one in alone if "pixel_values" in one]
-    assert ("pixel_values" in inputs) == bool(pixels)
-    assert not pixels or torch.equal(inputs["pixel_values"], torch.cat(pixels))
+    split = family_of_processor(processor).split
+    apart = [image for one in alone for image in split(one)]
+    together = split(inputs)
+    assert bool(together) == any(images)
+    for one, other in zip(together, apart, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
