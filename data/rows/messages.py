@@ -23,12 +23,15 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 MAX_CHARACTERS = 200_000
-"""Of a text. More is a file that went astray: no Qwen2-VL reads as many tokens."""
+"""Of a text. More is a file that went astray: few models read as many tokens."""
 _FOR_IMAGES = re.compile(r"<\|(?:vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
 
 
 def promised_image(text: str) -> str | None:
-    """The first token in a text that stands for pictures in Qwen's models, which data of no model has a use for."""
+    """The first token in a text that stands for pictures in Qwen's models, which data of no model has a use for.
+
+    Those of other families are found by their processors (`models.families.loading.image_tokens`).
+    """
     found = _FOR_IMAGES.search(text)
     return None if found is None else found[0]
 
@@ -56,7 +59,7 @@ def _check_characters(text: str) -> str:
 
 
 Text = Annotated[StrictStr, BeforeValidator(check_text)]
-"""Not empty, not endless, and without Qwen2-VL's tokens for images."""
+"""Not empty, not endless, and without Qwen's tokens for images."""
 
 
 def _check_part(number: int, part: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 An image backbone gets a square canvas on which a picture lies as it is, scaled down only if it is larger: fitting a
 small picture to the canvas would make it look blurred, and squeezing a strip would hide that it is one. All pictures
 may be enlarged by one whole factor, by repeating their pixels, for backbones whose first layers drop what is a pixel
-wide. A Qwen2-VL's vision tower takes pictures of any shape, in the patches of its own processor.
+wide. A vision tower has its pictures from the image processor of its own model.
 """
 
 from collections.abc import Sequence

@@ -5,6 +5,7 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import AutoProcessor
 
+from data.errors import UserError
 from models.families.loading import image_token_ids, load_processor, load_vlm
 from models.families.registry import family_of_processor
 from models.generation import answers_yes, evaluating, generate, prepare_inputs
@@ -257,3 +258,25 @@ def test_answers_to_yes_or_no_do_not_depend_on_the_batch(tiny, tiny_model):
         answers.append(together)
     assert answers[0] == [True] * 4
     assert answers[-1] == [False] * 4
+
+
+def test_a_token_of_the_family_in_a_text_is_an_error_and_is_left_out_of_a_judges_question(tiny_family):
+    model, processor = load_vlm(str(tiny_family("gemma3")), device="cpu")
+    with pytest.raises(UserError, match="the text contains <image_soft_token>, which promises an image: 'a <image_so"):
+        generate(model, processor, [_ask("a <image_soft_token>")], [[]])
+    pictures = [_picture("red"), _picture("blue", (96, 32))]
+    plain = answers_yes(model, processor, pictures, "Is it   red?")
+    assert answers_yes(model, processor, pictures, "Is it <start_of_image> red?") == plain
+
+
+def test_a_start_that_the_chat_template_writes_is_not_written_again(tiny_family):
+    """Published tokenizers of Gemma put it before any text."""
+    from tokenizers.processors import TemplateProcessing
+
+    processor = load_processor(str(tiny_family("gemma3")))
+    tokenizer = processor.tokenizer
+    start = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(f"{start[0]} $A", special_tokens=[start])
+    assert tokenizer("a")["input_ids"][0] == start[1]
+    [ids] = prepare_inputs(processor, [_ask("Hi")], [[]])["input_ids"].tolist()
+    assert ids.count(start[1]) == 1

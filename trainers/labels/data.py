@@ -30,7 +30,7 @@ class FactorArguments(DataArguments):
         default=None,
         metadata={
             "help": "Configuration of a new image backbone, with its model_type, in place of model_name_or_path "
-            "(a published image model or Qwen2-VL, or a factor predictor to train on)."
+            "(a published image model or vision-language model, or a factor predictor to train on)."
         },
     )
 

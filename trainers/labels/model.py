@@ -24,7 +24,8 @@ def make_predictor(
     """The predictor of a folder or Hub id, or one with a new head, whose first weights follow `args.seed`.
 
     Args:
-        given: folder or Hub id of a predictor, an image model or a Qwen2-VL; or a new backbone's configuration.
+        given: folder or Hub id of a predictor, an image model or a vision-language model; or the configuration
+            of a new backbone.
         names: of the factors, by their ids.
 
     Raises:

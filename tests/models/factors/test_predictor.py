@@ -33,6 +33,7 @@ VIT = {
 }
 FACTORS = ["blurry", "dark", "strip"]
 FAMILIES = ("qwen2_vl", "qwen3_vl", "gemma3")
+OTHERS = ("qwen3_5", "gemma4")
 KINDS = ("resnet", "vit", *FAMILIES)
 
 
@@ -42,8 +43,8 @@ def make(tiny_family):
 
     def build(kind: str, **settings):
         torch.manual_seed(0)
-        if kind in FAMILIES:
-            bounds = {} if kind == "gemma3" else {"max_pixels": 1024}
+        if kind in FAMILIES + OTHERS:
+            bounds = {"max_pixels": 1024} if kind in ("qwen2_vl", "qwen3_vl") else {}
             return from_backbone(str(tiny_family(kind)), FACTORS, **bounds, head_size=16, **settings)
         vision = RESNET if kind == "resnet" else VIT
         return new_predictor(vision, FACTORS, image_size=32, head_size=16, **settings)
@@ -182,6 +183,17 @@ def test_a_predictor_that_was_stored_with_a_tower_alone_says_the_same(make, pict
     loaded.save_pretrained(tmp_path / "again")
     again = load_factor_predictor(str(tmp_path / "again"), "cpu")
     np.testing.assert_array_equal(again.probabilities(pictures), model.probabilities(pictures))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_families_are_trained_and_stored(make, pictures, kind, tmp_path):
+    model = make(kind)
+    model(labels=torch.ones(5, 3), **model.config.prepare(pictures)).loss.backward()
+    assert [name for name, value in model.named_parameters() if value.grad is None] == []
+    model.save_pretrained(tmp_path)
+    found = load_factor_predictor(str(tmp_path), "cpu").probabilities(pictures)
+    np.testing.assert_array_equal(found, model.probabilities(pictures))
 
 
 def test_a_family_without_bounds_of_pixels_says_so(tiny_family):

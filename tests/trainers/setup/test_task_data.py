@@ -64,6 +64,17 @@ def test_a_text_that_promises_an_image_is_refused(processor, token):
         count_tokens([row(f"see {token}", number=3)], "data", image_reader(processor), processor)
 
 
+def test_tokens_of_another_family_are_refused_by_its_processor_in_answers_too(tiny_family):
+    """Data of no model have use for Qwen's; those of others are words to a model that does not have them."""
+    processor = load_processor(str(tiny_family("gemma3")))
+    for field, text in (("completion", "see <image_soft_token>"), ("gold", "<start_of_image>")):
+        for value in (text, [{"role": "assistant", "content": text}]):
+            given = row() | {field: value, "id": 4}
+            with pytest.raises(RecordError, match=rf"data: row 4: field '{field}': the text contains <.*image"):
+                count_tokens([given], "data", image_reader(processor), processor)
+    assert count_tokens([row("a <|start_of_image|>")], "data", image_reader(processor), processor).exact
+
+
 def test_dataset_gives_columns_and_resized_images(processor, tmp_path):
     path = str(tmp_path / "wide.png")
     Image.new("RGB", (640, 320)).save(path)
