@@ -93,7 +93,7 @@ TESTED_IN = {
     "models/served/requests.py": "models/served/test_server.py",
     "models/shared_prefix/attention.py": "models/shared_prefix/test_layout.py",
     "models/shared_prefix/fork.py": "models/shared_prefix/test_families.py",
-    "models/shared_prefix/sharing.py": "models/shared_prefix/test_packing.py",
+    "models/shared_prefix/output_gradients.py": "models/shared_prefix/test_sharing.py",
     "models/tiny_families/gemma3.py": "models/test_tiny.py",
     "models/tiny_families/gemma4.py": "models/test_tiny.py",
     "models/tiny_families/idefics.py": "models/test_tiny.py",

@@ -177,12 +177,12 @@ class _RewardModel:
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "image_index": image_index, **kwargs}
         ends = last_real_tokens(attention_mask).unsqueeze(1)  # (N, 1)
 
-        def plain() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        def plain(_: nn.Module) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             places = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape)
             hidden = self._hidden(**inputs)  # (N * T, hidden)
             return self._scores(hidden[places.gather(1, ends).squeeze(1)]), hidden, places
 
-        def packed() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        def packed(_: nn.Module) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
             batch = pack_conversations(self.model, inputs, row_groups.tolist())
             if batch is None:
                 return None
@@ -191,7 +191,7 @@ class _RewardModel:
             return self._scores(hidden[places.gather(1, ends).squeeze(1)]), hidden, places
 
         may_share = row_groups is not None and kwargs.get("position_ids") is None
-        scores, hidden, places = self.sharing.run(self, packed, plain) if may_share else plain()
+        scores, hidden, places = self.sharing.run(self, packed, plain) if may_share else plain(self)
         return RewardOutput(scores, None if labels is None else self._language_losses(hidden, places, labels))
 
     def _scores(self, hidden: torch.Tensor) -> torch.Tensor:

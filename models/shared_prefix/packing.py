@@ -56,25 +56,19 @@ class Rows:
         numbered = [[next(remaining) for _ in of_row] for of_row in images]
         return cls(input_ids, attention_mask, prompts, numbered, different)
 
-    def reason_not_shared(self, model: nn.Module, width: int) -> str | None:
-        """Why prompts of this batch cannot be shared exactly; `None` if they can.
-
-        Args:
-            model: also wrapped.
-            width: columns of the continuations.
-        """
+    def reason_not_shared(self, model: nn.Module) -> str | None:
+        """Why prompts of this batch cannot be shared exactly, by a model, also wrapped; `None` if they can."""
         if min(self.prompts) < 1:
             return "a row without a prompt"
         config = vision_language_model(model).config
         types = family_of(config).token_types(config, self.input_ids) * (self.attention_mask != 0)
         if (types > 1).any():
             return "videos"
-        if types[:, -width:].any():
+        number = (self.attention_mask != 0).cumsum(dim=1)  # (N, T), of each real token in its row, from 1
+        last = torch.tensor(self.prompts, device=number.device).unsqueeze(1)
+        if types[number > last].any():
             return "images in the continuations"
-        before = types[:, :-width]
-        places = torch.arange(before.shape[1], device=before.device)
-        last = (places * (self.attention_mask[:, :-width] != 0)).argmax(dim=1, keepdim=True)
-        return "a prompt that ends with an image" if before.gather(1, last).any() else None
+        return "a prompt that ends with an image" if types[number == last].any() else None
 
     def prompt_keys(self) -> list[tuple]:
         """For each row, what two rows have in common exactly if prompt and images are the same."""

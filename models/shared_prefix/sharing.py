@@ -6,12 +6,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from data.errors import UserError
 from models.families.registry import family_of
 from models.families.vision_hooks import vision_language_model
 from models.shared_prefix.attention import IMPLEMENTATIONS
+from models.shared_prefix.output_gradients import OutputGradients, with_output_gradients
 from models.shared_prefix.packing import Continuations, Rows, pack_continuations
 
 MODES = ("auto", "true", "false")
@@ -60,12 +63,12 @@ class SharedPrefix:
     Args:
         mode: "auto" goes the plain way where sharing would not be exact, and says so once; "true" raises instead;
             "false" always goes the plain way.
-        check: compare both ways on the first batch.
+        check: compare both ways on the first batch, and gradients on the first with gradients.
     """
 
     def __init__(self, mode: str = "auto", check: bool = False):
         self.mode = parse_mode(mode)
-        self._check = check and self.mode != "false"
+        self._unchecked = {"values", "gradients"} if check and self.mode != "false" else set()
         self._warned: set[str] = set()
 
     def usable(self, model: nn.Module) -> bool:
@@ -89,49 +92,80 @@ class SharedPrefix:
 
     def pack(self, model: nn.Module, rows: Rows, width: int) -> Continuations | None:
         """`pack_continuations`; `None` also where sharing would not be exact, of which it warns."""
-        allowed = self.allowed(rows.reason_not_shared(model, width))
-        return pack_continuations(model, rows, width) if allowed else None
+        return pack_continuations(model, rows, width) if self.allowed(rows.reason_not_shared(model)) else None
 
     def run(
         self,
         model: nn.Module,
-        packed: Callable[[], Values | None],
-        plain: Callable[[], Values],
+        packed: Callable[[nn.Module], Values | None],
+        plain: Callable[[nn.Module], Values],
         reason: str | None = None,
         autocast: AbstractContextManager | None = None,
+        repeats: bool = True,
     ) -> Values:
         """Values of a batch, with each prompt once where that is exact; the first batch both ways, if that is wanted.
 
         Args:
-            packed: computes them with shared prompts; `None` where that would save nothing.
+            packed: computes them with shared prompts, by the model that it gets; `None` where that would save nothing.
             plain: computes them with each row's own prompt.
             reason: why this batch cannot share its prompts, if it cannot.
             autocast: what the model computes in, where that is not entered yet.
+            repeats: whether a prompt of the batch repeats. Where none does, `auto` has nothing to say of the model.
 
         Values are a tensor, or a tuple of which the first tensor is compared.
 
         Raises:
             SharedPrefixError: prompts must be shared and cannot be, or both ways differ by more than rounding.
         """
-        values = packed() if self.usable(model) and self.allowed(reason) else None
-        if values is None:
-            return plain()
-        if self._check:
-            self._check = False
-            with torch.no_grad():
-                expected = plain()
-            with autocast or nullcontext():
-                self._compare(_first(values), _first(expected), computing_dtype(model))
-        return values
+        if self._unchecked - (set() if torch.is_grad_enabled() else {"gradients"}):
+            self._check(model, packed if reason is None else lambda _: None, plain, autocast)
+        wanted = repeats or self.mode == "true"
+        values = packed(model) if wanted and self.usable(model) and self.allowed(reason) else None
+        return plain(model) if values is None else values
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:
         """Leaves the check to the first batch after this block."""
-        wanted, self._check = self._check, False
+        wanted, self._unchecked = self._unchecked, set()
         try:
             yield
         finally:
-            self._check = wanted
+            self._unchecked = wanted
+
+    def _check(
+        self,
+        model: nn.Module,
+        packed: Callable[[nn.Module], Values | None],
+        plain: Callable[[nn.Module], Values],
+        autocast: AbstractContextManager | None,
+    ) -> None:
+        """Computes a batch both ways, in passes of their own, and stops on a difference.
+
+        Processes make the same passes, whatever repeats on each of them: those of ZeRO-3 stay together.
+        """
+        if self.mode == "false" or reason_not_shared(model) is not None:
+            return
+        inner = _without_wrappers(model)
+        shares = True
+
+        def packed_or_plain() -> torch.Tensor:
+            nonlocal shares
+            values = packed(inner)
+            shares = values is not None
+            return _first(plain(inner) if values is None else values)
+
+        if torch.is_grad_enabled():
+            expected, right = with_output_gradients(inner, lambda: _first(plain(inner)))
+            found, gradients = with_output_gradients(inner, packed_or_plain)
+        else:
+            expected, found = _first(plain(inner)), packed_or_plain()
+            right = gradients = OutputGradients()
+        with autocast or nullcontext():
+            dtype = computing_dtype(model)
+        self._compare(found, expected, dtype)
+        self._compare_gradients(gradients, right, dtype)
+        if _on_any_process(shares, found.device):
+            self._unchecked -= {"values", "gradients"} if torch.is_grad_enabled() else {"values"}
 
     def _compare(self, shared: torch.Tensor, plain: torch.Tensor, dtype: torch.dtype) -> None:
         """Stops on a difference between both ways.
@@ -150,6 +184,39 @@ class SharedPrefix:
                 f"shared_prefix_check: values with shared prompts differ from the plain way's by {typical:.3g} (at "
                 f"most {allowed} is rounding in {dtype}); set shared_prefix: false, and report it"
             )
+
+    def _compare_gradients(self, shared: OutputGradients, plain: OutputGradients, dtype: torch.dtype) -> None:
+        """The same of gradients.
+
+        Raises:
+            SharedPrefixError: those of a module differ by more than rounding.
+        """
+        allowed = 0.02 if dtype == torch.float32 else 0.25
+        found = plain.differences(shared)
+        wrong = {name: one for name, one in found.items() if not one <= allowed}
+        if wrong:
+            name, difference = next(iter(wrong.items()))
+            raise SharedPrefixError(
+                f"shared_prefix_check: values with shared prompts are right, but gradients at {len(wrong)} of "
+                f"{len(found)} modules differ from the plain way's, that at {name} by {difference:.0%} (at most "
+                f"{allowed:.0%} is rounding in {dtype}), so the model would learn something else; set shared_prefix: "
+                "false, and report it"
+            )
+
+
+def _without_wrappers(model: nn.Module) -> nn.Module:
+    """The module inside what averages gradients over processes, which waits for those of parameters."""
+    while isinstance(model, DistributedDataParallel) or type(model).__name__ == "DeepSpeedEngine":
+        model = model.module
+    return model
+
+
+def _on_any_process(value: bool, device: torch.device) -> bool:
+    if not torch.distributed.is_initialized():
+        return value
+    flag = torch.tensor(float(value), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)
 
 
 def _first(values: torch.Tensor | tuple) -> torch.Tensor:

@@ -140,7 +140,9 @@ class VLMPolicy:
         exists = batch["completion_mask"]  # (N, C)
         steps = exists.shape[1]
         log_probs = self.sharing.run(
-            model, lambda: self._shared_log_probs(model, batch), lambda: self._plain_log_probs(model, batch)
+            model,
+            lambda module: self._shared_log_probs(module, batch),
+            lambda module: self._plain_log_probs(module, batch),
         )
         groups, size = batch["shape"].tolist()
         mask = exists.new_zeros(groups * size, steps).index_copy(0, batch["slot"], exists).view(groups, size, steps)

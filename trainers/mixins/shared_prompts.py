@@ -67,11 +67,11 @@ class SharedLogProbs:
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """As the parent's."""
         others = with_rows_as_images(others)
-        arguments = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
+        arguments = (input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
         size = batch_size or len(input_ids)
         plain = super()._get_per_token_logps_and_entropies
 
-        def packed() -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        def packed(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None, None]:
             images = _images_of_rows(model, input_ids[:, :-logits_to_keep], others)
             tokens = {"input_ids": input_ids, "attention_mask": attention_mask}
             tokens |= {name: others[name] for name in TOKEN_TYPES if others.get(name) is not None}
@@ -86,7 +86,7 @@ class SharedLogProbs:
         return self.sharing.run(
             model,
             packed,
-            plain=lambda: plain(*arguments, **others),
+            plain=lambda model: plain(model, *arguments, **others),
             reason=_reason_not_shared(others, compute_aux_loss),
             autocast=self.accelerator.autocast(),
         )

@@ -15,9 +15,10 @@ from transformers import (
     set_seed,
 )
 
-from models.families.base import ImageTensors
+from models.families.base import Family, ImageTensors
 from models.families.qwen_vl import QwenVL
 from models.families.registry import family_of
+from models.shared_prefix import fork
 from models.shared_prefix.packing import Rows, continuation_log_probs, pack_continuations
 from models.tiny import build_fast_tokenizer, build_internvl_tokenizer, build_model, build_tokenizer
 from models.tiny_families import idefics, internvl, qwen3_5, qwen3_vl
@@ -103,18 +104,22 @@ def tiny_smolvlm(attention: str = "sdpa", seed: int = 0):
 @contextmanager
 def double() -> Iterator[None]:
     """Computes in float64 also where models and losses ask for float32."""
-    to, narrow = torch.Tensor.to, torch.Tensor.float
+    to, narrow, zeros, full = torch.Tensor.to, torch.Tensor.float, torch.zeros, torch.full
 
-    def to_double(self: torch.Tensor, *args, **kwargs):
-        args = [torch.float64 if one is torch.float32 else one for one in args]
-        kwargs = {name: torch.float64 if one is torch.float32 else one for name, one in kwargs.items()}
-        return to(self, *args, **kwargs)
+    def in_double(function):
+        def call(*args, **kwargs):
+            args = [torch.float64 if one is torch.float32 else one for one in args]
+            kwargs = {name: torch.float64 if one is torch.float32 else one for name, one in kwargs.items()}
+            return function(*args, **kwargs)
 
-    torch.Tensor.to, torch.Tensor.float = to_double, torch.Tensor.double
+        return call
+
+    torch.Tensor.to, torch.Tensor.float = in_double(to), torch.Tensor.double
+    torch.zeros, torch.full = in_double(zeros), in_double(full)
     try:
         yield
     finally:
-        torch.Tensor.to, torch.Tensor.float = to, narrow
+        torch.Tensor.to, torch.Tensor.float, torch.zeros, torch.full = to, narrow, zeros, full
 
 
 def _patches(grid: tuple[int, int], rng: np.random.Generator) -> list[ImageTensors]:
@@ -240,6 +245,14 @@ MIXED = Batch(
 )
 
 
+SHARED_IMAGES = Batch(  # of which the first stands in two prompts, and the prompts repeat out of order
+    (Prompt((3, 5), ((4, 6),), 1), Prompt((4, 5), ((4, 6),), 1), Prompt((2, 3, 4), ((4, 4), (2, 8)), 3)),
+    ((2, 4), (0, 3), (1, 1), (2, 5), (0, 0), (1, 5)),
+    left=1,
+    right=1,
+)
+
+
 @st.composite
 def batches(draw, between: bool = True) -> Batch:
     """Up to 7 rows of up to 3 prompts with up to 2 images; lengths from 0, padding on both sides.
@@ -298,3 +311,23 @@ def assert_same(plain: tuple, shared: tuple, tolerance: float = TOLERANCE) -> No
     for name, one in plain[1].items():
         other = shared[1].get(name, torch.zeros_like(one))  # no gradient where nothing depends on a parameter
         assert (one - other).norm() <= tolerance * max(one.norm(), 1e-2 * total), name
+
+
+# -- mistakes that values do not show ---------------------------------------------------------------------------------
+
+
+def of_states(mistake):
+    """What stands for `of_rows` of a state of linear attention, with a mistake in the states of its rows."""
+    right = fork._State.of_rows
+
+    def wrong(self, count):
+        state = right(self, count)
+        return fork._State(*mistake(state.convolution, state.recurrent))
+
+    return wrong
+
+
+def detached_deepstack(self, features, numbers) -> None:
+    """What stands for `choose_images` of a family."""
+    Family.choose_images(self, features, numbers)
+    features.deepstack_features = [tuple(one.detach() for one in layer) for layer in features.deepstack_features]

@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefix_cases import (
     MIXED,
+    SHARED_IMAGES,
     Batch,
     Prompt,
     assert_same,
     batches,
     both_ways,
     checkpointing,
+    detached_deepstack,
     double,
+    of_states,
     tiny_idefics,
     tiny_internvl,
     tiny_qwen3_5,
@@ -41,12 +44,6 @@ MAKERS = {
     "smolvlm": tiny_smolvlm,
 }
 BOUNDS = dict.fromkeys(MAKERS, 1e-10) | {"qwen3_5": 1e-9}
-SHARED_IMAGES = Batch(  # of which the first stands in two prompts, and the prompts repeat out of order
-    (Prompt((3, 5), ((4, 6),), 1), Prompt((4, 5), ((4, 6),), 1), Prompt((2, 3, 4), ((4, 4), (2, 8)), 3)),
-    ((2, 4), (0, 3), (1, 1), (2, 5), (0, 0), (1, 5)),
-    left=1,
-    right=1,
-)
 
 
 @cache
@@ -130,11 +127,6 @@ def without_deepstack(self, features, numbers) -> None:
     features.pooler_output = tuple(features.pooler_output[number] for number in numbers)
 
 
-def detached(self, features, numbers) -> None:
-    Family.choose_images(self, features, numbers)
-    features.deepstack_features = [tuple(one.detach() for one in layer) for layer in features.deepstack_features]
-
-
 MISTAKES = {"positions": one_axis, "choose_images": without_deepstack}
 
 
@@ -148,16 +140,6 @@ def test_values_show_a_mistake(monkeypatch, name):
     assert_same(*both_ways(model, SHARED_IMAGES))
 
 
-def of_rows(mistake):
-    right = fork._State.of_rows
-
-    def wrong(self, count):
-        state = right(self, count)
-        return fork._State(*mistake(state.convolution, state.recurrent))
-
-    return wrong
-
-
 STATES = {
     "no state of the convolution": lambda convolution, recurrent: (torch.zeros_like(convolution), recurrent),
     "no recurrent state": lambda convolution, recurrent: (convolution, torch.zeros_like(recurrent)),
@@ -166,7 +148,7 @@ STATES = {
 
 @pytest.mark.parametrize("name", STATES)
 def test_values_show_a_state_that_is_cut(monkeypatch, name):
-    monkeypatch.setattr(fork._State, "of_rows", of_rows(STATES[name]))
+    monkeypatch.setattr(fork._State, "of_rows", of_states(STATES[name]))
     plain, shared = both_ways(tiny_qwen3_5(), MIXED)
     assert (plain[0] - shared[0]).abs().max() > 1e-2
 
@@ -181,7 +163,7 @@ def test_values_show_linear_attention_through_the_whole_line(monkeypatch):
 
 
 def test_gradients_show_states_that_are_detached(monkeypatch):
-    detached_states = of_rows(lambda convolution, recurrent: (convolution.detach(), recurrent.detach()))
+    detached_states = of_states(lambda convolution, recurrent: (convolution.detach(), recurrent.detach()))
     monkeypatch.setattr(fork._State, "of_rows", detached_states)
     values, parts = distance(*both_ways(tiny_qwen3_5(), MIXED))
     assert values < 5e-5
@@ -231,7 +213,7 @@ def test_gradients_show_tiles_that_are_detached(monkeypatch, family):
 
 
 def test_gradients_show_what_values_do_not(monkeypatch):
-    monkeypatch.setattr(Qwen3VL, "choose_images", detached)
+    monkeypatch.setattr(Qwen3VL, "choose_images", detached_deepstack)
     plain, shared = both_ways(tiny_qwen3_vl(), SHARED_IMAGES)
     assert (plain[0] - shared[0]).abs().max() < 1e-5
     with pytest.raises(AssertionError, match="visual"):

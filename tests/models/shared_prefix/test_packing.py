@@ -1,6 +1,5 @@
 """Shared prompts: the same values and gradients as the plain way, and what cannot be exact is found out."""
 
-import warnings
 from functools import cache
 
 import pytest
@@ -28,7 +27,7 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from models.shared_prefix.packing import continuation_log_probs, pack_continuations
-from models.shared_prefix.sharing import SharedPrefix, SharedPrefixError, reason_not_shared
+from models.shared_prefix.sharing import reason_not_shared
 
 MAKERS = {"qwen2": tiny_qwen2_vl, "qwen2.5": tiny_qwen2_5_vl, "qwen3": tiny_qwen3_vl}
 
@@ -168,47 +167,3 @@ def test_unknown_models_are_named():
     assert "sliding window" in reason_not_shared(sliding)
     virtual = get_peft_model(tiny_qwen2_vl(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     assert "before the prompt" in reason_not_shared(virtual)
-
-
-def test_auto_warns_once_and_true_raises():
-    model = get_peft_model(tiny_qwen2_vl(), LoraConfig(r=2, lora_dropout=0.1, target_modules=["q_proj"])).train()
-    sharing = SharedPrefix("auto")
-    with pytest.warns(UserWarning, match=r"dropout of 0\.1"):
-        assert not sharing.usable(model)
-    with warnings.catch_warnings(action="error"):
-        assert not sharing.usable(model)
-    with pytest.raises(SharedPrefixError, match=r"dropout of 0\.1"):
-        SharedPrefix("true").usable(model)
-    assert SharedPrefix(True).usable(model.eval())
-    assert not SharedPrefix(False).usable(model)
-    with pytest.raises(ValueError, match="expected one of auto, true, false, found 'yes'"):
-        SharedPrefix("yes")
-
-
-def test_the_check_stops_on_a_difference():
-    models = {torch.float32: tiny_qwen2_vl().eval(), torch.bfloat16: tiny_qwen2_vl().eval().bfloat16()}
-    values = torch.zeros(2, 3)
-
-    def checked(plain: torch.Tensor, dtype: torch.dtype) -> SharedPrefix:
-        sharing = SharedPrefix("auto", check=True)
-        assert sharing.run(models[dtype], lambda: values, lambda: plain) is values
-        return sharing
-
-    sharing = checked(values + 1e-5, torch.float32)
-    assert sharing.run(models[torch.float32], lambda: values, lambda: values + 1) is values  # the first batch alone
-    checked(values + 1e-2, torch.bfloat16)
-    for wrong in (values + 1e-3, values * torch.nan):
-        with pytest.raises(SharedPrefixError, match="shared_prefix_check"):
-            checked(wrong, torch.float32)
-
-
-def test_the_plain_way_is_gone_where_sharing_is_not_exact_or_saves_nothing():
-    model = tiny_qwen2_vl().eval()
-    ways = {"packed": lambda: ("packed",), "plain": lambda: ("plain",)}
-    assert SharedPrefix("auto").run(model, **ways) == ("packed",)
-    assert SharedPrefix("auto").run(model, lambda: None, ways["plain"]) == ("plain",)
-    assert SharedPrefix("false").run(model, **ways) == ("plain",)
-    with pytest.warns(UserWarning, match="by itself .*: videos"):
-        assert SharedPrefix("auto").run(model, **ways, reason="videos") == ("plain",)
-    with pytest.raises(SharedPrefixError, match="videos"):
-        SharedPrefix("true").run(model, **ways, reason="videos")

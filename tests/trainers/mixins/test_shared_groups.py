@@ -31,11 +31,11 @@ def furthest(one, other) -> float:
 
 
 def count(module, key: str, size) -> list[int]:
-    """What a module reads with gradients, filled as the trainer runs."""
+    """What a module reads to learn from, filled as the trainer runs."""
     seen: list[int] = []
 
     def note(module, args, kwargs):
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and next(module.parameters()).requires_grad:
             seen.append(size(kwargs[key]))
 
     module.register_forward_pre_hook(note, with_kwargs=True)

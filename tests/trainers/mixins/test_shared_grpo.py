@@ -24,11 +24,11 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 def count_tokens(trainer) -> list[int]:
-    """Sizes of what the language model reads with gradients, filled as the trainer runs."""
+    """Sizes of what the language model reads to learn from, filled as the trainer runs."""
     seen = []
 
     def note(module, args, kwargs):
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and next(module.parameters()).requires_grad:
             seen.append(kwargs["inputs_embeds"].shape[:2].numel())
 
     trainer.model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
