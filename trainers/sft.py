@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import trl
 from datasets import Dataset, IterableDataset
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import ModelConfig
 
@@ -33,6 +34,8 @@ from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, rest
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.image_bounds import PromptArguments, processor_of
 from trainers.mixins.non_finite import FiniteTraining
+from trainers.mixins.rollout_order import OrderOfEpoch, WholeGroups
+from trainers.mixins.shared_prompts import SharedAnswers, SharingArguments
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.rce import GroupConfig, RCETrainer
 from trainers.report.fixed_samples import FixedSamples, demonstration_samples, held_out_rows
@@ -51,27 +54,45 @@ from trainers.setup.task_data import (
     given_rows,
     is_of_a_task,
     library_dataset,
+    rows_behind,
+    rows_by_prompt,
     to_dataset,
 )
 
 
 @dataclass
-class SFTConfig(CheckedSettings, PromptArguments, VisionTowerArguments, trl.SFTConfig):
+class SFTConfig(CheckedSettings, PromptArguments, VisionTowerArguments, SharingArguments, trl.SFTConfig):
     """`trl.SFTConfig`; texts are never cut, because half an image cannot be read: `max_prompt_length` checks them."""
 
     max_length: int | None = field(default=None, metadata={"help": "Must stay null; see max_prompt_length."})
+    keep_prompts_together: bool = field(
+        default=False,
+        metadata={"help": "Shuffle prompts instead of rows: the answers to a prompt follow each other, and share it."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.keep_prompts_together and self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"keep_prompts_together shuffles prompts: expected train_sampling_strategy random, found "
+                f"{self.train_sampling_strategy}"
+            )
         if self.max_length is not None:
             found = f"found {self.max_length}; max_prompt_length refuses longer prompts"
             raise ValueError(f"max_length cuts images in two: expected null (None), {found}")
 
 
 class SFTTrainer(
-    TrainsSomething, FiniteTraining, CompleteCheckpoints, PublishedRun, TrainsVisionTower, trl.SFTTrainer
+    TrainsSomething,
+    FiniteTraining,
+    CompleteCheckpoints,
+    PublishedRun,
+    SharedAnswers,
+    TrainsVisionTower,
+    trl.SFTTrainer,
 ):
-    """`trl.SFTTrainer` whose batches may lack images on some processes, with the vision tower frozen if asked.
+    """`trl.SFTTrainer` that reads each prompt once for its answers in a batch, whose batches may lack images on some
+    processes, with the vision tower frozen if asked.
 
     The arguments stand in the order of `trl.SFTTrainer`; the others of its arguments may follow.
 
@@ -130,6 +151,16 @@ class SFTTrainer(
             super().__init__(
                 model, args, data_collator, train_dataset, eval_dataset, processing_class, *others, **kwargs
             )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        """The parent's, or one that shuffles prompts instead of rows."""
+        if not self.args.keep_prompts_together:
+            return super()._get_train_sampler(train_dataset)
+        rows = rows_behind(self.train_dataset if train_dataset is None else train_dataset)
+        if rows is None:
+            raise ValueError("keep_prompts_together: expected train_dataset to have rows of a task (docs/recipes.md)")
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return OrderOfEpoch(WholeGroups(rows_by_prompt(rows)), seed, lambda: int(self.state.epoch or 0))
 
     def fixed_samples(self) -> FixedSamples | None:
         """The same few rows at every sampled step, and a training row; `None` for other rows than those of a task."""

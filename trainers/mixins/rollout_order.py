@@ -1,10 +1,11 @@
-"""Which prompts come when and which completions stand together in GRPO, also in a run that was killed in between."""
+"""Which prompts come when and which completions stand together, also in a run that was killed in between."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import Sampler
 
 from trainers.mixins.rollout_batch import Batch, in_order, load_batches, order_of_groups, save_batches
@@ -44,6 +45,25 @@ class OrderOfEpoch(Sampler):
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+
+class WholeGroups(Sampler):
+    """Rows in the order of shuffled groups; those of a group follow each other as they are given.
+
+    Args:
+        groups: numbers of rows, each in one group.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[int]]):
+        self.groups = groups
+        self.generator = torch.Generator()
+
+    def __iter__(self) -> Iterator[int]:
+        for number in torch.randperm(len(self.groups), generator=self.generator).tolist():
+            yield from self.groups[number]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.groups))
 
 
 class OrderedRollouts:

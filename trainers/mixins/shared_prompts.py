@@ -1,7 +1,9 @@
-"""How trainers use shared prompts (models/shared_prefix/): what recipes say of it, and GRPO's log-probabilities."""
+"""How trainers use shared prompts (models/shared_prefix/): what recipes say of it, GRPO's log-probabilities, and what
+SFT computes of the answers to a prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 
 from models.families.base import IMAGE_INPUTS, TOKEN_TYPES, ImageTensors
 from models.families.registry import family_of
-from models.families.vision_hooks import vision_language_model
+from models.families.vision_hooks import has_vision_tower, vision_language_model
 from models.shared_prefix.packing import Rows
 from models.shared_prefix.prefill import shared_prefill
 from models.shared_prefix.sharing import SharedPrefix, parse_mode
@@ -145,3 +147,87 @@ def _images_of_rows(model: nn.Module, prompt_ids: torch.Tensor, others: dict[str
     tokens = (family.token_types(config, prompt_ids) == 1).sum(dim=1).tolist()
     numbers = family.images_of_rows(config, images, tokens, others.get("num_images"))
     return [[images[number] for number in of_row] for of_row in numbers]
+
+
+# -- supervised learning ----------------------------------------------------------------------------------------------
+
+
+class SharedAnswers:
+    """The part of a `trl.SFTTrainer` that reads a prompt and its images once for all its answers in a batch.
+
+    The parent's loss and figures are sums over the tokens that are learned, each of which has its place in the packed
+    batch too. It makes as many forward passes as the parent.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        texts_only = self.args.shared_prefix == "auto" and not has_vision_tower(self.model)
+        mode = "false" if texts_only else self.args.shared_prefix
+        self.sharing = SharedPrefix(mode, self.args.shared_prefix_check)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *others: Any, **kwargs: Any) -> Any:
+        """The parent's, which calls the model for a batch and is given this in its place."""
+        if self.sharing.mode != "false" and "attention_mask" in inputs and "labels" in inputs:
+            return super().compute_loss(partial(self._outputs, model), inputs, *others, **kwargs)
+        return super().compute_loss(model, inputs, *others, **kwargs)
+
+    def _outputs(self, model: nn.Module, **inputs: Any) -> Any:
+        if not inputs.get("fused_lm_head"):  # it asks for logits
+            return model(**inputs)
+        labels = inputs["labels"]
+        learned = labels[:, 1:] != -100
+        rows = self._rows_with_equal_prompts(inputs)
+
+        def packed(model: nn.Module) -> tuple[torch.Tensor, Any] | None:
+            batch = None if rows is None else self.sharing.pack(model, rows, labels.shape[1] - 1)
+            if batch is None or (batch.where[learned] < 0).any():  # a label at padding
+                return None
+            places = batch.where[learned]
+            predicted = torch.full_like(batch.labels, -100)
+            predicted.view(-1)[places] = labels[:, 1:][learned]
+            outputs = model(**batch.packed.inputs, shift_labels=predicted, fused_lm_head=True)
+            return outputs.log_probs.reshape(-1)[places], outputs
+
+        def plain(model: nn.Module) -> tuple[torch.Tensor, Any]:
+            outputs = model(**inputs)
+            return outputs.log_probs[learned], outputs
+
+        reason = self._reason_not_shared(inputs)
+        return self.sharing.run(model, packed, plain, reason, repeats=rows is not None)[1]
+
+    def _rows_with_equal_prompts(self, inputs: dict[str, Any]) -> Rows | None:
+        """The batch, if it has rows with the same prompt and images."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        prompts = _tokens_before_labels(mask, inputs["labels"])
+        if min(prompts) < 1 and self.sharing.mode == "auto":  # prompts are learned too
+            return None
+        nothing: list[list[int]] = [[] for _ in ids]
+        if not _repeat(Rows(ids, mask, prompts, nothing)):
+            return None
+        combined = vision_language_model(self.model)
+        if family_of(combined.config).reason_not_shared(combined) is not None:  # nor does it know its images
+            return Rows(ids, mask, prompts, nothing)
+        rows = Rows.of(ids, mask, prompts, _images_of_rows(self.model, ids, with_rows_as_images(inputs)))
+        return rows if _repeat(rows) else None
+
+    def _reason_not_shared(self, inputs: dict[str, Any]) -> str | None:
+        parallelism = self.accelerator.parallelism_config
+        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
+            return "sequences that are spread over processes"
+        others = {name: value for name, value in inputs.items() if name not in _OF_SFT}
+        return _reason_not_shared(others, self.aux_loss_enabled)
+
+
+_OF_SFT = ("input_ids", "attention_mask", "labels", "use_cache", "fused_lm_head", "output_router_logits")
+
+
+def _tokens_before_labels(mask: torch.Tensor, labels: torch.Tensor) -> list[int]:
+    """For each row, how many real tokens stand before the first that is learned; all of a row where none is."""
+    behind = (labels != -100).cummax(dim=1).values  # (N, T)
+    return ((mask != 0) & ~behind).sum(dim=1).tolist()
+
+
+def _repeat(rows: Rows) -> bool:
+    """Whether two rows have the same prompt and images."""
+    keys = rows.prompt_keys()
+    return len(set(keys)) < len(keys)

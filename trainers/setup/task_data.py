@@ -1,5 +1,7 @@
 """Rows of a task as a data set that a trainer can index, images opened when they are needed; and their lengths."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +10,7 @@ from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from transformers import ProcessorMixin
 
+from data.io.digests import image_digest
 from data.io.pixel_bounds import ImageReader
 from data.io.records import GivenRows, RecordError
 from data.rows.given_images import with_images_read, with_streamed_images_read
@@ -15,6 +18,7 @@ from data.rows.messages import message_texts
 from data.tasks import TASK_FIELDS, load_rows
 from filter_agents.registry import described_agents
 from models.families.loading import image_reader, image_tokens
+from models.shared_prefix.layout import rows_with_equal_keys
 from trainers.setup.recipes import DataArguments
 
 NOT_FOR_REWARDS = ("gold",)
@@ -48,6 +52,25 @@ def to_dataset(rows: Sequence[dict], bounds: ImageReader, columns: Sequence[str]
             columns = [name for name in columns if name != "images"]
     index = Dataset.from_dict({"index": list(range(len(rows)))})
     return index.with_transform(RowLoader(rows, bounds, columns))
+
+
+def rows_behind(dataset: Any) -> Sequence[dict] | None:
+    """The rows that `to_dataset` made a data set of; `None` for any other data set."""
+    options = getattr(dataset, "format", {}).get("format_kwargs", {})
+    loader = options.get("transform")
+    return loader.rows if isinstance(loader, RowLoader) else None
+
+
+def rows_by_prompt(rows: Sequence[dict]) -> list[list[int]]:
+    """Numbers of the rows with the same prompt and pictures; images are read only where a prompt's words repeat."""
+    texts = [json.dumps(row["prompt"], default=repr, sort_keys=True) for row in rows]
+    count = Counter(texts)
+    return rows_with_equal_keys(
+        [
+            (text, *(image_digest(image) for image in row["images"] if count[text] > 1))
+            for text, row in zip(texts, rows, strict=True)
+        ]
+    )
 
 
 def load_task_rows(arguments: DataArguments, split: str, check_files: bool, source: str | None = None) -> list[dict]:
