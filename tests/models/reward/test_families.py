@@ -1,5 +1,6 @@
 """Reward models on other families than Qwen2-VL: made from transformers' own classes, with all that those have."""
 
+import json
 import pickle
 
 import pytest
@@ -14,7 +15,7 @@ from models.reward import config as configurations
 from models.reward import model as models
 from models.reward.config import class_stem, type_of_stem
 from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
-from models.reward.load import from_backbone, load_reward_model, reward_model_kind
+from models.reward.load import from_backbone, load_reward_model, read_config, reward_model_kind, reward_model_of
 from models.shared_prefix.sharing import SharedPrefix
 
 FAMILIES = {"qwen3_vl": "Qwen3VL", "qwen3_5": "Qwen3_5", "gemma3": "Gemma3", "gemma4": "Gemma4"}
@@ -153,3 +154,30 @@ def test_round_trips_give_equal_scores(backbone, tmp_path):
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path, config=loaded.config.backbone())
     first = AutoModelForImageTextToText.from_pretrained(backbone)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), first.parameters(), strict=True))
+
+
+def test_a_family_that_nothing_is_known_of(tmp_path):
+    """Whose type AutoConfig learns when the configuration of a reward model is read."""
+    text = {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "vocab_size": 99,
+    }
+    vision = {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    vision |= {"num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    plain = AutoConfig.for_model("vipllava", text_config=text, vision_config=vision, vision_feature_layers=[-1, -2])
+    plain.image_token_id = 7
+    stored = {**plain.to_dict(), "model_type": "vipllava_reward", "score_min": -1.0, "score_max": 1.0}
+    (tmp_path / "config.json").write_text(json.dumps(stored), encoding="utf-8")
+    with pytest.raises(ValueError, match="vipllava_reward"):
+        AutoConfig.from_pretrained(tmp_path)
+    config = read_config(tmp_path, {})
+    assert type(config).__name__ == "VipLlavaRewardConfig"
+    model = reward_model_of(config).eval()
+    assert type(AutoModel.from_config(config)) is type(model) is models.VipLlavaForRewardModel
+    ids = torch.tensor([[1, 7, 7, 7, 7, 2, 3]])
+    scores = [model(ids, pixel_values=torch.full((1, 3, 16, 16), value)).logits.item() for value in (0.0, 1.0)]
+    assert -1 < scores[0] != scores[1] < 1
