@@ -18,8 +18,16 @@ from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
 from models.reward.load import from_backbone, load_reward_model, read_config, reward_model_kind, reward_model_of
 from models.shared_prefix.sharing import SharedPrefix
 
-FAMILIES = {"qwen3_vl": "Qwen3VL", "qwen3_5": "Qwen3_5", "gemma3": "Gemma3", "gemma4": "Gemma4"}
-EVERY = ["qwen3_vl", "qwen3_5", "gemma3", pytest.param("gemma4", marks=pytest.mark.slow)]
+FAMILIES = {
+    "qwen3_vl": "Qwen3VL",
+    "qwen3_5": "Qwen3_5",
+    "gemma3": "Gemma3",
+    "gemma4": "Gemma4",
+    "internvl": "InternVL",
+    "idefics3": "Idefics3",
+}
+QUICK = ("qwen3_vl", "qwen3_5", "gemma3")
+EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
 GROUPS = [ResponseGroup(query, images, [response, "no", "maybe so"]) for query, images, response in CASES]
 EACH = [(query, images, text) for query, images, first in CASES for text in (first, "no", "maybe so")]
 

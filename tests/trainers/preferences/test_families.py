@@ -16,7 +16,9 @@ from rewards.reward_model import RewardModel
 from trainers.preferences.model import reward_adapters
 from trainers.reward import RewardConfig, RewardTrainer
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_5", "gemma3", "gemma4")]
+OTHERS = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_5", "gemma3", "gemma4", "internvl", "idefics3")
+]
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
 LORA = ModelConfig(use_peft=True, lora_r=4, lora_dropout=0.0)
 
