@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.io.images import ImageSource
-from data.io.pixel_bounds import ImageReader, PixelBounds
+from data.io.pixel_bounds import BoundsError, ImageReader, PixelBounds
 
 # -- language models --------------------------------------------------------------------------------------------------
 
@@ -227,6 +227,10 @@ _MOST_TOKENS = {
 """Of an image, with those around it, by the processors that have rules of their own."""
 
 
+_PIXELS_OF_A_TOKEN = {"gemma4": 48 * 48}
+"""By those of them that `max_pixels` gives another number of tokens."""
+
+
 @dataclass(frozen=True)
 class MostTokens(ImageReader):
     """Every image counts as many tokens as the processor, which cannot be reached, makes of any at most.
@@ -247,10 +251,22 @@ def published_reader(name: str, low: int | None, high: int | None) -> ImageReade
     Args:
         name: of any model; one that is not listed is taken for a Qwen2-VL.
         low, high: bounds of a recipe, in pixels.
+
+    Raises:
+        BoundsError: bounds that the model's processor does not have.
     """
     model_type, _ = PUBLISHED_SHAPES.get(name, ("qwen2_vl", {}))
-    if model_type in _MOST_TOKENS:
+    if model_type not in _MOST_TOKENS:
+        own = _BOUNDS.get(model_type, _OLDER_BOUNDS)
+        low = low or own.minimum
+        return PixelBounds(low, max(low, high or own.maximum), own.patch_size)
+    if low is None and high is None:
         return MostTokens(_MOST_TOKENS[model_type])
-    own = _BOUNDS.get(model_type, _OLDER_BOUNDS)
-    low = low or own.minimum
-    return PixelBounds(low, max(low, high or own.maximum), own.patch_size)
+    pixels = _PIXELS_OF_A_TOKEN.get(model_type)
+    if high is None or low is not None or pixels is None:
+        asked = "max_pixels" if low is None else "min_pixels"
+        raise BoundsError(
+            f"{asked}: the processor of {name} resizes images by rules of its own, and takes no such bound; leave it "
+            "out"
+        )
+    return MostTokens(high // pixels + 2)

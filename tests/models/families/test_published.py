@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from data.io.pixel_bounds import BoundsError
 from models.families.published import PUBLISHED_SHAPES, published_config, published_reader
 
 STORED = {
@@ -119,3 +120,10 @@ def test_bounds_are_in_the_patches_of_the_model():
     assert published_reader("Qwen/Qwen3-VL-4B-Instruct", None, 32 * 32 * 256).tokens(image) == 256
     assert published_reader("someone/unknown", 28 * 28 * 4, 28 * 28 * 256).tokens(image) == 256
     assert published_reader("Qwen/Qwen3-VL-4B-Instruct", None, 1024).maximum == 256 * 256  # never below the lowest
+
+
+def test_bounds_that_a_processor_does_not_have():
+    assert published_reader("google/gemma-4-E2B-it", None, 48 * 48 * 1120).tokens(None) == 1122
+    for name, low, high in [("google/gemma-3-4b-it", None, 500), ("google/gemma-4-E2B-it", 100, None)]:
+        with pytest.raises(BoundsError, match=rf"^{'min' if low else 'max'}_pixels: the processor of {name} .* leave"):
+            published_reader(name, low, high)
