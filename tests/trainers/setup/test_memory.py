@@ -100,7 +100,7 @@ def tensors_of(values) -> list[torch.Tensor]:
     return [tensor for value in inner for tensor in tensors_of(value)]
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5", "gemma3"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5", "gemma3", "gemma4"])
 def test_a_rows_cache_is_as_large_as_the_real_one(tiny_family, family):
     model = AutoModelForImageTextToText.from_pretrained(tiny_family(family), dtype=torch.float32).eval()
     text = model.config.get_text_config()
@@ -161,7 +161,7 @@ def test_states_of_linear_attention_do_not_grow_with_the_text():
     assert {memory.values_kept(text, "linear_attention", tokens) for tokens in (1, 9999)} == {512 + 4 * 96}
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl", "gemma3"])
+@pytest.mark.parametrize("family", ["qwen3_vl", "gemma3", "gemma4"])
 def test_parameters_of_other_families(tiny_family, family):
     counts = count_parameters(AutoConfig.from_pretrained(tiny_family(family)))
     model = AutoModelForImageTextToText.from_pretrained(tiny_family(family))
