@@ -97,7 +97,6 @@ class Cell:
 
     Attributes:
         reasons: for which rows went the plain way, where prompts could have been shared.
-        four_bit: weights may have 4 bits.
     """
 
     start: Start
@@ -105,15 +104,13 @@ class Cell:
     data: Path
     folder: Path
     reasons: list[str] = field(default_factory=list)
-    four_bit: bool = False
 
     def __post_init__(self):
         self.folder.mkdir(parents=True)
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess:
         path = ":".join(map(str, (ROOT, *HELPER_FOLDERS)))
-        worker = [WORKERS / "four_bit_worker.py"] if self.four_bit else []
-        found = self.start(*worker, *arguments, PYTHONPATH=path)
+        found = self.start(WORKERS / "family_worker.py", *arguments, PYTHONPATH=path)
         if "Traceback" in found.stderr:
             raise Fault(f"{' '.join(map(str, arguments))}\n{found.stderr[-3000:]}")
         return found
@@ -215,7 +212,6 @@ def share(cell: Cell) -> None:
 
 
 def four_bit(cell: Cell) -> None:
-    cell.four_bit = True
     for name in ("SFT", "GRPO", "reward model"):
         cell.use(METHODS[name], cell.train(METHODS[name], "four_bit", **FOUR_BIT))
 
