@@ -19,12 +19,16 @@ from trainers.rce import RCEConfig, RCETrainer
 
 
 def run(settings: dict, name: str) -> dict:
-    args = RCEConfig(**settings["args"], shared_prefix=settings["runs"][name])
+    shares = settings["runs"][name]
+    args = RCEConfig(**settings["args"], shared_prefix=shares, shared_prefix_check=shares)
     trainer = vlm_trainer(Path(settings["completions"]), settings["model"], RCETrainer, args)
     tokens = []
-    trainer.model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: tokens.append(kwargs["inputs_embeds"].shape[:2].numel()), with_kwargs=True
-    )
+
+    def note(module, args, kwargs):
+        if next(module.parameters()).requires_grad:  # not for the check
+            tokens.append(kwargs["inputs_embeds"].shape[:2].numel())
+
+    trainer.model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
     trainer.train()
     process = trainer.accelerator.process_index
     weights = {}
