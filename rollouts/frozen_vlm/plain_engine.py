@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from data.errors import UserError
 from data.io.digests import image_bytes_digest
 from data.io.images import ImageSource, open_image
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT, in_context_messages
@@ -140,11 +141,12 @@ class PlainInContextVLM:
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _check(self, texts: Sequence[str], request: InContextRequest) -> None:
-        for token in self._forbidden:
-            if any(token in text for text in texts):
-                raise ValueError(
-                    f"query {request.query.id!r}: found {token}, which promises an image; neither a question nor an "
-                    "answer must hold it"
+        for text in texts:
+            token = next((token for token in self._forbidden if token in text), None)
+            if token is not None:
+                raise UserError(
+                    f"query {request.query.id!r}: found {token}, which promises an image, in {text!r:.200}; neither "
+                    "questions nor answers may hold it"
                 )
 
     def _batches(

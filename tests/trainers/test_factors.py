@@ -20,6 +20,7 @@ def data(tmp_path_factory) -> Path:
     return write_labelled(tmp_path_factory.mktemp("labelled"), pictures=96)
 
 
+OTHERS = ("qwen3_vl", "gemma3", "internvl")
 SETTINGS = {
     "use_cpu": True,
     "bf16": False,
@@ -107,10 +108,11 @@ def test_a_predictor_can_be_trained_on(finished, data, tmp_path):
     assert after.config.pos_weight is None
 
 
-def test_the_vision_tower_of_a_qwen2_vl_learns(data, tiny_model, tmp_path):
+@pytest.mark.parametrize("family", ["qwen2_vl", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)])
+def test_the_vision_tower_of_any_family_learns(data, tiny_family, tmp_path, family):
     args = FactorTrainingConfig(output_dir=str(tmp_path), **SETTINGS | {"learning_rate": 3e-3}, num_train_epochs=12,
                                 save_strategy="no")  # fmt: skip
-    trainer = FactorTrainer(small_predictor(str(tiny_model)), args, *labelled_images(data))
+    trainer = FactorTrainer(small_predictor(str(tiny_family(family))), args, *labelled_images(data))
     trainer.train()
     assert trainer.results["final"]["f1_micro"] > 0.9
 

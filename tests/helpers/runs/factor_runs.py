@@ -63,4 +63,5 @@ def small_predictor(tiny_model: str | None = None, seed: int = 0):
     settings = {"head_size": 16, "dropout": 0.0}
     if tiny_model is None:
         return new_predictor(BACKBONE, FACTORS, image_size=32, **settings)
-    return from_backbone(tiny_model, FACTORS, max_pixels=1024, **settings)
+    bounds = {"max_pixels": 1024} if Path(tiny_model).name in ("tiny", "qwen3_vl") else {}
+    return from_backbone(tiny_model, FACTORS, **bounds, **settings)

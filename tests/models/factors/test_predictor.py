@@ -14,6 +14,7 @@ from models.factors.predictor import (
     load_factor_predictor,
     new_predictor,
 )
+from models.tiny import FAMILIES as TINY
 
 RESNET = {
     "model_type": "resnet",
@@ -33,7 +34,7 @@ VIT = {
 }
 FACTORS = ["blurry", "dark", "strip"]
 FAMILIES = ("qwen2_vl", "qwen3_vl", "gemma3")
-OTHERS = ("qwen3_5", "gemma4")
+OTHERS = tuple(one for one in TINY if one not in FAMILIES)
 KINDS = ("resnet", "vit", *FAMILIES)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import vlm_cases as cases
 
+from data.errors import UserError
 from data.io.images import ImageError
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT
 from data.vqa import VqaRecord
@@ -49,7 +50,8 @@ def test_whole_prompts_have_the_results_of_each_request_by_itself(family):
     assert len(set(texts)) > 2 or family not in (*BY_PIECES, "gemma3")  # others say one thing
     for budget in (1, 100_000):
         vlm = PlainInContextVLM(*tiny(family), max_batch_tokens=budget)
-        assert vlm.answer_log_probs(REQUESTS) == pytest.approx(scores, abs=2e-5)
+        noise = 1e-4 if family == "gemma4" else 2e-5  # Gemma 4 differs by 4e-5 from itself with other padding
+        assert vlm.answer_log_probs(REQUESTS) == pytest.approx(scores, abs=noise)
         assert vlm.generate(REQUESTS, max_new_tokens=4) == texts
     assert vlm.answer_probabilities(REQUESTS[:1]) == pytest.approx([math.exp(scores[0])], abs=1e-5)
 
@@ -89,7 +91,7 @@ def test_a_family_without_pieces_is_asked_with_whole_prompts_and_that_is_said(fa
 
 def test_a_token_of_another_family_in_a_question_is_an_error_that_names_the_query():
     record = VqaRecord(id=7, question="what is <image_soft_token>?", answers=["a"], images=RECORDS[0].images)
-    with pytest.raises(ValueError, match="query 7: found <image_soft_token>, which promises an image"):
+    with pytest.raises(UserError, match="query 7: found <image_soft_token>, which promises an image"):
         PlainInContextVLM(*tiny("gemma3")).generate([InContextRequest(record)])
 
 
