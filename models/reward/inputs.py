@@ -307,16 +307,21 @@ def _types(processor: Any) -> tuple[str, ...]:
     return tuple(name for name in _TYPES if name in processor(text=["x"]))
 
 
-def _image_counts(
+def _counted(
     processor: Any, units: Sequence[_Unit], processed: Sequence[dict[str, list[int]]], encoded: dict[str, torch.Tensor]
-) -> list[int]:
-    """How many images each unit has, or tiles where the family cuts images into such."""
+) -> tuple[list[int], dict[str, torch.Tensor]]:
+    """How many images each unit has, or tiles where the family cuts images into such; and these, each with features of
+    its own."""
+    family = family_of_processor(processor)
     pictures = [len(unit.images) for unit in units]
-    found = len(family_of_processor(processor).split(encoded))
-    if found == sum(pictures):
-        return pictures
+    if type(family) is Family:
+        return pictures, encoded
+    found = family.split(encoded)
+    encoded = family.join(found)
+    if len(found) == sum(pictures):
+        return pictures, encoded
     tokens = [row["input_ids"].count(processor.image_token_id) for row in processed]
-    return [found * one // sum(tokens) for one in tokens]  # of all tiles equally many
+    return [len(found) * one // sum(tokens) for one in tokens], encoded  # of all tiles equally many
 
 
 def _tokenise(
@@ -332,7 +337,8 @@ def _tokenise(
     ]
     with_images = [unit for unit in units if unit.images]
     processed, encoded = _process(processor, with_images) if with_images else ([], {})
-    seen_by_it = zip(processed, _image_counts(processor, with_images, processed, encoded), strict=True)
+    counts, encoded = _counted(processor, with_images, processed, encoded)
+    seen_by_it = zip(processed, counts, strict=True)
     rows: dict[str, list[list[int]]] = {name: [] for name in ("input_ids", *_types(processor))}
     index, seen = list[int](), 0
     for unit in units:
