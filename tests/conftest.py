@@ -1,5 +1,6 @@
 """What tests of every room share: oracle cases, a tiny model, a small data set of reports, and running commands."""
 
+import gc
 import json
 import os
 import subprocess
@@ -21,6 +22,12 @@ os.environ["TORCH_EXTENSIONS_DIR"] = EXTENSIONS.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["DS_ACCELERATOR"] = "cpu"
+
+
+def pytest_collection_finish() -> None:
+    """What the tests import is left out of collecting garbage, which looks through all of it several times a run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +63,8 @@ def run_warm(tmp_path_factory):
     what takes long (warm_worker.py).
 
     With `processes`, as many do the same, as torchrun starts them; the status is the first that is not 0. Not for
-    tests of the start itself, nor for variables that are read when a library is imported. `start` is the folder that
-    it is started from.
+    tests of the start itself, nor for variables that are read when a library is imported, but for those of the Hub.
+    `start` is the folder that it is started from.
     """
     folder = tmp_path_factory.mktemp("warm")
     command = [sys.executable, str(WORKERS / "warm_worker.py")]

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import random
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -87,12 +86,10 @@ def test_nothing_is_left_beside_the_output(undisturbed):
     assert [path.name for path in undisturbed[0].parent.iterdir()] == ["scored.jsonl"]
 
 
-def test_killed_a_few_times_the_file_is_the_same(undisturbed, folder, tiny_reward_model, tmp_path):
+def test_killed_a_few_times_the_file_is_the_same(undisturbed, folder, tiny_reward_model, tmp_path, run_warm):
     output = tmp_path / "scored.jsonl"
     command = [WORKER, 4, 3, undisturbed[1], "rewards.score", *_arguments(folder, tiny_reward_model, output)]
-    finished = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=500, check=False
-    )
+    finished = run_warm(*command, timeout=500)
     assert finished.returncode == 0, finished.stderr
     assert int(finished.stdout.rsplit("killed ", 1)[1]) >= 2
     assert output.read_bytes() == undisturbed[0].read_bytes()

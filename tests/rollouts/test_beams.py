@@ -3,8 +3,6 @@
 import itertools
 import json
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -192,32 +190,31 @@ def test_the_file_is_one_of_candidate_groups(undisturbed, beam_data):
         assert len(group.answers) == 10
 
 
-def _kill(kills: int, seconds: float, expected: Path, arguments: list[str]) -> None:
+def _kill(run_warm, kills: int, seconds: float, expected: Path, arguments: list[str]) -> None:
     """Kills runs within so many seconds of their start; the file of the last equals the undisturbed one."""
     seed = 3  # the first moments are early ones: a run that is not killed leaves nothing to do for the others
-    command = [WORKER, kills, seed, seconds, "rollouts.beams", *arguments]
-    finished = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=500, check=False
-    )
+    finished = run_warm(WORKER, kills, seed, seconds, "rollouts.beams", *arguments, timeout=500)
     assert finished.returncode == 0, finished.stderr
     assert int(finished.stdout.rsplit("killed ", 1)[1]) >= kills // 2
     output = Path(arguments[arguments.index("--output") + 1])
     assert output.read_bytes() == expected.read_bytes()
 
 
-def test_killed_a_few_times_the_file_is_the_same(undisturbed, beam_data, tiny_model, tmp_path):
+def test_killed_a_few_times_the_file_is_the_same(undisturbed, beam_data, tiny_model, tmp_path, run_warm):
     expected, seconds = undisturbed
-    _kill(4, seconds, expected, _arguments(beam_data, tiny_model, tmp_path / "beams.jsonl"))
+    _kill(run_warm, 4, seconds, expected, _arguments(beam_data, tiny_model, tmp_path / "beams.jsonl"))
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_the_file_is_the_same(tiny_model, tmp_path):
+def test_killed_twenty_times_the_file_is_the_same(tiny_model, tmp_path, run_warm):
     data = _write_data(tmp_path, 24, 20)
     start = time.monotonic()
     beams.main(_arguments(data, tiny_model, tmp_path / "undisturbed.jsonl"))
     seconds = time.monotonic() - start
     arguments = _arguments(data, tiny_model, tmp_path / "killed.jsonl")
-    _kill(20, seconds / 6, tmp_path / "undisturbed.jsonl", arguments)  # short enough that all fall into the work
+    _kill(
+        run_warm, 20, seconds / 6, tmp_path / "undisturbed.jsonl", arguments
+    )  # short enough that all fall into the work
 
 
 def test_two_processes_make_the_same_file_as_one(undisturbed, beam_data, tiny_model, tmp_path, run_warm):

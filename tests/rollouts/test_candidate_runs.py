@@ -1,7 +1,5 @@
 """Runs of the candidates command with a real VLM: killed, or divided among processes, they make the same file."""
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -30,28 +28,23 @@ def undisturbed(selection_files, tiny_model, tmp_path_factory) -> tuple[Path, fl
     return folder / "out.jsonl", time.monotonic() - start
 
 
-def _kill(kills: int, undisturbed, arguments: list[str], output: Path) -> None:
+def _kill(run_warm, kills: int, undisturbed, arguments: list[str], output: Path) -> None:
     """Kills runs at random moments; the file of the last equals the undisturbed one."""
-    found = subprocess.run(
-        [sys.executable, WORKER, str(kills), "3", str(undisturbed[1]), "rollouts.candidates", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    found = run_warm(WORKER, kills, 3, undisturbed[1], "rollouts.candidates", *arguments, timeout=500)
     assert found.returncode == 0, found.stderr
     assert int(found.stdout.rsplit("killed ", 1)[1]) >= kills // 2
     assert output.read_bytes() == undisturbed[0].read_bytes()
 
 
-def test_killed_a_few_times_the_file_is_the_same(selection_files, tiny_model, tmp_path, undisturbed):
+def test_killed_a_few_times_the_file_is_the_same(selection_files, tiny_model, tmp_path, undisturbed, run_warm):
     output = tmp_path / "out.jsonl"
-    _kill(4, undisturbed, command(selection_files, tiny_model, output), output)
+    _kill(run_warm, 4, undisturbed, command(selection_files, tiny_model, output), output)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_the_file_is_the_same(selection_files, tiny_model, tmp_path, undisturbed):
+def test_killed_twenty_times_the_file_is_the_same(selection_files, tiny_model, tmp_path, undisturbed, run_warm):
     output = tmp_path / "out.jsonl"
-    _kill(20, undisturbed, command(selection_files, tiny_model, output), output)
+    _kill(run_warm, 20, undisturbed, command(selection_files, tiny_model, output), output)
 
 
 def test_two_processes_make_the_same_file(selection_files, tiny_model, tmp_path, undisturbed, run_warm):

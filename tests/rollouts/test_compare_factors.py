@@ -1,11 +1,14 @@
 """Ways to choose agents, measured on the same reports."""
 
 import json
+import multiprocessing
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from models.factors.predictor import new_predictor
+from rollouts import compare_factors
 from rollouts.compare_factors import format_comparison, main
 
 BACKBONE = {
@@ -31,7 +34,8 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(files, report_data, tiny_model):
-    """The output folder of a comparison of all ways."""
+    """The output folder of a comparison of all ways. A new process imports for seconds, so that only the one of `vlm`,
+    which shows that nothing of this one is needed, is no fork."""
     (files / "recipe.yaml").write_text("max_completion_length: 8\nmax_pixels: 1024\n")
     arguments = {
         "--split": "train",
@@ -42,7 +46,10 @@ def compared(files, report_data, tiny_model):
         "--vlm_with_factors": tiny_model,
         "--output_dir": files / "out",
     }
-    main(["--dataset_name", str(report_data), *(str(part) for pair in arguments.items() for part in pair)])
+    starts = map(multiprocessing.get_context, ("fork", "spawn", "fork"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_factors, "multiprocessing", SimpleNamespace(get_context=lambda method: next(starts)))
+        main(["--dataset_name", str(report_data), *(str(part) for pair in arguments.items() for part in pair)])
     return files / "out"
 
 

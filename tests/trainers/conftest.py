@@ -1,5 +1,7 @@
 """Small GRPO runs in the process of the test, on a CPU, with the tiny model."""
 
+from collections.abc import Iterator
+
 import pytest
 from report_agents import AGENT_NAMES
 
@@ -8,6 +10,25 @@ def vowels(completions, **columns) -> list[float]:
     """A reward with contrast even for the gibberish of an untrained model: the share of vowels."""
     texts = [completion[0]["content"] for completion in completions]
     return [sum(letter in "aeiou" for letter in text) / max(len(text), 1) for text in texts]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_picture() -> Iterator[None]:
+    """Reports show the loss alone, but in tests that take `all_pictures`: ten pictures take as long as most runs here.
+    Module fixtures that draw all have a fixture of this name beside them."""
+    from trainers.report import curves
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "PANELS", [panel for panel in curves.PANELS if panel.title == "loss"])
+        yield
+
+
+@pytest.fixture
+def all_pictures(monkeypatch) -> None:
+    """Reports show everything that was logged."""
+    from trainers.report import curves, logged_figures
+
+    monkeypatch.setattr(curves, "PANELS", logged_figures.PANELS)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,11 @@ from trainers.factors import FactorTrainer, FactorTrainingConfig, main
 from trainers.labels.data import FactorArguments, load_splits, positive_weights
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_picture() -> None:
+    """All are drawn."""
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_labelled(tmp_path_factory.mktemp("labelled"), pictures=96)

@@ -266,7 +266,7 @@ def test_bad_settings_are_refused(tmp_path, settings, message):
         OfflineGRPOConfig(output_dir=str(tmp_path), use_cpu=True, **settings)
 
 
-def test_a_selector_is_trained_from_its_warm_start_by_the_command(pointer_groups, tmp_path, capsys):
+def test_a_selector_is_trained_from_its_warm_start_by_the_command(pointer_groups, tmp_path, capsys, all_pictures):
     from models.selectors.load import load_selector
 
     start = PointerSelector(PointerSelectorConfig(embedding_size=8, hidden_size=16, dropout=0.5))

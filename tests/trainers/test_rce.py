@@ -296,7 +296,7 @@ def run_main(pointer_groups, completion_groups, tiny_model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("script", [main, sft_main], ids=["rce", "sft"])
-def test_a_selector_is_trained_saved_and_reported(run_main, tmp_path, script):
+def test_a_selector_is_trained_saved_and_reported(run_main, tmp_path, script, all_pictures):
     from models.selectors.load import load_selector
 
     status, error = run_main(script, eval_strategy="steps", eval_steps=1, reward_field="vqa_acc_score")

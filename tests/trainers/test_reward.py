@@ -316,7 +316,7 @@ def run(tiny_model, preferences, tmp_path, capsys):
     return start
 
 
-def test_a_run_has_its_own_folder_with_everything(run, preferences):
+def test_a_run_has_its_own_folder_with_everything(run, preferences, all_pictures):
     status, printed, folders = run(text="system_prompt: Judge the answer.\n")
     assert status == 0, printed
     assert len(folders) == 1

@@ -73,6 +73,8 @@ def _draw(panel: Panel, curves: Mapping[str, Any], history: History, kind: str, 
     axes.grid(alpha=0.25)
     if len(axes.get_legend_handles_labels()[1]) > 1:  # below the axes: curves of one figure often fill them
         figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    figure.get_layout_engine().execute(figure)  # once: as long as there is an engine, each picture is drawn twice
+    figure.set_layout_engine(None)
     return figure
 
 

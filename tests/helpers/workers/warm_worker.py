@@ -4,6 +4,7 @@ Reads orders, JSON a line: arguments (of `python`: a script or -m and a module, 
 processes, timeout, stdout and stderr (files). Answers each with a line, how the processes ended.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -22,11 +23,24 @@ TAKE_LONG = (
 )
 
 
+def _read_hub_variables() -> None:
+    """Lets huggingface_hub see what it read from variables when it was imported."""
+    from huggingface_hub import constants, hf_api
+    from transformers.utils import hub
+
+    importlib.reload(constants)
+    hf_api.api.endpoint = constants.ENDPOINT
+    hub._hf_api = None
+
+
 def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
     """As `python` would run them."""
     os.chdir(folder)
     os.environ |= environment
+    if any(name.startswith("HF_") for name in environment):
+        _read_hub_variables()
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(":") if path]
+    sys.orig_argv = [sys.executable, *arguments]
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
@@ -42,6 +56,7 @@ def main() -> None:
     os.dup2(2, 1)  # libraries greet when they are imported
     for module in TAKE_LONG:
         importlib.import_module(module)
+    gc.freeze()  # looking through so many modules for garbage takes long, and copies their memory in each fork
     for line in sys.stdin:
         order = json.loads(line)
         statuses = run_forked(

@@ -59,7 +59,7 @@ def patient(completions, **columns):
 
 
 @pytest.fixture(scope="module")
-def push(run_command, tiny_model, report_data, tmp_path_factory):
+def push(run_warm, tiny_model, report_data, tmp_path_factory):
     """Function: server, changes to a recipe of one GRPO step, variables -> folder and process."""
 
     def run(hub: HubServer, *arguments: str, variables: dict | None = None, **changes) -> SimpleNamespace:
@@ -68,7 +68,7 @@ def push(run_command, tiny_model, report_data, tmp_path_factory):
         steps = {"max_completion_length": 8, "max_steps": 1, "logging_steps": 1, "save_strategy": "no"}
         path = write_grpo_recipe(place, tiny_model, report_data, **hub_settings | steps | changes)
         environment = hub.environment(HF_HOME=str(place / "home"), **variables or {})
-        process = run_command("trainers/grpo.py", "--config", path, *arguments, **environment)
+        process = run_warm("trainers/grpo.py", "--config", path, *arguments, **environment)
         return SimpleNamespace(hub=hub, folder=place / "run", process=process, recipe=path.read_text(encoding="utf-8"))
 
     return run
@@ -98,14 +98,15 @@ def _assert_files_are_local(run: SimpleNamespace) -> None:
 # -- the server itself -----------------------------------------------------------------------------------------------
 
 
-def test_server_takes_uploads_as_the_hub_does(run_command, tmp_path):
+def test_server_takes_uploads_as_the_hub_does(run_warm, tmp_path):
     folder = tmp_path / "files"
     (folder / "below").mkdir(parents=True)
     (folder / "big").write_bytes(bytes(range(256)) * 20)
     (folder / "small").write_bytes(b"\0\1\2")
     (folder / "below" / "text.md").write_text("plain", encoding="utf-8")
     with HubServer(part_size=2000) as hub:
-        done = run_command("-c", UPLOAD, folder, **hub.environment(HF_HOME=str(tmp_path / "home")))
+        (tmp_path / "upload.py").write_text(UPLOAD, encoding="utf-8")
+        done = run_warm(tmp_path / "upload.py", folder, **hub.environment(HF_HOME=str(tmp_path / "home")))
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [".gitattributes big small", "False 5120"]
         assert [commit["message"] for commit in hub.repos["someone/files"]["commits"]][:2] == [
@@ -191,9 +192,10 @@ def test_card(pushed, report_data):
     assert set(figures) <= set(pushed.hub.repos[REPO_ID]["files"])
 
 
-def test_loads_from_the_hub_as_from_the_folder(pushed, run_command, tmp_path):
+def test_loads_from_the_hub_as_from_the_folder(pushed, run_warm, tmp_path):
     environment = pushed.hub.environment(HF_HOME=str(tmp_path / "home"))
-    done = run_command("-c", COMPARE, REPO_ID, pushed.folder, **environment)
+    (tmp_path / "compare.py").write_text(COMPARE, encoding="utf-8")
+    done = run_warm(tmp_path / "compare.py", REPO_ID, pushed.folder, **environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "the same"
     assert ("GET", f"/{REPO_ID}/resolve/main/model.safetensors", 200) in _of_any_revision(pushed.hub)

@@ -42,6 +42,11 @@ class Links(HTMLParser):
                 self.loaded.append((tag, value))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_picture() -> None:
+    """All are drawn."""
+
+
 @pytest.fixture
 def page(tmp_path):
     log = SampleLog(tmp_path)

@@ -285,7 +285,7 @@ def by_length(completions, **columns) -> list[float]:
 
 
 @pytest.mark.parametrize("others", [[], [by_length]], ids=["alone", "beside another"])
-def test_t03_a_reward_that_applies_to_no_row_of_the_run(make_grpo, tmp_path, capsys, others):
+def test_t03_a_reward_that_applies_to_no_row_of_the_run(make_grpo, tmp_path, capsys, others, all_pictures):
     trainer = make_grpo(rewards=[picky, *others], init={"samples": SampleLog(tmp_path / "run")})
     page, card = _reported(trainer)
     printed = capsys.readouterr()
