@@ -325,9 +325,10 @@ def only_parse(monkeypatch):
     return run
 
 
-def check_make(targets: list[str]) -> None:
-    known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(targets) <= set(known)
+def check_make(arguments: list[str]) -> None:
+    """Targets, and variables that may be given."""
+    known = re.findall(r"^([a-z-]+):|^([A-Z]+) \?=", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {argument.partition("=")[0] for argument in arguments} <= {target or name for target, name in known}
 
 
 def check_training(arguments: list[str]) -> None:
