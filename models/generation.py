@@ -55,7 +55,8 @@ def prepare_inputs(
     Raises:
         UserError: a text with a token that stands for pictures.
     """
-    _check_texts(processor, conversations)
+    for conversation in conversations:
+        check_texts(processor, conversation)
     texts = [
         processor.apply_chat_template(
             with_image_blocks(conversation, pictures), tokenize=False, add_generation_prompt=True
@@ -65,12 +66,17 @@ def prepare_inputs(
     return read_rendered(processor, texts, images)
 
 
-def _check_texts(processor: Any, conversations: Sequence[Conversation]) -> None:
+def check_texts(processor: Any, conversation: Sequence[dict[str, Any]], where: str = "") -> None:
+    """Raises `UserError` for a text with a token that stands for pictures in the model's family.
+
+    Args:
+        where: the conversation is, for the message.
+    """
     reserved = image_tokens(processor)
-    for text in (text for conversation in conversations for text in message_texts(conversation)):
+    for text in message_texts(conversation):
         found = next((token for token in reserved if token in text), None)
         if found is not None:
-            raise UserError(f"the text contains {found}, which promises an image: {text!r:.200}")
+            raise UserError(f"the text contains {found}, which promises an image: {text!r:.200}", where)
 
 
 def read_rendered(processor: Any, texts: Sequence[str], images: Sequence[Sequence[Image.Image]]) -> Any:
@@ -132,7 +138,7 @@ def answers_yes(model: Any, processor: Any, images: Sequence[Image.Image], quest
     Tokens that stand for pictures are left out of the question: they would promise an image that is not there.
     """
     for token in image_tokens(processor):
-        question = question.replace(token, " ")
+        question = " ".join(question.split(token)).strip()
     inputs = prepare_inputs(processor, [yes_or_no(question)] * len(images), [[image] for image in images]).to(
         model.device
     )

@@ -97,8 +97,10 @@ class LocalVLM:
     def complete(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
         import torch
 
-        from models.generation import generate
+        from models.generation import check_texts, generate
 
+        for prompt in prompts:
+            check_texts(self.processor, prompt.messages, f"prompt {prompt.name!r}")
         images = [[self._bounds.open(image) for image in prompt.images] for prompt in prompts]
         torch.manual_seed(random.Random(f"{sampling.seed} {[prompt.name for prompt in prompts]!r}").getrandbits(63))
         return generate(

@@ -94,15 +94,11 @@ class Family:
         Raises:
             BoundsError: the family has no such bounds, or the lower one is above the upper one.
         """
-        self.check_bounds(type(processor).__name__, low, high)
-
-    def check_bounds(self, name: str, low: int | None, high: int | None) -> None:
-        """Raises `BoundsError` for bounds of a model or processor of this name that its family does not have."""
         asked = " and ".join(name for name, value in (("min_pixels", low), ("max_pixels", high)) if value is not None)
-        if self.patch_size is None:
-            raise BoundsError(
-                f"{asked}: {name} resizes images by rules of its own, and takes no such bounds; leave it out"
-            )
+        raise BoundsError(
+            f"{asked}: {type(processor).__name__} resizes images by rules of its own, and takes no such bounds; leave "
+            "it out"
+        )
 
     # -- the model ---------------------------------------------------------------------------------------------------
 

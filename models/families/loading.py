@@ -9,8 +9,9 @@ from models.model_paths import loading
 def image_tokens(processor) -> list[str]:
     """Tokens that stand for pictures, of those that the processor's tokenizer has. A model must not write them."""
     tokenizer = getattr(processor, "tokenizer", processor)
-    known = tokenizer.get_vocab()
-    return [token for token in family_of_processor(processor).forbidden_tokens(processor) if token in known]
+    found = family_of_processor(processor).forbidden_tokens(processor)
+    ids = tokenizer.convert_tokens_to_ids(found)  # quick, while the whole vocabulary takes a twentieth of a second
+    return [token for token, known in zip(found, ids, strict=True) if known not in (None, tokenizer.unk_token_id)]
 
 
 def image_token_ids(processor) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from data.io.images import ImageSource, open_image
-from data.io.pixel_bounds import ImageReader, PixelBounds
+from data.io.pixel_bounds import BoundsError, ImageReader, PixelBounds
 from data.io.shards import process_state
 from models.families.image_counts import ReadAsTheyAre
 from models.families.loading import image_reader, image_tokens, load_processor
@@ -38,7 +38,7 @@ class ServedVLM:
     else its name; a name that says nothing is taken for a Qwen2-VL's, and that is said.
 
     Raises:
-        BoundsError: bounds of pixels that its family does not have.
+        BoundsError: bounds of pixels, of a family that has them otherwise or not at all.
     """
 
     def __init__(self, server: ChatServer, min_pixels: int | None = None, max_pixels: int | None = None):
@@ -56,10 +56,19 @@ class ServedVLM:
             self._family, self._assumed = known or ASSUMED, known is None
             self._without = self._family.image_tokens
             if min_pixels is not None or max_pixels is not None:
-                self._family.check_bounds(server.model.name, min_pixels, max_pixels)
+                self._check_bounds(min_pixels, max_pixels)
                 self._bounds = self._resizing(min_pixels or 0, max_pixels or _ANY)
         bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
         self._image_settings = tuple((name, value) for name, value in bounds.items() if value is not None)
+
+    def _check_bounds(self, low: int | None, high: int | None) -> None:
+        if self._family.patch_size is None:
+            bounds = {"min_pixels": low, "max_pixels": high}
+            asked = " and ".join(name for name, value in bounds.items() if value is not None)
+            raise BoundsError(
+                f"{asked}: {self.server.model.name} resizes images by rules of its own; leave it out, and give its "
+                "server what it understands"
+            )
 
     def _resizing(self, low: int, high: int) -> ImageReader:
         """Whole patches between two numbers of pixels, by what is known of the model's family."""

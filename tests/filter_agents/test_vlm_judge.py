@@ -92,6 +92,20 @@ def test_no_image_of_any_shape_or_mode_is_too_much(tiny_model, tmp_path):
         assert set(judge.keep(str(tmp_path), (QUESTION,))) <= set(range(len(sizes)))
 
 
+def test_a_judge_of_another_family_sees_no_more_pixels_than_it_may(tiny_family, flawed_pool, monkeypatch):
+    judge = VlmJudge(str(tiny_family("gemma3")), max_pixels=300)
+    answer, seen = judge._vlm.answers_yes, []
+
+    def noting(images, *parameters):
+        seen.extend(image.width * image.height for image in images)
+        return answer(images, *parameters)
+
+    monkeypatch.setattr(judge._vlm, "answers_yes", noting)
+    plain = judge.keep(str(flawed_pool), (QUESTION,))
+    assert judge.keep(str(flawed_pool), (f"<image_soft_token>{QUESTION}",)) == plain
+    assert 0 < max(seen) <= 300
+
+
 def test_the_prompt_is_the_question():
     judge = VlmJudge("not loaded")
     instruction = judge.read_prompt("  Is\nit   sharp? ")

@@ -10,6 +10,7 @@ from models.families.loading import image_token_ids, load_processor, load_vlm
 from models.families.registry import family_of_processor
 from models.generation import answers_yes, evaluating, generate, prepare_inputs
 from models.tiny import FAMILIES
+from models.vlm import LocalVLM, Prompt, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +265,8 @@ def test_a_token_of_the_family_in_a_text_is_an_error_and_is_left_out_of_a_judges
     model, processor = load_vlm(str(tiny_family("gemma3")), device="cpu")
     with pytest.raises(UserError, match="the text contains <image_soft_token>, which promises an image: 'a <image_so"):
         generate(model, processor, [_ask("a <image_soft_token>")], [[]])
+    with pytest.raises(UserError, match="prompt 7: the text contains <image_soft_token>"):
+        LocalVLM(model, processor).complete([Prompt(_ask("a <image_soft_token>"), [], 7)], Sampling())
     pictures = [_picture("red"), _picture("blue", (96, 32))]
     plain = answers_yes(model, processor, pictures, "Is it   red?")
     assert answers_yes(model, processor, pictures, "Is it <start_of_image> red?") == plain

@@ -16,7 +16,7 @@ from models.families.internvl import InternVL
 from models.families.qwen3_5 import Qwen35
 from models.families.qwen3_vl import Qwen3VL
 from models.families.qwen_vl import QwenVL
-from models.families.registry import FAMILIES, combined_module, family_of, family_of_processor
+from models.families.registry import FAMILIES, combined_module, family_of, family_of_name, family_of_processor
 from models.reward.load import reward_model_of
 from models.shared_prefix.sharing import SharedPrefix, reason_not_shared
 from models.tiny import FAMILIES as TINY
@@ -45,6 +45,28 @@ def test_a_model_type_is_of_one_family():
     names = [name for family in FAMILIES for name in family.model_types]
     assert len(names) == len(set(names))
     assert type(family_of(SimpleNamespace(model_type="unheard_of"))) is Family
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("Qwen/Qwen2-VL-2B-Instruct", "qwen2_vl"),
+        ("org/qwen2.5-vl-7b-awq", "qwen2_5_vl"),
+        ("/models/Qwen3-VL-4B-Instruct-FP8/", "qwen3_vl"),
+        ("Qwen/Qwen3.5-4B", "qwen3_5"),
+        ("google/gemma-3-4b-it", "gemma3"),
+        ("OpenGVLab/InternVL3_5-8B-HF", "internvl"),
+    ],
+)
+def test_the_name_of_a_published_model_says_its_family(name, kind):
+    found = family_of_name(name)
+    assert found is not None
+    assert kind in found.model_types
+
+
+@pytest.mark.parametrize("name", ["", "policy", "gemma3/policy", "Qwen/Qwen3-8B"])
+def test_other_names_say_nothing(name):
+    assert family_of_name(name) is None
 
 
 def test_a_reward_model_is_of_its_backbones_family(tiny_model):

@@ -9,7 +9,7 @@ from command_lines import with_options
 from PIL import Image
 
 from data.errors import UserError
-from data.io.pixel_bounds import PixelBounds
+from data.io.pixel_bounds import BoundsError, PixelBounds
 from data.io.records import read_rows
 from models.served import attempts
 from models.served.address import checked_address, is_server, is_this_machine
@@ -101,6 +101,15 @@ def test_the_name_of_a_model_says_how_images_are_resized(capsys):
             assert vlm.reader(20_000).open(picture).size == size
             said = capsys.readouterr().err
             assert said.count("does not say what kind of model") == (1 if root == "x/policy" else 0)
+
+
+def test_families_with_rules_of_their_own_take_no_bounds_and_are_shown_smaller_images_where_asked():
+    with FaultyChatServer(root="google/gemma-3-4b-it") as server:
+        with pytest.raises(BoundsError, match="max_pixels: .* resizes images by rules of its own; leave it out"):
+            vlm_at(server, None, 20_000)
+        vlm = vlm_at(server)
+        assert vlm.reader(20_000).open(Image.new("RGB", (400, 200))).size == (200, 100)
+        assert vlm.reader(20_000).open(Image.new("RGB", (30, 20))).size == (30, 20)
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
