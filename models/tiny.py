@@ -20,7 +20,7 @@ from data.cli.commands import command
 from data.cli.locks import parse_and_hold
 from data.cli.ranges import AT_LEAST_1
 from data.io.records import RecordError
-from models.tiny_families import gemma3, gemma4, idefics, internvl, qwen3_5, qwen3_vl
+from models.tiny_families import gemma3, gemma4, idefics, internvl, llava_onevision, qwen3_5, qwen3_vl
 from models.tiny_families.size import TinySize
 
 PATCH_SIZE = 8
@@ -148,12 +148,16 @@ def build_fast_tokenizer(corpus: Iterable[str], vocab_size: int, family: ModuleT
     return _with_special_tokens(tokenizer, others, family.NAMED_TOKENS)
 
 
-def build_internvl_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> Any:
-    """A `Qwen2Tokenizer` with the tokens by which InternVL writes images."""
+def build_chatml_tokenizer(corpus: Iterable[str], vocab_size: int, family: Any) -> Any:
+    """A `Qwen2Tokenizer` with the tokens by which another family writes images.
+
+    Args:
+        family: a module of `models.tiny_families` with `IMAGE_BLOCKS`, `NAMED_TOKENS` and `SPECIAL_TOKENS`.
+    """
     template = CHAT_TEMPLATE
-    for block, own in internvl.IMAGE_BLOCKS.items():
+    for block, own in family.IMAGE_BLOCKS.items():
         template = template.replace(block, own)
-    return build_tokenizer(corpus, vocab_size, internvl.SPECIAL_TOKENS, template, internvl.NAMED_TOKENS)
+    return build_tokenizer(corpus, vocab_size, family.SPECIAL_TOKENS, template, family.NAMED_TOKENS)
 
 
 def build_processor(tokenizer: Any, max_pixels: int = MAX_PIXELS, merge_size: int = MERGE_SIZE) -> Any:
@@ -236,9 +240,10 @@ def build_model(
     return model
 
 
+_CHATML = {"internvl": internvl, "llava_onevision": llava_onevision}
 _GEMMA = {"gemma3": (gemma3, "<end_of_turn>"), "gemma4": (gemma4, "<turn|>")}
 
-FAMILIES = ("qwen2_vl", "qwen3_vl", "qwen3_5", "internvl", "idefics3", "smolvlm", *_GEMMA)
+FAMILIES = ("qwen2_vl", "qwen3_vl", "qwen3_5", *_CHATML, "idefics3", "smolvlm", *_GEMMA)
 """Model types of which there is a tiny model."""
 
 
@@ -254,9 +259,10 @@ def _parts(family: str, corpus: Iterable[str], vocab_size: int, size: TinySize) 
         processor = (idefics.build_smolvlm_processor if smol else idefics.build_processor)(tokenizer)
         return model, processor, ("<end_of_utterance>",)
     ends = ("<|im_end|>", "<|endoftext|>")
-    if family == "internvl":
-        tokenizer = build_internvl_tokenizer(corpus, vocab_size)
-        return internvl.build_model(tokenizer, size), internvl.build_processor(tokenizer), ends
+    if family in _CHATML:
+        own = _CHATML[family]
+        tokenizer = build_chatml_tokenizer(corpus, vocab_size, own)
+        return own.build_model(tokenizer, size), own.build_processor(tokenizer), ends
     tokenizer = build_tokenizer(corpus, vocab_size)
     build = qwen3_vl.build_model if family == "qwen3_vl" else qwen3_5.build_model
     return build(tokenizer, size), qwen3_vl.build_processor(tokenizer), ends
@@ -326,7 +332,7 @@ class TinyArguments:
     layers: int = option("of the language model", 2, within=AT_LEAST_1)
 
     def __post_init__(self):
-        modules = {"gemma3": gemma3, "gemma4": gemma4, "idefics3": idefics, "internvl": internvl, "smolvlm": idefics}
+        modules = {"gemma3": gemma3, "gemma4": gemma4, "idefics3": idefics, "smolvlm": idefics} | _CHATML
         own = modules.get(self.family)
         least = 256 + len(SPECIAL_TOKENS if own is None else own.SPECIAL_TOKENS)
         if self.family == "smolvlm" and find_spec("num2words") is None:

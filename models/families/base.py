@@ -56,6 +56,7 @@ class Family:
             prompts can be put together from pieces.
         patch_size: side of a patch of published models, in pixels, where `reader` resizes to whole patches.
         deepstack: images have features for several layers of the language model.
+        found_inputs: what the processor says of images beside `image_inputs`, and `encode` finds by itself.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
@@ -66,6 +67,7 @@ class Family:
     image_block: ClassVar[tuple[str, str, str]] = ("", "", "")
     patch_size: ClassVar[int | None] = None
     deepstack: ClassVar[bool] = False
+    found_inputs: ClassVar[tuple[str, ...]] = ()
 
     # -- the processor -----------------------------------------------------------------------------------------------
 
@@ -167,6 +169,10 @@ class Family:
             return find_images([self.visual_tokens(config, image) for image in images], tokens)
         remaining = iter(range(len(images)))
         return [[next(remaining) for _ in range(count)] for count in counts]
+
+    def encode(self, encode: Callable[..., Any], **inputs: Any) -> Any:
+        """What `encode`, the model's `get_image_features`, gives of images."""
+        return encode(**inputs)
 
     def choose_images(self, features: Any, numbers: Sequence[int]) -> None:
         """Makes what `get_image_features` returned that of the images with these numbers, in their order.

@@ -5,10 +5,10 @@ from typing import Any
 from torch import nn
 
 from models.families.base import LANGUAGE_MODELS, TOWERS, Family, child
-from models.families.gemma3 import Gemma3
-from models.families.gemma4 import Gemma4
+from models.families.gemma import Gemma3, Gemma4
 from models.families.idefics import Idefics
 from models.families.internvl import InternVL
+from models.families.llava_onevision import LlavaOnevision
 from models.families.qwen3_5 import Qwen35
 from models.families.qwen3_vl import Qwen3VL
 from models.families.qwen_vl import QwenVL
@@ -21,6 +21,7 @@ FAMILIES: tuple[Family, ...] = (
     Idefics(),
     Gemma3(),
     Gemma4(),
+    LlavaOnevision(),
 )
 _BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 _OTHER = Family()

@@ -9,7 +9,7 @@ without images therefore encodes one blank image and adds nothing of it: its gra
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from types import MethodType
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.families.base import LANGUAGE_MODELS, TOWERS, feature_tensors
+from models.families.base import LANGUAGE_MODELS, TOWERS, Family, feature_tensors
 from models.families.registry import combined_module, family_of
 
 
@@ -107,17 +107,18 @@ def _note_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, d
 def _of_shared_images(encode: Callable) -> Callable:
     """A `get_image_features` that gives the features of each place, with the signature that `generate` looks up."""
 
-    names = list(signature(encode).parameters)[1:]
+    names = list(signature(encode).parameters)[1:]  # without the module
 
     @wraps(encode)
     def features_of_places(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         index, module.image_index = module.image_index, None  # first: it must not outlive a failure
-        given = dict(zip(names, args, strict=False)) | kwargs  # by name, as some wrappers of it ask for
+        given = dict(zip(names, args, strict=False)) | kwargs
         if index is not None and module.image_grids is not None:
             given["image_grid_thw"] = module.image_grids
-        features = encode(module, **given)
+        family = family_of(module.config)
+        features = family.encode(partial(encode, module), **given)
         if index is not None:
-            family_of(module.config).choose_images(features, index.tolist())
+            family.choose_images(features, index.tolist())
         return features
 
     return features_of_places
@@ -146,5 +147,7 @@ def install_vision_hooks(model: nn.Module, distributed: bool) -> list[Any]:
         Handles whose `remove()` undoes it.
     """
     combined = vision_language_model(model)
+    if type(family_of(combined.config)).encode is not Family.encode:
+        share_images(combined)
     handles = [combined.register_forward_pre_hook(_without_empty_images, with_kwargs=True)]
     return handles + (_keep_busy(combined) if distributed else [])

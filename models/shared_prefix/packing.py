@@ -137,6 +137,7 @@ def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[S
     index = [number for segment in layout.segments for number in rows.images[segment.rows[0]]]
     if index != list(range(len(rows.different))):
         inputs["image_index"] = torch.tensor(index)
+    if rows.different:
         share_images(combined)
     return Packed(inputs, layout)
 

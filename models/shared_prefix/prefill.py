@@ -54,7 +54,7 @@ def _encoding_once(encode: Callable, config: Any) -> Callable:
     def encode_different(*args: Any, **kwargs: Any) -> Any:
         given = dict(zip(names, args, strict=False)) | kwargs
         numbers, different = different_images(family.split(given))
-        features = encode(**given | family.join(different))
+        features = family.encode(encode, **given | family.join(different))
         family.choose_images(features, numbers)
         return features
 

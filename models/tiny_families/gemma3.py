@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from models.tiny_families.size import TinySize
+from models.tiny_families.size import TinySize, siglip
 
 SIDE = 32
 """Of an image after resizing, in pixels: 16 patches, pooled to 4 tokens."""
@@ -83,16 +83,7 @@ def build_model(tokenizer: Any, size: TinySize) -> Any:
             "pad_token_id": ids("<pad>"),
             "bos_token_id": ids("<bos>"),
         },
-        vision_config={
-            "model_type": "siglip_vision_model",
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": SIDE,
-            "patch_size": PATCH_SIZE,
-            "vision_use_head": False,
-        },
+        vision_config=siglip(SIDE, PATCH_SIZE),
         mm_tokens_per_image=TOKENS_PER_IMAGE,
         boi_token_index=ids("<start_of_image>"),
         eoi_token_index=ids("<end_of_image>"),

@@ -13,7 +13,7 @@ POOLED = 3
 MOST_TOKENS = 70
 """Of an image: the fewest that its processor allows."""
 LAYERS = 4
-"""At least: two of each kind, of which the later ones reuse keys of the earlier ones."""
+"""At least: two of each kind, of which the last reuses keys of the one before it."""
 
 SPECIAL_TOKENS = (
     *ROLES.values(),
@@ -66,7 +66,7 @@ def build_model(tokenizer: Any, size: TinySize) -> Any:
             **size.text(len(tokenizer)),
             "vocab_size_per_layer_input": len(tokenizer),
             "hidden_size_per_layer_input": 16,
-            "num_kv_shared_layers": 2,
+            "num_kv_shared_layers": 1,
             "head_dim": 32,
             "global_head_dim": 32,
             "sliding_window": WINDOW,

@@ -32,3 +32,17 @@ class TinySize:
             "initializer_range": self.initializer_range,
             "bos_token_id": None,
         }
+
+
+def siglip(image_size: int, patch_size: int) -> dict[str, Any]:
+    """A vision tower of 2 layers, for images of this side in pixels."""
+    return {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "vision_use_head": False,
+    }

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.families.base import IMAGE_INPUTS, TOKEN_TYPES, ImageTensors
-from models.families.registry import family_of
+from models.families.registry import family_of, family_of_processor
 from models.families.vision_hooks import has_vision_tower, vision_language_model
 from models.shared_prefix.packing import Rows
 from models.shared_prefix.prefill import shared_prefill
@@ -68,7 +68,8 @@ class SharedLogProbs:
         **others: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """As the parent's."""
-        others = with_rows_as_images(others)
+        found = family_of_processor(self.processing_class).found_inputs  # which TRL hands on and does not take
+        others = with_rows_as_images({name: value for name, value in others.items() if name not in found})
         arguments = (input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
         size = batch_size or len(input_ids)
         plain = super()._get_per_token_logps_and_entropies

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -14,14 +15,14 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     set_seed,
 )
+from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
 from models.families.base import Family, ImageTensors
-from models.families.qwen_vl import QwenVL
 from models.families.registry import family_of
 from models.shared_prefix import fork
 from models.shared_prefix.packing import Rows, continuation_log_probs, pack_continuations
-from models.tiny import build_fast_tokenizer, build_internvl_tokenizer, build_model, build_tokenizer
-from models.tiny_families import idefics, internvl, qwen3_5, qwen3_vl
+from models.tiny import build_chatml_tokenizer, build_fast_tokenizer, build_model, build_tokenizer
+from models.tiny_families import gemma3, gemma4, idefics, internvl, llava_onevision, qwen3_5, qwen3_vl
 from models.tiny_families.size import TinySize
 
 PATCH_WIDTH = 3 * 2 * 8 * 8
@@ -84,7 +85,7 @@ def tiny_qwen3_5(attention: str = "sdpa", seed: int = 0):
 
 def tiny_internvl(attention: str = "sdpa", seed: int = 0):
     """A tiny InternVL with a vocabulary of bytes."""
-    model = internvl.build_model(build_internvl_tokenizer(["a"], 300), TinySize(32, seed=seed))
+    model = internvl.build_model(build_chatml_tokenizer(["a"], 300, internvl), TinySize(32, seed=seed))
     model.set_attn_implementation(attention)
     return model
 
@@ -99,6 +100,25 @@ def tiny_idefics(attention: str = "sdpa", seed: int = 0, kind: str = "idefics3")
 
 def tiny_smolvlm(attention: str = "sdpa", seed: int = 0):
     return tiny_idefics(attention, seed, "smolvlm")
+
+
+def tiny_gemma3(attention: str = "sdpa", seed: int = 0, family: ModuleType = gemma3):
+    """A tiny Gemma 3 or 4 with the same."""
+    model = family.build_model(build_fast_tokenizer(["a"], 300, family), TinySize(32, seed=seed))
+    model.set_attn_implementation(attention)
+    return model
+
+
+def tiny_gemma4(attention: str = "sdpa", seed: int = 0):
+    return tiny_gemma3(attention, seed, gemma4)
+
+
+def tiny_llava_onevision(attention: str = "sdpa", seed: int = 0):
+    """A tiny LLaVA-OneVision with the same."""
+    tokenizer = build_chatml_tokenizer(["a"], 300, llava_onevision)
+    model = llava_onevision.build_model(tokenizer, TinySize(32, seed=seed))
+    model.set_attn_implementation(attention)
+    return model
 
 
 @contextmanager
@@ -140,13 +160,48 @@ def _masked_tiles(grid: tuple[int, int], rng: np.random.Generator) -> list[Image
     return [{**tile, "pixel_attention_mask": mask} for tile in _tiles(grid, rng)]
 
 
-_PICTURES = {"internvl": _tiles, "idefics3": _masked_tiles, "smolvlm": _masked_tiles}
+def _square(grid: tuple[int, int], rng: np.random.Generator) -> list[ImageTensors]:
+    return _tiles((2, 2), rng)
+
+
+def _padded_patches(grid: tuple[int, int], rng: np.random.Generator) -> list[ImageTensors]:
+    """A token for each 2 x 2 of the grid, of which there may be 6; each of another colour, as noise is all the same to
+    the tower."""
+    height, width = (gemma4.POOLED * size // 2 for size in grid)
+    missing = 6 * gemma4.POOLED**2 - height * width
+    places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).flip(1)
+    colours = torch.from_numpy(rng.normal(size=(height, width, 3)).astype(np.float32))
+    across, down = (places // gemma4.POOLED).unbind(dim=1)
+    pixels = colours[down, across].repeat(1, gemma4.PATCH_SIZE**2)
+    places = torch.nn.functional.pad(places, (0, 0, 0, missing), value=-1)
+    return [{"pixel_values": torch.nn.functional.pad(pixels, (0, 0, 0, missing)), "image_position_ids": places}]
+
+
+def _picture_and_tiles(grid: tuple[int, int], rng: np.random.Generator) -> list[ImageTensors]:
+    size = [8 * side for side in grid]
+    tiles = image_size_to_num_patches(size, llava_onevision.RESOLUTIONS, llava_onevision.SIDE)
+    pixels = torch.stack([one["pixel_values"] for one in _tiles((2 * tiles, 2), rng)])
+    return [{"pixel_values": pixels, "image_sizes": torch.tensor(size)}]
+
+
+_PICTURES = {
+    "internvl": _tiles,
+    "idefics3": _masked_tiles,
+    "smolvlm": _masked_tiles,
+    "gemma3": _square,
+    "gemma4": _padded_patches,
+    "llava_onevision": _picture_and_tiles,
+}
+_TYPES = {"gemma3": "token_type_ids"} | dict.fromkeys(("gemma4", "qwen2_vl", "qwen2_5_vl"), "mm_token_type_ids")
+_TYPES |= dict.fromkeys(("qwen3_vl", "qwen3_5"), "mm_token_type_ids")
 
 
 def pictures_of(prompt: Prompt, model) -> list[list[ImageTensors]]:
     """The tensors of each picture of a prompt: of one image, or of several tiles."""
     rng, make = np.random.default_rng(prompt.seed), _PICTURES.get(model.config.model_type, _patches)
     found = [make(grid, rng) for grid in prompt.grids]
+    if make is _picture_and_tiles and len(found) > 1:  # which has tiles of the only one alone
+        found = [[{**one, "pixel_values": one["pixel_values"][:1]} for one in picture] for picture in found]
     wide = {"pixel_values": model.dtype}
     return [[{k: v.to(wide.get(k, v.dtype)) for k, v in one.items()} for one in picture] for picture in found]
 
@@ -203,9 +258,12 @@ def write(batch: Batch, model) -> tuple[dict[str, torch.Tensor], int, list[int],
             [0] * (batch.left + left) + [1] * len(prompt) + [0] * (spare - left) + [1] * size + [0] * (width - size)
         )
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-    if isinstance(family_of(model.config), QwenVL):
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == image_id).long()
+    if model.config.model_type in _TYPES:
+        inputs[_TYPES[model.config.model_type]] = (inputs["input_ids"] == image_id).long()
     inputs |= laid_out([images[number] for number, _ in batch.rows], model)
+    if "image_sizes" in inputs:
+        counts = [len(images[number]) for number, _ in batch.rows]
+        inputs["batch_num_images"] = torch.tensor([count for count in counts if count])
     return (
         inputs,
         width,
@@ -254,20 +312,21 @@ SHARED_IMAGES = Batch(  # of which the first stands in two prompts, and the prom
 
 
 @st.composite
-def batches(draw, between: bool = True) -> Batch:
+def batches(draw, between: bool = True, text: int = 6, rest: int = 6) -> Batch:
     """Up to 7 rows of up to 3 prompts with up to 2 images; lengths from 0, padding on both sides.
 
     Args:
         between: padding may also stand between a prompt and its continuation.
+        text, rest: most tokens of a prompt's text at its end, and of a continuation.
     """
     prompts = []
     for _ in range(draw(st.integers(1, 3))):
         grids = draw(st.lists(st.sampled_from([(2, 2), (2, 6), (4, 4), (6, 2)]), max_size=2))
-        texts = [draw(st.integers(min(place, 1), 4)) for place in range(len(grids))] + [draw(st.integers(1, 6))]
+        texts = [draw(st.integers(min(place, 1), 4)) for place in range(len(grids))] + [draw(st.integers(1, text))]
         prompts.append(Prompt(tuple(texts), tuple(grids), draw(st.integers(0, 2))))
-    row = st.tuples(st.integers(0, len(prompts) - 1), st.integers(0, 6))
+    row = st.tuples(st.integers(0, len(prompts) - 1), st.integers(0, rest))
     rows = draw(st.lists(row, min_size=1, max_size=6))
-    rows.append((rows[0][0], draw(st.integers(0, 6))))  # a prompt that repeats
+    rows.append((rows[0][0], draw(st.integers(0, rest))))  # a prompt that repeats
     # Without images, models count padding between a prompt and its continuation as positions.
     right = between and any(prompt.grids for prompt in prompts) and draw(st.booleans())
     return Batch(tuple(prompts), tuple(rows), draw(st.integers(0, 2)), draw(st.integers(0, 2)), right)

@@ -8,6 +8,7 @@ import torch
 from models.families.base import Family, different_images, find_images
 from models.families.idefics import Idefics
 from models.families.internvl import InternVL
+from models.families.llava_onevision import LlavaOnevision
 from models.families.qwen_vl import QwenVL
 
 
@@ -34,7 +35,20 @@ def rows_of_tiles() -> tuple[Idefics, dict[str, torch.Tensor]]:
     return Idefics(), {"pixel_values": pixels, "pixel_attention_mask": mask}
 
 
-LAYOUTS = {"patches": patches, "tiles": tiles, "rows of tiles": rows_of_tiles}
+def pictures_and_tiles() -> tuple[LlavaOnevision, dict[str, torch.Tensor]]:
+    """One with two tiles, one of several, and the first again."""
+    pixels = torch.randn(3, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    pixels[1, 1:] = 0
+    pixels[2] = pixels[0]
+    return LlavaOnevision(), {"pixel_values": pixels, "image_sizes": torch.tensor([[4, 8], [4, 4], [4, 8]])}
+
+
+LAYOUTS = {
+    "patches": patches,
+    "tiles": tiles,
+    "rows of tiles": rows_of_tiles,
+    "pictures and tiles": pictures_and_tiles,
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -9,10 +9,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from models.families import registry
 from models.families.base import Family
-from models.families.gemma3 import Gemma3
-from models.families.gemma4 import Gemma4
+from models.families.gemma import Gemma3, Gemma4
 from models.families.idefics import Idefics
 from models.families.internvl import InternVL
+from models.families.llava_onevision import LlavaOnevision
 from models.families.qwen3_5 import Qwen35
 from models.families.qwen3_vl import Qwen3VL
 from models.families.qwen_vl import QwenVL
@@ -30,6 +30,7 @@ KINDS = {
     "smolvlm": Idefics,
     "gemma3": Gemma3,
     "gemma4": Gemma4,
+    "llava_onevision": LlavaOnevision,
 }
 
 

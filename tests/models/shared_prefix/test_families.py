@@ -20,8 +20,11 @@ from prefix_cases import (
     detached_deepstack,
     double,
     of_states,
+    tiny_gemma3,
+    tiny_gemma4,
     tiny_idefics,
     tiny_internvl,
+    tiny_llava_onevision,
     tiny_qwen3_5,
     tiny_qwen3_vl,
     tiny_smolvlm,
@@ -29,6 +32,7 @@ from prefix_cases import (
 from torch import nn
 
 from models.families.base import Family
+from models.families.gemma import Gemma3
 from models.families.idefics import Idefics
 from models.families.internvl import InternVL
 from models.families.qwen3_5 import Qwen35
@@ -43,24 +47,52 @@ MAKERS = {
     "idefics3": tiny_idefics,
     "smolvlm": tiny_smolvlm,
 }
-BOUNDS = dict.fromkeys(MAKERS, 1e-10) | {"qwen3_5": 1e-9}
+BOUNDS = dict.fromkeys((*MAKERS, "gemma3", "gemma4", "llava_onevision"), 1e-10) | {"qwen3_5": 1e-9}
 
 
 @cache
 def cached_model(family: str) -> nn.Module:
-    return MAKERS[family]().double().train()
+    return (MAKERS | LATER)[family]().double().train()
 
 
-@pytest.mark.parametrize("family", MAKERS)
-@settings(max_examples=20)
-@given(batch=batches(between=False), kind=st.sampled_from(["off", "reentrant", "not reentrant"]))
-def test_values_and_gradients_are_exact_in_float64(family, batch, kind):
-    """Without padding between prompt and continuation, which the state of linear attention goes through."""
+def exact(family: str, batch: Batch, kind: str) -> None:
+    """Without padding between prompt and continuation, which the state of linear attention goes through, and windows
+    count."""
     model = cached_model(family)
     checkpointing(model, kind)
     assert reason_not_shared(model) is None
     with double():
         assert_same(*both_ways(model, batch), tolerance=BOUNDS[family])
+
+
+KINDS = st.sampled_from(["off", "reentrant", "not reentrant"])
+
+
+@pytest.mark.parametrize("family", MAKERS)
+@settings(max_examples=20)
+@given(batch=batches(between=False), kind=KINDS)
+def test_values_and_gradients_are_exact_in_float64(family, batch, kind):
+    exact(family, batch, kind)
+
+
+LATER = {"gemma3": tiny_gemma3, "gemma4": tiny_gemma4, "llava_onevision": tiny_llava_onevision}
+LONG = batches(between=False, text=20, rest=24)
+"""Longer than the windows of the tiny Gemmas."""
+
+
+@pytest.mark.parametrize("family", LATER)
+@settings(max_examples=3)
+@given(batch=LONG, kind=KINDS)
+def test_windows_and_images_that_see_themselves_are_exact_in_float64(family, batch, kind):
+    exact(family, batch, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", LATER)
+@settings(max_examples=40)
+@given(batch=LONG, kind=KINDS)
+def test_more_batches_with_windows_are_exact_in_float64(family, batch, kind):
+    exact(family, batch, kind)
 
 
 def distance(one: tuple, other: tuple) -> tuple[float, float]:
@@ -75,15 +107,18 @@ def distance(one: tuple, other: tuple) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_in_float32_the_difference_is_that_of_other_padding(attention):
-    """Gradients of the decay of linear attention have no more digits than that in the plain way itself."""
-    model = tiny_qwen3_5(attention).train()
+@pytest.mark.parametrize("make", [tiny_qwen3_5, tiny_gemma3, tiny_gemma4, tiny_llava_onevision])
+def test_in_float32_the_difference_is_that_of_other_padding(make, attention):
+    """Gradients of the decay of linear attention have no more digits than that in the plain way itself, nor have those
+    of Gemma 4."""
+    model = make(attention).train()
+    floors, found = [], []
     for batch in (MIXED, SHARED_IMAGES):
         plain, shared = both_ways(model, batch)
-        padded, _ = both_ways(model, replace(batch, left=batch.left + 17))
-        floor, found = distance(plain, padded), distance(plain, shared)
-        assert found[0] <= max(5e-6, 2 * floor[0])
-        assert found[1] <= max(5e-6, 2 * floor[1])
+        found.append(distance(plain, shared))
+        floors += [distance(plain, both_ways(model, replace(batch, left=more))[0]) for more in (2, 17)]
+    for floor, difference in zip(map(max, zip(*floors, strict=True)), map(max, zip(*found, strict=True)), strict=True):
+        assert difference <= max(5e-6, 2 * floor)
 
 
 def test_no_row_of_linear_attention_is_a_single_column():
@@ -218,3 +253,69 @@ def test_gradients_show_what_values_do_not(monkeypatch):
     assert (plain[0] - shared[0]).abs().max() < 1e-5
     with pytest.raises(AssertionError, match="visual"):
         assert_same(plain, shared)
+
+
+LONGER = Batch(  # than a window, with images that the prompt's end and the continuations see or do not see
+    (Prompt((6, 5), ((4, 6),), 1), Prompt((2, 9, 14), ((4, 4), (2, 8)), 3)),
+    ((0, 24), (1, 7), (0, 9), (1, 24), (0, 0)),
+    left=1,
+    right=1,
+)
+
+
+def without_windows(right):
+    def wrong(self, combined, segment, types):
+        tables = right(self, combined, segment, types)
+        return {**tables, "sliding_attention": tables["full_attention"]}
+
+    return wrong
+
+
+def without_images(right):
+    return lambda self, combined, segment, types: right(self, combined, segment, torch.zeros_like(types))
+
+
+def causal(right):
+    return lambda *arguments: dict.fromkeys(right(*arguments))
+
+
+def of_gemma_3(right):
+    """Gemma 4 with images that see themselves in all layers."""
+
+    def wrong(self, combined, segment, types):
+        tables = right(self, combined, segment, types)
+        return {**tables, "full_attention": right(Gemma3(), combined, segment, types)["full_attention"]}
+
+    return wrong
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("make", "mistake"),
+    [
+        (tiny_gemma3, without_windows),
+        (tiny_gemma3, without_images),
+        (tiny_gemma3, causal),
+        (tiny_gemma4, without_windows),
+        (tiny_gemma4, without_images),
+        (tiny_gemma4, of_gemma_3),
+    ],
+)
+def test_values_show_what_tokens_should_not_see(monkeypatch, attention, make, mistake):
+    model = make(attention)
+    plain, shared = both_ways(model, LONGER)
+    assert (plain[0] - shared[0]).abs().max() < 1e-4
+    monkeypatch.setattr(Gemma3, "_tables", mistake(Gemma3._tables))
+    plain, shared = both_ways(model, LONGER)
+    assert (plain[0] - shared[0]).abs().max() > 1e-2
+
+
+def test_positions_along_the_line_show(monkeypatch):
+    right = packing._positions
+
+    def wrong(*arguments):
+        return torch.arange(right(*arguments).shape[-1]).unsqueeze(0)
+
+    monkeypatch.setattr(packing, "_positions", wrong)
+    plain, shared = both_ways(tiny_gemma3(), LONGER)
+    assert (plain[0] - shared[0]).abs().max() > 1e-2

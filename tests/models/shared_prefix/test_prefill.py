@@ -6,8 +6,11 @@ from PIL import Image
 from prefix_cases import (
     Batch,
     Prompt,
+    tiny_gemma3,
+    tiny_gemma4,
     tiny_idefics,
     tiny_internvl,
+    tiny_llava_onevision,
     tiny_qwen2_5_vl,
     tiny_qwen2_vl,
     tiny_qwen3_5,
@@ -16,6 +19,7 @@ from prefix_cases import (
     write,
 )
 
+from models.families.base import IMAGE_INPUTS
 from models.families.loading import load_processor, load_vlm
 from models.families.registry import family_of
 from models.families.vision_hooks import vision_tower
@@ -34,14 +38,18 @@ def prompts_of(batch: Batch, model) -> dict[str, torch.Tensor]:
     """Inputs that end with the prompts."""
     inputs, width, _, _ = write(batch, model)
     return {
-        name: value[:, :-width] if "pixel" not in name and "grid" not in name else value
+        name: value if name in (*IMAGE_INPUTS, "batch_num_images") else value[:, :-width]
         for name, value in inputs.items()
     }
 
 
 def count(module, key: str, size) -> list:
     seen = []
-    module.register_forward_pre_hook(lambda module, args, kwargs: seen.append(size(kwargs[key])), with_kwargs=True)
+
+    def note(module, args, kwargs):
+        seen.append(size(kwargs[key] if key in kwargs else args[0]))
+
+    module.register_forward_pre_hook(note, with_kwargs=True)
     return seen
 
 
@@ -54,9 +62,12 @@ def sample(model, inputs: dict, shared: bool, **options):
 
 
 QWEN = (tiny_qwen2_vl, tiny_qwen2_5_vl, tiny_qwen3_vl, tiny_qwen3_5)
+IMAGES = dict.fromkeys((tiny_gemma3, tiny_gemma4), (3, 7)) | {tiny_llava_onevision: (5, 13)}
+IMAGES |= dict.fromkeys((tiny_internvl, tiny_idefics, tiny_smolvlm), (5, 12))
+"""How many images, or tiles, are different in `MIXED`, and how many there are in all rows."""
 
 
-@pytest.mark.parametrize("make", [*QWEN, tiny_internvl, tiny_idefics, tiny_smolvlm])
+@pytest.mark.parametrize("make", [*QWEN, *IMAGES])
 @pytest.mark.parametrize("options", [{}, {"num_return_sequences": 3}, {"do_sample": False}])
 def test_the_same_seed_gives_the_same_completions(make, options):
     model = make().eval()
@@ -64,7 +75,7 @@ def test_the_same_seed_gives_the_same_completions(make, options):
     text = family_of(model.config).language_model(model.model)
     language = count(text, "inputs_embeds", lambda embeds: tuple(embeds.shape[:2]))
     images = count(vision_tower(model), "grid_thw" if make in QWEN else "pixel_values", len)
-    different, all_of_them = (3, 7) if make in QWEN else (5, 12)  # images, or tiles
+    different, all_of_them = IMAGES.get(make, (3, 7))
     shared = sample(model, inputs, True, **options)
     assert language[0][0] == 3
     assert language[1] == (7 * options.get("num_return_sequences", 1), 1)

@@ -109,6 +109,7 @@ def test_the_check_finds_wrong_positions(make_grpo, monkeypatch):
         pytest.param("gemma4", SGD, marks=pytest.mark.slow),
         ("internvl", SGD),
         ("idefics3", SGD),
+        pytest.param("llava_onevision", SGD, marks=pytest.mark.slow),
         pytest.param("smolvlm", SGD, marks=pytest.mark.slow),
     ],
 )
