@@ -41,9 +41,9 @@ selector: $(STAMP) ## Example selection, from a tiny VLM to an evaluated selecto
 	@echo "== Example selection, about 10 minutes on 2 cores; everything goes to $(OUT)/selector/"
 	@$(ACTIVATE) && ./pipelines/selector.sh $(SEED) $(OUT)/selector
 
-reward: $(STAMP) ## A tiny reward model, its evaluation, and GRPO on it (SEED=0 OUT=outputs)
+reward: $(STAMP) ## A tiny reward model, its evaluation, and GRPO on it (SEED=0 OUT=outputs FAMILY=qwen2_vl)
 	@echo "== Reward model, about 7 minutes on 2 cores; everything goes to $(OUT)/reward/"
-	@$(ACTIVATE) && ./pipelines/reward.sh $(SEED) $(OUT)/reward
+	@$(ACTIVATE) && FAMILY=$(FAMILY) ./pipelines/reward.sh $(SEED) $(OUT)/reward
 
 factors: $(STAMP) ## Factor predictors of damages and attributes, measured (SEED=0 OUT=outputs)
 	@echo "== Factor predictors, about 4 minutes on 2 cores; everything goes to $(OUT)/factors/"

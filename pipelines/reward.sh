@@ -2,12 +2,14 @@
 # A tiny reward model from images to GRPO on it, on a CPU.
 #
 #   ./pipelines/reward.sh [SEED] [OUTPUT_DIR]
+#   FAMILY=qwen3_vl ./pipelines/reward.sh [SEED] [OUTPUT_DIR]
 #
-# Each command below can be run by itself.
+# FAMILY is a type of which there is a tiny model (models/tiny.py). Each command below can be run by itself.
 set -euo pipefail
 
 seed=${1:-0}
 out=${2:-outputs}
+family=${FAMILY:-qwen2_vl}
 launch="accelerate launch --config_file accelerate_configs/cpu.yaml"
 grpo=recipes/grpo_reward_model_tiny.yaml
 sft_steps=$(sed -n 's/^max_steps: //p' recipes/reward_model_sft_tiny.yaml)
@@ -17,7 +19,7 @@ attributes_first=6400 # 200 steps of 32
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
 source "$(dirname "$0")/begin.sh"
-begin "$seed" "$out"
+begin "$seed" "$out" "$family"
 started=$SECONDS
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$1" $((SECONDS - started)); }
 
@@ -26,8 +28,8 @@ python -m data.preferences --source easy_vqa --output_dir "$out/preferences" --s
     --pairs $((32 * rm_steps - attributes_first)) --attributes_first $attributes_first \
     --answers $((32 * sft_steps - shapes_first)) --shapes_first $shapes_first --hasty 3200
 
-say "2/9 Build a tiny Qwen2-VL"
-python -m models.tiny --output_dir "$out/tiny" --corpus "$out/preferences/answers/test.jsonl" \
+say "2/9 Build a tiny model ($family)"
+python -m models.tiny --family "$family" --output_dir "$out/tiny" --corpus "$out/preferences/answers/test.jsonl" \
     --hidden_size 128 --layers 3 --vocab_size 640 --seed "$seed"
 
 say "3/9 Warm start (SFT): it learns to answer in sentences"
