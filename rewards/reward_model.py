@@ -141,7 +141,7 @@ class RewardModel(Reward):
     def _special(self) -> list[str]:
         """The model's tokens that are no text."""
         from models.families.loading import image_tokens
-        from models.reward.inputs import special_tokens
+        from models.reward.encoding import special_tokens
 
         processor = self._loaded.processor
         return [*special_tokens(processor.tokenizer).values(), *image_tokens(processor)]

@@ -70,6 +70,7 @@ TESTED_IN = {
     "models/hub_revisions.py": "cases/models/test_hub_revisions.py",
     "models/model_paths.py": "cases/models/test_model_places.py",
     "models/reward/config.py": "models/reward/test_model.py",
+    "models/reward/encoding.py": "models/reward/test_model.py",
     "models/reward/inputs.py": "models/reward/test_model.py",
     "models/reward/load.py": "models/reward/test_model.py",
     "models/reward/names.py": "models/reward/test_model.py",

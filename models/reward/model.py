@@ -28,7 +28,8 @@ from models.families.vision_hooks import share_images
 from models.generation import evaluating
 from models.hub_revisions import hub_options
 from models.reward.config import RewardSettings, class_stem, reward_config_class, type_of_stem
-from models.reward.inputs import Prompt, ResponseGroup, encode_groups, read_requests
+from models.reward.encoding import encode_groups
+from models.reward.inputs import Prompt, ResponseGroup, read_requests
 from models.shared_prefix.layout import rows_with_equal_keys
 from models.shared_prefix.packing import pack_conversations
 from models.shared_prefix.sharing import SharedPrefix

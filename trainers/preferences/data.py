@@ -13,7 +13,8 @@ from data.io.records import GivenRows, Location, RecordError, parse_rows
 from data.io.unreadable import readable_rows
 from data.preferences import PreferenceRecord, as_pairs, load_preferences
 from data.rows.messages import message_texts
-from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
+from models.reward.encoding import encode_groups
+from models.reward.inputs import ResponseGroup, reward_messages
 from trainers.run.console import say
 from trainers.setup.evaluation_rows import evaluation_rows
 from trainers.setup.model import ModelInfo

@@ -214,7 +214,8 @@ READERS_SEE = ("RGBA", "PNG 16 bits", "JPEG turned 6", "LA", "P with alpha of ea
 @pytest.mark.parametrize("name", READERS_SEE)
 def test_f03_figures_and_reward_inputs_are_those_of_the_seen_picture(name, tiny_model):
     from models.families.loading import load_processor
-    from models.reward.inputs import ResponseGroup, encode_groups
+    from models.reward.encoding import encode_groups
+    from models.reward.inputs import ResponseGroup
 
     given, expected = CASES[name]
     assert measure_image(open_image(_source(given))) == measure_image(expected)

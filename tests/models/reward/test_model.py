@@ -16,7 +16,8 @@ from transformers import (
 
 from models.families.loading import load_processor
 from models.reward.config import Qwen2_5_VLRewardConfig, Qwen2VLRewardConfig
-from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
+from models.reward.encoding import encode_groups
+from models.reward.inputs import ResponseGroup, reward_messages
 from models.reward.load import from_backbone, load_reward_model
 from models.reward.model import Qwen2_5_VLForRewardModel, Qwen2VLForRewardModel, bound_scores, last_real_tokens
 

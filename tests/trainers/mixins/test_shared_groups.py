@@ -10,7 +10,8 @@ from prefix_cases import tiny_qwen2_5_vl
 
 from data.preferences import load_preferences
 from models.families.loading import load_processor, load_vlm
-from models.reward.inputs import ResponseGroup, encode_groups
+from models.reward.encoding import encode_groups
+from models.reward.inputs import ResponseGroup
 from models.reward.load import from_backbone
 from models.shared_prefix.sharing import SharedPrefix, SharedPrefixError
 from trainers.offline_grpo import OfflineGRPOConfig, OfflineGRPOTrainer

@@ -8,7 +8,8 @@ from trl import ModelConfig
 
 from data.preferences import load_preferences
 from models.families.registry import family_of_processor
-from models.reward.inputs import ResponseGroup, encode_groups, reward_messages
+from models.reward.encoding import encode_groups
+from models.reward.inputs import ResponseGroup, reward_messages
 from trainers.diagnosis.findings import Finding
 from trainers.diagnosis.methods.answers import Learned, check_learned
 from trainers.diagnosis.methods.set_up import isolated_set_up
