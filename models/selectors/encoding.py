@@ -198,7 +198,8 @@ class EncodingSelector(PreTrainedModel):
         """(N, width of the image part), rows of length 1."""
         if has_vision_tower(self.image_encoder.config):
             found = features_of(self.image_encoder, _needed(inputs, "pictures"))
-            return F.normalize(torch.stack([one[:, 0].mean(dim=0) for one in found]), dim=-1)
+            # Nothing of later layers, but their adapters take part: processes expect gradients of all.
+            return F.normalize(torch.stack([one[:, 0].mean(dim=0) + 0 * one[:, 1:].sum() for one in found]), dim=-1)
         pixels = _needed(inputs, "pixel_values").to(self.image_encoder.dtype)
         return F.normalize(self.image_encoder.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 

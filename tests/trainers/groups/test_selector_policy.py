@@ -283,6 +283,16 @@ def test_rce_of_one_encoder_alone(recipe, encoders, tmp_path):
     assert not (tmp_path / "run" / "tokenizer.json").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3_vl", "gemma3"])
+def test_the_vision_tower_of_a_family_learns_along(recipe, tiny_family, records, tmp_path, family):
+    selector = recipe["selector"] | {"image_encoder": str(tiny_family(family))}
+    run(rce, recipe, tmp_path, selector=selector, max_steps=6, gradient_checkpointing=True)
+    assert np.mean(history(tmp_path / "run", "loss")[-2:]) < history(tmp_path / "run", "loss")[0]
+    table = embed(records, tmp_path / "run", tmp_path / "table.safetensors", "--text", "question")
+    assert [part.name for part in table.parts] == ["image", "text"]
+
+
 # -- afterwards -------------------------------------------------------------------------------------------------------
 
 
