@@ -46,7 +46,7 @@ GRPO = {
     "beta": 0.1,
     "num_iterations": 2,
 }
-SHARED = {"shared_prefix": True, "shared_prefix_check": True}
+SHARED = {"shared_prefix": True, "shared_prefix_check": True, "per_device_train_batch_size": 6}
 _PLAIN = re.compile(r"each row computes its prompt by itself \(shared_prefix: auto\): (.+)")
 _TOWER = re.compile(r"\b(visual|vision_tower|vision_model)\.")
 
@@ -207,8 +207,8 @@ def train_and_use(cell: Cell, method: Method) -> None:
 
 
 def share(cell: Cell) -> None:
-    for name in ("GRPO", "RCE", "offline GRPO", "reward model"):
-        cell.train(METHODS[name], "shared", **SHARED)
+    for method in METHODS.values():
+        cell.train(method, "shared", **SHARED)
 
 
 def four_bit(cell: Cell) -> None:

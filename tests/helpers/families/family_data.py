@@ -9,13 +9,15 @@ from PIL import Image
 COLOURS = ("red", "green", "blue", "black")
 SIZES = ((32, 32), (48, 24), (20, 40))
 ROWS = 6
+PROMPTS = 3
+"""Different ones, with 0, 1 and 2 images: prompts repeat."""
 QUESTION = "what color is the shape?"
 
 
 def write_data(folder: Path) -> Path:
     """Folders of `chat`, `groups`, `preferences`, `vqa` (no row without an image) and `responses` in a folder."""
     pictures = list(_draw(folder / "pictures"))
-    asked = [(number, [pictures[(number + of) % len(pictures)] for of in range(number % 3)]) for number in range(ROWS)]
+    asked = [(number, pictures[: number % PROMPTS]) for number in range(ROWS)]
     _write(folder / "chat", (_chat(*row) for row in asked))
     _write(folder / "groups", (_group(*row) for row in asked))
     _write(folder / "preferences", (_preference(*row) for row in asked))
@@ -41,7 +43,7 @@ def _write(folder: Path, rows: Iterable[dict]) -> None:
 
 
 def _prompt(number: int) -> list[dict]:
-    return [{"role": "user", "content": QUESTION + " please" * (number % 2)}]
+    return [{"role": "user", "content": QUESTION + " please" * (number % PROMPTS)}]
 
 
 def _chat(number: int, images: list[str]) -> dict:
