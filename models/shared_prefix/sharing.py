@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -100,7 +100,6 @@ class SharedPrefix:
         packed: Callable[[nn.Module], Values | None],
         plain: Callable[[nn.Module], Values],
         reason: str | None = None,
-        autocast: AbstractContextManager | None = None,
         repeats: bool = True,
     ) -> Values:
         """Values of a batch, with each prompt once where that is exact; the first batch both ways, if that is wanted.
@@ -109,7 +108,6 @@ class SharedPrefix:
             packed: computes them with shared prompts, by the model that it gets; `None` where that would save nothing.
             plain: computes them with each row's own prompt.
             reason: why this batch cannot share its prompts, if it cannot.
-            autocast: what the model computes in, where that is not entered yet.
             repeats: whether a prompt of the batch repeats. Where none does, `auto` has nothing to say of the model.
 
         Values are a tensor, or a tuple of which the first tensor is compared.
@@ -118,7 +116,7 @@ class SharedPrefix:
             SharedPrefixError: prompts must be shared and cannot be, or both ways differ by more than rounding.
         """
         if self._unchecked - (set() if torch.is_grad_enabled() else {"gradients"}):
-            self._check(model, packed if reason is None else lambda _: None, plain, autocast)
+            self._check(model, packed if reason is None else lambda _: None, plain)
         wanted = repeats or self.mode == "true"
         values = packed(model) if wanted and self.usable(model) and self.allowed(reason) else None
         return plain(model) if values is None else values
@@ -137,7 +135,6 @@ class SharedPrefix:
         model: nn.Module,
         packed: Callable[[nn.Module], Values | None],
         plain: Callable[[nn.Module], Values],
-        autocast: AbstractContextManager | None,
     ) -> None:
         """Computes a batch both ways, in passes of their own, and stops on a difference.
 
@@ -154,14 +151,14 @@ class SharedPrefix:
             shares = values is not None
             return _first(plain(inner) if values is None else values)
 
-        if torch.is_grad_enabled():
-            expected, right = with_output_gradients(inner, lambda: _first(plain(inner)))
-            found, gradients = with_output_gradients(inner, packed_or_plain)
-        else:
-            expected, found = _first(plain(inner)), packed_or_plain()
-            right = gradients = OutputGradients()
-        with autocast or nullcontext():
-            dtype = computing_dtype(model)
+        with _noted_dtypes(inner) as dtypes:
+            if torch.is_grad_enabled():
+                expected, right = with_output_gradients(inner, lambda: _first(plain(inner)))
+                found, gradients = with_output_gradients(inner, packed_or_plain)
+            else:
+                expected, found = _first(plain(inner)), packed_or_plain()
+                right = gradients = OutputGradients()
+        dtype = dtypes[-1]
         self._compare(found, expected, dtype)
         self._compare_gradients(gradients, right, dtype)
         if _on_any_process(shares, found.device):
@@ -209,6 +206,18 @@ def _without_wrappers(model: nn.Module) -> nn.Module:
     while isinstance(model, DistributedDataParallel) or type(model).__name__ == "DeepSpeedEngine":
         model = model.module
     return model
+
+
+@contextmanager
+def _noted_dtypes(model: nn.Module) -> Iterator[list[torch.dtype]]:
+    """What a model computes in, also where autocast is entered on the way: a list to which each pass adds it."""
+    noted = [computing_dtype(model)]
+    inside = vision_language_model(model)
+    hook = inside.register_forward_pre_hook(lambda module, _: noted.append(computing_dtype(module)))
+    try:
+        yield noted
+    finally:
+        hook.remove()
 
 
 def _on_any_process(value: bool, device: torch.device) -> bool:

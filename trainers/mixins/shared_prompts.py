@@ -91,7 +91,6 @@ class SharedLogProbs:
             packed,
             plain=lambda model: plain(model, *arguments, **others),
             reason=_reason_not_shared(others, compute_aux_loss),
-            autocast=self.accelerator.autocast(),
         )
 
     def _of_rows(

@@ -68,6 +68,13 @@ def test_stored_groups_teach_the_same_from_fewer_tokens(make_vlm_trainer, method
     assert sum(images[0]) < 0.6 * sum(images[1])
 
 
+def test_the_check_knows_that_a_pass_is_in_bfloat16(make_vlm_trainer):
+    """Which the model enters by itself, where weights are in float32."""
+    trainer = make_vlm_trainer(RCETrainer, RCEConfig, max_steps=1, bf16=True, shared_prefix_check=True)
+    trainer.train()
+    assert not trainer.policy.sharing._unchecked
+
+
 def test_adapters_with_dropout_are_named(make_vlm_trainer, tiny_model):
     model, _ = load_vlm(str(tiny_model), device="cpu", dtype="float32")
     model = get_peft_model(model, LoraConfig(r=2, lora_dropout=0.1, target_modules=["q_proj"]))

@@ -35,7 +35,7 @@ def make_sft(tiny_family, answered, tmp_path):
 
     def make(cls=SFTTrainer, config=SFTConfig, rows=None, family="qwen2_vl", peft_config=None, **settings):
         folder = str(tiny_family(family))
-        processor = load_processor(folder, max_pixels=1024)
+        processor = load_processor(folder, max_pixels=1024 if family.startswith("qwen") else None)
         defaults = {
             "output_dir": str(tmp_path / "run"),
             "use_cpu": True,
@@ -142,6 +142,15 @@ def test_a_run_is_trls(make_sft, settings):
     for one, other in zip(ours.state.log_history, theirs.state.log_history, strict=True):
         for key in ("loss", "entropy", "mean_token_accuracy", "num_tokens"):
             assert one.get(key) == pytest.approx(other.get(key), abs=1e-5), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5", "internvl", "idefics3", "gemma3", "gemma4"])
+def test_every_family_that_shares_passes_the_check(make_sft, family, bf16):
+    trainer = make_sft(family=family, max_steps=1, bf16=bf16, shared_prefix=True, shared_prefix_check=True)
+    trainer.train()
+    assert not trainer.sharing._unchecked
 
 
 def test_an_evaluation_is_trls(make_sft):
