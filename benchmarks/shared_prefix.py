@@ -4,7 +4,8 @@
     python benchmarks/shared_prefix.py --visual 256 --completion 64 --group 8 --rounds 7
     python benchmarks/shared_prefix.py --group 1 --prompts 4 --visual 256 --completion 64  # no prompt repeats
 
-Whole steps and other trainers: shared_prefix_steps.py; a GPU: shared_prefix_gpu.py.
+Every family: shared_prefix_families.py; whole steps and other trainers: shared_prefix_steps.py; a GPU:
+shared_prefix_gpu.py.
 
 One trainer computes the same log-probabilities and gradients in turn as `trl.GRPOTrainer` does (`shared_prefix:
 false` is its code) and with each prompt and image once. Both sides are warm, in one process, on pinned threads.
