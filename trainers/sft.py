@@ -147,6 +147,8 @@ class SFTTrainer(
             return to_dataset(self.task_rows[name], image_reader(processing_class), COLUMNS)
 
         train_dataset, eval_dataset = prepared(train_dataset, "train_dataset"), prepared(eval_dataset, "eval_dataset")
+        if args.keep_prompts_together and rows_behind(train_dataset) is None:
+            raise ValueError("keep_prompts_together: expected train_dataset to have rows of a task (docs/recipes.md)")
         with class_of_its_revision(model, args):
             super().__init__(
                 model, args, data_collator, train_dataset, eval_dataset, processing_class, *others, **kwargs
@@ -156,11 +158,9 @@ class SFTTrainer(
         """The parent's, or one that shuffles prompts instead of rows."""
         if not self.args.keep_prompts_together:
             return super()._get_train_sampler(train_dataset)
-        rows = rows_behind(self.train_dataset if train_dataset is None else train_dataset)
-        if rows is None:
-            raise ValueError("keep_prompts_together: expected train_dataset to have rows of a task (docs/recipes.md)")
+        groups = rows_by_prompt(rows_behind(self.train_dataset) or [])
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return OrderOfEpoch(WholeGroups(rows_by_prompt(rows)), seed, lambda: int(self.state.epoch or 0))
+        return OrderOfEpoch(WholeGroups(groups), seed, lambda: int(self.state.epoch or 0))
 
     def fixed_samples(self) -> FixedSamples | None:
         """The same few rows at every sampled step, and a training row; `None` for other rows than those of a task."""

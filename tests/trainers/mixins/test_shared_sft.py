@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 import trl
+from datasets import Dataset
 from peft import LoraConfig
 from prefix_cases import double
 
@@ -247,6 +248,10 @@ def test_by_default_rows_come_in_trls_order(make_sft):
     assert orders[0] == orders[1]
 
 
-def test_an_order_of_its_own_is_not_mixed_with_others():
+def test_an_order_of_its_own_is_not_mixed_with_others(tiny_model, tmp_path):
+    texts = Dataset.from_dict({"text": ["a", "b"]})
+    args = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, keep_prompts_together=True)
+    with pytest.raises(ValueError, match="keep_prompts_together: expected train_dataset to have rows of a task"):
+        SFTTrainer(str(tiny_model), args, train_dataset=texts)
     with pytest.raises(ValueError, match="keep_prompts_together shuffles prompts: expected train_sampling_strategy"):
         SFTConfig("x", use_cpu=True, bf16=False, keep_prompts_together=True, train_sampling_strategy="sequential")
