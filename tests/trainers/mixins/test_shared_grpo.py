@@ -124,7 +124,26 @@ def test_rows_without_images_beside_rows_with_the_same_one(make_grpo, task_rows,
     plain = make_grpo(rows=rows, shared_prefix=False, **settings)
     plain.train()
     expected = weights(plain.model)
-    assert max((value - expected[name]).abs().max() for name, value in weights(shared.model).items()) <= 1e-6
+    # Gradients of Gemma 4 have fewer digits in float32, also with other padding (test_families.py).
+    bound = 5e-5 if family == "gemma4" else 1e-6
+    assert max((value - expected[name]).abs().max() for name, value in weights(shared.model).items()) <= bound
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gemma3", "gemma4", "llava_onevision"])
+def test_adapters_of_other_families_learn_what_they_learn_the_plain_way(make_grpo, task_rows, family):
+    rows = [{**row, "images": row["images"] * (number % 3)} for number, row in enumerate(task_rows())]
+    settings = {"rows": rows, "max_steps": 2, "beta": 0.05, "num_iterations": 2, "family": family, **SGD}
+    linear = r"\.linear" if family == "gemma4" else ""  # whose tower has layers within layers
+    towers = rf".*language_model.*[qv]_proj|.*vision_tower.*[qv]_proj{linear}"
+    adapters = LoraConfig(r=2, target_modules=towers)
+    trained = []
+    for shared in (True, False):
+        check = {"shared_prefix_check": shared}
+        trainer = make_grpo(init={"peft_config": adapters}, shared_prefix=shared, **check, **settings)
+        trainer.train()
+        trained.append(weights(trainer.model))
+    assert max((value - trained[1][name]).abs().max() for name, value in trained[0].items()) <= 1e-6
 
 
 def test_the_setting_is_checked():
