@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,9 @@ class RewardOutput(ModelOutput):
 class _RewardModel:
     """What all have in common; mixed into the family's `PreTrainedModel`."""
 
+    _backbone_class: type
+    _language_ties: ClassVar[dict[str, str]] = {}
+    """Weights of the language-model head that are the embeddings', by the names of both."""
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
     processor = None
