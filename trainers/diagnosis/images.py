@@ -14,12 +14,22 @@ from trainers.diagnosis.rollout import Observed, Sampled
 PIXEL_LIMIT = 1e-5
 """Difference of two processors' values, which have a deviation of about 1; bfloat16 alone is far above it."""
 
+NO_PATCHES = "the model's processor makes no table of patches, by which images are told apart here"
+
+
+def in_patches(observed: Observed) -> bool:
+    """Whether the images of the update, if it has any, are in one table of patches."""
+    return "pixel_values" not in observed.batch or "image_grid_thw" in observed.batch
+
 
 def check_images(observed: Observed, processor: Any) -> Iterator[Finding]:
     """Images of rows, sampler and update beside each other."""
     wanted = [len(row.get("images") or []) for row in observed.rows]
     if not any(wanted):
         yield Finding("images", "no row has any", "0")
+        return
+    if not in_patches(observed):
+        yield not_told("images of both sides", NO_PATCHES)
         return
     own = observed.images()
     yield check_count("images of the update", [len(grids) for grids, _ in own], wanted)

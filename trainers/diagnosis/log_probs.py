@@ -13,13 +13,18 @@ from transformers.generation.logits_process import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from trl.trainer.utils import split_pixel_values_by_grid
 
+from models.families.base import IMAGE_INPUTS, TOKEN_TYPES
+from models.families.registry import family_of
+from models.families.vision_hooks import has_vision_tower, vision_language_model
 from models.generation import evaluating
 from trainers.diagnosis.causes import Cause
 from trainers.diagnosis.prompts import image_pad
 from trainers.diagnosis.rollout import Observed, Sampling
+from trainers.mixins.rollout_batch import Batch
+from trainers.mixins.shared_prompts import images_of_rows
 
-NOT_OF_A_MODEL = ("num_images", "num_tiles")
 IMAGE_FIELDS = ("pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes", "image_position_ids",
                 "spatial_shapes", "num_images", "num_tiles", "mm_token_type_ids", "token_type_ids")  # fmt: skip
 """What a batch hands on to the model beside tokens."""
@@ -98,28 +103,33 @@ def _one_row(trainer: Any, observed: Observed, row: int, variant: Variant, model
 
 def row_inputs(trainer: Any, observed: Observed, row: int, images: bool = True) -> dict[str, torch.Tensor]:
     """What the model gets of one row of the batch, without padding; or the same without its images."""
-    from trl.trainer.utils import split_pixel_values_by_grid
-
-    batch = split_pixel_values_by_grid(observed.batch)
+    batch = observed.batch
     width = batch["prompt_ids"].size(1)
     keep = batch["prompt_mask"][row].bool()
     completion = torch.tensor(observed.sampled[row].completion_ids, device=keep.device)
     ids = torch.cat([batch["prompt_ids"][row][keep], completion])
     inputs = {"input_ids": ids}
-    for name in ("mm_token_type_ids", "token_type_ids"):
+    for name in TOKEN_TYPES:
         if name in batch:
             inputs[name] = torch.cat([batch[name][row, :width][keep], torch.zeros_like(completion)])
-    if images:
-        for name in IMAGE_FIELDS:
-            value = batch.get(name)
-            if name not in (*NOT_OF_A_MODEL, *inputs) and value is not None and len(value[row]):
-                inputs[name] = value[row]
-    else:
+    if not images:
         seen = inputs["input_ids"] != image_pad(trainer.processing_class)
         inputs = {name: value[seen] for name, value in inputs.items()}
-    by_token = {"input_ids", "mm_token_type_ids", "token_type_ids"}
-    inputs = {name: value[None] if name in by_token else value for name, value in inputs.items()}
-    return inputs | {"attention_mask": torch.ones_like(inputs["input_ids"])}
+    inputs = {name: value[None] for name, value in inputs.items()}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    return inputs | (_images_of_row(trainer, batch, row) if images else {})
+
+
+def _images_of_row(trainer: Any, batch: Batch, row: int) -> dict[str, torch.Tensor]:
+    """What the model gets of the images of a row."""
+    if not has_vision_tower(trainer.model):
+        return {}
+    family = family_of(vision_language_model(trainer.model).config)
+    if family.layer_kinds:
+        return family.join(images_of_rows(trainer.model, batch["prompt_ids"], batch)[row])
+    of_rows = split_pixel_values_by_grid(batch)
+    found = {name: of_rows[name][row] for name in IMAGE_INPUTS if of_rows.get(name) is not None}
+    return {name: value for name, value in found.items() if len(value)}
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------

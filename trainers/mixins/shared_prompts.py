@@ -75,7 +75,7 @@ class SharedLogProbs:
         plain = super()._get_per_token_logps_and_entropies
 
         def packed(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-            images = _images_of_rows(model, input_ids[:, :-logits_to_keep], others)
+            images = images_of_rows(model, input_ids[:, :-logits_to_keep], others)
             tokens = {"input_ids": input_ids, "attention_mask": attention_mask}
             tokens |= {name: others[name] for name in TOKEN_TYPES if others.get(name) is not None}
             parts = []
@@ -133,7 +133,7 @@ def _reason_not_shared(others: dict[str, Any], compute_aux_loss: bool) -> str | 
     return None
 
 
-def _images_of_rows(model: nn.Module, prompt_ids: torch.Tensor, others: dict[str, Any]) -> list[list[ImageTensors]]:
+def images_of_rows(model: nn.Module, prompt_ids: torch.Tensor, others: dict[str, Any]) -> list[list[ImageTensors]]:
     """The images of each row of a batch.
 
     Args:
@@ -207,7 +207,7 @@ class SharedAnswers:
         combined = vision_language_model(self.model)
         if family_of(combined.config).reason_not_shared(combined) is not None:  # nor does it know its images
             return Rows(ids, mask, prompts, nothing)
-        rows = Rows.of(ids, mask, prompts, _images_of_rows(self.model, ids, with_rows_as_images(inputs)))
+        rows = Rows.of(ids, mask, prompts, images_of_rows(self.model, ids, with_rows_as_images(inputs)))
         return rows if _repeat(rows) else None
 
     def _reason_not_shared(self, inputs: dict[str, Any]) -> str | None:

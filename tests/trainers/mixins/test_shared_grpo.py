@@ -107,7 +107,7 @@ def test_the_check_finds_wrong_positions(make_grpo, monkeypatch):
         pytest.param("qwen3_5", SGD, marks=pytest.mark.slow),
         pytest.param("gemma3", SGD, marks=pytest.mark.slow),
         pytest.param("gemma4", SGD, marks=pytest.mark.slow),
-        ("internvl", SGD),
+        pytest.param("internvl", SGD, marks=pytest.mark.slow),
         ("idefics3", SGD),
         pytest.param("llava_onevision", SGD, marks=pytest.mark.slow),
         pytest.param("smolvlm", SGD, marks=pytest.mark.slow),

@@ -12,8 +12,8 @@ from models.families.base import IMAGE_INPUTS
 from models.families.registry import family_of
 from trainers.diagnosis import causes
 from trainers.diagnosis.completions import check_closing, check_vision_tokens
-from trainers.diagnosis.findings import Finding, wrong
-from trainers.diagnosis.images import check_count, check_image_tokens
+from trainers.diagnosis.findings import Finding, not_told, wrong
+from trainers.diagnosis.images import NO_PATCHES, check_count, check_image_tokens, in_patches
 from trainers.diagnosis.methods.set_up import isolated_set_up
 from trainers.diagnosis.prompts import (
     check_bos,
@@ -87,7 +87,9 @@ def check_learned(learned: Learned, processor: Any) -> Iterator[Finding]:
     )
     yield check_generation_prompt(observed, processor)
     wanted = [len(row["images"]) for row in learned.rows]
-    if any(wanted):
+    if any(wanted) and not in_patches(observed):
+        yield not_told("images of the update", NO_PATCHES)
+    elif any(wanted):
         own = observed.images()
         yield check_count("images of the update", [len(grids) for grids, _ in own], wanted)
         yield check_image_tokens(observed, own, processor)

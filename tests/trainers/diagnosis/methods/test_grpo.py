@@ -16,7 +16,7 @@ from trainers.diagnosis import causes
 from trainers.diagnosis.backends.transformers import TransformersRollouts
 from trainers.diagnosis.causes import Cause
 from trainers.diagnosis.explanations import SURE, State, Trials, checkpoint_folders
-from trainers.diagnosis.images import check_grids, check_pixels
+from trainers.diagnosis.images import check_grids, check_images, check_pixels
 from trainers.diagnosis.log_probs import UPDATE, as_drawn_by_update, of_update
 from trainers.diagnosis.methods.grpo import diagnose, move_temperature, sampling_of
 from trainers.diagnosis.prompts import compare_prompts, rendered
@@ -329,6 +329,13 @@ def test_another_chat_template(sound, lively_model):
     processor = load_processor(str(lively_model), max_pixels=1024)
     processor.chat_template = "Answer well.\n" + processor.chat_template
     assert named(sound[0], read_by(sound, processor)) == {causes.TEMPLATE}
+
+
+def test_images_of_tiles_are_not_taken_for_dropped_ones():
+    tiles = {"pixel_values": torch.zeros(2, 3, 4, 4), "num_images": [1]}
+    found = list(check_images(Observed([{"images": ["a"]}], [], tiles), None))
+    assert [(one.check, one.cause) for one in found] == [("images of both sides", None)]
+    assert "no table of patches" in found[0].found
 
 
 def two_images(pixels: torch.Tensor, grids: list[tuple[int, ...]], ids: list[int]) -> tuple[Observed, Any]:
