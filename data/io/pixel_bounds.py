@@ -48,8 +48,12 @@ class ImageReader(ABC):
         return image
 
     @abstractmethod
-    def tokens(self, source: ImageSource) -> int:
-        """Visual tokens of an image."""
+    def tokens(self, source: ImageSource, others: int = 0) -> int:
+        """Visual tokens of an image.
+
+        Args:
+            others: images of the same prompt, beside which some families give an image fewer.
+        """
 
     def _resized(self, image: Image.Image) -> Image.Image:
         return image
@@ -69,7 +73,7 @@ class PixelBounds(ImageReader):
     patch_size: int = 14
     tokens_around: ClassVar[int] = 2
 
-    def tokens(self, source: ImageSource) -> int:
+    def tokens(self, source: ImageSource, others: int = 0) -> int:
         """Visual tokens of an image, each of 2 x 2 patches.
 
         Raises:

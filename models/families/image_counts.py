@@ -13,7 +13,8 @@ _SHORT = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
 
 @dataclass(frozen=True)
 class ReadAsTheyAre(ImageReader):
-    """The tokens of an image are those that a blank one of its size adds to a conversation, counted once a size.
+    """The tokens of an image are those that a blank one of its size adds to a conversation, counted once a size, alone
+    and beside another one.
 
     Attributes:
         processor: of the model; not needed where nothing is counted.
@@ -22,18 +23,19 @@ class ReadAsTheyAre(ImageReader):
 
     processor: Any = field(compare=False)
     most_pixels: int | None = None
-    _counted: dict[tuple[int, int], int] = field(default_factory=dict, compare=False, repr=False)
+    _counted: dict[tuple[tuple[int, int], int], int] = field(default_factory=dict, compare=False, repr=False)
 
-    def tokens(self, source: ImageSource) -> int:
+    def tokens(self, source: ImageSource, others: int = 0) -> int:
         """Tokens of an image with those around it.
 
         Raises:
             ImageError: see `data.io.images.image_size`.
         """
-        size = self._size(image_size(source))
-        if size not in self._counted:
-            self._counted[size] = self._length([Image.new("RGB", size)]) - self._length([])
-        return self._counted[size]
+        size, count = self._size(image_size(source)), 1 + bool(others)
+        if (size, count) not in self._counted:
+            images = [Image.new("RGB", size)] * count
+            self._counted[size, count] = (self._length(images) - self._length([])) // count
+        return self._counted[size, count]
 
     def _size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) after scaling down."""

@@ -241,7 +241,7 @@ class MostTokens(ImageReader):
 
     most: int
 
-    def tokens(self, source: ImageSource) -> int:
+    def tokens(self, source: ImageSource, others: int = 0) -> int:
         return self.most
 
 

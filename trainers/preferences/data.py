@@ -82,7 +82,8 @@ def _lengths(
 
     found = []
     for record in records:
-        images = [of_file(one) if isinstance(one, str) else model.bounds.tokens(one) for one in record.images]
+        others = len(record.images) - 1
+        images = [(of_file if isinstance(one, str) else model.bounds.tokens)(one, others) for one in record.images]
         visual = sum(images) + model.bounds.tokens_around * len(images)
         response = max(map(of_text, record.response)) + 1
         found.append((of_text(prompt_text(record)) + visual, response, visual))

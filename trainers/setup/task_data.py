@@ -238,7 +238,8 @@ def count_tokens(rows: Sequence[dict], source: str, bounds: ImageReader, process
     reserved = [] if processor is None else image_tokens(processor)
     for row in rows:
         _check_special_tokens(row, source, reserved)
-        visual = sum(bounds.tokens(image) + bounds.tokens_around for image in row["images"])
+        others = len(row["images"]) - 1
+        visual = sum(bounds.tokens(image, others) + bounds.tokens_around for image in row["images"])
         if processor is None:
             text = sum(len(part.encode()) for part in message_texts(row["prompt"])) + 16 * (len(row["prompt"]) + 1)
         else:

@@ -71,19 +71,20 @@ def test_a_tokenizer_without_vision_tokens_has_no_ids():
     assert image_token_ids(Qwen2Tokenizer(vocab={"a": 0, "<|endoftext|>": 1}, merges=[])) == []
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "gemma3"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "gemma3", "gemma4", "llava_onevision"])
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("size", [(16, 16), (40, 90), (400, 20), (64, 64)])
-def test_an_image_has_as_many_tokens_as_the_processor_makes_of_it(tiny_family, family, size):
+def test_an_image_has_as_many_tokens_as_the_processor_makes_of_it(tiny_family, family, count, size):
     processor = load_processor(str(tiny_family(family)))
     reader = image_reader(processor)
     picture = Image.effect_noise(size, 60).convert("RGB")
     lengths = []
-    for images in ([], [picture]):
+    for images in ([], [picture] * count):
         content = [{"type": "image"}] * len(images) + [{"type": "text", "text": "What is it?"}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
         opened = [[reader.open(image) for image in images]] if images else None
         lengths.append(len(processor(text=[text], images=opened)["input_ids"][0]))
-    assert reader.tokens(picture) + reader.tokens_around == lengths[1] - lengths[0]
+    assert count * (reader.tokens(picture, count - 1) + reader.tokens_around) == lengths[1] - lengths[0]
 
 
 def test_bounds_are_refused_where_a_family_has_none(tiny_family):
