@@ -319,3 +319,13 @@ def test_positions_along_the_line_show(monkeypatch):
     monkeypatch.setattr(packing, "_positions", wrong)
     plain, shared = both_ways(tiny_gemma3(), LONGER)
     assert (plain[0] - shared[0]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_images_of_the_smaller_gemma_4_are_causal(attention):
+    model = tiny_gemma4(attention)
+    seeing_themselves = both_ways(model, LONGER)[0][0]
+    model.config.get_text_config().use_bidirectional_attention = None
+    plain, shared = both_ways(model, LONGER)
+    assert (plain[0] - seeing_themselves).abs().max() > 1e-2
+    assert (plain[0] - shared[0]).abs().max() < 1e-4
