@@ -69,7 +69,7 @@ def loading(name: str | Path) -> Iterator[None]:
     check_model_place(str(name), of_a_run=True)
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # the last of a package that it asks for by name
         if isinstance(error, UserError) or machine_problem(error) is not None:
             raise
         raise ModelError(f"{name}: cannot be loaded: {error}") from error

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from data.io.pixel_bounds import BoundsError, PixelBounds
+from models.errors import ModelError
 from models.families.loading import (
     image_reader,
     image_token_ids,
@@ -90,3 +91,10 @@ def test_an_image_has_as_many_tokens_as_the_processor_makes_of_it(tiny_family, f
 def test_bounds_are_refused_where_a_family_has_none(tiny_family):
     with pytest.raises(BoundsError, match="min_pixels and max_pixels: Gemma3Processor resizes images by rules of its"):
         load_processor(str(tiny_family("gemma3")), 100, 200)
+
+
+def test_a_package_that_a_processor_needs_is_named(tiny_family, monkeypatch):
+    folder = tiny_family("smolvlm")
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
+    with pytest.raises(ModelError, match="smolvlm: cannot be loaded: Package `num2words` is required"):
+        load_processor(str(folder))
