@@ -44,7 +44,7 @@ def _vision_class(config: Any) -> Any:
             if name in LANGUAGE_MODELS or "audio" in name:
                 delattr(self, name)
 
-    ignored = [rf"(^|\.)({'|'.join(LANGUAGE_MODELS)}|lm_head|\w*audio\w*)\."]
+    ignored = [rf"(^|\.)({'|'.join(LANGUAGE_MODELS)}|lm_head|\w*audio\w*)\.", r"^model\.(layers|norm|embed_tokens)\."]
     return type(whole.__name__, (whole,), {"__init__": __init__, "_keys_to_ignore_on_load_unexpected": ignored})
 
 

@@ -53,6 +53,13 @@ def test_embeddings_are_the_means_of_these_features(family, tiny_family):
     assert load_encoder(folder, "cpu").fingerprint == encoder.fingerprint
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "gemma3"])
+def test_weights_of_the_language_model_are_left_out_without_a_word(family, tiny_family, caplog):
+    """Published names of Qwen2-VL's are others than those in memory."""
+    load_encoder(str(tiny_family(family)), "cpu")
+    assert "UNEXPECTED" not in caplog.text
+
+
 def test_the_fingerprint_of_a_tower_that_needs_no_further_part_is_that_of_the_tower(tiny_model):
     """As tables of embeddings that were stored earlier name it."""
     folder = str(tiny_model)
