@@ -214,7 +214,8 @@ class SharedAnswers:
         parallelism = self.accelerator.parallelism_config
         if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
             return "sequences that are spread over processes"
-        others = {name: value for name, value in inputs.items() if name not in _OF_SFT}
+        known = (*_OF_SFT, *family_of_processor(self.processing_class).found_inputs)
+        others = {name: value for name, value in inputs.items() if name not in known}
         return _reason_not_shared(others, self.aux_loss_enabled)
 
 

@@ -100,8 +100,16 @@ def one_batch(trainer, items: int | None) -> tuple[torch.Tensor, dict[str, torch
     return loss.detach(), gradients, trainer._metrics["train"]
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
-@pytest.mark.parametrize(("loss_type", "items"), [("nll", None), ("dft", 50)])
+@pytest.mark.parametrize(
+    ("family", "loss_type", "items"),
+    [
+        ("qwen2_vl", "nll", None),
+        ("qwen2_vl", "dft", 50),
+        ("qwen3_vl", "nll", None),
+        ("qwen3_vl", "dft", 50),
+        ("llava_onevision", "nll", None),
+    ],
+)
 def test_loss_gradients_and_figures_are_trls_in_float64(make_sft, family, loss_type, items):
     ours = make_sft(family=family, shared_prefix=True, loss_type=loss_type)
     tokens = count_tokens(ours)
