@@ -193,8 +193,8 @@ def test_the_check_finds_wrong_positions(make_sft, monkeypatch):
 def test_the_check_finds_prompts_that_are_only_alike(make_sft, answered, monkeypatch):
     """Equal words about two pictures."""
     rows = [{**row, "images": answered[8 * (number % 2)]["images"]} for number, row in enumerate(answered[:4])]
-    right = trainers.mixins.shared_prompts._images_of_rows
-    monkeypatch.setattr(trainers.mixins.shared_prompts, "_images_of_rows", lambda *given: right(*given)[:1] * 4)
+    right = trainers.mixins.shared_prompts.images_of_rows
+    monkeypatch.setattr(trainers.mixins.shared_prompts, "images_of_rows", lambda *given: right(*given)[:1] * 4)
     with pytest.raises(SharedPrefixError, match="shared_prefix_check: values"):
         make_sft(rows=rows, per_device_train_batch_size=4, max_steps=1, shared_prefix_check=True).train()
 
