@@ -200,7 +200,7 @@ def test_a_model_that_is_there_and_cannot_be_loaded(run, method, tiny_model, tmp
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "gemma3"])
-@pytest.mark.parametrize("method", ["grpo", "sft"])
+@pytest.mark.parametrize("method", ["grpo", "sft", "reward"])
 def test_every_family_is_checked_with_its_own_sizes(run, method, family, tiny_family):
     status, printed = run(method, model_name_or_path=str(tiny_family(family)))
     assert status == 0, printed
@@ -209,10 +209,11 @@ def test_every_family_is_checked_with_its_own_sizes(run, method, family, tiny_fa
     assert "memory estimate for each" in printed
 
 
-def test_a_family_that_reward_models_cannot_be_made_of_yet(run, tiny_family):
-    message = refusal(run("reward", model_name_or_path=str(tiny_family("gemma3"))))
-    assert "expected one of" in message
-    assert "gemma3" in message.lower()
+def test_a_model_of_texts_is_no_reward_model(run, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    message = refusal(run("reward", model_name_or_path=str(tmp_path)))
+    assert "model_type: expected that of a model which reads images and texts" in message
+    assert "'qwen2'" in message
 
 
 def test_bounds_that_a_family_does_not_have(run, tiny_family):
