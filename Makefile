@@ -11,7 +11,7 @@ VLLM_STAMP := .venv-vllm/.installed
 ACTIVATE := . .venv/bin/activate
 
 .DEFAULT_GOAL := help
-.PHONY: help known-family run selector reward factors factor-agents test test-slow test-kills test-families families-table test-vllm lint format docs bench clean
+.PHONY: help known-family run selector reward factors factor-agents test test-slow test-kills test-families families-table test-vllm test-vllm-families lint format docs bench clean
 
 help:           ## Show these lines
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -75,14 +75,18 @@ test-kills: $(STAMP) ## Every trainer killed 20 times and resumed, bit for bit; 
 test-families: $(STAMP) ## Every family of models with every trainer, on tiny models
 	@echo "== Families (pytest -m families)"
 	@rm -f build/families/outcomes.json
-	@$(ACTIVATE) && python -m pytest -m families --durations=10
+	@$(ACTIVATE) && python -m pytest -m "families and not vllm" --durations=10
 
 families-table: $(STAMP) ## Write what `make test-families` found into docs/families.md
 	@$(ACTIVATE) && python tests/helpers/families/family_table.py
 
 test-vllm: $(VLLM_STAMP) ## GRPO with real vLLM on the CPU, in an environment of its own
-	@echo "== vLLM (pytest -m vllm tests/vllm)"
-	@.venv-vllm/bin/python -m pytest -m vllm tests/vllm --durations=10
+	@echo "== vLLM (pytest -m \"vllm and not families\" tests/vllm)"
+	@.venv-vllm/bin/python -m pytest -m "vllm and not families" tests/vllm --durations=10
+
+test-vllm-families: $(VLLM_STAMP) ## The same for every family of models, for docs/families.md
+	@echo "== vLLM (pytest -m vllm tests/vllm/test_families.py)"
+	@.venv-vllm/bin/python -m pytest -m vllm tests/vllm/test_families.py --durations=10
 
 docs: $(STAMP)  ## Build the site of the documentation, in build/site
 	@echo "== Building the site (mkdocs); a warning is an error"
