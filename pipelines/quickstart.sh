@@ -4,8 +4,8 @@
 #   ./pipelines/quickstart.sh [SEED] [OUTPUT_DIR]
 #   FAMILY=qwen3_vl ./pipelines/quickstart.sh [SEED] [OUTPUT_DIR]
 #
-# FAMILY is one of the files in pipelines/families/, which hold what differs between them. Each command below can be run
-# by itself.
+# FAMILY is one of the files in pipelines/families/, which hold what differs between them: a name, and the options by
+# which trainings depart from the recipes. Each command below can be run by itself.
 set -euo pipefail
 
 seed=${1:-0}
@@ -16,6 +16,7 @@ if [[ $family == */* || ! -f $families/$family.conf ]]; then
     echo "error: FAMILY: expected one of $(basename -s .conf -a "$families"/*.conf | paste -sd ' '), found '$family'" >&2
     exit 1
 fi
+sft_options=() grpo_options=()
 source "$families/$family.conf"
 agents="blur_filter exposure_filter resolution_filter exact_duplicate_filter text_length_filter answer_consistency_filter"
 launch="accelerate launch --config_file accelerate_configs/cpu.yaml"
@@ -44,7 +45,8 @@ python -m rewards.validate --config $grpo --dataset_name "$out/data" --splits te
 
 say "5/8 Warm start (SFT)"
 $launch trainers/sft.py --config $sft --seed "$seed" \
-    --model_name_or_path "$out/tiny" --dataset_name "$out/demonstrations" --output_dir "$out/sft"
+    --model_name_or_path "$out/tiny" --dataset_name "$out/demonstrations" --output_dir "$out/sft" \
+    "${sft_options[@]}"
 
 say "6/8 Evaluate on held-out reports"
 python -m rewards.eval --dataset_name "$out/data" --split test --model "$out/sft" --config $grpo --batch_size 80 \
@@ -52,7 +54,8 @@ python -m rewards.eval --dataset_name "$out/data" --split test --model "$out/sft
 
 say "7/8 GRPO"
 $launch trainers/grpo.py --config $grpo --seed "$seed" \
-    --model_name_or_path "$out/sft" --dataset_name "$out/data" --output_dir "$out/grpo"
+    --model_name_or_path "$out/sft" --dataset_name "$out/data" --output_dir "$out/grpo" \
+    "${grpo_options[@]}"
 
 say "8/8 Evaluate again, and compare"
 python -m rewards.eval --dataset_name "$out/data" --split test --model "$out/grpo" --config $grpo --batch_size 80 \

@@ -81,6 +81,33 @@ def test_the_quick_start_knows_no_such_family(tmp_path, family):
     assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (1, "", [])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_trainings_of_qwen3_5_depart_from_the_recipes(tmp_path, family):
+    """With programs that write down how they are called in the place of the real ones."""
+    for program in ("python", "accelerate"):
+        stub = tmp_path / "bin" / program
+        stub.parent.mkdir(exist_ok=True)
+        stub.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/{program}.txt\n', encoding="utf-8")
+        stub.chmod(0o755)
+    subprocess.run(
+        ["bash", "pipelines/quickstart.sh", "0", str(tmp_path / "out")],
+        cwd=ROOT,
+        env=os.environ | {"FAMILY": family, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    out = tmp_path / "out"
+    sft, grpo = (
+        line.partition(f" --output_dir {out}/")[2] for line in (tmp_path / "accelerate.txt").read_text().splitlines()
+    )
+    if family == "qwen3_5":
+        assert sft == "sft --learning_rate 1.5e-3"
+        assert grpo == "grpo --learning_rate 1.5e-4 --max_grad_norm 0.1"
+    else:
+        assert (sft, grpo) == ("sft", "grpo")
+
+
 def test_make_names_the_families_before_it_makes_an_environment():
     def plan(family: str) -> subprocess.CompletedProcess:
         command = ["make", "--dry-run", "run", f"FAMILY={family}"]
