@@ -16,7 +16,7 @@ if [[ $family == */* || ! -f $families/$family.conf ]]; then
     echo "error: FAMILY: expected one of $(basename -s .conf -a "$families"/*.conf | paste -sd ' '), found '$family'" >&2
     exit 1
 fi
-sft_options=() grpo_options=()
+sft_options=() grpo_options=() # below, + keeps the bash of macOS from taking an empty one for unset
 source "$families/$family.conf"
 agents="blur_filter exposure_filter resolution_filter exact_duplicate_filter text_length_filter answer_consistency_filter"
 launch="accelerate launch --config_file accelerate_configs/cpu.yaml"
@@ -46,7 +46,7 @@ python -m rewards.validate --config $grpo --dataset_name "$out/data" --splits te
 say "5/8 Warm start (SFT)"
 $launch trainers/sft.py --config $sft --seed "$seed" \
     --model_name_or_path "$out/tiny" --dataset_name "$out/demonstrations" --output_dir "$out/sft" \
-    "${sft_options[@]}"
+    ${sft_options[@]+"${sft_options[@]}"}
 
 say "6/8 Evaluate on held-out reports"
 python -m rewards.eval --dataset_name "$out/data" --split test --model "$out/sft" --config $grpo --batch_size 80 \
@@ -55,7 +55,7 @@ python -m rewards.eval --dataset_name "$out/data" --split test --model "$out/sft
 say "7/8 GRPO"
 $launch trainers/grpo.py --config $grpo --seed "$seed" \
     --model_name_or_path "$out/sft" --dataset_name "$out/data" --output_dir "$out/grpo" \
-    "${grpo_options[@]}"
+    ${grpo_options[@]+"${grpo_options[@]}"}
 
 say "8/8 Evaluate again, and compare"
 python -m rewards.eval --dataset_name "$out/data" --split test --model "$out/grpo" --config $grpo --batch_size 80 \
