@@ -111,7 +111,8 @@ def test_only_trainings_of_qwen3_5_depart_from_the_recipes(tmp_path, family):
 def test_make_names_the_families_before_it_makes_an_environment():
     def plan(family: str) -> subprocess.CompletedProcess:
         command = ["make", "--dry-run", "run", f"FAMILY={family}"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        return subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True, timeout=60)
 
     assert f"FAMILY: expected one of {' '.join(FAMILIES)}, found 'qwen4'" in plan("qwen4").stderr
     assert plan("qwen4").stdout == ""
