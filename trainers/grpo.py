@@ -251,6 +251,20 @@ class GRPOTrainer(
         images = None if images is None else [of_row or [] for of_row in images]
         return *generated, images, tool_images
 
+    def _tokenize_prompts(self, prompts: list) -> tuple:
+        """The parent's, without padding, which it would take for the beginning of the prompt: the processors of some
+        families (Gemma 4, Aya Vision) pad unless they are told."""
+        if not isinstance(self.processing_class, ProcessorMixin):
+            return super()._tokenize_prompts(prompts)
+        if isinstance(prompts[0], str):
+            return self.processing_class(text=prompts, padding=False)["input_ids"], None, {}
+        given = self.chat_template_kwargs
+        self.chat_template_kwargs = {**given, "padding": False}
+        try:
+            return super()._tokenize_prompts(prompts)
+        finally:
+            self.chat_template_kwargs = given
+
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list, completions: list, completion_ids_list: list[list[int]]
     ) -> torch.Tensor:

@@ -9,15 +9,8 @@ from models.tiny import FAMILIES
 
 pytestmark = [pytest.mark.families, pytest.mark.timeout(1200)]
 
-NOT_EQUAL_YET = pytest.mark.xfail(reason="on one process the KL after a step is larger than the step", strict=True)
-TRIED = [
-    pytest.param(family, marks=NOT_EQUAL_YET if family == "gemma4" else ())
-    for family in FAMILIES
-    if family != "qwen2_vl"
-]
 
-
-@pytest.fixture(scope="module", params=TRIED)
+@pytest.fixture(scope="module", params=[family for family in FAMILIES if family != "qwen2_vl"])
 def learn(request, tiny_family, report_data, tmp_path_factory, run_warm):
     """Function: (strategy, processes) -> figures of one run of a family, and its folder."""
     told = {
@@ -29,8 +22,9 @@ def learn(request, tiny_family, report_data, tmp_path_factory, run_warm):
 
     def settings(folder: Path, strategy: str, processes: int) -> dict:
         own = {"deepspeed": deepspeed_config(strategy), "per_device_train_batch_size": 8 // processes}
-        # Rows 1, 3 and 5 are those of the second process.
-        run = GRPO_BY_SGD | own | {"canned": True, "text_only": [1, 3, 5], "output_dir": str(folder / "run")}
+        # Rows 1, 3 and 5 are those of the second process. Longer steps would make Gemma 4's rounding grow.
+        own |= {"canned": True, "text_only": [1, 3, 5], "output_dir": str(folder / "run"), "learning_rate": 0.1}
+        run = GRPO_BY_SGD | own
         return told | {"runs": {"one_without": run}}
 
     starts = [("ddp", 1), *((strategy, 2) for strategy in STRATEGIES)]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import trl
+from datasets import Dataset
 
 from models.families.loading import image_token_ids
 from models.families.vision_hooks import vision_tower
@@ -70,6 +71,27 @@ def test_vision_tokens_are_never_sampled(make_grpo):
 
 def vowels_of(completions) -> list[float]:
     return [float(sum(letter in "aeiou" for letter in completion[0]["content"])) for completion in completions]
+
+
+def real_prompts(batch) -> set[tuple[int, ...]]:
+    pairs = zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)
+    return {tuple(ids[mask == 1].tolist()) for ids, mask in pairs}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_prompts_hold_no_padding_of_processors_that_pad_unless_told(make_grpo, task_rows, plain):
+    """Gemma 4's does; TRL alone takes its padding for the beginning of the shorter prompts."""
+    rows = task_rows()[:2]
+    rows[1]["images"] = []  # its prompt is the shorter one
+    trainer = make_grpo(rewards=lambda completion_ids, **_: [float(ids[0]) for ids in completion_ids], rows=rows,
+                        family="gemma4", max_steps=1)  # fmt: skip
+    if plain:
+        trainer.train_dataset = Dataset.from_list([{"prompt": text, "id": text} for text in ("one two three", "four")])
+    batches = captured_batches(trainer)
+    trainer.train()
+    prompts = real_prompts(batches[0])
+    assert len({len(ids) for ids in prompts}) == 2
+    assert all(trainer.processing_class.tokenizer.pad_token_id not in ids for ids in prompts)
 
 
 def test_rewards_see_images_and_columns(make_grpo):
