@@ -80,6 +80,7 @@ PRIVATE_NAMES = {
     "trl.GRPOTrainer._prepare_inputs": "(self, generation_batch)",
     "trl.GRPOTrainer._save_checkpoint": "(self, model, trial)",
     "trl.GRPOTrainer._step": ATTRIBUTE,
+    "trl.GRPOTrainer._tokenize_prompts": "(self, prompts)",
     "trl.RewardTrainer._metrics": ATTRIBUTE,
     "trl.RewardTrainer._prepare_dataset": "(self, dataset, processing_class, args, dataset_name)",
     "trl.RewardTrainer._total_train_tokens": ATTRIBUTE,

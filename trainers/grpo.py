@@ -122,7 +122,8 @@ class GRPOTrainer(
     | `TrainsVisionTower` | `__init__` | rows with and without images mix; the tower can be frozen |
 
     This class itself changes `_generate_and_score_completions`, which calls them in turn, `_generate`, which lets rows
-    without images stand beside some, and `_compute_loss`, after which `beta` and temperature follow the KL.
+    without images stand beside some, `_tokenize_prompts`, which leaves padding out of prompts, and `_compute_loss`,
+    after which `beta` and temperature follow the KL.
 
     Args:
         model, train_dataset, ...: see `trl.GRPOTrainer`, whose order is the same; `docs/grpo.md` lists what differs.
