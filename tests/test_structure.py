@@ -119,6 +119,7 @@ TESTED_IN = {
     "rollouts/example_selection/scored_candidates.py": "rollouts/test_candidates.py",
     "rollouts/factor_reports.py": "rollouts/test_factor_commands.py",
     "rollouts/frozen_vlm/arguments.py": "rollouts/test_beams.py",
+    "rollouts/frozen_vlm/image_keys.py": "rollouts/frozen_vlm/test_engine.py",
     "rollouts/frozen_vlm/kv_cache.py": "rollouts/frozen_vlm/test_engine.py",
     "rollouts/frozen_vlm/prompt_pieces.py": "rollouts/frozen_vlm/test_engine.py",
     "rollouts/frozen_vlm/requests.py": "rollouts/frozen_vlm/test_engine.py",

@@ -136,6 +136,7 @@ class GRPOTrainer(
 
     _name = "GRPO"
     log_multimodal: bool
+    chat_template_kwargs: dict[str, Any]
     _rewards_per_func: torch.Tensor  # (N, R) of all processes, NaN where None
 
     def __init__(

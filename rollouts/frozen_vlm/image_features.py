@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from data.io.digests import image_bytes_digest
 from data.io.images import ImageSource, image_size, open_image
 from models.families.registry import family_of
 from models.families.vision_hooks import vision_language_model
+from rollouts.frozen_vlm.image_keys import ImageKeys
 
 GROUP_IMAGES = 32
 GROUP_PATCHES = 16_384
 """Of the pictures that are encoded together; 16 of 448x448 pixels."""
 
 
-class ImageFeatures:
+class ImageFeatures(ImageKeys):
     """Merged features of images, on the model's device, under keys made of the images' contents.
 
     Args:
@@ -29,13 +29,13 @@ class ImageFeatures:
     """
 
     def __init__(self, model, processor, cache_bytes: int):
+        super().__init__()
         self._combined: Any = vision_language_model(model)
         self._family = family_of(self._combined.config)
         self._processor = processor.image_processor
         self._cache_bytes = cache_bytes
         self._used_bytes = 0
         self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self._keys_of_paths: dict[str, str] = {}
         self._sources: dict[str, ImageSource] = {}
         self._grids: dict[str, tuple[int, int]] = {}
         self._groups: dict[str, tuple[str, ...]] = {}
@@ -62,21 +62,9 @@ class ImageFeatures:
             patches += size
         self._groups.update(dict.fromkeys(group, tuple(group)))
 
-    def key(self, source: ImageSource) -> str:
-        """The name under which a picture's features are kept; pictures with the same content share it.
-
-        Raises:
-            ImageError: an image that cannot be read.
-        """
-        if isinstance(source, str) and source in self._keys_of_paths:
-            return self._keys_of_paths[source]
-        key = image_bytes_digest(source)
-        if key not in self._sources:
-            self._grids[key] = self._family.token_grid(self._processor, image_size(source))
-            self._sources[key] = source
-        if isinstance(source, str):
-            self._keys_of_paths[source] = key
-        return key
+    def _meet(self, key: str, source: ImageSource) -> None:
+        self._grids[key] = self._family.token_grid(self._processor, image_size(source))
+        self._sources[key] = source
 
     def grid(self, key: str) -> tuple[int, int]:
         """(rows, columns) of a picture's visual tokens, without encoding it."""

@@ -13,13 +13,13 @@ import torch
 from transformers import GenerationConfig
 
 from data.errors import UserError
-from data.io.digests import image_bytes_digest
 from data.io.images import ImageSource, open_image
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT, in_context_messages
 from data.rows.messages import message_texts
 from data.vqa import common_answer
 from models.families.loading import image_reader, image_token_ids, image_tokens
 from models.generation import evaluating, read_rendered
+from rollouts.frozen_vlm.image_keys import ImageKeys
 from rollouts.frozen_vlm.requests import (
     DEFAULT_BATCH_TOKENS,
     InContextRequest,
@@ -32,28 +32,16 @@ _OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_id
 """What processors make that has a column for each token."""
 
 
-class ImageKeys:
-    """Names of images, by content, and how many tokens each becomes."""
+class ImageTokens(ImageKeys):
+    """How many tokens each image becomes."""
 
     def __init__(self, processor: Any):
+        super().__init__()
         self._reader = image_reader(processor)
-        self._of_paths: dict[str, str] = {}
         self._tokens: dict[str, int] = {}
 
-    def key(self, source: ImageSource) -> str:
-        """The name of a picture; pictures with the same content share it.
-
-        Raises:
-            ImageError: an image that cannot be read.
-        """
-        if isinstance(source, str) and source in self._of_paths:
-            return self._of_paths[source]
-        key = image_bytes_digest(source)
-        if key not in self._tokens:
-            self._tokens[key] = self._reader.tokens(source) + self._reader.tokens_around
-        if isinstance(source, str):
-            self._of_paths[source] = key
-        return key
+    def _meet(self, key: str, source: ImageSource) -> None:
+        self._tokens[key] = self._reader.tokens(source) + self._reader.tokens_around
 
     def tokens(self, key: str) -> int:
         """Of a picture, with those around it."""
@@ -117,7 +105,7 @@ class PlainInContextVLM:
             raise ValueError(f"max_batch_tokens: expected at least 1, found {max_batch_tokens}")
         self.model, self.processor = model, processor
         self.max_batch_tokens = max_batch_tokens
-        self._keys = self.images = ImageKeys(processor)
+        self._keys = self.images = ImageTokens(processor)
         self._style, self._system = prompt_style, system_prompt
         self._forbidden, self._suppressed = image_tokens(processor), image_token_ids(processor)
         self._end_ids = _end_ids(model, processor.tokenizer)

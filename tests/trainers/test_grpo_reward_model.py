@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_runs import deepspeed_config, run_worker
+from distributed_runs import GRPO_BY_SGD, deepspeed_config, run_worker
 
 from rewards.registry import build_rewards
 
@@ -71,24 +71,7 @@ def test_mixed_rows_with_and_without_images(make_grpo, entry, task_rows):
 @pytest.fixture(scope="module")
 def learn(tiny_model, tiny_reward_model, report_data, tmp_path_factory, run_warm):
     """Function: (strategy, processes) -> figures of the runs of that strategy, and their folder."""
-    common = {
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "num_generations": 4,
-        "max_completion_length": 12,
-        "max_steps": 2,
-        "report_to": "none",
-        "save_strategy": "no",
-        "remove_unused_columns": False,
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "shuffle_dataset": False,
-        "optim": "sgd",
-        "learning_rate": 0.5,
-        "lr_scheduler_type": "constant",
-        "model_init_kwargs": {"dtype": "float32"},
-    }
+    common = GRPO_BY_SGD | {"max_steps": 2, "beta": 0.0}
     told = {"model": str(tiny_model), "reward_model": str(tiny_reward_model), "data": str(report_data)}
     told["agents"] = ["blur_filter", "exposure_filter"]
 
