@@ -139,7 +139,7 @@ def rows(setting: Setting, processor: Any, image_token: int) -> list[dict[str, A
 
 
 def build(setting: Setting, cls: type[Alternating], folder: str, steps: int) -> tuple[Alternating, int]:
-    """A trainer of this class, and the visual tokens of its prompts."""
+    """A trainer of this class, and the visual tokens of its prompts. More than one step has its first one checked."""
     size = TinySize(setting.width, setting.layers, initializer_range=0.02)
     model, processor = tiny.build_family(setting.family, tiny.DEFAULT_CORPUS, 1024, size)
     with contextlib.suppress(BoundsError):  # of a family without bounds: its images are then as large as they get
@@ -159,7 +159,7 @@ def build(setting: Setting, cls: type[Alternating], folder: str, steps: int) -> 
         per_device_train_batch_size=setting.group,
         max_completion_length=setting.completion,
         max_steps=steps,
-        shared_prefix_check=True,
+        shared_prefix_check=steps > 1,
     )
     trainer = cls(
         model,
@@ -180,8 +180,8 @@ def running(setting: Setting, steps: int, cls: type[Alternating] = Alternating) 
 
 
 def peak(setting: Setting, mode: str) -> int:
-    """Bytes that the second update of a run adds."""
-    with running(setting, 2, Watched) as (trainer, _):
+    """Bytes that the first update of a run adds: a later one finds memory that the first has left to the process."""
+    with running(setting, 1, Watched) as (trainer, _):
         trainer.modes = (mode,)
         trainer.train()
         return trainer.bytes[-1]
