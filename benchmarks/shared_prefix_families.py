@@ -121,7 +121,10 @@ def pictures(processor: Any, image_token: int, wanted: int, seed: int) -> list[I
     that has most where the processor makes no picture so many."""
     counts = {side: visual_tokens(processor, image_token, [random_image(side, 0)]) for side in SIDES}
     side = next((side for side, count in counts.items() if count >= wanted), max(counts, key=counts.__getitem__))
-    return [random_image(side, seed + number) for number in range(-(-wanted // counts[side]))]
+    found = [random_image(side, seed)]
+    while visual_tokens(processor, image_token, found) < wanted:  # of several, LLaVA-OneVision cuts none into tiles
+        found.append(random_image(side, seed + len(found)))
+    return found
 
 
 def rows(setting: Setting, processor: Any, image_token: int) -> list[dict[str, Any]]:
