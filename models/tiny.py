@@ -243,7 +243,14 @@ def build_model(
 _CHATML = {"internvl": internvl, "llava_onevision": llava_onevision}
 _GEMMA = {"gemma3": (gemma3, "<end_of_turn>"), "gemma4": (gemma4, "<turn|>")}
 
-FAMILIES = ("qwen2_vl", "qwen3_vl", "qwen3_5", *_CHATML, "idefics3", "smolvlm", *_GEMMA)
+_QWEN = {
+    "qwen3_vl": qwen3_vl.build_model,
+    "qwen3_vl_moe": qwen3_vl.build_mixture,
+    "qwen3_5": qwen3_5.build_model,
+    "qwen3_5_moe": qwen3_5.build_mixture,
+}
+
+FAMILIES = ("qwen2_vl", *_QWEN, *_CHATML, "idefics3", "smolvlm", *_GEMMA)
 """Model types of which there is a tiny model."""
 
 
@@ -264,8 +271,7 @@ def _parts(family: str, corpus: Iterable[str], vocab_size: int, size: TinySize) 
         tokenizer = build_chatml_tokenizer(corpus, vocab_size, own)
         return own.build_model(tokenizer, size), own.build_processor(tokenizer), ends
     tokenizer = build_tokenizer(corpus, vocab_size)
-    build = qwen3_vl.build_model if family == "qwen3_vl" else qwen3_5.build_model
-    return build(tokenizer, size), qwen3_vl.build_processor(tokenizer), ends
+    return _QWEN[family](tokenizer, size), qwen3_vl.build_processor(tokenizer), ends
 
 
 def build_family(family: str, corpus: Iterable[str], vocab_size: int, size: TinySize) -> tuple[Any, Any]:

@@ -1,4 +1,5 @@
-"""Qwen3.5: as Qwen3-VL without deepstack, and most layers are linear attention (Gated DeltaNet)."""
+"""Qwen3.5, also with a mixture of experts: as Qwen3-VL without deepstack, and most layers are linear attention (Gated
+DeltaNet)."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from models.shared_prefix.layout import PrefixLayout
 
 
 class Qwen35(QwenVL):
-    model_types: ClassVar = ("qwen3_5",)
+    model_types: ClassVar = ("qwen3_5", "qwen3_5_moe")
     patch_size: ClassVar = 16
     layer_kinds: ClassVar = ("full_attention", "linear_attention")
 

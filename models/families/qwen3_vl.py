@@ -1,4 +1,7 @@
-"""Qwen3-VL: as Qwen2-VL, but images have features for several layers (deepstack), and the model makes its own mask."""
+"""Qwen3-VL: as Qwen2-VL, but images have features for several layers (deepstack), and the model makes its own mask.
+
+In its mixture-of-experts form each token is sent to experts of its own, by itself, so that nothing else changes.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -12,7 +15,7 @@ from models.shared_prefix.layout import PrefixLayout
 
 
 class Qwen3VL(QwenVL):
-    model_types: ClassVar = ("qwen3_vl",)
+    model_types: ClassVar = ("qwen3_vl", "qwen3_vl_moe")
     patch_size: ClassVar = 16
     deepstack: ClassVar = True
 

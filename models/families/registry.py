@@ -43,7 +43,7 @@ def family_of_name(name: str) -> Family | None:
     """The family of a published model by its name alone: the one whose model type stands in it.
 
     >>> family_of_name("Qwen/Qwen3-VL-4B-Instruct-FP8").model_types
-    ('qwen3_vl',)
+    ('qwen3_vl', 'qwen3_vl_moe')
     """
     plain = _letters(name.rstrip("/").rpartition("/")[2])
     return next((_BY_TYPE[kind] for kind in sorted(_BY_TYPE, key=len, reverse=True) if _letters(kind) in plain), None)

@@ -1,4 +1,5 @@
-"""A tiny Qwen3-VL: vision features also reach the first layers of its language model, and M-RoPE is interleaved."""
+"""A tiny Qwen3-VL: vision features also reach the first layers of its language model, and M-RoPE is interleaved. Also
+with a mixture of experts."""
 
 from typing import Any
 
@@ -61,11 +62,26 @@ def settings(tokenizer: Any, size: TinySize, sections: list[int]) -> dict[str, A
     }
 
 
+def with_deepstack(tokenizer: Any, size: TinySize) -> dict[str, Any]:
+    """What the configurations of both forms of Qwen3-VL have in common."""
+    chosen = settings(tokenizer, size, [6, 5, 5])
+    chosen["vision_config"] |= {"deepstack_visual_indexes": [0, 1]}
+    return chosen
+
+
 def build_model(tokenizer: Any, size: TinySize) -> Any:
     """A `Qwen3VLForConditionalGeneration` with random float32 weights."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, set_seed
 
-    chosen = settings(tokenizer, size, [6, 5, 5])
-    chosen["vision_config"] |= {"deepstack_visual_indexes": [0, 1]}
     set_seed(size.seed)
-    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**chosen))
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**with_deepstack(tokenizer, size)))
+
+
+def build_mixture(tokenizer: Any, size: TinySize) -> Any:
+    """A `Qwen3VLMoeForConditionalGeneration` of the same."""
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, set_seed
+
+    chosen = with_deepstack(tokenizer, size)
+    chosen["text_config"] |= size.experts()
+    set_seed(size.seed)
+    return Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**chosen))

@@ -33,6 +33,11 @@ class TinySize:
             "bos_token_id": None,
         }
 
+    def experts(self) -> dict[str, int]:
+        """Of a mixture: a token goes to 2 of 4 experts. None of their weights is square, because transformers finds by
+        its shape whether one is stored transposed."""
+        return {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 3 * self.hidden_size // 4}
+
 
 def siglip(image_size: int, patch_size: int) -> dict[str, Any]:
     """A vision tower of 2 layers, for images of this side in pixels."""

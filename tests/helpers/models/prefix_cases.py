@@ -83,6 +83,13 @@ def tiny_qwen3_5(attention: str = "sdpa", seed: int = 0):
     return model
 
 
+def tiny_mixture(attention: str = "sdpa", seed: int = 0, family: ModuleType = qwen3_vl):
+    """A tiny Qwen3-VL or Qwen3.5 with a mixture of experts, with the same."""
+    model = family.build_mixture(build_tokenizer(["a"], 300), TinySize(32, seed=seed))
+    model.set_attn_implementation(attention)
+    return model
+
+
 def tiny_internvl(attention: str = "sdpa", seed: int = 0):
     """A tiny InternVL with a vocabulary of bytes."""
     model = internvl.build_model(build_chatml_tokenizer(["a"], 300, internvl), TinySize(32, seed=seed))
@@ -121,12 +128,21 @@ def tiny_llava_onevision(attention: str = "sdpa", seed: int = 0):
     return model
 
 
+def in_double(model: nn.Module) -> nn.Module:
+    """The model in float64, with one expert after the other: the kernel of all experts does not know it."""
+    if "_moe" in model.config.model_type:
+        model.set_experts_implementation("eager")
+    return model.double()
+
+
 @contextmanager
 def double() -> Iterator[None]:
     """Computes in float64 also where models and losses ask for float32."""
-    to, narrow, zeros, full = torch.Tensor.to, torch.Tensor.float, torch.zeros, torch.full
+    places = [(torch.Tensor, "to"), (torch.Tensor, "float"), (torch, "zeros"), (torch, "full")]
+    places.append((nn.functional, "softmax"))
+    kept = [getattr(*place) for place in places]
 
-    def in_double(function):
+    def widened(function):
         def call(*args, **kwargs):
             args = [torch.float64 if one is torch.float32 else one for one in args]
             kwargs = {name: torch.float64 if one is torch.float32 else one for name, one in kwargs.items()}
@@ -134,12 +150,13 @@ def double() -> Iterator[None]:
 
         return call
 
-    torch.Tensor.to, torch.Tensor.float = in_double(to), torch.Tensor.double
-    torch.zeros, torch.full = in_double(zeros), in_double(full)
+    for place, function in zip(places, kept, strict=True):
+        setattr(*place, torch.Tensor.double if place[1] == "float" else widened(function))
     try:
         yield
     finally:
-        torch.Tensor.to, torch.Tensor.float, torch.zeros, torch.full = to, narrow, zeros, full
+        for place, function in zip(places, kept, strict=True):
+            setattr(*place, function)
 
 
 def _patches(grid: tuple[int, int], rng: np.random.Generator) -> list[ImageTensors]:
@@ -193,7 +210,7 @@ _PICTURES = {
     "llava_onevision": _picture_and_tiles,
 }
 _TYPES = {"gemma3": "token_type_ids"} | dict.fromkeys(("gemma4", "qwen2_vl", "qwen2_5_vl"), "mm_token_type_ids")
-_TYPES |= dict.fromkeys(("qwen3_vl", "qwen3_5"), "mm_token_type_ids")
+_TYPES |= dict.fromkeys(("qwen3_vl", "qwen3_5", "qwen3_vl_moe", "qwen3_5_moe"), "mm_token_type_ids")
 
 
 def pictures_of(prompt: Prompt, model) -> list[list[ImageTensors]]:

@@ -24,7 +24,9 @@ from models.tiny import FAMILIES as TINY
 KINDS = {
     "qwen2_vl": QwenVL,
     "qwen3_vl": Qwen3VL,
+    "qwen3_vl_moe": Qwen3VL,
     "qwen3_5": Qwen35,
+    "qwen3_5_moe": Qwen35,
     "internvl": InternVL,
     "idefics3": Idefics,
     "smolvlm": Idefics,
@@ -39,7 +41,7 @@ def test_model_and_processor_say_the_same(tiny_family, name):
     config = AutoConfig.from_pretrained(tiny_family(name))
     assert type(family_of(config)) is KINDS[name]
     of_processor = type(family_of_processor(AutoProcessor.from_pretrained(tiny_family(name))))
-    assert of_processor is (Qwen3VL if name == "qwen3_5" else KINDS[name])  # whose processor it shares
+    assert of_processor is (Qwen3VL if "qwen3" in name else KINDS[name])  # whose processor it shares
 
 
 def test_a_model_type_is_of_one_family():
@@ -55,6 +57,8 @@ def test_a_model_type_is_of_one_family():
         ("org/qwen2.5-vl-7b-awq", "qwen2_5_vl"),
         ("/models/Qwen3-VL-4B-Instruct-FP8/", "qwen3_vl"),
         ("Qwen/Qwen3.5-4B", "qwen3_5"),
+        ("Qwen/Qwen3-VL-30B-A3B-Instruct", "qwen3_vl_moe"),
+        ("Qwen/Qwen3.5-35B-A3B", "qwen3_5_moe"),
         ("google/gemma-3-4b-it", "gemma3"),
         ("OpenGVLab/InternVL3_5-8B-HF", "internvl"),
     ],

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from prefix_cases import in_double
 from reward_cases import CASES, make, score
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSequenceClassification
@@ -21,7 +22,9 @@ from models.shared_prefix.sharing import SharedPrefix
 
 FAMILIES = {
     "qwen3_vl": "Qwen3VL",
+    "qwen3_vl_moe": "Qwen3VLMoe",
     "qwen3_5": "Qwen3_5",
+    "qwen3_5_moe": "Qwen3_5Moe",
     "gemma3": "Gemma3",
     "gemma4": "Gemma4",
     "internvl": "InternVL",
@@ -114,7 +117,7 @@ def test_images_are_encoded_once_for_all_responses(backbone):
 
 
 def test_prompts_are_shared_exactly(backbone):
-    model = make(backbone).double()
+    model = in_double(make(backbone))
     inputs = encode_groups(model.processor, GROUPS)
     inputs = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
     scores, read, seen = [], [], []

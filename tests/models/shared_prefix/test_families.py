@@ -19,12 +19,14 @@ from prefix_cases import (
     checkpointing,
     detached_deepstack,
     double,
+    in_double,
     of_states,
     tiny_gemma3,
     tiny_gemma4,
     tiny_idefics,
     tiny_internvl,
     tiny_llava_onevision,
+    tiny_mixture,
     tiny_qwen3_5,
     tiny_qwen3_vl,
     tiny_smolvlm,
@@ -39,6 +41,7 @@ from models.families.qwen3_5 import Qwen35
 from models.families.qwen3_vl import Qwen3VL
 from models.shared_prefix import fork, packing
 from models.shared_prefix.sharing import reason_not_shared
+from models.tiny_families import qwen3_5, qwen3_vl
 
 MAKERS = {
     "qwen3_vl": tiny_qwen3_vl,
@@ -47,12 +50,17 @@ MAKERS = {
     "idefics3": tiny_idefics,
     "smolvlm": tiny_smolvlm,
 }
-BOUNDS = dict.fromkeys((*MAKERS, "gemma3", "gemma4", "llava_onevision"), 1e-10) | {"qwen3_5": 1e-9}
+MIXTURES = {
+    "qwen3_vl_moe": partial(tiny_mixture, family=qwen3_vl),
+    "qwen3_5_moe": partial(tiny_mixture, family=qwen3_5),
+}
+BOUNDS = dict.fromkeys((*MAKERS, *MIXTURES, "gemma3", "gemma4", "llava_onevision"), 1e-10)
+BOUNDS |= dict.fromkeys(("qwen3_5", "qwen3_5_moe"), 1e-9)
 
 
 @cache
 def cached_model(family: str) -> nn.Module:
-    return (MAKERS | LATER)[family]().double().train()
+    return in_double((MAKERS | MIXTURES | LATER)[family]()).train()
 
 
 def exact(family: str, batch: Batch, kind: str) -> None:
@@ -73,6 +81,24 @@ KINDS = st.sampled_from(["off", "reentrant", "not reentrant"])
 @given(batch=batches(between=False), kind=KINDS)
 def test_values_and_gradients_are_exact_in_float64(family, batch, kind):
     exact(family, batch, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", MIXTURES)
+@settings(max_examples=20)
+@given(batch=batches(between=False), kind=KINDS)
+def test_mixtures_of_experts_are_exact_in_float64(family, batch, kind):
+    exact(family, batch, kind)
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_a_batch_of_a_mixture_is_exact_and_all_its_experts_learn(family):
+    exact(family, MIXED, "off")
+    plain, shared = both_ways(MIXTURES[family]().train(), MIXED)
+    assert (plain[0] - shared[0]).abs().max() < 5e-6
+    experts = [one for name, weights in shared[1].items() if ".experts." in name for one in weights]
+    assert len(experts) >= 2 * 2 * 4
+    assert all(one.abs().max() > 0 for one in experts)
 
 
 LATER = {"gemma3": tiny_gemma3, "gemma4": tiny_gemma4, "llava_onevision": tiny_llava_onevision}
