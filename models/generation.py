@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.errors import UserError
 from data.rows.messages import message_texts
-from models.families.loading import image_token_ids, image_tokens
+from models.families.loading import image_token_ids, image_tokens, render
 from models.shared_prefix.prefill import shared_prefill
 from models.shared_prefix.sharing import reason_not_shared
 
@@ -58,9 +58,7 @@ def prepare_inputs(
     for conversation in conversations:
         check_texts(processor, conversation)
     texts = [
-        processor.apply_chat_template(
-            with_image_blocks(conversation, pictures), tokenize=False, add_generation_prompt=True
-        )
+        render(processor, with_image_blocks(conversation, pictures), add_generation_prompt=True)
         for conversation, pictures in zip(conversations, images, strict=True)
     ]
     return read_rendered(processor, texts, images)

@@ -157,6 +157,15 @@ def texts_of(content: Any) -> Iterator[str]:
             yield part["text"]
 
 
+def in_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose contents are lists of parts, also where they were plain texts.
+
+    >>> in_parts([{"role": "user", "content": "why?"}])
+    [{'role': 'user', 'content': [{'type': 'text', 'text': 'why?'}]}]
+    """
+    return [{**turn, "content": _parts(turn["content"])} if "content" in turn else turn for turn in messages]
+
+
 def message_texts(messages: Sequence[dict[str, Any]]) -> list[str]:
     """Every text of messages, in order."""
     return [text for turn in messages for text in texts_of(turn.get("content"))]

@@ -1,6 +1,11 @@
-"""Loading a vision-language model and its processor, from a folder or the Hub; what a processor says of images."""
+"""Loading a vision-language model and its processor; what a processor says of images, and how it writes chats."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 from data.io.pixel_bounds import ImageReader
+from data.rows.messages import in_parts
 from models.families.registry import family_of_processor
 from models.hub_revisions import adapter_base
 from models.model_paths import loading
@@ -80,3 +85,33 @@ def load_processor(
 def image_reader(processor, most_pixels: int | None = None) -> ImageReader:
     """How images are read for a processor; see `Family.reader`."""
     return family_of_processor(processor).reader(processor, most_pixels)
+
+
+def render(processor, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+    """A conversation as the chat template writes it.
+
+    A processor gets texts as parts: published templates (Idefics3, SmolVLM, LLaVA-OneVision) write nothing of others.
+
+    Args:
+        processor: of a vision-language model, or the tokenizer of one that reads texts only.
+        options: of `apply_chat_template`.
+    """
+    turns = in_parts(messages) if hasattr(processor, "image_processor") else list(messages)
+    return processor.apply_chat_template(turns, tokenize=False, **options)
+
+
+def space_before_answers(processor) -> str:
+    """White space that the chat template writes between a prompt and its answer: what a model says first by itself.
+
+    Templates of Idefics3 and SmolVLM open an answer with `Assistant:` and go on with ` yes`; most write none.
+    """
+    return _space(processor, processor.chat_template)
+
+
+@lru_cache(maxsize=8)
+def _space(processor, template: str) -> str:
+    asked, answer = {"role": "user", "content": "?"}, {"role": "assistant", "content": "x"}
+    prompt = render(processor, [asked], add_generation_prompt=True)
+    behind = render(processor, [asked, answer]).removeprefix(prompt)
+    space = behind[: len(behind) - len(behind.lstrip())]
+    return space if behind.startswith(f"{space}x") else ""

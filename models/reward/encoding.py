@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from data.rows.messages import message_texts
 from models.families.base import Family
-from models.families.loading import image_reader
+from models.families.loading import image_reader, render, space_before_answers
 from models.families.registry import family_of_processor
 from models.reward.inputs import ResponseGroup, reward_messages
 from models.shared_prefix.layout import common_prefix
@@ -26,7 +26,7 @@ def conversation_text(processor, messages: Sequence[dict[str, Any]]) -> str:
 
     That token is what the score is read from; the line break after it, which some templates write, is cut off.
     """
-    text = processor.apply_chat_template(messages, tokenize=False)
+    text = render(processor, messages)
     end = processor.tokenizer.eos_token
     if end is not None and end in text:
         return text[: text.rindex(end) + len(end)]
@@ -46,7 +46,7 @@ def response_start(processor, messages: Sequence[dict[str, Any]], text: str) -> 
     Raises:
         ValueError: a chat template that writes the prompt differently when a response follows.
     """
-    prompt = processor.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    prompt = render(processor, messages[:-1], add_generation_prompt=True)
     if not text.startswith(prompt):
         raise ValueError("the chat template writes a prompt differently when a response follows it")
     return len(prompt)
@@ -82,7 +82,8 @@ def encode_groups(
     for number, group in enumerate(groups):
         texts.append([])
         for position, response in enumerate(group.responses):
-            messages = reward_messages(group.prompt, len(group.images), response, system_prompt)
+            said = response.removeprefix(space_before_answers(processor))  # which the template writes again
+            messages = reward_messages(group.prompt, len(group.images), said, system_prompt)
             text = _written(processor, messages)
             is_labelled = labelled is not None and labelled[number] == position
             starts.append(response_start(processor, messages, text) if is_labelled else None)

@@ -24,19 +24,15 @@ SPECIAL_TOKENS = (
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
 )
 
-# Of turns as Idefics3 and SmolVLM write them.
+# As Idefics3 and SmolVLM write turns. As theirs, it knows texts as parts alone, and nothing of a plain one is written.
 CHAT_TEMPLATE = """\
 <|im_start|>
 {%- for message in messages -%}
 {{- message['role'] | capitalize -}}
-{%- if message['content'] is string -%}
-{{- ': ' + message['content'] -}}
-{%- else -%}
 {{- ':' if message['content'][0]['type'] == 'image' else ': ' -}}
 {%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}{{- '<image>' -}}{%- else -%}{{- part['text'] -}}{%- endif -%}
+{%- if part['type'] == 'image' -%}{{- '<image>' -}}{%- elif part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}
 {%- endfor -%}
-{%- endif -%}
 {{- '<end_of_utterance>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}

@@ -17,7 +17,7 @@ from data.io.images import ImageSource, open_image
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT, in_context_messages
 from data.rows.messages import message_texts
 from data.vqa import common_answer
-from models.families.loading import image_reader, image_token_ids, image_tokens
+from models.families.loading import image_reader, image_token_ids, image_tokens, render, space_before_answers
 from models.generation import evaluating, read_rendered
 from rollouts.frozen_vlm.image_keys import ImageKeys
 from rollouts.frozen_vlm.requests import (
@@ -118,10 +118,10 @@ class PlainInContextVLM:
         counts = [len(record.images) for record in records]
         messages = in_context_messages(request.query.question, shown, self._style, self._system, counts)
         self._check([*message_texts(messages), answer or ""], request)
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = render(self.processor, messages, add_generation_prompt=True)
         images = [image for record in records for image in record.images]
         keys = [self._keys.key(image) for image in images]
-        ids = () if answer is None else tuple(self._ids(answer))
+        ids = () if answer is None else tuple(self._ids(space_before_answers(self.processor) + answer))
         tokens = len(self._ids(text)) + sum(map(self._keys.tokens, keys)) + len(ids)
         return _Row((text, tuple(keys), ids), text, images, ids, tokens)
 

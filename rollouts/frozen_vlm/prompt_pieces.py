@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.prompts import in_context_messages
+from models.families.loading import render
 
 _MARKS = tuple(chr(0xE000 + number) for number in range(5))  # private-use characters: no text has them
 
@@ -87,7 +88,7 @@ class PieceMaker:
         return start, before, middle, between, rest
 
     def _render(self, messages: list[dict]) -> str:
-        return self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return render(self._processor, messages, add_generation_prompt=True)
 
     def example(self, question: str, answer: str, images: Sequence[str], grids: Sequence[tuple[int, int]]) -> Piece:
         """A shown example.

@@ -6,7 +6,7 @@ from typing import Any
 from models.families.loading import image_token_ids
 from trainers.diagnosis import causes
 from trainers.diagnosis.findings import Finding, not_told, wrong
-from trainers.diagnosis.prompts import EXAMPLE_ANSWER, rendered
+from trainers.diagnosis.prompts import EXAMPLE_ANSWER, behind_prompt
 from trainers.diagnosis.rollout import Observed
 
 
@@ -81,9 +81,7 @@ def check_closing(row: dict, processor: Any, ends: set[int], **options: Any) -> 
     """The token by which the template closes the assistant's turn stops sampling."""
     check = "end of the assistant's turn"
     answer = row.get("gold") or EXAMPLE_ANSWER
-    prompt = rendered(processor, row, add_generation_prompt=True, **options)
-    whole = rendered(processor, row, answer, **options)
-    closing = whole.removeprefix(prompt).removeprefix(answer) if whole.startswith(prompt) else ""
+    _, closing = behind_prompt(processor, row, answer, **options) or ("", "")
     ids: Sequence[int] = processor.tokenizer(closing, add_special_tokens=False)["input_ids"] if closing else []
     names = processor.tokenizer.convert_ids_to_tokens(sorted(ends))
     limit = f"one of {', '.join(map(str, names))}"

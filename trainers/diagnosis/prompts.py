@@ -134,16 +134,34 @@ def check_generation_prompt(observed: Observed, processor: Any, **options: Any) 
     return Finding(check, f"every prompt ends with {opening!r}", repr(opening))
 
 
+def behind_prompt(processor: Any, row: dict, answer: str, **options: Any) -> tuple[str, str] | None:
+    """What the template writes of an answer, and what behind it; `None` if it does not go on from the prompt.
+
+    The answer may begin with white space, which a model says by itself: templates of Idefics3 and SmolVLM open it with
+    `Assistant:` and go on with ` yes`.
+
+    Returns:
+        Both; the answer is empty where the template writes another.
+    """
+    prompt = rendered(processor, row, add_generation_prompt=True, **options)
+    whole = rendered(processor, row, answer, **options)
+    if not whole.startswith(prompt):
+        return None
+    rest = whole.removeprefix(prompt)
+    start = rest.find(answer)
+    if start < 0 or rest[:start].strip():
+        return "", rest
+    return rest[: start + len(answer)], rest[start + len(answer) :]
+
+
 def check_round_trip(rows: Sequence[dict], processor: Any, **options: Any) -> Finding:
     """A prompt is the beginning of the prompt with its answer, which follows it word for word."""
     check = "template with the answer"
     changed = lost = 0
     for row in rows:
-        answer = row.get("gold") or EXAMPLE_ANSWER
-        prompt = rendered(processor, row, add_generation_prompt=True, **options)
-        whole = rendered(processor, row, answer, **options)
-        changed += not whole.startswith(prompt)
-        lost += whole.startswith(prompt) and not whole.removeprefix(prompt).startswith(answer)
+        written = behind_prompt(processor, row, row.get("gold") or EXAMPLE_ANSWER, **options)
+        changed += written is None
+        lost += written is not None and not written[0]
     if changed or lost:
         found = f"in {changed or lost} of {len(rows)} rows the prompt {'changes' if changed else 'is not followed by'}"
         return wrong(check, f"{found} {'when the answer follows' if changed else 'the answer'}", "0", causes.NO_PREFIX)

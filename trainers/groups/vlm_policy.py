@@ -10,6 +10,7 @@ from data.io.pixel_bounds import ImageReader
 from data.io.records import RecordError
 from models.errors import ModelError
 from models.families.base import TOKEN_TYPES, ImageTensors
+from models.families.loading import space_before_answers
 from models.families.registry import FAMILIES, family_of, family_of_processor
 from models.families.vision_hooks import vision_language_model
 from models.generation import prepare_inputs
@@ -72,9 +73,10 @@ class VLMPolicy:
 
     def prepare(self, group: StoredGroup) -> dict[str, Any]:
         """The conversation, its images (opened when they are needed), and the tokens of each completion."""
-        tokenizer = self.processor.tokenizer
+        tokenizer, space = self.processor.tokenizer, space_before_answers(self.processor)
         texts = [candidate.completion for candidate in group.candidates]
-        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        written = [text if text.startswith(space) else space + text for text in texts]  # as the template does
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in written]
         reserved = set(tokenizer.all_special_ids)
         problems = [
             f"{group.where}: field 'completion': the text contains the special token "

@@ -13,6 +13,7 @@ from data.io.records import GivenRows, Location, RecordError, parse_rows
 from data.io.unreadable import readable_rows
 from data.preferences import PreferenceRecord, as_pairs, load_preferences
 from data.rows.messages import message_texts
+from models.families.loading import render
 from models.reward.encoding import encode_groups
 from models.reward.inputs import ResponseGroup, reward_messages
 from trainers.run.console import say
@@ -78,7 +79,7 @@ def _lengths(
         messages = reward_messages(record.prompt(), len(record.images), "", system_prompt)[:-1]
         if processor is None:
             return "".join(message_texts(messages)) + " " * (16 * (len(messages) + 1))
-        return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return render(processor, messages, add_generation_prompt=True)
 
     found = []
     for record in records:

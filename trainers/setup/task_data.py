@@ -17,7 +17,7 @@ from data.rows.given_images import with_images_read, with_streamed_images_read
 from data.rows.messages import message_texts
 from data.tasks import TASK_FIELDS, load_rows
 from filter_agents.registry import described_agents
-from models.families.loading import image_reader, image_tokens
+from models.families.loading import image_reader, image_tokens, render
 from models.shared_prefix.layout import rows_with_equal_keys
 from trainers.setup.recipes import DataArguments
 
@@ -243,7 +243,7 @@ def count_tokens(rows: Sequence[dict], source: str, bounds: ImageReader, process
         if processor is None:
             text = sum(len(part.encode()) for part in message_texts(row["prompt"])) + 16 * (len(row["prompt"]) + 1)
         else:
-            rendered = processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+            rendered = render(processor, row["prompt"], add_generation_prompt=True)
             text = len(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"])
         most_visual = max(most_visual, visual)
         if text + visual > longest:

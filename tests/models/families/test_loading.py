@@ -11,8 +11,11 @@ from models.families.loading import (
     image_token_ids,
     load_processor,
     load_vlm,
+    render,
+    space_before_answers,
 )
 from models.families.qwen_vl import QwenVL
+from models.generation import prepare_inputs
 
 
 def _visual_tokens(processor, width: int, height: int) -> int:
@@ -98,3 +101,38 @@ def test_a_package_that_a_processor_needs_is_named(tiny_family, monkeypatch):
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
     with pytest.raises(ModelError, match="smolvlm: cannot be loaded: Package `num2words` is required"):
         load_processor(str(folder))
+
+
+ASKED = [{"role": "system", "content": "be short"}, {"role": "user", "content": "why?"}]
+LLAVA = (
+    "{% for turn in messages %}{{ turn['role'] + '\n' }}{% for part in turn['content'] | "
+    "selectattr('type', 'equalto', 'text') %}{{ part['text'] }}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "written"),
+    [
+        (None, "<|im_start|>System: be short<end_of_utterance>\nUser: why?<end_of_utterance>\n"),
+        (LLAVA, "system\nbe shortuser\nwhy?"),
+    ],
+)
+def test_templates_that_know_texts_as_parts_alone_write_plain_ones(tiny_family, template, written):
+    processor = load_processor(str(tiny_family("idefics3")))
+    processor.chat_template = template or processor.chat_template
+    assert render(processor, ASKED) == written
+    assert "be short" in processor.decode(prepare_inputs(processor, [ASKED], [[]])["input_ids"][0])
+
+
+def test_a_tokenizer_gets_texts_as_they_are(tiny_model):
+    tokenizer = load_processor(str(tiny_model)).tokenizer
+    tokenizer.chat_template = "{% for turn in messages %}{{ turn['role'] + ': ' + turn['content'] }}{% endfor %}"
+    assert render(tokenizer, ASKED) == "system: be shortuser: why?"
+
+
+def test_the_space_that_a_template_writes_before_answers(tiny_family, tiny_model):
+    assert space_before_answers(load_processor(str(tiny_model))) == ""
+    processor = load_processor(str(tiny_family("idefics3")))
+    assert space_before_answers(processor) == " "
+    processor.chat_template = processor.chat_template.replace("'Assistant:'", "'Assistant: '")
+    assert space_before_answers(processor) == ""

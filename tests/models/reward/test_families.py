@@ -106,6 +106,13 @@ def test_inputs_are_those_of_the_processor(backbone):
         assert torch.equal(inputs[key][1:, there] if of_tokens else inputs[key][: len(values)], values), key
 
 
+def test_a_response_is_written_once_also_with_the_space_that_its_model_says_first(tiny_family):
+    processor = load_processor(str(tiny_family("idefics3")))
+    inputs = encode_groups(processor, [ResponseGroup("why?", [], ["yes", " yes"])])
+    written = [processor.decode(ids) for ids in inputs["input_ids"]]
+    assert written == ["<|im_start|>User: why?<end_of_utterance>\nAssistant: yes<end_of_utterance>"] * 2
+
+
 def test_images_are_encoded_once_for_all_responses(backbone):
     processor = load_processor(str(backbone))
     inputs = encode_groups(processor, GROUPS)

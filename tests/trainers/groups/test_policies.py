@@ -168,6 +168,16 @@ def test_other_pictures_change_the_scores(vlm):
     assert moved.tolist() == [bool(group.columns["images"]) for group in groups]
 
 
+def test_completions_have_the_tokens_that_their_model_would_say(tiny_family):
+    """Of Idefics3, with the space behind `Assistant:`, which stored completions may lack."""
+    processor = load_processor(str(tiny_family("idefics3")))
+    policy = VLMPolicy(processor, image_reader(processor))
+    candidates = [Candidate(completion=text) for text in ("yes", " yes", "no")]
+    group = StoredGroup(1, "groups.jsonl: group 1", candidates, [1.0] * 3, [1.0] * 3, None, {"prompt": "x"})
+    written = [processor.tokenizer.decode(ids) for ids in policy.prepare(group)["completions"]]
+    assert written == [" yes<end_of_utterance>", " yes<end_of_utterance>", " no<end_of_utterance>"]
+
+
 @pytest.mark.parametrize("family", ["internvl", "idefics3"])
 def test_of_tiles_a_completion_scores_as_it_does_alone(tiny_family, family):
     """Prompts of two, no, one image, of which the first stands in two prompts; a second prompt repeats."""

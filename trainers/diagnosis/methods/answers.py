@@ -16,12 +16,12 @@ from trainers.diagnosis.findings import Finding, not_told, wrong
 from trainers.diagnosis.images import NO_PATCHES, check_count, check_image_tokens, in_patches
 from trainers.diagnosis.methods.set_up import isolated_set_up
 from trainers.diagnosis.prompts import (
+    behind_prompt,
     check_bos,
     check_generation_prompt,
     check_round_trip,
     compare_prompts,
     expected_ids,
-    rendered,
 )
 from trainers.diagnosis.rollout import Observed, Sampled
 from trainers.groups.arguments import GroupArguments
@@ -117,10 +117,9 @@ def check_labels(learned: Learned, processor: Any) -> Finding:
 
 
 def answer_text(processor: Any, row: dict) -> str:
-    """The answer as the template writes it."""
-    prompt = rendered(processor, row, add_generation_prompt=True)
-    whole = rendered(processor, row, row["gold"])
-    return row["gold"] if not whole.startswith(prompt) else whole.removeprefix(prompt)[: len(row["gold"])]
+    """The answer as the template writes it, with white space before it."""
+    written = behind_prompt(processor, row, row["gold"])
+    return (written and written[0]) or row["gold"]
 
 
 # -- the methods ------------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from stored_groups import write_completion_groups
 
 from data.tasks import load_rows
 from trainers.diagnosis import causes
-from trainers.diagnosis.methods.answers import Learned, check_learned, diagnose_groups, diagnose_sft
-from trainers.diagnosis.prompts import rendered
+from trainers.diagnosis.completions import check_closing
+from trainers.diagnosis.methods.answers import Learned, answer_text, check_learned, diagnose_groups, diagnose_sft
+from trainers.diagnosis.prompts import check_round_trip, rendered
 from trainers.offline_grpo import OfflineGRPOConfig
 from trainers.rce import RCEConfig
 from trainers.setup.recipes import RecipeError
@@ -101,6 +102,31 @@ def test_shifted_labels(learned):
 def test_a_dropped_image(learned):
     processor, sound = learned
     assert causes.DROPPED_IMAGE in wrong(check_learned(planted(sound, images={"num_images": [0]}), processor))
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [(": ", set()), (":\n", set()), (": It is ", {causes.NO_PREFIX}), (None, {causes.NO_PREFIX})],
+)
+def test_an_answer_may_follow_its_prompt_with_space_between(learned, before, expected):
+    """Idefics3 and SmolVLM open an answer by `Assistant:`, and go on with ` yes`."""
+    processor, row = learned[0], learned[1].rows[0]
+    kept = processor.chat_template
+    processor.chat_template = (
+        "{% for turn in messages %}{{ turn['role'] + " + repr(before or ": ") + " }}{% for part in turn['content'] %}"
+        "{{ part['text'] }}{% endfor %}<|im_end|>{% endfor %}{{ 'assistant" + ":" * bool(before) + "' if "
+        "add_generation_prompt else '' }}"
+    )
+    try:
+        if before is None:
+            processor.chat_template = "{{ messages | length }}" + processor.chat_template
+        finding = check_round_trip([row | {"images": []}], processor)
+        assert {finding.cause} - {None} == expected
+        if not expected:
+            assert answer_text(processor, row | {"images": []}) == before[1:] + "yes"
+            assert check_closing(row | {"images": []}, processor, {processor.tokenizer.eos_token_id}).verdict == "ok"
+    finally:
+        processor.chat_template = kept
 
 
 def test_another_template(learned):
