@@ -18,6 +18,9 @@ shapes_first=8960 # 280 steps of 32
 attributes_first=6400 # 200 steps of 32
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false DS_ACCELERATOR=cpu
+if [ "$family" != qwen2_vl ]; then # its name may be misspelt, or a package be missing: before anything is written
+    python -m models.tiny --family "$family" --output_dir "$(mktemp -d)/tiny" >/dev/null
+fi
 source "$(dirname "$0")/begin.sh"
 begin "$seed" "$out" "$family"
 started=$SECONDS

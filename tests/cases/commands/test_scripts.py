@@ -3,6 +3,7 @@ one or while the first still runs they end before anything is written."""
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,15 @@ def test_the_quick_start_knows_no_such_family(tmp_path, family):
     )
     assert done.stderr == f"error: FAMILY: expected one of {' '.join(FAMILIES)}, found '{family}'\n"
     assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (1, "", [])
+
+
+def test_rewards_of_an_unknown_family_end_before_anything_is_written(tmp_path):
+    command = ["bash", "pipelines/reward.sh", "0", str(tmp_path / "out")]
+    given = os.environ | {"FAMILY": "qwen4", "TMPDIR": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:/bin"}
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
+    assert "--family: invalid choice: 'qwen4'" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
