@@ -1,9 +1,12 @@
 """What a family of vision-language models has of its own, behind one interface; and what all others get.
 
-A family is found by its model type (models/families/registry.py). A model of any other is a `Family`: it trains on the
-plain path, by what transformers' vision-language models have in common.
+A family is found by its model type (models/families/registry.py) and is a `KnownFamily`: it is known how its processor
+lays images out and how its tokens see each other, so prompts can be shared. A model of any other is a `Family`: it
+trains on the plain path, by what transformers' vision-language models have in common. Beside that, a family whose
+prompts can be put together from pieces has `PromptPieces`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar
@@ -38,35 +41,29 @@ def child(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
     return next((below[name] for name in names if name in below), None)
 
 
+def backbone_kind(config: Any) -> str:
+    """The model type of a configuration; of a reward model's, that of its backbone."""
+    return getattr(config, "backbone_type", config.model_type)
+
+
+def not_known(config: Any) -> str:
+    """Why prompts of a model of no known family are not shared."""
+    return f"models of type {backbone_kind(config)!r} are not among those whose prompts can be shared"
+
+
 class Family:
     """A family that has nothing of its own: its models train on the plain path.
 
-    A family whose prompts are shared says in which layers that is exact (`layer_kinds`), how many tokens an image has
-    (`visual_tokens`), and what differs from here of: how the processor lays images out (`image_inputs`, `split`,
-    `join`; `choose_images` for their features), and how tokens see each other and where they stand (`masks`,
-    `positions`, `token_types`). `blank_image` lets processes without images go on beside others.
+    `blank_image` lets processes without images go on beside others.
 
     Attributes:
-        model_types: `config.model_type` of its models.
         image_tokens: tokens that stand for pictures, beside those that the processor names.
-        layer_kinds: of attention, in which continuations can be kept apart; none where prompts are not shared.
-        image_inputs: model inputs that are of images.
-        types_input: model input that must say which tokens are of images also where positions and masks are given.
-        image_block: how chat templates write an image (what is before its token, the token, what is after it), where
-            prompts can be put together from pieces.
         patch_size: side of a patch of published models, in pixels, where `reader` resizes to whole patches.
-        deepstack: images have features for several layers of the language model.
-        found_inputs: what the processor says of images beside `image_inputs`, and `encode` finds by itself.
+        found_inputs: what the processor says of images beside what the model takes, and `encode` finds by itself.
     """
 
-    model_types: ClassVar[tuple[str, ...]] = ()
     image_tokens: ClassVar[tuple[str, ...]] = ()
-    layer_kinds: ClassVar[tuple[str, ...]] = ()
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
-    types_input: ClassVar[str | None] = None
-    image_block: ClassVar[tuple[str, str, str]] = ("", "", "")
     patch_size: ClassVar[int | None] = None
-    deepstack: ClassVar[bool] = False
     found_inputs: ClassVar[tuple[str, ...]] = ()
 
     # -- the processor -----------------------------------------------------------------------------------------------
@@ -120,55 +117,9 @@ class Family:
 
     # -- images ------------------------------------------------------------------------------------------------------
 
-    def split(self, inputs: Mapping[str, Any]) -> list[ImageTensors]:
-        """The tensors of each image, of a processor's of all images of a batch; `join` puts them together again.
-
-        Here each tensor has a row for each image.
-
-        Args:
-            inputs: `image_inputs`, and maybe others; without images they may be missing, `None` or empty.
-        """
-        tensors = self.of_images(inputs)
-        rows = zip(*tensors.values(), strict=True)
-        return [dict(zip(tensors, row, strict=True)) for row in rows]
-
-    def join(self, images: Sequence[ImageTensors]) -> dict[str, torch.Tensor]:
-        """Model inputs of images in their order, of which the features come in this order too; none of no image."""
-        return {name: torch.stack([image[name] for image in images]) for name in images[0]} if images else {}
-
-    def of_images(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Those of the inputs that are of images, by their names."""
-        return {name: inputs[name] for name in self.image_inputs if inputs.get(name) is not None}
-
     def show_nothing(self, pixel_values: torch.Tensor) -> bool:
         """Whether pixels are those of no image at all, which the vision tower cannot take."""
         return len(pixel_values) == 0
-
-    def visual_tokens(self, config: Any, image: ImageTensors) -> int:
-        """How many tokens of a prompt an image stands at.
-
-        Args:
-            config: of the module that takes pixels and tokens.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not say how many tokens an image has")
-
-    def images_of_rows(
-        self, config: Any, images: Sequence[ImageTensors], tokens: Sequence[int], counts: Sequence[int] | None = None
-    ) -> list[list[int]]:
-        """For each row, the numbers of its images, which come row by row.
-
-        Args:
-            config: of the module that takes pixels and tokens.
-            tokens: of images, in each row.
-            counts: pictures of each row, where that is known; of several tiles, one has several `images`.
-
-        Raises:
-            ValueError: rows have other tokens than images.
-        """
-        if counts is None or sum(counts) != len(images):
-            return find_images([self.visual_tokens(config, image) for image in images], tokens)
-        remaining = iter(range(len(images)))
-        return [[next(remaining) for _ in range(count)] for count in counts]
 
     def encode(self, encode: Callable[..., Any], **inputs: Any) -> Any:
         """What `encode`, the model's `get_image_features`, gives of images."""
@@ -191,8 +142,97 @@ class Family:
 
     def reason_not_shared(self, combined: nn.Module) -> str | None:
         """Why prompts of the model cannot be shared; `None` if they can."""
-        if not self.layer_kinds:
-            return f"models of type {combined.config.model_type!r} are not among those whose prompts can be shared"
+        return not_known(combined.config)
+
+    # -- what is made of pictures alone (models/vision_towers.py) -----------------------------------------------------
+
+    def features_of_pictures(
+        self, combined: nn.Module, pictures: Sequence[dict[str, torch.Tensor]]
+    ) -> list[torch.Tensor]:
+        """Of each picture, (tokens, layers, width): what a language model would see of it, in its first layer and in
+        those that get features of their own. Pictures are encoded one by one.
+
+        Args:
+            pictures: of each, what `get_image_features` takes.
+        """
+        found = []
+        for picture in pictures:
+            features = combined.get_image_features(**picture, return_dict=True)
+            layers = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
+            found.append(torch.stack([_tokens_of(layer) for layer in layers], dim=1))
+        return found
+
+
+class KnownFamily(Family, ABC):
+    """A family of which it is known how images and tokens are laid out, so that prompts can be shared.
+
+    It says in which layers that is exact (`layer_kinds`), how many tokens an image has (`visual_tokens`), and what
+    differs from here of: how the processor lays images out (`image_inputs`, `split`, `join`; `choose_images` for their
+    features), and how tokens see each other and where they stand (`masks`, `positions`, `token_types`).
+
+    Attributes:
+        model_types: `config.model_type` of its models.
+        layer_kinds: of attention, in which continuations can be kept apart.
+        image_inputs: model inputs that are of images.
+        types_input: model input that must say which tokens are of images also where positions and masks are given.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
+    layer_kinds: ClassVar[tuple[str, ...]]
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    types_input: ClassVar[str | None] = None
+
+    # -- images ------------------------------------------------------------------------------------------------------
+
+    def split(self, inputs: Mapping[str, Any]) -> list[ImageTensors]:
+        """The tensors of each image, of a processor's of all images of a batch; `join` puts them together again.
+
+        Here each tensor has a row for each image.
+
+        Args:
+            inputs: `image_inputs`, and maybe others; without images they may be missing, `None` or empty.
+        """
+        tensors = self.of_images(inputs)
+        rows = zip(*tensors.values(), strict=True)
+        return [dict(zip(tensors, row, strict=True)) for row in rows]
+
+    def join(self, images: Sequence[ImageTensors]) -> dict[str, torch.Tensor]:
+        """Model inputs of images in their order, of which the features come in this order too; none of no image."""
+        return {name: torch.stack([image[name] for image in images]) for name in images[0]} if images else {}
+
+    def of_images(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Those of the inputs that are of images, by their names."""
+        return {name: inputs[name] for name in self.image_inputs if inputs.get(name) is not None}
+
+    @abstractmethod
+    def visual_tokens(self, config: Any, image: ImageTensors) -> int:
+        """How many tokens of a prompt an image stands at.
+
+        Args:
+            config: of the module that takes pixels and tokens.
+        """
+
+    def images_of_rows(
+        self, config: Any, images: Sequence[ImageTensors], tokens: Sequence[int], counts: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """For each row, the numbers of its images, which come row by row.
+
+        Args:
+            config: of the module that takes pixels and tokens.
+            tokens: of images, in each row.
+            counts: pictures of each row, where that is known; of several tiles, one has several `images`.
+
+        Raises:
+            ValueError: rows have other tokens than images.
+        """
+        if counts is None or sum(counts) != len(images):
+            return find_images([self.visual_tokens(config, image) for image in images], tokens)
+        remaining = iter(range(len(images)))
+        return [[next(remaining) for _ in range(count)] for count in counts]
+
+    # -- shared prompts ----------------------------------------------------------------------------------------------
+
+    def reason_not_shared(self, combined: nn.Module) -> str | None:
         layers = getattr(self.language_model(combined).config, "layer_types", None) or self.layer_kinds
         return None if set(layers) <= set(self.layer_kinds) else "the model has layers with a sliding window"
 
@@ -225,16 +265,26 @@ class Family:
         """
         return make()
 
-    # -- prompts that are put together from pieces (rollouts/frozen_vlm) ----------------------------------------------
 
+class PromptPieces(ABC):
+    """What a family has beside, whose prompts are put together from pieces that are tokenised once, and whose keys and
+    values are kept (rollouts/frozen_vlm).
+
+    Attributes:
+        image_block: how chat templates write an image: what is before its token, the token, what is after it.
+        deepstack: images have features for several layers of the language model.
+    """
+
+    image_block: ClassVar[tuple[str, str, str]]
+    deepstack: ClassVar[bool] = False
+
+    @abstractmethod
     def reason_no_pieces(self, combined: nn.Module) -> str | None:
-        """Why prompts cannot be put together from pieces that are tokenised once, and whose keys and values are kept;
-        `None` if they can."""
-        return f"models of type {combined.config.model_type!r} are not among those whose prompts are put together"
+        """Why prompts of the model cannot be put together from pieces; `None` if they can."""
 
+    @abstractmethod
     def token_grid(self, image_processor: Any, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the tokens that an image of this (width, height) becomes."""
-        raise NotImplementedError
 
     def later_features(self, layers: Sequence[torch.Tensor], places: torch.Tensor) -> dict[str, Any]:
         """What the language model takes for the features of its layers after the first.
@@ -243,24 +293,6 @@ class Family:
             layers: of each, (image tokens, width); places: (B, L), where image tokens stand.
         """
         return {}
-
-    # -- what is made of pictures alone (models/vision_towers.py) -----------------------------------------------------
-
-    def features_of_pictures(
-        self, combined: nn.Module, pictures: Sequence[dict[str, torch.Tensor]]
-    ) -> list[torch.Tensor]:
-        """Of each picture, (tokens, layers, width): what a language model would see of it, in its first layer and in
-        those that get features of their own. Pictures are encoded one by one.
-
-        Args:
-            pictures: of each, what `get_image_features` takes.
-        """
-        found = []
-        for picture in pictures:
-            features = combined.get_image_features(**picture, return_dict=True)
-            layers = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
-            found.append(torch.stack([_tokens_of(layer) for layer in layers], dim=1))
-        return found
 
 
 def _tokens_of(features: Any) -> torch.Tensor:

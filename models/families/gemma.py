@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from data.io.pixel_bounds import BoundsError
-from models.families.base import Family, ImageTensors
+from models.families.base import ImageTensors, KnownFamily
 from models.shared_prefix.layout import PrefixLayout, Segment
 
 TOKENS = (70, 140, 280, 560, 1120)
 """Most tokens of an image, of which the processor of Gemma 4 allows these."""
 
 
-class Gemma3(Family):
+class Gemma3(KnownFamily):
     """Images have one size, and as many tokens each."""
 
     model_types: ClassVar = ("gemma3",)

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from models.families.base import Family, ImageTensors
+from models.families.base import ImageTensors, KnownFamily
 
 
-class Idefics(Family):
+class Idefics(KnownFamily):
     """The processor cuts images into tiles. Pixels have a row for each prompt, filled up with tiles of zeros, which
     the model leaves out; `pixel_attention_mask` says which pixels of a tile are real."""
 

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from models.families.base import Family, ImageTensors
+from models.families.base import ImageTensors, KnownFamily
 
 
-class InternVL(Family):
+class InternVL(KnownFamily):
     """The processor cuts an image into tiles, beside which stands a small picture of all of it if there are several.
     Pixels have a row for each tile, and nothing says how many an image has; each has features of its own."""
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.families.base import Family, ImageTensors
+from models.families.base import ImageTensors, KnownFamily
 
 
-class LlavaOnevision(Family):
+class LlavaOnevision(KnownFamily):
     """Pixels have a row of tiles for each image, filled up with zeros to as many as the largest has. The model must be
     told which images are their prompt's only ones; TRL does not do so, but the tiles do: of several there is one each.
     """

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from models.families.base import Family
+from models.families.base import KnownFamily
 from models.families.qwen_vl import QwenVL
 from models.shared_prefix.layout import PrefixLayout
 
@@ -20,7 +20,7 @@ class Qwen3VL(QwenVL):
     deepstack: ClassVar = True
 
     def masks(self, combined: nn.Module, layout: PrefixLayout, make: Callable[..., Any], types: torch.Tensor) -> Any:
-        return Family.masks(self, combined, layout, make, types)
+        return KnownFamily.masks(self, combined, layout, make, types)
 
     def later_features(self, layers: Sequence[torch.Tensor], places: torch.Tensor) -> dict[str, Any]:
         return {"visual_pos_masks": places, "deepstack_visual_embeds": list(layers)}

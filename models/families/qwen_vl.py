@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from data.io.pixel_bounds import BoundsError, PixelBounds
-from models.families.base import Family, ImageTensors
+from models.families.base import ImageTensors, KnownFamily, PromptPieces
 from models.shared_prefix.layout import PrefixLayout
 
 
-class QwenVL(Family):
+class QwenVL(KnownFamily, PromptPieces):
     """The processor makes one long table of all images' patches, and says how each image's are arranged."""
 
     model_types: ClassVar = ("qwen2_vl", "qwen2_5_vl")

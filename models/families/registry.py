@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from models.families.base import LANGUAGE_MODELS, TOWERS, Family, child
+from models.errors import ModelError
+from models.families.base import LANGUAGE_MODELS, TOWERS, Family, KnownFamily, backbone_kind, child, not_known
 from models.families.gemma import Gemma3, Gemma4
 from models.families.idefics import Idefics
 from models.families.internvl import InternVL
@@ -13,7 +14,7 @@ from models.families.qwen3_5 import Qwen35
 from models.families.qwen3_vl import Qwen3VL
 from models.families.qwen_vl import QwenVL
 
-FAMILIES: tuple[Family, ...] = (
+FAMILIES: tuple[KnownFamily, ...] = (
     QwenVL(),
     Qwen3VL(),
     Qwen35(),
@@ -31,7 +32,19 @@ ASSUMED = FAMILIES[0]
 
 def family_of(config: Any) -> Family:
     """The family of a model with this configuration, also of a reward model on it."""
-    return _BY_TYPE.get(getattr(config, "backbone_type", config.model_type), _OTHER)
+    return _BY_TYPE.get(backbone_kind(config), _OTHER)
+
+
+def known_family_of(config: Any) -> KnownFamily:
+    """The family of a model whose prompts are shared.
+
+    Raises:
+        ModelError: it is of none that is known.
+    """
+    family = family_of(config)
+    if not isinstance(family, KnownFamily):
+        raise ModelError(not_known(config))
+    return family
 
 
 def family_of_processor(processor: Any) -> Family:
@@ -39,7 +52,7 @@ def family_of_processor(processor: Any) -> Family:
     return next((_BY_TYPE[part] for part in type(processor).__module__.split(".") if part in _BY_TYPE), _OTHER)
 
 
-def family_of_name(name: str) -> Family | None:
+def family_of_name(name: str) -> KnownFamily | None:
     """The family of a published model by its name alone: the one whose model type stands in it.
 
     >>> family_of_name("Qwen/Qwen3-VL-4B-Instruct-FP8").model_types

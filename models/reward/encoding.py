@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from data.rows.messages import message_texts
-from models.families.base import Family
+from models.families.base import KnownFamily
 from models.families.loading import image_reader, render, space_before_answers
 from models.families.registry import family_of_processor
 from models.reward.inputs import ResponseGroup, reward_messages
@@ -160,7 +160,7 @@ def _units(
     of_images = set(tokenizer.convert_tokens_to_ids(family.forbidden_tokens(processor)))
     special = special_tokens(tokenizer).keys() - of_images
     behind = next((place for place in reversed(range(len(common))) if common[place] in special), 0)
-    if behind and of_images.isdisjoint(common[behind:]) and type(family) is not Family:
+    if behind and of_images.isdisjoint(common[behind:]) and isinstance(family, KnownFamily):
         return [_Unit(images, texts, ids, behind)]
     return [_Unit(images, [text], [one], len(one)) for text, one in zip(texts, ids, strict=True)]
 
@@ -196,7 +196,7 @@ def _counted(
     its own."""
     family = family_of_processor(processor)
     pictures = [len(unit.images) for unit in units]
-    if type(family) is Family:
+    if not isinstance(family, KnownFamily):
         return pictures, encoded
     found = family.split(encoded)
     encoded = family.join(found)

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from models.errors import ModelError
+from models.families.base import backbone_kind
 from models.families.loading import load_processor
 from models.hub_revisions import AdapterBase, adapter_base, hub_options
 from models.model_paths import loading
@@ -40,7 +41,7 @@ def reward_model_kind(config: Any, name: str | Path) -> type:
     Raises:
         ModelError: it is none that reads images and texts and writes texts.
     """
-    kind = getattr(config, "backbone_type", config.model_type)
+    kind = backbone_kind(config)
     if not can_be_backbone(kind) or config.is_encoder_decoder:
         raise ModelError(
             f"{name}: config.json: model_type: expected that of a vision-language model with one decoder, such as "

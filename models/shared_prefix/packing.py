@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from models.families.base import ImageTensors, different_images, find_images
-from models.families.registry import family_of
+from models.families.registry import known_family_of
 from models.families.vision_hooks import share_images, vision_language_model
 from models.shared_prefix.attention import mask_for
 from models.shared_prefix.layout import PrefixLayout, common_prefix, in_blocks, lay_out, rows_with_equal_keys
@@ -61,7 +61,7 @@ class Rows:
         if min(self.prompts) < 1:
             return "a row without a prompt"
         config = vision_language_model(model).config
-        types = family_of(config).token_types(config, self.input_ids) * (self.attention_mask != 0)
+        types = known_family_of(config).token_types(config, self.input_ids) * (self.attention_mask != 0)
         if (types > 1).any():
             return "videos"
         number = (self.attention_mask != 0).cumsum(dim=1)  # (N, T), of each real token in its row, from 1
@@ -104,7 +104,7 @@ def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[S
         groups: numbers of the rows that begin alike; each row stands in one group.
     """
     combined = vision_language_model(model)
-    family = family_of(combined.config)
+    family = known_family_of(combined.config)
     implementation = family.language_model(combined).config._attn_implementation
     mask = rows.attention_mask.cpu().numpy() != 0
     if implementation == "eager":  # whose mask is a table of all tokens by all
@@ -144,7 +144,7 @@ def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[S
 
 def _padding(combined: nn.Module) -> int:
     """A token that stands for no image."""
-    text = family_of(combined.config).language_model(combined).config
+    text = known_family_of(combined.config).language_model(combined).config
     return 0 if text.pad_token_id is None else text.pad_token_id
 
 
@@ -169,7 +169,7 @@ def _beginning_positions(combined: nn.Module, rows: Rows, row: int, size: int) -
     """(axes, size) of the first real tokens of a row."""
     ids = rows.input_ids[row][rows.attention_mask[row] != 0][:size].cpu()
     images = [rows.different[number] for number in rows.images[row]]
-    return family_of(combined.config).positions(combined, ids, images)
+    return known_family_of(combined.config).positions(combined, ids, images)
 
 
 # -- log-probabilities of continuations -------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def pack_conversations(model: nn.Module, inputs: dict[str, Any], group_of_row: S
     ids = inputs["input_ids"].cpu().numpy()
     shared = [common_prefix([ids[row][mask[row]] for row in group]) for group in groups]
     combined = vision_language_model(model)
-    family = family_of(combined.config)
+    family = known_family_of(combined.config)
     different = family.split(inputs)
     images: list[list[int]] = [[] for _ in group_of_row]
     if different:

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from models.families.base import TOKEN_TYPES, different_images, find_images
-from models.families.registry import family_of
+from models.families.registry import known_family_of
 from models.families.vision_hooks import given_cache, vision_language_model
 from models.shared_prefix.layout import rows_with_equal_keys
 
@@ -48,7 +48,7 @@ def shared_prefill(model: nn.Module, on: bool = True) -> Iterator[None]:
 
 def _encoding_once(encode: Callable, config: Any) -> Callable:
     """`get_image_features` that runs over the different images, and gives those of all."""
-    family, names = family_of(config), list(inspect.signature(encode).parameters)
+    family, names = known_family_of(config), list(inspect.signature(encode).parameters)
 
     @wraps(encode)
     def encode_different(*args: Any, **kwargs: Any) -> Any:
@@ -108,7 +108,7 @@ def _images_of_rows(kwargs: dict[str, Any], config: Any) -> list[list[int]]:
     encoded, ids = _encoded(kwargs), kwargs["input_ids"]
     if encoded is None:
         return [[] for _ in ids]
-    tokens = (family_of(config).token_types(config, ids) == 1).sum(dim=1).tolist()
+    tokens = (known_family_of(config).token_types(config, ids) == 1).sum(dim=1).tolist()
     return find_images([len(one) for one in encoded.pooler_output], tokens)
 
 
@@ -125,6 +125,6 @@ def _of_rows(kwargs: dict[str, Any], rows: Sequence[int], config: Any) -> dict[s
     if encoded is not None:
         images = _images_of_rows(kwargs, config)
         copy = type(encoded)(**encoded)
-        family_of(config).choose_images(copy, [number for row in rows for number in images[row]])
+        known_family_of(config).choose_images(copy, [number for row in rows for number in images[row]])
         chosen["mm_encoder_outputs"] = {"image": copy}
     return chosen

@@ -32,7 +32,7 @@ from models.generation import evaluating
 from rollouts.frozen_vlm.image_features import ImageFeatures
 from rollouts.frozen_vlm.kv_cache import KeptStates, Node, plan_waves
 from rollouts.frozen_vlm.plain_engine import PlainInContextVLM
-from rollouts.frozen_vlm.prompt_pieces import Layout, Piece, PieceMaker, PiecesError, lay_out
+from rollouts.frozen_vlm.prompt_pieces import Layout, Piece, PieceMaker, PiecesError, lay_out, pieces_of
 from rollouts.frozen_vlm.requests import (
     DEFAULT_BATCH_TOKENS,
     InContextRequest,
@@ -75,15 +75,12 @@ class InContextVLM(PlainInContextVLM):
     ):
         super().__init__(model, processor, prompt_style, system_prompt, max_batch_tokens)
         combined = vision_language_model(model)
-        self._family = family_of(combined.config)
-        reason = self._family.reason_no_pieces(combined)
-        if reason is not None:
-            raise PiecesError(reason)
+        self._family = pieces_of(combined)
         self.images = ImageFeatures(model, processor, image_cache_bytes)
         tokenizer = processor.tokenizer
         self._maker = PieceMaker(processor, self._family.image_block, prompt_style, system_prompt)
         self._pieces: OrderedDict[Hashable, tuple[Any, Piece]] = OrderedDict()
-        self._language_model: Any = self._family.language_model(combined)
+        self._language_model: Any = family_of(combined.config).language_model(combined)
         # Its name changed from past_key_values to cache.
         accepted = inspect.signature(self._language_model.forward).parameters
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"

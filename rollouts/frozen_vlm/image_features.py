@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from data.io.images import ImageSource, image_size, open_image
-from models.families.registry import family_of
 from models.families.vision_hooks import vision_language_model
 from rollouts.frozen_vlm.image_keys import ImageKeys
+from rollouts.frozen_vlm.prompt_pieces import pieces_of
 
 GROUP_IMAGES = 32
 GROUP_PATCHES = 16_384
@@ -20,7 +20,7 @@ class ImageFeatures(ImageKeys):
     """Merged features of images, on the model's device, under keys made of the images' contents.
 
     Args:
-        model: of a family with `token_grid`; its weights must not change.
+        model: one whose prompts are put together from pieces; its weights must not change.
         processor: its processor.
         cache_bytes: features are kept up to this size; those not used for longest go first.
 
@@ -31,7 +31,7 @@ class ImageFeatures(ImageKeys):
     def __init__(self, model, processor, cache_bytes: int):
         super().__init__()
         self._combined: Any = vision_language_model(model)
-        self._family = family_of(self._combined.config)
+        self._family = pieces_of(self._combined)
         self._processor = processor.image_processor
         self._cache_bytes = cache_bytes
         self._used_bytes = 0

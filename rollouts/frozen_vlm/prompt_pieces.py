@@ -13,15 +13,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from data.prompts import in_context_messages
+from models.families.base import PromptPieces
 from models.families.loading import render
+from models.families.registry import family_of
 
 _MARKS = tuple(chr(0xE000 + number) for number in range(5))  # private-use characters: no text has them
 
 
 class PiecesError(ValueError):
     """Prompts of a model cannot be put together from pieces; those that are written whole can be asked."""
+
+
+def pieces_of(combined: nn.Module) -> PromptPieces:
+    """How the family of a model puts prompts together.
+
+    Args:
+        combined: the module that takes pixels and tokens.
+
+    Raises:
+        PiecesError: it does not, or not those of this model.
+    """
+    family = family_of(combined.config)
+    if not isinstance(family, PromptPieces):
+        kind = combined.config.model_type
+        raise PiecesError(f"models of type {kind!r} are not among those whose prompts are put together")
+    reason = family.reason_no_pieces(combined)
+    if reason is not None:
+        raise PiecesError(reason)
+    return family
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +70,7 @@ class PieceMaker:
 
     Args:
         processor: of the model.
-        image_block: `Family.image_block`.
+        image_block: `PromptPieces.image_block`.
         style, system: see `data.prompts.in_context_messages`.
 
     Raises:

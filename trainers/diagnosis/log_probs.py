@@ -15,7 +15,7 @@ from transformers.generation.logits_process import (
 )
 from trl.trainer.utils import split_pixel_values_by_grid
 
-from models.families.base import IMAGE_INPUTS, TOKEN_TYPES
+from models.families.base import IMAGE_INPUTS, TOKEN_TYPES, KnownFamily
 from models.families.registry import family_of
 from models.families.vision_hooks import has_vision_tower, vision_language_model
 from models.generation import evaluating
@@ -125,7 +125,7 @@ def _images_of_row(trainer: Any, batch: Batch, row: int) -> dict[str, torch.Tens
     if not has_vision_tower(trainer.model):
         return {}
     family = family_of(vision_language_model(trainer.model).config)
-    if family.layer_kinds:
+    if isinstance(family, KnownFamily):
         return family.join(images_of_rows(trainer.model, batch["prompt_ids"], batch)[row])
     of_rows = split_pixel_values_by_grid(batch)
     found = {name: of_rows[name][row] for name in IMAGE_INPUTS if of_rows.get(name) is not None}

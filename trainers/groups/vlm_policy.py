@@ -9,9 +9,9 @@ from torch import nn
 from data.io.pixel_bounds import ImageReader
 from data.io.records import RecordError
 from models.errors import ModelError
-from models.families.base import TOKEN_TYPES, ImageTensors
+from models.families.base import TOKEN_TYPES, ImageTensors, KnownFamily
 from models.families.loading import space_before_answers
-from models.families.registry import FAMILIES, family_of, family_of_processor
+from models.families.registry import FAMILIES, family_of_processor, known_family_of
 from models.families.vision_hooks import vision_language_model
 from models.generation import prepare_inputs
 from models.shared_prefix.packing import Rows, continuation_log_probs, token_log_probs
@@ -40,7 +40,8 @@ class VLMPolicy:
     mean_over_steps: ClassVar[bool] = True
 
     def __init__(self, processor: Any, bounds: ImageReader):
-        if not family_of_processor(processor).model_types:
+        self.family = family_of_processor(processor)
+        if not isinstance(self.family, KnownFamily):
             known = ", ".join(name for family in FAMILIES for name in family.model_types)
             raise ModelError(
                 f"{type(processor).__name__}: models of this family cannot learn from stored groups, those of type "
@@ -118,8 +119,9 @@ class VLMPolicy:
         for name in TOKEN_TYPES:
             if name in prompts:
                 batch[name] = torch.cat([prompts[name][group], torch.zeros_like(ids)], dim=1)
-        family = family_of_processor(self.processor)
-        return batch | family.of_images(prompts) | {"image_counts": torch.tensor([len(shown) for shown in images])}
+        return (
+            batch | self.family.of_images(prompts) | {"image_counts": torch.tensor([len(shown) for shown in images])}
+        )
 
     def images_of_rows(self, config: Any, batch: Batch) -> list[list[ImageTensors]]:
         """The images that each row of a batch sees.
@@ -127,7 +129,7 @@ class VLMPolicy:
         Args:
             config: of the module that takes pixels and tokens.
         """
-        family = family_of(config)
+        family = known_family_of(config)
         images = family.split(batch)
         prompts = batch["slot"] // batch["shape"][1]  # (N,)
         if not images:
@@ -166,7 +168,7 @@ class VLMPolicy:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", *TOKEN_TYPES) if name in batch}
         config = vision_language_model(model).config
         images = self.images_of_rows(config, batch)
-        inputs |= family_of(config).join([image for of_row in images for image in of_row])
+        inputs |= known_family_of(config).join([image for of_row in images for image in of_row])
         steps = batch["completion_mask"].shape[1]
         logits = model(**inputs, logits_to_keep=steps + 1, use_cache=False).logits[:, -steps - 1 : -1]
         tokens = batch["input_ids"][:, -steps:]

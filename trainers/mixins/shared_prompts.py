@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.families.base import IMAGE_INPUTS, TOKEN_TYPES, ImageTensors
-from models.families.registry import family_of, family_of_processor
+from models.families.registry import family_of, family_of_processor, known_family_of
 from models.families.vision_hooks import has_vision_tower, vision_language_model
 from models.shared_prefix.packing import Rows
 from models.shared_prefix.prefill import shared_prefill
@@ -113,7 +113,7 @@ class SharedLogProbs:
             if batch is None:
                 labels = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100)
                 labels[:, :-width] = -100
-                family = family_of(vision_language_model(model).config)
+                family = known_family_of(vision_language_model(model).config)
                 pixels = family.join([image for of_row in images for image in of_row])
                 outputs = model(**rows, **pixels, labels=labels, fused_lm_head=True)
                 found = (outputs.log_probs, outputs.entropy) if entropies else (outputs.log_probs,) * 2
@@ -140,7 +140,7 @@ def images_of_rows(model: nn.Module, prompt_ids: torch.Tensor, others: dict[str,
         others: what TRL's batches have beside tokens.
     """
     config = vision_language_model(model).config
-    family = family_of(config)
+    family = known_family_of(config)
     images = family.split(others)
     if not images:
         return [[] for _ in prompt_ids]

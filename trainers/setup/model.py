@@ -10,7 +10,7 @@ from typing import Any
 
 from data.io.pixel_bounds import BoundsError, ImageReader
 from models.errors import ModelError
-from models.families.base import TOWERS
+from models.families.base import TOWERS, backbone_kind
 from models.families.loading import image_reader, load_processor
 from models.families.published import published_config, published_reader
 from models.hub_revisions import AdapterBase, adapter_base, find_file, hub_options, model_class
@@ -131,7 +131,7 @@ def _check_kind(name: str, config: Any, processor: Any) -> None:
     """Raises `RecipeError` for a model that no class of transformers' for images and texts can load."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    kind = getattr(config, "backbone_type", config.model_type)
+    kind = backbone_kind(config)
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not getattr(config, "auto_map", None):
         raise RecipeError(
             f"model_name_or_path: '{name}': model_type: expected that of a model which reads images and texts, found "

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.families.base import Family, different_images, find_images
+from models.families.base import Family, KnownFamily, PromptPieces, different_images, find_images
 from models.families.idefics import Idefics
 from models.families.internvl import InternVL
 from models.families.llava_onevision import LlavaOnevision
@@ -120,6 +120,9 @@ def test_pictures_count_where_each_is_one_image_and_tokens_where_it_is_several_t
     assert family.images_of_rows(None, family.split(inputs), [], counts=[2, 0, 1]) == [[0, 1], [], [2]]
 
 
-def test_a_family_that_does_not_count_tokens_is_named():
-    with pytest.raises(NotImplementedError, match="Family does not say how many tokens an image has"):
-        Family().images_of_rows(None, [{}, {}], [4, 4])
+@pytest.mark.parametrize(("interface", "asked"), [(KnownFamily, "visual_tokens"), (PromptPieces, "token_grid")])
+def test_a_family_must_say_what_every_caller_asks(interface, asked):
+    """So that nothing is found to be missing while a model trains."""
+    assert not hasattr(Family, asked)
+    with pytest.raises(TypeError, match=asked):
+        type("Silent", (interface,), {})()

@@ -7,6 +7,7 @@ import torch
 from trl import ModelConfig
 
 from data.preferences import load_preferences
+from models.families.base import KnownFamily
 from models.families.registry import family_of_processor
 from models.reward.encoding import encode_groups
 from models.reward.inputs import ResponseGroup, reward_messages
@@ -53,8 +54,8 @@ def learned_of(rows: list[dict], inputs: dict[str, torch.Tensor], processor: Any
     lengths = torch.tensor([len(expected_ids(processor, row)) for row in rows])
     counted = there * (there.cumsum(dim=1) > lengths[:, None])
     images: dict[str, Any] = {"num_images": [len(row["images"]) for row in rows]}
-    if "pixel_values" in inputs:
-        family = family_of_processor(processor)
+    family = family_of_processor(processor)
+    if "pixel_values" in inputs and isinstance(family, KnownFamily):
         different = family.split(inputs)
         images |= family.join([different[place] for place in inputs["image_index"].tolist()])
     return Learned(rows, inputs["input_ids"], there, counted, images)
