@@ -57,6 +57,7 @@ from trainers.vllm_engine.checks import check_vllm, check_vllm_model
 from trainers.vllm_engine.engine import vllm_load
 from trainers.vllm_engine.rollouts import VLLMRollouts
 
+_LISTS = {"padding": False, "return_tensors": None}
 _OTHER_TEXTS = ("completion", "chosen", "rejected", "messages")
 """Columns of other trainers, which rewards may read. TRL asks any one of those that a row with images has whether it
 is a conversation, a set's order deciding which; so it sees the prompt alone until the rewards are called."""
@@ -255,13 +256,14 @@ class GRPOTrainer(
 
     def _tokenize_prompts(self, prompts: list) -> tuple:
         """The parent's, without padding, which it would take for the beginning of the prompt: the processors of some
-        families (Gemma 4, Aya Vision) pad unless they are told."""
+        families (Gemma 4, Aya Vision) pad unless they are told, and of others (Mistral 3) make one tensor of all
+        prompts, which are of different lengths."""
         if not isinstance(self.processing_class, ProcessorMixin):
             return super()._tokenize_prompts(prompts)
         if isinstance(prompts[0], str):
-            return self.processing_class(text=prompts, padding=False)["input_ids"], None, {}
+            return self.processing_class(text=prompts, text_kwargs=_LISTS)["input_ids"], None, {}
         given = self.chat_template_kwargs
-        self.chat_template_kwargs = {**given, "padding": False}
+        self.chat_template_kwargs = {**given, "text_kwargs": _LISTS}
         try:
             return super()._tokenize_prompts(prompts)
         finally:

@@ -8,10 +8,9 @@ from torch import nn
 
 from data.io.pixel_bounds import ImageReader
 from data.io.records import RecordError
-from models.errors import ModelError
 from models.families.base import TOKEN_TYPES, ImageTensors, KnownFamily
 from models.families.loading import space_before_answers
-from models.families.registry import FAMILIES, family_of_processor, known_family_of
+from models.families.registry import family_of_processor, known_family_of
 from models.families.vision_hooks import vision_language_model
 from models.generation import prepare_inputs
 from models.shared_prefix.packing import Rows, continuation_log_probs, token_log_probs
@@ -22,32 +21,32 @@ from trainers.setup.checks import check_policy_settings
 from trainers.setup.model import load_to_train
 from trainers.setup.task_data import check_lengths, count_tokens
 
+_OF_TOKENS = ("input_ids", "attention_mask", *TOKEN_TYPES)
+
 
 class VLMPolicy:
     """A vision-language model: a candidate is a completion, a step one of its tokens; the last step ends the turn.
 
     A candidate counts by the mean over its tokens, so that long completions weigh what short ones do.
 
+    Where it is not known which of the processor's tensors are of which image, each row's prompt goes through it with
+    its own images, and the model gets all of its tensors as they are.
+
     Args:
         processor: of the model.
         bounds: how images are resized.
 
-    Raises:
-        ModelError: a processor of a family that is not known, so that nobody knows which images are which row's.
+    Attributes:
+        family: that says which tensors are of which image; `None` where that is not known.
     """
 
     kind: ClassVar[Kind] = "vlm"
     mean_over_steps: ClassVar[bool] = True
 
     def __init__(self, processor: Any, bounds: ImageReader):
-        self.family = family_of_processor(processor)
-        if not isinstance(self.family, KnownFamily):
-            known = ", ".join(name for family in FAMILIES for name in family.model_types)
-            raise ModelError(
-                f"{type(processor).__name__}: models of this family cannot learn from stored groups, those of type "
-                f"{known} can"
-            )
         self.processor = processor
+        family = family_of_processor(processor)
+        self.family = family if isinstance(family, KnownFamily) else None
         self.bounds = bounds
         self.sharing = SharedPrefix()  # as the settings say, once they are known
 
@@ -94,40 +93,44 @@ class VLMPolicy:
         }
 
     def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
-        """Rows of prompt and completion; a prompt's images go through the processor once.
+        """Rows of prompt and completion; a prompt's images go through the processor once, where that is possible.
 
-        Padding stands left of the prompt and right of the completion. `slot` says which (group, candidate) a row is,
-        `image_counts` how many images each prompt has.
+        Padding stands left of the prompt and right of the completion. `slot` says which (group, candidate) a row is.
+        Images stand in the batch with `image_counts`, how many each prompt has; or as `images`, what the processor
+        made of those of all rows.
         """
-        images = [[self.bounds.open(image) for image in item["images"]] for item in items]
-        prompts = prepare_inputs(self.processor, [item["prompt"] for item in items], images)
         sizes = [len(item["completions"]) for item in items]
         group = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(sizes))  # (N,)
+        read = items if self.family is not None else [items[number] for number in group.tolist()]
+        images = [[self.bounds.open(image) for image in item["images"]] for item in read]
+        prompts = dict(prepare_inputs(self.processor, [item["prompt"] for item in read], images))
+        of_tokens = {name: prompts.pop(name) for name in _OF_TOKENS if name in prompts}
+        if self.family is not None:
+            of_tokens = {name: value[group] for name, value in of_tokens.items()}
         completions = [ids for item in items for ids in item["completions"]]
         longest = max(len(ids) for ids in completions)
         pad = self.processor.tokenizer.pad_token_id
         ids = torch.tensor([row + [pad] * (longest - len(row)) for row in completions])  # (N, C)
         exists = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in completions])
+        behind = {"input_ids": ids, "attention_mask": exists.long()}
         batch = {
             "index": torch.tensor([item["index"] for item in items]),
-            "input_ids": torch.cat([prompts["input_ids"][group], ids], dim=1),
-            "attention_mask": torch.cat([prompts["attention_mask"][group], exists.long()], dim=1),
             "completion_mask": exists,
             "slot": torch.cat([torch.arange(size) + row * max(sizes) for row, size in enumerate(sizes)]),
             "shape": torch.tensor([len(items), max(sizes)]),
         }
-        for name in TOKEN_TYPES:
-            if name in prompts:
-                batch[name] = torch.cat([prompts[name][group], torch.zeros_like(ids)], dim=1)
-        return (
-            batch | self.family.of_images(prompts) | {"image_counts": torch.tensor([len(shown) for shown in images])}
-        )
+        for name, value in of_tokens.items():
+            batch[name] = torch.cat([value, behind.get(name, torch.zeros_like(ids))], dim=1)
+        if self.family is None:
+            return batch | {"images": prompts}
+        counts = torch.tensor([len(shown) for shown in images])
+        return batch | self.family.of_images(prompts) | {"image_counts": counts}
 
     def images_of_rows(self, config: Any, batch: Batch) -> list[list[ImageTensors]]:
         """The images that each row of a batch sees.
 
         Args:
-            config: of the module that takes pixels and tokens.
+            config: of the module that takes pixels and tokens, of a known family.
         """
         family = known_family_of(config)
         images = family.split(batch)
@@ -140,6 +143,12 @@ class VLMPolicy:
         of_prompts = family.images_of_rows(config, images, tokens, batch["image_counts"].tolist())
         return [[images[number] for number in of_prompts[prompt]] for prompt in prompts.tolist()]
 
+    def image_inputs(self, config: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        """What the model takes of the images of all rows, each with its own."""
+        if self.family is None:
+            return dict(batch["images"])
+        return self.family.join([image for of_row in self.images_of_rows(config, batch) for image in of_row])
+
     def group_log_probs(self, model: nn.Module, batch: Batch) -> GroupLogProbs:
         exists = batch["completion_mask"]  # (N, C)
         steps = exists.shape[1]
@@ -147,6 +156,7 @@ class VLMPolicy:
             model,
             lambda module: self._shared_log_probs(module, batch),
             lambda module: self._plain_log_probs(module, batch),
+            None if self.family is not None else f"images as {type(self.processor).__name__} lays them out",
         )
         groups, size = batch["shape"].tolist()
         mask = exists.new_zeros(groups * size, steps).index_copy(0, batch["slot"], exists).view(groups, size, steps)
@@ -165,10 +175,8 @@ class VLMPolicy:
 
     def _plain_log_probs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """(N, C), each row with its own prompt, 0 where a row has no token."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", *TOKEN_TYPES) if name in batch}
-        config = vision_language_model(model).config
-        images = self.images_of_rows(config, batch)
-        inputs |= known_family_of(config).join([image for of_row in images for image in of_row])
+        inputs = {name: batch[name] for name in _OF_TOKENS if name in batch}
+        inputs |= self.image_inputs(vision_language_model(model).config, batch)
         steps = batch["completion_mask"].shape[1]
         logits = model(**inputs, logits_to_keep=steps + 1, use_cache=False).logits[:, -steps - 1 : -1]
         tokens = batch["input_ids"][:, -steps:]

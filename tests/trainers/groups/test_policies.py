@@ -4,12 +4,12 @@ import pytest
 import torch
 from PIL import Image
 from stored_groups import WIDTH
+from unknown_families import write_unknown
 
 from data.candidate_groups import Candidate
 from data.candidates.embedding_table import EmbeddingTable
 from data.io.records import RecordError
-from models.errors import ModelError
-from models.families import registry
+from models.families.base import TOKEN_TYPES
 from models.families.loading import image_reader, load_processor, load_vlm
 from models.generation import prepare_inputs
 from models.selectors.pointer import PointerSelector, PointerSelectorConfig
@@ -109,12 +109,6 @@ def vlm(tiny_model, completion_groups):
     return model, VLMPolicy(processor, image_reader(processor)), groups
 
 
-def test_a_processor_of_a_family_that_is_not_known_is_refused(vlm, monkeypatch):
-    monkeypatch.delitem(registry._BY_TYPE, "qwen2_vl")
-    with pytest.raises(ModelError, match="Qwen2VLProcessor: models of this family cannot learn from stored groups"):
-        VLMPolicy(vlm[1].processor, vlm[1].bounds)
-
-
 def log_probs_alone(model, policy, group, text: str) -> torch.Tensor:
     """One prompt and one completion, without padding, by the model's plain forward."""
 
@@ -126,18 +120,23 @@ def log_probs_alone(model, policy, group, text: str) -> torch.Tensor:
     prompt = inputs["input_ids"].shape[1]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], dim=1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(ids)], dim=1)
+    for name in {*TOKEN_TYPES}.intersection(inputs):
+        inputs[name] = torch.cat([inputs[name], torch.zeros_like(ids)], dim=1)
     logits = model(**inputs).logits[0, prompt - 1 : -1]
     return logits.log_softmax(dim=-1).gather(1, ids[0, :, None]).squeeze(1)
 
 
 def test_a_vlm_scores_ragged_groups_as_it_scores_each_completion_alone(vlm):
     model, policy, groups = vlm
-    items = prepare_groups(policy, groups)
-    batch = policy.collate(items)
+    batch = policy.collate(prepare_groups(policy, groups))
     assert {len(group.columns["images"]) for group in groups} == {0, 1}
     assert (batch["attention_mask"][:, 0] == 0).any()
     assert not batch["completion_mask"][:, -1].all()
+    check_scores(model, policy, groups, batch)
+
+
+def check_scores(model, policy, groups, batch) -> None:
+    """Each completion of a batch of all groups has the scores that it has alone."""
     with torch.no_grad():
         together = policy.group_log_probs(model, batch)
         for row, group in enumerate(groups):
@@ -146,6 +145,25 @@ def test_a_vlm_scores_ragged_groups_as_it_scores_each_completion_alone(vlm):
                 alone = log_probs_alone(model, policy, group, candidate.completion)
                 found = together.log_probs[row, column][together.mask[row, column]]
                 torch.testing.assert_close(found, alone, atol=2e-5, rtol=0)
+
+
+def test_a_model_of_a_family_that_is_not_known_gets_all_that_its_processor_makes_of_images(
+    completion_groups, tmp_path
+):
+    """Mistral 3's pictures are filled up to the largest of a batch, and `image_sizes` says what is real of them."""
+    folder = str(write_unknown("mistral3", tmp_path))
+    processor = load_processor(folder)
+    model, _ = load_vlm(folder, device="cpu", dtype="float32")
+    policy = VLMPolicy(processor, image_reader(processor))
+    groups = load_stored_groups(GroupArguments(dataset_name=str(completion_groups), policy="vlm"), "train")
+    batch = policy.collate(prepare_groups(policy, groups))
+    shown = sum(len(group.columns["images"]) * len(group.candidates) for group in groups)
+    assert {name: len(value) for name, value in batch["images"].items()} == {
+        "pixel_values": shown,
+        "image_sizes": shown,
+    }
+    with pytest.warns(UserWarning, match="'mistral3'"):
+        check_scores(model, policy, groups, batch)
 
 
 def test_images_of_a_prompt_go_through_the_processor_once(vlm):

@@ -9,7 +9,6 @@ from torch.nn.utils.rnn import pad_sequence
 from trl import ModelConfig
 
 from models.families.base import IMAGE_INPUTS
-from models.families.registry import known_family_of
 from trainers.diagnosis import causes
 from trainers.diagnosis.completions import check_closing, check_vision_tokens
 from trainers.diagnosis.findings import Finding, not_told, wrong
@@ -197,8 +196,7 @@ def diagnose_groups(method: str, config: type, argv: Sequence[str], limit: int) 
         ]
         images: dict[str, Any] = {"num_images": [len(row["images"]) for row in opened]}
         if model.config is not None:
-            shown = policy.images_of_rows(model.config, batch)
-            images |= known_family_of(model.config).join([image for of_row in shown for image in of_row])
+            images |= policy.image_inputs(model.config, batch)
         width = batch["completion_mask"].size(1)
         counted = torch.zeros_like(batch["attention_mask"])
         counted[:, -width:] = batch["completion_mask"]

@@ -7,7 +7,7 @@ import torch
 from trl import ModelConfig
 
 from data.preferences import load_preferences
-from models.families.base import KnownFamily
+from models.families.base import IMAGE_INPUTS, KnownFamily
 from models.families.registry import family_of_processor
 from models.reward.encoding import encode_groups
 from models.reward.inputs import ResponseGroup, reward_messages
@@ -58,4 +58,6 @@ def learned_of(rows: list[dict], inputs: dict[str, torch.Tensor], processor: Any
     if "pixel_values" in inputs and isinstance(family, KnownFamily):
         different = family.split(inputs)
         images |= family.join([different[place] for place in inputs["image_index"].tolist()])
+    elif "pixel_values" in inputs:  # of each row its own, as the processor lays them out
+        images |= {name: inputs[name] for name in IMAGE_INPUTS if name in inputs}
     return Learned(rows, inputs["input_ids"], there, counted, images)
