@@ -182,7 +182,6 @@ TESTED_IN = {
     "trainers/setup/help.py": "cases/commands/test_command_line.py",
     "trainers/setup/keyword_settings.py": "cases/trainers/test_setting_values.py",
     "trainers/setup/model.py": "cases/models/test_hub_revisions.py",
-    "trainers/setup/model_settings.py": "cases/trainers/test_setting_values.py",
     "trainers/setup/default_config.py": "cases/trainers/test_construction.py",
     "trainers/setup/recipe_keys.py": "cases/commands/test_command_line.py",
     "trainers/setup/setting_rules.py": "cases/trainers/test_setting_types.py",

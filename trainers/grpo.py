@@ -49,7 +49,7 @@ from trainers.run.script import describe_rewards, load_rows_and_held_out, readab
 from trainers.setup.default_config import CheckedSettings, config_or_default
 from trainers.setup.memory import MemoryDemand, base_load, say_estimate
 from trainers.setup.model import class_of_its_revision, policy_arguments
-from trainers.setup.model_settings import checked_model
+from trainers.setup.model_settings import check_image_inputs, checked_model
 from trainers.setup.recipes import DataArguments, parse_entries
 from trainers.setup.task_data import TokenCounts, rollout_dataset, to_dataset
 from trainers.vllm_engine.arguments import VLLMArguments
@@ -394,6 +394,7 @@ def main(argv: list[str] | None = None) -> None:
 
         # Data
         model = checked_model(script, args, model_args)
+        check_image_inputs(model)
         train_rows, eval_rows, counts = load_rows_and_held_out(script, args, model)
         check_enough_rows(len(train_rows), args, script.dataset_name)
         check_columns(rewards, train_rows, script.dataset_name)

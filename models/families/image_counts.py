@@ -8,6 +8,7 @@ from PIL import Image
 from data.io.images import ImageSource, image_size
 from data.io.pixel_bounds import ImageReader
 
+_OF_TOKENS = ("input_ids", "attention_mask")
 _SHORT = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
 
 
@@ -49,6 +50,17 @@ class ReadAsTheyAre(ImageReader):
         return image if size == image.size else image.resize(size)
 
     def _length(self, images: list[Image.Image]) -> int:
-        message = _SHORT[0] | {"content": [{"type": "image"}] * len(images) + _SHORT[0]["content"]}
-        text = self.processor.apply_chat_template([message], tokenize=False)
-        return len(self.processor(text=[text], images=[images] if images else None)["input_ids"][0])
+        return len(_read(self.processor, images)["input_ids"][0])
+
+
+def image_inputs(processor: Any) -> list[str]:
+    """Names of what a processor makes of a conversation with an image, beside its tokens."""
+    side = 64
+    return [name for name in _read(processor, [Image.new("RGB", (side, side))]) if name not in _OF_TOKENS]
+
+
+def _read(processor: Any, images: list[Image.Image]) -> Any:
+    """What a processor makes of a short conversation."""
+    message = _SHORT[0] | {"content": [{"type": "image"}] * len(images) + _SHORT[0]["content"]}
+    text = processor.apply_chat_template([message], tokenize=False)
+    return processor(text=[text], images=[images] if images else None)

@@ -4,17 +4,18 @@ There is one for every type of vision-language model that transformers has, `<Na
 `<type>_reward`. It is made when it is asked for, from the backbone's own class: `Qwen3VLRewardConfig` of `qwen3_vl`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from models.families.registry import FAMILIES
-from models.reward.names import reward_type
+from models.reward.names import backbone_type, reward_type
 
 
 @dataclass(kw_only=True)
@@ -109,6 +110,22 @@ def reward_config_class(backbone: str) -> type:
         AutoConfig.register(made.model_type, made)
         globals()[name] = made
     return globals()[name]
+
+
+def read_config(name: str | Path, hub: Mapping[str, Any]) -> Any:
+    """The configuration of a model; of a reward model, one of whichever family.
+
+    Args:
+        hub: see `models.hub_revisions`.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    stored, _ = PreTrainedConfig.get_config_dict(name, **hub)
+    backbone = backbone_type(str(stored.get("model_type")))
+    if backbone is not None and can_be_backbone(backbone):
+        reward_config_class(backbone)  # AutoConfig knows it from now on
+    return AutoConfig.from_pretrained(name, **hub)
 
 
 def __getattr__(name: str) -> Any:

@@ -6,33 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
 
 from models.errors import ModelError
 from models.families.base import backbone_kind
 from models.families.loading import load_processor
 from models.hub_revisions import AdapterBase, adapter_base, hub_options
 from models.model_paths import loading
-from models.reward.config import SETTINGS, can_be_backbone, reward_config_class
+from models.reward.config import SETTINGS, can_be_backbone, read_config
 from models.reward.model import reward_model_class
 from models.reward.names import backbone_type
 from models.run_folders import find_model
-
-
-def read_config(name: str | Path, hub: Mapping[str, Any]) -> Any:
-    """The configuration of a model; of a reward model, one of whichever family.
-
-    Args:
-        hub: see `models.hub_revisions`.
-
-    Raises:
-        OSError, ValueError: it cannot be read.
-    """
-    stored, _ = PreTrainedConfig.get_config_dict(name, **hub)
-    backbone = backbone_type(str(stored.get("model_type")))
-    if backbone is not None and can_be_backbone(backbone):
-        reward_config_class(backbone)  # AutoConfig knows it from now on
-    return AutoConfig.from_pretrained(name, **hub)
 
 
 def reward_model_kind(config: Any, name: str | Path) -> type:

@@ -27,5 +27,8 @@ def test_an_unknown_family_trains_and_is_used(unknown, family, method):
     trained = runs.train(METHODS[method], "full")
     check_learned("full", trained, runs.model)
     runs.use(METHODS[method], trained)
+    if METHODS[method].rewards:
+        further = Cell(runs.start, trained, runs.data, runs.folder / "further")
+        runs.use(METHODS[method], further.train(METHODS[method], "full"))
     assert set(runs.reasons) <= {REASON.format(family)}
     assert runs.reasons or method in ("SFT", "reward model")

@@ -12,7 +12,8 @@ from torch import nn
 from trl import get_quantization_config
 
 from models.hub_revisions import hub_options
-from models.reward.load import adapted_backbone, from_backbone, read_config, reward_model_kind, reward_model_of
+from models.reward.config import read_config
+from models.reward.load import adapted_backbone, from_backbone, reward_model_kind, reward_model_of
 from models.reward.model import HEAD
 from trainers.setup.adapter_targets import check_adapter_targets
 from trainers.setup.model import (

@@ -104,13 +104,13 @@ def inspect_model(name: str, args: Any, required: bool, hub: dict[str, Any] | No
             cannot be trained here.
         BoundsError: bounds that its processor cannot keep.
     """
-    from transformers import AutoConfig
+    from models.reward.config import read_config
 
     hub = hub or {}
     base = base_of_adapters(name, hub)
     try:
         place, its_hub = (name, hub) if base is None else (base.name, {**hub, "revision": base.revision})
-        config = AutoConfig.from_pretrained(place, **its_hub)
+        config = read_config(place, its_hub)
         place, its_hub = place_of_processor(name, hub)
         processor = load_processor(place, args.min_pixels, args.max_pixels, **its_hub)
         _check_kind(name, config, processor)

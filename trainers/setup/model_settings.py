@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from data.cli.folder_names import looks_local
-from models.families.registry import family_of
+from models.families.base import IMAGE_INPUTS, TOKEN_TYPES, KnownFamily, backbone_kind, not_known
+from models.families.image_counts import image_inputs
+from models.families.registry import family_of, family_of_processor
 from models.families.vision_hooks import vision_language_model
+from models.reward.names import backbone_type
 from models.shared_prefix.attention import IMPLEMENTATIONS
+from trainers.run.console import say
 from trainers.setup.adapter_targets import check_adapters, model_of
 from trainers.setup.checks import TEMPLATE_FILES
 from trainers.setup.keyword_settings import check_keywords
@@ -21,12 +26,13 @@ from trainers.setup.recipes import RecipeError
 
 
 def checked_model(
-    script: Any, args: Any, model_args: Any, check: Callable[[Any, Any, Any], None] = check_adapters
+    script: Any, args: Any, model_args: Any, check: Callable[[Any, Any, Any], None] | None = None
 ) -> ModelInfo:
     """The model that a recipe names, which may be out of reach where the recipe is only validated.
 
     Args:
-        check: of the adapters that it gets, on `(configuration, args, model_args)`.
+        check: of its kind and the adapters that it gets, on `(configuration, args, model_args)`; by default of a model
+            that writes texts.
 
     Raises:
         RecipeError: it cannot be loaded, or does not go with the settings.
@@ -35,9 +41,58 @@ def checked_model(
     model = inspect_model(model_args.model_name_or_path, args, not script.validate_only, hub)
     check_model_settings(args, model)
     use_chat_template(args, model)
-    check(model.config, args, model_args)
+    (check or _check_writer)(model.config, args, model_args)
+    check_family(model.config, args, model_args)
     check_sharing(model.config, args, model_args)
     return model
+
+
+def _check_writer(config: Any, args: Any, model_args: Any) -> None:
+    """Raises `RecipeError` for a reward model, and for adapters on what the model does not have."""
+    if config is not None and backbone_type(config.model_type) is not None:
+        raise RecipeError(
+            f"model_name_or_path: '{model_args.model_name_or_path}': expected a model that writes texts, found a "
+            f"reward model (model_type '{config.model_type}'), which trainers/reward.py trains further"
+        )
+    check_adapters(config, args, model_args)
+
+
+def check_family(config: Any, args: Any, model_args: Any) -> None:
+    """Says of a model of no known family (`None`: out of reach) that it goes the plain way, and why.
+
+    Raises:
+        RecipeError: it is not made of what trains here.
+    """
+    if config is None or isinstance(family_of(config), KnownFamily) or getattr(config, "auto_map", None):
+        return
+    found = f"model_name_or_path: '{model_args.model_name_or_path}': models of type '{backbone_kind(config)}'"
+    if config.is_encoder_decoder:
+        raise RecipeError(f"{found} read with an encoder and write with a decoder; expected one with a decoder alone")
+    try:
+        vision_language_model(_made(config))
+    except ValueError as error:
+        raise RecipeError(f"{found} cannot be trained here: {error}") from error
+    if getattr(args, "shared_prefix", None) == "auto":
+        say(f"note: each row computes its prompt by itself: {not_known(config)}")
+
+
+def check_image_inputs(model: ModelInfo) -> None:
+    """Raises `RecipeError` where images of the model (out of reach without a processor) come with more than GRPO hands
+    on to it."""
+    if model.processor is None or isinstance(family_of_processor(model.processor), KnownFamily):
+        return
+    lost = [name for name in image_inputs(model.processor) if name not in (*IMAGE_INPUTS, *TOKEN_TYPES)]
+    if lost:
+        raise RecipeError(
+            f"model_name_or_path: {type(model.processor).__name__} makes {', '.join(lost)} of images, which GRPO does "
+            "not hand on to the model; SFT, RCE, offline GRPO and reward models do"
+        )
+
+
+def _made(config: Any) -> nn.Module:
+    """The model of a configuration, or under a reward model's, without weights."""
+    with torch.device("meta"):
+        return model_of(config.backbone() if hasattr(config, "backbone") else config)
 
 
 def check_model_settings(args: Any, model: ModelInfo) -> None:
@@ -71,10 +126,8 @@ def _reason_not_shared(config: Any, model_args: Any) -> str | None:
         return f"attn_implementation {attention!r} takes no such mask (of {', '.join(IMPLEMENTATIONS)})"
     if model_args.use_peft and model_args.lora_dropout > 0:
         return f"lora_dropout of {model_args.lora_dropout}, which is drawn anew for each row"
-    with torch.device("meta"):
-        model = model_of(config.backbone() if hasattr(config, "backbone") else config)
     try:
-        combined = vision_language_model(model)
+        combined = vision_language_model(_made(config))
     except ValueError as error:
         return str(error)
     return family_of(combined.config).reason_not_shared(combined)

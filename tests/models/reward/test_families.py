@@ -14,10 +14,10 @@ from models.families.loading import load_processor
 from models.families.registry import family_of_processor
 from models.reward import config as configurations
 from models.reward import model as models
-from models.reward.config import class_stem, type_of_stem
+from models.reward.config import class_stem, read_config, type_of_stem
 from models.reward.encoding import encode_groups
 from models.reward.inputs import ResponseGroup, reward_messages
-from models.reward.load import from_backbone, load_reward_model, read_config, reward_model_kind, reward_model_of
+from models.reward.load import from_backbone, load_reward_model, reward_model_kind, reward_model_of
 from models.shared_prefix.sharing import SharedPrefix
 
 FAMILIES = {
