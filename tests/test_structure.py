@@ -133,7 +133,6 @@ TESTED_IN = {
     "trainers/diagnosis/differences.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/explanations.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/forward_passes.py": "trainers/diagnosis/methods/test_grpo.py",
-    "trainers/diagnosis/images.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/log_probs.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/memory.py": "trainers/diagnosis/methods/test_grpo.py",
     "trainers/diagnosis/prompts.py": "trainers/diagnosis/methods/test_grpo.py",

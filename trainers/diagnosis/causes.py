@@ -49,6 +49,10 @@ DROPPED_IMAGE = Cause(
     "the row has an image that this side does not see: look for a limit of images a prompt, for image tokens that do "
     "not match their features, and for a column that is not handed on",
 )
+OTHER_ROW = Cause(
+    "images of another row",
+    "rows and their images have come apart: look for one of them that is shuffled, sorted or cut into batches alone",
+)
 IMAGE_ORDER = Cause(
     "images in another order",
     "a prompt's images are to be handed on in the order of their places in it: look for sorting, or a set",
@@ -60,7 +64,7 @@ TRUNCATED = Cause(
 )
 IMAGE_TOKENS = Cause(
     "image tokens do not match the images",
-    "the prompt promises more or fewer patches than the images have: let one processor make both, and cut no prompts",
+    "the prompt promises more or fewer tokens than the images have: let one processor make both, and cut no prompts",
 )
 OTHER_PROMPT = Cause(
     "another prompt",

@@ -3,11 +3,26 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from transformers import GenerationConfig
+
 from models.families.loading import image_token_ids
 from trainers.diagnosis import causes
 from trainers.diagnosis.findings import Finding, not_told, wrong
 from trainers.diagnosis.prompts import EXAMPLE_ANSWER, behind_prompt
 from trainers.diagnosis.rollout import Observed
+
+
+def end_ids(model: str, processor: Any) -> set[int]:
+    """Tokens that end a completion: the tokenizer's, and those of the model's generation configuration, as of Gemma.
+
+    Args:
+        model: folder or Hub id.
+    """
+    try:
+        told = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # it has none
+        told = None
+    return {processor.tokenizer.eos_token_id, *([told] if isinstance(told, int) else told or [])}
 
 
 def check_completions(observed: Observed, trainer: Any, **options: Any) -> Iterator[Finding]:

@@ -11,16 +11,21 @@ from trainers.diagnosis.rollout import Observed
 EXAMPLE_ANSWER = "yes"
 
 
-def expected_ids(processor: Any, row: dict, **options: Any) -> list[int]:
-    """Tokens of a row's prompt as the model's own processor writes them, each image as many tokens as it has patches.
+def expected_inputs(processor: Any, row: dict, **options: Any) -> Any:
+    """What the model's own processor makes of a row's prompt and its images.
 
     Args:
         row: with `prompt`, and perhaps `images`, opened.
         options: of the chat template.
     """
     text = rendered(processor, row, add_generation_prompt=True, **options)
-    images = row.get("images") or None
-    return list(processor(text=[text], images=images, add_special_tokens=False)["input_ids"][0])
+    images = [list(row["images"])] if row.get("images") else None  # some families take no flat list
+    return processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
+
+
+def expected_ids(processor: Any, row: dict, **options: Any) -> list[int]:
+    """Tokens of a row's prompt as the model's own processor writes them, those of images too."""
+    return expected_inputs(processor, row, **options)["input_ids"][0].tolist()
 
 
 def rendered(processor: Any, row: dict, answer: str | None = None, **options: Any) -> str:

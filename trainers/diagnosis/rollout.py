@@ -1,12 +1,17 @@
 """One rollout and the batch that the update makes of it: what the sampler saw beside what the loss will see."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch import nn
 
+from models.families.base import IMAGE_INPUTS, ImageTensors, KnownFamily
+from models.families.registry import family_of, known_family_of
+from models.families.vision_hooks import has_vision_tower, vision_language_model
 from trainers.diagnosis.findings import Finding
 from trainers.mixins.rollout_batch import Batch
 
@@ -19,16 +24,14 @@ class Sampled:
         prompt_ids: tokens of the prompt, with one for every patch of its images.
         completion_ids: tokens that were sampled, the end token too.
         log_probs: of each of them, in nats, under the distribution that it was drawn from.
-        grids: (time, height, width) in patches, of each image.
-        pixels: (patches, values) of all images of the prompt.
+        images: what the model was given of each (`Family.split`), or as much of it as is stored.
         text: the completion, where only its text is known and `completion_ids` were made of it.
     """
 
     completion_ids: list[int]
     prompt_ids: list[int] | None = None
     log_probs: list[float] | None = None
-    grids: list[tuple[int, ...]] | None = None
-    pixels: torch.Tensor | None = None
+    images: list[ImageTensors] | None = None
     text: str | None = None
 
 
@@ -95,26 +98,45 @@ class Prompts:
     images: list | None
     fields: dict[str, Any]
 
-    def images_of_rows(self) -> list[tuple[list[tuple[int, ...]], torch.Tensor | None]]:
-        """Grids and pixels of each prompt."""
-        grids, pixels = self.fields.get("image_grid_thw"), self.fields.get("pixel_values")
+    def images_of_rows(self, config: Any) -> list[list[ImageTensors]]:
+        """What the model is given of each prompt's images.
+
+        Args:
+            config: of the module that takes pixels and tokens; `None` of a model that takes texts alone.
+        """
         counts = [len(of_row or []) for of_row in self.images] if self.images else [0] * len(self.ids)
-        return list(split_images(counts, grids, pixels))
+        tensors = {
+            name: value if isinstance(value, torch.Tensor) else torch.as_tensor(np.array(value))  # as TRL does
+            for name, value in self.fields.items()
+            if name in IMAGE_INPUTS
+        }
+        return images_of_rows(config, self.ids, tensors, counts)
 
 
-def split_images(
-    counts: Sequence[int], grids: torch.Tensor | None, pixels: torch.Tensor | None
-) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor | None]]:
-    """Grids and pixels of each row, of those of all rows one after the other."""
-    image = patch = 0
-    for count in counts:
-        if grids is None or pixels is None or count == 0:
-            yield [], None
-            continue
-        own = torch.as_tensor(grids)[image : image + count]
-        patches = int(own.prod(dim=1).sum())
-        yield [tuple(one) for one in own.tolist()], torch.as_tensor(pixels)[patch : patch + patches]
-        image, patch = image + count, patch + patches
+def images_of_rows(
+    config: Any, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Any], counts: Sequence[int] | None
+) -> list[list[ImageTensors]]:
+    """The images of each row, of those of all rows one after the other.
+
+    Args:
+        config: of the module that takes pixels and tokens; `None` where nothing is known of it.
+        prompts: tokens of each row.
+        counts: pictures of each row, where that is known.
+
+    Raises:
+        ValueError: rows have other tokens than images.
+    """
+    images = known_family_of(config).split(inputs) if config is not None else []
+    if not images:
+        return [[] for _ in prompts]
+    family = known_family_of(config)
+    tokens = [image_tokens_in(config, ids) for ids in prompts]
+    return [[images[number] for number in row] for row in family.images_of_rows(config, images, tokens, counts)]
+
+
+def image_tokens_in(config: Any, ids: Sequence[int]) -> int:
+    """How many tokens of a prompt stand for images."""
+    return int((known_family_of(config).token_types(config, torch.tensor(ids)) == 1).sum())
 
 
 @dataclass
@@ -127,6 +149,7 @@ class Observed:
         batch: what the update gets (`trl.GRPOTrainer._generate_and_score_completions`).
         sampling: how the recipe says that tokens are drawn.
         stale: it is known that other weights than the update's have drawn them.
+        config: of the module that takes pixels and tokens; `None` of a model that takes texts alone.
     """
 
     rows: list[dict]
@@ -134,6 +157,7 @@ class Observed:
     batch: Batch
     sampling: Sampling = field(default_factory=Sampling)
     stale: bool = False
+    config: Any = None
 
     def prompt_ids(self, row: int) -> list[int]:
         """Tokens of a row's prompt, as the update has them."""
@@ -143,10 +167,21 @@ class Observed:
         """Rows that are in the loss: a recipe may leave out completions that were cut."""
         return [row for row in range(len(self.sampled)) if self.batch["completion_mask"][row].any()]
 
-    def images(self) -> list[tuple[list[tuple[int, ...]], torch.Tensor | None]]:
-        """Grids and pixels of each row, as the update has them."""
-        counts = self.batch.get("num_images") or [0] * len(self.sampled)
-        return list(split_images(counts, self.batch.get("image_grid_thw"), self.batch.get("pixel_values")))
+    def images(self) -> list[list[ImageTensors]]:
+        """What the update sees of each row's images.
+
+        Raises:
+            ValueError: rows have other tokens than images.
+        """
+        prompts = [self.prompt_ids(row) for row in range(len(self.rows))]
+        return images_of_rows(self.config, prompts, self.batch, self.batch.get("num_images"))
+
+
+def config_of(model: nn.Module) -> Any:
+    """That of the module that takes pixels and tokens; `None` of a model that takes texts alone, or of whose family
+    nothing is known."""
+    config = vision_language_model(model).config if has_vision_tower(model) else None
+    return config if config is not None and isinstance(family_of(config), KnownFamily) else None
 
 
 @contextmanager
@@ -179,4 +214,4 @@ def observe(trainer: Any, backend: Backend, rows: Sequence[dict], sampling: Samp
     trainer.model.train()
     with generating(trainer, generate):
         batch = trainer._roll_out(inputs).batch
-    return Observed(inputs, list(found), batch, sampling, backend.stale())
+    return Observed(inputs, list(found), batch, sampling, backend.stale(), config_of(trainer.model))

@@ -3,13 +3,17 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+
 from data.candidate_groups import load_groups
 from data.io.records import RecordError, read_rows
+from models.families.base import KnownFamily
+from models.families.registry import family_of_processor
 from trainers.diagnosis import causes
 from trainers.diagnosis.findings import Finding, wrong
 from trainers.diagnosis.rollout import Prompts, Sampled
@@ -21,6 +25,8 @@ from trainers.run.origin import read_run
 from trainers.setup.recipes import recipe_value
 
 STATE_FILE = "trainer_state.json"
+GRID = "image_grid_thw"
+"""What is stored of images, in families that lay them out as grids of patches."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +132,13 @@ class StoredRollouts:
             RecordError: their tokens are of another tokenizer.
         """
         self._check_tokenizer(trainer.processing_class.tokenizer)
+        family = family_of_processor(trainer.processing_class)
+        grids_tell = isinstance(family, KnownFamily) and GRID in family.image_inputs
         found = []
         for stored in self.chosen:
             given = [_with_tokens(one, trainer) for one in stored.completions[:size]]
+            if not grids_tell:
+                given = [replace(one, images=None) for one in given]
             found += given + [given[-1]] * (size - len(given))
         return found
 
@@ -241,10 +251,10 @@ def _of_samples(path: Path) -> Iterator[StoredPrompt]:
         lengths = [None if values is None else len(values) for values in told]
         if any(length not in (None, len(ids)) for length, ids in zip(lengths, tokens.token_ids, strict=False)):
             raise RecordError([f"{path}: sample of step {sample.step}: expected as many log-probabilities as tokens"])
-        grids = [tuple(grid) for grid in tokens.image_grids]
+        images = [{GRID: torch.tensor(grid)} for grid in tokens.image_grids]
         # A completion that was left out of the loss has no tokens here.
         found = [
-            (Sampled(ids, tokens.prompt_token_ids, None if values is None or None in values else values, grids), text)
+            (Sampled(ids, tokens.prompt_token_ids, None if values is None or None in values else values, images), text)
             for ids, values, text in zip(tokens.token_ids, told, sample.completions, strict=False)
             if ids
         ]

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from trainers.diagnosis.backends.new_samples import NewSamples
-from trainers.diagnosis.rollout import Prompts, Sampled
+from trainers.diagnosis.rollout import Prompts, Sampled, config_of
 
 
 class TransformersRollouts(NewSamples):
@@ -23,9 +23,9 @@ class TransformersRollouts(NewSamples):
         with noting_scores(self.sampler(trainer)) as noted:
             completions, _ = generate(prompts.ids, prompts.images, prompts.fields)
         return [
-            Sampled(list(ids), list(prompt), log_probs.tolist()[: len(ids)], grids, pixels)
-            for ids, prompt, log_probs, (grids, pixels) in zip(
-                completions, prompts.ids, noted[0], prompts.images_of_rows(), strict=True
+            Sampled(list(ids), list(prompt), log_probs.tolist()[: len(ids)], images)
+            for ids, prompt, log_probs, images in zip(
+                completions, prompts.ids, noted[0], prompts.images_of_rows(config_of(trainer.model)), strict=True
             )
         ]
 

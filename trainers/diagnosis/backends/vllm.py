@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
+from models.families.base import ImageTensors, KnownFamily
 from models.families.loading import load_processor
+from models.families.registry import family_of_processor
 from trainers.diagnosis.backends.new_samples import NewSamples
 from trainers.diagnosis.rollout import Prompts, Sampled
 
@@ -22,28 +22,27 @@ class VLLMSamples(NewSamples):
             completions, told = generate(prompts.ids, prompts.images, prompts.fields)
         images = [as_engine_reads(trainer.vllm_generation, of_row) for of_row in prompts.images or [None] * len(read)]
         return [
-            Sampled(list(ids), list(prompt), None if None in log_probs else list(log_probs), grids, pixels)
-            for ids, prompt, log_probs, (grids, pixels) in zip(completions, read, told, images, strict=True)
+            Sampled(list(ids), list(prompt), None if None in log_probs else list(log_probs), of_row)
+            for ids, prompt, log_probs, of_row in zip(completions, read, told, images, strict=True)
         ]
 
 
-def as_engine_reads(
-    generation: Any, images: Sequence[Any] | None
-) -> tuple[list[tuple[int, ...]] | None, torch.Tensor | None]:
-    """Grids and pixels of the images of a prompt, by the engine's own processor; `None` of a server, which tells none.
+def as_engine_reads(generation: Any, images: Sequence[Any] | None) -> list[ImageTensors] | None:
+    """What the engine's own processor makes of the images of a prompt; `None` of a server, which tells none.
 
     Args:
         generation: a `trl.generation.vllm_generation.VLLMGeneration`.
     """
     if not images:
-        return [], None
+        return []
     if generation.mode != "colocate":
-        return None, None
+        return None
     config = generation.llm.model_config
     options = config.multimodal_config.mm_processor_kwargs or {}
-    found = load_processor(config.model).image_processor(images=list(images), return_tensors="pt", **options)
-    grids = found.get("image_grid_thw")
-    return None if grids is None else [tuple(grid) for grid in grids.tolist()], found["pixel_values"]
+    processor = load_processor(config.model)
+    found = processor.image_processor(images=[list(images)], return_tensors="pt", **options)
+    family = family_of_processor(processor)
+    return family.split(found) if isinstance(family, KnownFamily) else None
 
 
 @contextmanager

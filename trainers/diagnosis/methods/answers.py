@@ -10,9 +10,9 @@ from trl import ModelConfig
 
 from models.families.base import IMAGE_INPUTS
 from trainers.diagnosis import causes
-from trainers.diagnosis.completions import check_closing, check_vision_tokens
-from trainers.diagnosis.findings import Finding, not_told, wrong
-from trainers.diagnosis.images import NO_PATCHES, check_count, check_image_tokens, in_patches
+from trainers.diagnosis.completions import check_closing, check_vision_tokens, end_ids
+from trainers.diagnosis.findings import Finding, wrong
+from trainers.diagnosis.images import check_images
 from trainers.diagnosis.methods.set_up import isolated_set_up
 from trainers.diagnosis.prompts import (
     behind_prompt,
@@ -22,7 +22,7 @@ from trainers.diagnosis.prompts import (
     compare_prompts,
     expected_ids,
 )
-from trainers.diagnosis.rollout import Observed, Sampled
+from trainers.diagnosis.rollout import Observed, Sampled, config_of
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.data import load_stored_groups
 from trainers.groups.policies import prepare_groups
@@ -42,7 +42,9 @@ class Learned:
         ids: (rows, tokens) of prompt and answer.
         there: (rows, tokens), what is no padding.
         counted: (rows, tokens), what the loss counts.
-        images: `pixel_values` and `image_grid_thw` of all rows, and `num_images`.
+        images: model inputs that are of images, of all rows, and `num_images`.
+        config: of the module that takes pixels and tokens; `None` of a model that takes texts alone.
+        ends: ids of tokens that end a completion.
     """
 
     rows: list[dict]
@@ -50,6 +52,8 @@ class Learned:
     there: torch.Tensor
     counted: torch.Tensor
     images: dict[str, Any]
+    config: Any
+    ends: set[int]
 
     def split(self, row: int) -> tuple[list[int], list[int]]:
         """Tokens before the first one that the loss counts, and the counted ones."""
@@ -65,7 +69,7 @@ class Learned:
             "prompt_ids": pad_sequence([torch.tensor(ids) for ids in prompts], batch_first=True),
             "prompt_mask": pad_sequence([torch.ones(len(ids)) for ids in prompts], batch_first=True),
         }
-        return Observed(self.rows, [Sampled(list(ids)) for ids in answers], batch | self.images)
+        return Observed(self.rows, [Sampled(list(ids)) for ids in answers], batch | self.images, config=self.config)
 
 
 def check_learned(learned: Learned, processor: Any) -> Iterator[Finding]:
@@ -85,29 +89,23 @@ def check_learned(learned: Learned, processor: Any) -> Iterator[Finding]:
         processor,
     )
     yield check_generation_prompt(observed, processor)
-    wanted = [len(row["images"]) for row in learned.rows]
-    if any(wanted) and not in_patches(observed):
-        yield not_told("images of the update", NO_PATCHES)
-    elif any(wanted):
-        own = observed.images()
-        yield check_count("images of the update", [len(grids) for grids, _ in own], wanted)
-        yield check_image_tokens(observed, own, processor)
-    yield check_closing(learned.rows[0], processor, {processor.tokenizer.eos_token_id})
+    yield from check_images(observed, processor, has_sampler=False)
+    yield check_closing(learned.rows[0], processor, learned.ends)
     yield check_vision_tokens(observed, processor)
 
 
 def check_labels(learned: Learned, processor: Any) -> Finding:
     """The loss counts the answer and the end token, and nothing of the prompt."""
     check, limit = "tokens that the loss counts", "the answer and its end token"
-    end = processor.tokenizer.eos_token_id
     for number, row in enumerate(learned.rows):
         before, counted = learned.split(number)
         answer = processor.tokenizer(answer_text(processor, row), add_special_tokens=False)["input_ids"]
         if len(counted) > len(answer) + 2:  # the end token, and a line's end behind it
             found = f"{len(counted)} tokens of an answer with {len(answer)}"
             return wrong(check, found, limit, causes.LABELS)
-        if end not in counted[-2:]:
-            return wrong(check, f"no {processor.tokenizer.eos_token} at the end", limit, causes.NO_END)
+        if not learned.ends.intersection(counted[-2:]):
+            ends = " or ".join(map(str, processor.tokenizer.convert_ids_to_tokens(sorted(learned.ends))))
+            return wrong(check, f"no {ends} at the end", limit, causes.NO_END)
         if counted[: len(answer)] != list(answer):
             return wrong(check, f"other tokens than the answer's in row {row['id']!r}", limit, causes.MASK)
         if not before:
@@ -162,6 +160,8 @@ def diagnose_sft(argv: Sequence[str], limit: int) -> Iterator[Finding]:
             batch["attention_mask"],
             batch["labels"] != -100,
             images | {"num_images": [len(row["images"]) for row in opened]},
+            config_of(trainer.model),
+            end_ids(model_args.model_name_or_path, model.processor),
         )
         yield from check_learned(learned, model.processor)
 
@@ -200,5 +200,6 @@ def diagnose_groups(method: str, config: type, argv: Sequence[str], limit: int) 
         width = batch["completion_mask"].size(1)
         counted = torch.zeros_like(batch["attention_mask"])
         counted[:, -width:] = batch["completion_mask"]
-        learned = Learned(opened, batch["input_ids"], batch["attention_mask"], counted, images)
+        ends = end_ids(model_args.model_name_or_path, model.processor)
+        learned = Learned(opened, batch["input_ids"], batch["attention_mask"], counted, images, model.config, ends)
         yield from check_learned(learned, model.processor)

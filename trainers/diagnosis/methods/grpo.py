@@ -117,7 +117,7 @@ def diagnose(trainer: GRPOTrainer, observed: Observed, folders: Sequence[str] = 
     update = of_update(trainer, observed)
     read = [
         *check_prompts(observed, trainer.processing_class, **options),
-        *check_images(observed, trainer.processing_class),
+        *check_images(observed, trainer.processing_class, **options),
     ]
     options_said = list(check_options(trainer.args, "the recipe"))
     yield from (*options_said, *check_ids(trainer), *read)

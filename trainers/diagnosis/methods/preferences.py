@@ -11,6 +11,7 @@ from models.families.base import IMAGE_INPUTS, KnownFamily
 from models.families.registry import family_of_processor
 from models.reward.encoding import encode_groups
 from models.reward.inputs import ResponseGroup, reward_messages
+from trainers.diagnosis.completions import end_ids
 from trainers.diagnosis.findings import Finding
 from trainers.diagnosis.methods.answers import Learned, check_learned
 from trainers.diagnosis.methods.set_up import isolated_set_up
@@ -45,10 +46,13 @@ def diagnose_reward(argv: Sequence[str], limit: int) -> Iterator[Finding]:
             for record, group in zip(records, groups, strict=False)
             for response in group.responses
         ]
-        yield from check_learned(learned_of(rows, inputs, model.processor), model.processor)
+        ends = end_ids(model_args.model_name_or_path, model.processor)
+        yield from check_learned(learned_of(rows, inputs, model.processor, model.config, ends), model.processor)
 
 
-def learned_of(rows: list[dict], inputs: dict[str, torch.Tensor], processor: Any) -> Learned:
+def learned_of(
+    rows: list[dict], inputs: dict[str, torch.Tensor], processor: Any, config: Any, ends: set[int]
+) -> Learned:
     """The model's inputs, where all that stands behind the prompt is the response."""
     there = inputs["attention_mask"]
     lengths = torch.tensor([len(expected_ids(processor, row)) for row in rows])
@@ -60,4 +64,4 @@ def learned_of(rows: list[dict], inputs: dict[str, torch.Tensor], processor: Any
         images |= family.join([different[place] for place in inputs["image_index"].tolist()])
     elif "pixel_values" in inputs:  # of each row its own, as the processor lays them out
         images |= {name: inputs[name] for name in IMAGE_INPUTS if name in inputs}
-    return Learned(rows, inputs["input_ids"], there, counted, images)
+    return Learned(rows, inputs["input_ids"], there, counted, images, config, ends)

@@ -61,7 +61,7 @@ def test_an_engine_that_reads_and_resizes_as_the_trainer(trainer_and_rows, livel
     sizes = {"size": {"shortest_edge": 256, "longest_edge": 1024}}
     wrong, observed = rolled_out(trainer_and_rows, Connection(str(lively_model), **sizes))
     assert wrong == set()
-    assert all(one.pixels is not None and one.prompt_ids for one in observed.sampled)
+    assert all(one.images and one.prompt_ids for one in observed.sampled)
 
 
 def test_an_engine_that_resizes_otherwise(trainer_and_rows, lively_model):
@@ -78,5 +78,5 @@ def test_an_engine_that_reads_another_prompt(trainer_and_rows, lively_model):
 
 
 def test_a_server_does_not_tell_its_images(trainer_and_rows, lively_model):
-    assert as_engine_reads(Connection(str(lively_model), mode="server"), [object()]) == (None, None)
-    assert as_engine_reads(Connection(str(lively_model)), []) == ([], None)
+    assert as_engine_reads(Connection(str(lively_model), mode="server"), [object()]) is None
+    assert as_engine_reads(Connection(str(lively_model)), []) == []

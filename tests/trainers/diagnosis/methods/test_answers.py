@@ -75,7 +75,9 @@ def learned(diagnosed) -> tuple[Any, Learned]:
     counted = torch.zeros_like(ids)
     counted[:, -answer.size(1) :] = 1
     images = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")} | {"num_images": [1]}
-    return processor, Learned([row], ids, torch.ones_like(ids), counted, images)
+    return processor, Learned(
+        [row], ids, torch.ones_like(ids), counted, images, trainer.model.config, set(trainer.eos_token_ids)
+    )
 
 
 def planted(learned: Learned, **changes: Any) -> Learned:

@@ -12,11 +12,11 @@ import torch
 from places import ROOT
 
 from models.families.loading import load_processor, load_vlm
+from models.families.registry import family_of_processor
 from trainers.diagnosis import causes
 from trainers.diagnosis.backends.transformers import TransformersRollouts
 from trainers.diagnosis.causes import Cause
 from trainers.diagnosis.explanations import SURE, State, Trials, checkpoint_folders
-from trainers.diagnosis.images import check_grids, check_images, check_pixels
 from trainers.diagnosis.log_probs import UPDATE, as_drawn_by_update, of_update
 from trainers.diagnosis.methods.grpo import diagnose, move_temperature, sampling_of
 from trainers.diagnosis.prompts import compare_prompts, rendered
@@ -38,7 +38,8 @@ def named(trainer: Any, observed: Observed, *folders: str) -> set[Cause]:
 
 def copied(observed: Observed) -> Observed:
     batch = {key: value.clone() if torch.is_tensor(value) else value for key, value in observed.batch.items()}
-    return Observed(observed.rows, [copy.copy(one) for one in observed.sampled], batch, observed.sampling)
+    sampled = [copy.copy(one) for one in observed.sampled]
+    return Observed(observed.rows, sampled, batch, observed.sampling, config=observed.config)
 
 
 @contextmanager
@@ -285,7 +286,7 @@ def test_a_sampler_that_does_not_see_the_image(sound):
     observed = observe(trainer, Blind(), rows, sampling_of(trainer))
     assert named(trainer, observed) == {causes.DROPPED_IMAGE, causes.UNSEEN}
     for one in observed.sampled:
-        one.prompt_ids = one.grids = None
+        one.prompt_ids = one.images = None
     assert named(trainer, observed) == {causes.UNSEEN}
 
 
@@ -309,8 +310,8 @@ def read_by(sound, processor: Any) -> Observed:
     for one, row in zip(observed.sampled, observed.rows, strict=True):
         text = rendered(processor, row, add_generation_prompt=True)
         inputs = processor(text=[text], images=row["images"], return_tensors="pt")
-        one.prompt_ids, one.pixels = inputs["input_ids"][0].tolist(), inputs["pixel_values"]
-        one.grids = [tuple(grid) for grid in inputs["image_grid_thw"].tolist()]
+        one.prompt_ids = inputs["input_ids"][0].tolist()
+        one.images = family_of_processor(processor).split(inputs)
     return observed
 
 
@@ -329,34 +330,6 @@ def test_another_chat_template(sound, lively_model):
     processor = load_processor(str(lively_model), max_pixels=1024)
     processor.chat_template = "Answer well.\n" + processor.chat_template
     assert named(sound[0], read_by(sound, processor)) == {causes.TEMPLATE}
-
-
-def test_images_of_tiles_are_not_taken_for_dropped_ones():
-    tiles = {"pixel_values": torch.zeros(2, 3, 4, 4), "num_images": [1]}
-    found = list(check_images(Observed([{"images": ["a"]}], [], tiles), None))
-    assert [(one.check, one.cause) for one in found] == [("images of both sides", None)]
-    assert "no table of patches" in found[0].found
-
-
-def two_images(pixels: torch.Tensor, grids: list[tuple[int, ...]], ids: list[int]) -> tuple[Observed, Any]:
-    """One row whose sampler has seen the first tokens and images, and its update a red and a blue image."""
-    sampled = Sampled([1], ids, grids=grids, pixels=pixels)
-    row: dict[str, Any] = {"images": [None, None]}
-    batch = {"num_images": [2], "image_grid_thw": torch.tensor([[1, 2, 2], [1, 2, 2]]), "pixel_values": RED_AND_BLUE}
-    return Observed([row], [sampled], batch), batch
-
-
-RED_AND_BLUE = torch.cat([torch.zeros(4, 3), torch.ones(4, 3)])
-
-
-def test_images_in_another_order():
-    observed, _ = two_images(RED_AND_BLUE.flip(0), [(1, 2, 2)] * 2, [])
-    assert check_pixels(observed, observed.images()).cause == causes.IMAGE_ORDER
-    observed, _ = two_images(RED_AND_BLUE.flip(0) + 0.1, [(1, 2, 2)] * 2, [])
-    assert check_pixels(observed, observed.images()).cause == causes.PIXELS
-    observed, batch = two_images(torch.ones(6, 3), [(1, 1, 2), (1, 2, 2)], [])
-    batch["image_grid_thw"], batch["pixel_values"] = torch.tensor([[1, 2, 2], [1, 1, 2]]), torch.ones(6, 3)
-    assert check_grids(observed, observed.images()).cause == causes.IMAGE_ORDER
 
 
 @pytest.mark.parametrize(

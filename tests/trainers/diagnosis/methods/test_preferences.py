@@ -22,5 +22,5 @@ def test_a_response_without_its_end_token(tiny_model):
     row = {"id": 1, "prompt": [{"role": "user", "content": "red or blue?"}], "images": [], "gold": "red"}
     text = processor.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False) + "red"
     inputs = processor(text=[text], return_tensors="pt")
-    findings = check_learned(learned_of([row], inputs, processor), processor)
+    findings = check_learned(learned_of([row], inputs, processor, None, {processor.tokenizer.eos_token_id}), processor)
     assert {finding.cause for finding in findings if finding.verdict == "wrong"} == {causes.NO_END}
