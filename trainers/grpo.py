@@ -263,7 +263,7 @@ class GRPOTrainer(
         if isinstance(prompts[0], str):
             return self.processing_class(text=prompts, text_kwargs=_LISTS)["input_ids"], None, {}
         given = self.chat_template_kwargs
-        self.chat_template_kwargs = {**given, "text_kwargs": _LISTS}
+        self.chat_template_kwargs = {**given, **_LISTS}
         try:
             return super()._tokenize_prompts(prompts)
         finally:
