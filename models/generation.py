@@ -9,9 +9,8 @@ from PIL import Image
 
 from data.errors import UserError
 from data.rows.messages import message_texts
+from models.decoding.engine import Engine, rolling_out
 from models.families.loading import image_token_ids, image_tokens, render
-from models.shared_prefix.prefill import shared_prefill
-from models.shared_prefix.sharing import reason_not_shared
 
 Conversation = list[dict[str, Any]]
 
@@ -112,7 +111,7 @@ def generate(
     inputs = prepare_inputs(processor, conversations, images).to(model.device)
     plain = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}  # whatever the model's own configuration says
     sampling = {"do_sample": True, "temperature": temperature, **plain} if temperature > 0 else {}
-    with torch.inference_mode(), evaluating(model), shared_prefill(model, on=reason_not_shared(model) is None):
+    with torch.inference_mode(), evaluating(model), rolling_out(model, Engine()):
         output = model.generate(
             **inputs,
             **(sampling or {"do_sample": False}),

@@ -32,6 +32,7 @@ PRIVATE_NAMES = {
     "torch.Tensor._make_subclass": ATTRIBUTE,
     "torch.nn.modules.batchnorm._BatchNorm": ATTRIBUTE,
     "torch.nn.modules.dropout._DropoutNd": ATTRIBUTE,
+    "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": ATTRIBUTE,
     "torch.optim.lr_scheduler.LRScheduler._last_lr": ATTRIBUTE,
     "transformers.PreTrainedConfig._attn_implementation": ATTRIBUTE,
     "transformers.PreTrainedModel._init_weights": "(self, module)",

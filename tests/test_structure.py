@@ -154,7 +154,7 @@ TESTED_IN = {
     "trainers/mixins/non_finite.py": "cases/trainers/test_non_finite.py",
     "trainers/mixins/reward_failures.py": "trainers/test_grpo.py",
     "trainers/mixins/image_bounds.py": "cases/trainers/test_from_python.py",
-    "trainers/mixins/rollout_temperature.py": "trainers/test_schedules.py",
+    "trainers/mixins/rollouts/temperature.py": "trainers/test_schedules.py",
     "trainers/mixins/shared_prompts.py": "trainers/mixins/test_shared_grpo.py",
     "trainers/mixins/vision_tower.py": "trainers/setup/test_adapters.py",
     "trainers/preferences/data.py": "trainers/test_reward.py",

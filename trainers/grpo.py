@@ -34,9 +34,10 @@ from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.image_bounds import PromptArguments, processor_of
 from trainers.mixins.non_finite import FiniteTraining
 from trainers.mixins.reward_failures import GuardedRewards, load_reward
-from trainers.mixins.rollout_batch import Batch, rows_in, with_rows_as_images
-from trainers.mixins.rollout_order import OrderedRollouts, RolloutOrderArguments
-from trainers.mixins.rollout_temperature import ScheduledTemperature, TemperatureArguments
+from trainers.mixins.rollouts.batch import Batch, rows_in, with_rows_as_images
+from trainers.mixins.rollouts.engine import LoopedRollouts, RolloutEngineArguments
+from trainers.mixins.rollouts.order import OrderedRollouts, RolloutOrderArguments
+from trainers.mixins.rollouts.temperature import ScheduledTemperature, TemperatureArguments
 from trainers.mixins.sampling_difference import SamplingDifference, SamplingDifferenceArguments, check_sampling
 from trainers.mixins.shared_prompts import SharedLogProbs, SharingArguments
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
@@ -75,6 +76,7 @@ class GRPOConfig(
     TemperatureArguments,
     AdaptiveKLArguments,
     SamplingDifferenceArguments,
+    RolloutEngineArguments,
     VLLMArguments,
     trl.GRPOConfig,
 ):
@@ -88,6 +90,7 @@ class GRPOConfig(
 
 class GRPOTrainer(
     SamplingDifference,
+    LoopedRollouts,
     SharedLogProbs,
     DynamicSampling,
     GuardedRewards,
@@ -108,7 +111,8 @@ class GRPOTrainer(
     | mix-in | changed method | what differs |
     |---|---|---|
     | `SamplingDifference` | `_generate_single_turn`, `_compute_loss`, .. | sampling another policy is an error |
-    | `SharedLogProbs` | `_get_per_token_logps_and_entropies`, `_generate_single_turn` | prompts are read once |
+    | `LoopedRollouts` | `_generate_single_turn` | rows that end leave, a prompt's keys stand once |
+    | `SharedLogProbs` | `_get_per_token_logps_and_entropies` | prompts are read once |
     | `DynamicSampling` | none, see below | groups whose rewards are all equal are replaced by other groups |
     | `GuardedRewards` | `_calculate_rewards` | a reward that fails stops all processes, or the row goes without |
     | `GroupAdvantages` | `_compute_loss` | rows without a reward, or that a curriculum leaves out, leave the loss |

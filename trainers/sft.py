@@ -34,7 +34,7 @@ from trainers.mixins.checkpoints import CompleteCheckpoints, metrics_state, rest
 from trainers.mixins.enough_rows import TrainsSomething, check_enough_rows
 from trainers.mixins.image_bounds import PromptArguments, processor_of
 from trainers.mixins.non_finite import FiniteTraining
-from trainers.mixins.rollout_order import OrderOfEpoch, WholeGroups
+from trainers.mixins.rollouts.order import OrderOfEpoch, WholeGroups
 from trainers.mixins.shared_prompts import SharedAnswers, SharingArguments
 from trainers.mixins.vision_tower import TrainsVisionTower, VisionTowerArguments
 from trainers.rce import GroupConfig, RCETrainer

@@ -265,6 +265,15 @@ class KnownFamily(Family, ABC):
         """
         return make()
 
+    def step_masks(self, text: Any, make: Callable[[int | None], Any]) -> Any:
+        """What the language model takes as `attention_mask` for new tokens of a rollout.
+
+        Args:
+            text: configuration of the language model.
+            make: a mask for layers with a window of so many tokens, or without one.
+        """
+        return make(None)
+
 
 class PromptPieces(ABC):
     """What a family has beside, whose prompts are put together from pieces that are tokenised once, and whose keys and

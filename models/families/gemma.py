@@ -51,6 +51,9 @@ class Gemma3(KnownFamily):
         of_segments = [self._tables(combined, segment, types.flatten()) for segment in layout.segments]
         return {kind: make([tables[kind] for tables in of_segments]) for kind in of_segments[0]}
 
+    def step_masks(self, text: Any, make: Callable[[int | None], Any]) -> Any:
+        return {"full_attention": make(None), "sliding_attention": make(text.sliding_window)}
+
     def _tables(self, combined: nn.Module, segment: Segment, types: torch.Tensor) -> dict[str, torch.Tensor | None]:
         """Bool (tokens, tokens), what each token of the row [beginning | longest continuation] sees, by kind of layer;
         `None` where that is all before it.

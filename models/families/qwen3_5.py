@@ -22,3 +22,6 @@ class Qwen35(QwenVL):
     ) -> dict[str, Any]:
         install_forks(combined)
         return {"full_attention": make(), "linear_attention": Fork(layout, types.device)}
+
+    def step_masks(self, text: Any, make: Callable[[int | None], Any]) -> Any:
+        return {"full_attention": make(None), "linear_attention": None}

@@ -22,5 +22,8 @@ class Qwen3VL(QwenVL):
     def masks(self, combined: nn.Module, layout: PrefixLayout, make: Callable[..., Any], types: torch.Tensor) -> Any:
         return KnownFamily.masks(self, combined, layout, make, types)
 
+    def step_masks(self, text: Any, make: Callable[[int | None], Any]) -> Any:
+        return KnownFamily.step_masks(self, text, make)
+
     def later_features(self, layers: Sequence[torch.Tensor], places: torch.Tensor) -> dict[str, Any]:
         return {"visual_pos_masks": places, "deepstack_visual_embeds": list(layers)}

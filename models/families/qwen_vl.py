@@ -73,6 +73,9 @@ class QwenVL(KnownFamily, PromptPieces):
     def masks(self, combined: nn.Module, layout: PrefixLayout, make: Callable[..., Any], types: torch.Tensor) -> Any:
         return {"full_attention": make()}
 
+    def step_masks(self, text: Any, make: Callable[[int | None], Any]) -> Any:
+        return {"full_attention": make(None)}
+
     def reason_no_pieces(self, combined: nn.Module) -> str | None:
         others = sorted(_layers(combined) - {"full_attention"})
         return f"expected full attention in every layer, found {', '.join(others)}" if others else None

@@ -41,9 +41,13 @@ def vision_tower(model: nn.Module) -> nn.Module:
     return family_of(combined.config).tower(combined)
 
 
+CACHES = ("cache", "past_key_values")
+"""What a forward calls its cache: the first since transformers 5.24."""
+
+
 def given_cache(kwargs: dict[str, Any]) -> Any:
-    """The cache among a forward's arguments: `cache` since transformers 5.24, `past_key_values` before."""
-    return kwargs.get("cache", kwargs.get("past_key_values"))
+    """The cache among a forward's arguments."""
+    return next((kwargs[name] for name in CACHES if name in kwargs), None)
 
 
 def _without_empty_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:

@@ -29,9 +29,23 @@ Table = torch.Tensor | None
 """
 
 
-class PrefixMask(torch.Tensor):
-    """Stands for the mask of a packed sequence in a call of `scaled_dot_product_attention`. It has the four dimensions
-    of a finished mask, which transformers' mask functions hand on as they are.
+class FinishedMask(torch.Tensor):
+    """Stands for a mask. It has the four dimensions of a finished one, which transformers' mask functions hand on as
+    they are."""
+
+    @classmethod
+    def on(cls, device: torch.device) -> "FinishedMask":
+        return torch.Tensor._make_subclass(cls, torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device))
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.__getitem__ and _takes_all(args[1]):
+            return args[0]  # before layers that reuse keys, Gemma 4 cuts off the queries that it does not need
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+class PrefixMask(FinishedMask):
+    """Stands for the mask of a packed sequence in a call of `scaled_dot_product_attention`.
 
     Args:
         layout: in one line.
@@ -40,7 +54,7 @@ class PrefixMask(torch.Tensor):
 
     @staticmethod
     def __new__(cls, layout: PrefixLayout, device: torch.device, tables: Sequence[Table] = ()):
-        return torch.Tensor._make_subclass(cls, torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device))
+        return cls.on(device)
 
     def __init__(self, layout: PrefixLayout, device: torch.device, tables: Sequence[Table] = ()):
         self.parts = [
@@ -52,8 +66,6 @@ class PrefixMask(torch.Tensor):
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         if function is F.scaled_dot_product_attention:
             return _attend(*args, **(kwargs or {}))
-        if function is torch.Tensor.__getitem__ and _takes_all(args[1]):
-            return args[0]  # before layers that reuse keys, Gemma 4 cuts off the queries that it does not need
         return super().__torch_function__(function, types, args, kwargs or {})
 
 

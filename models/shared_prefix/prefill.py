@@ -66,11 +66,11 @@ def _prefilling_once(forward: Callable, config: Any) -> Callable:
 
     @wraps(forward)
     def prefill_different(*args: Any, **kwargs: Any) -> Any:
-        groups = None if args else _equal_rows(kwargs, config)
+        groups = None if args else equal_rows(kwargs, config)
         if groups is None or len(groups) == len(kwargs["input_ids"]):
             return forward(*args, **kwargs)
         first = [group[0] for group in groups]
-        outputs = forward(**_of_rows(kwargs, first, config))
+        outputs = forward(**of_rows(kwargs, first, config))
         number_of_row = {row: number for number, group in enumerate(groups) for row in group}
         device = outputs.last_hidden_state.device
         numbers = torch.tensor([number_of_row[row] for row in range(len(number_of_row))], device=device)
@@ -81,7 +81,7 @@ def _prefilling_once(forward: Callable, config: Any) -> Callable:
     return prefill_different
 
 
-def _equal_rows(kwargs: dict[str, Any], config: Any) -> list[list[int]] | None:
+def equal_rows(kwargs: dict[str, Any], config: Any) -> list[list[int]] | None:
     """Numbers of the rows with the same tokens, padding and images; `None` for what is no first pass."""
     ids, mask, cache = kwargs.get("input_ids"), kwargs.get("attention_mask"), given_cache(kwargs)
     known = isinstance(cache, DynamicCache) and ids is not None and kwargs.get("inputs_embeds") is None
@@ -112,7 +112,7 @@ def _images_of_rows(kwargs: dict[str, Any], config: Any) -> list[list[int]]:
     return find_images([len(one) for one in encoded.pooler_output], tokens)
 
 
-def _of_rows(kwargs: dict[str, Any], rows: Sequence[int], config: Any) -> dict[str, Any]:
+def of_rows(kwargs: dict[str, Any], rows: Sequence[int], config: Any) -> dict[str, Any]:
     """The arguments of some rows."""
     chosen = dict(kwargs)
     index = torch.tensor(rows, device=kwargs["input_ids"].device)

@@ -239,13 +239,16 @@ def computing_dtype(model: nn.Module) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
-def parse_mode(value: Any) -> str:
+def parse_mode(value: Any, name: str = "shared_prefix") -> str:
     """`auto`, `true` or `false`, also as YAML's truth values.
+
+    Args:
+        name: of the setting, for the error.
 
     Raises:
         ValueError: anything else.
     """
     mode = str(value).lower()
     if mode not in MODES:
-        raise ValueError(f"shared_prefix: expected one of {', '.join(MODES)}, found {value!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(MODES)}, found {value!r}")
     return mode

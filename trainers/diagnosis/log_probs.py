@@ -22,7 +22,7 @@ from models.generation import evaluating
 from trainers.diagnosis.causes import Cause
 from trainers.diagnosis.prompts import image_pad
 from trainers.diagnosis.rollout import Observed, Sampling
-from trainers.mixins.rollout_batch import Batch
+from trainers.mixins.rollouts.batch import Batch
 from trainers.mixins.shared_prompts import images_of_rows
 
 IMAGE_FIELDS = ("pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes", "image_position_ids",

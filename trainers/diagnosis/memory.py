@@ -9,7 +9,7 @@ import torch
 from trainers.diagnosis import causes
 from trainers.diagnosis.findings import Finding
 from trainers.diagnosis.rollout import Observed
-from trainers.mixins.rollout_batch import Batch, rows_in, take_rows
+from trainers.mixins.rollouts.batch import Batch, rows_in, take_rows
 
 GB = 1e9
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)

@@ -13,7 +13,7 @@ from models.families.base import IMAGE_INPUTS, ImageTensors, KnownFamily
 from models.families.registry import family_of, known_family_of
 from models.families.vision_hooks import has_vision_tower, vision_language_model
 from trainers.diagnosis.findings import Finding
-from trainers.mixins.rollout_batch import Batch
+from trainers.mixins.rollouts.batch import Batch
 
 
 @dataclass

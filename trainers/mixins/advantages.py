@@ -7,7 +7,7 @@ import torch
 
 from trainers.losses import advantages_of_compared, best_of_group, compared_rewards
 from trainers.mixins.dynamic_sampling import Rollout
-from trainers.mixins.rollout_batch import Batch, rows_in
+from trainers.mixins.rollouts.batch import Batch, rows_in
 from trainers.schedules import Curriculum
 
 _MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")

@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 
 from trainers.losses import groups_without_contrast
-from trainers.mixins.rollout_batch import Batch, replace_rows, rows_in
+from trainers.mixins.rollouts.batch import Batch, replace_rows, rows_in
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation import GenerationMode
 
 from data.errors import UserError
-from trainers.mixins.rollout_batch import Batch
+from models.decoding.engine import generating_by
+from models.decoding.sampled_log_probs import SampledLogProbs
+from trainers.mixins.rollouts.batch import Batch
 from trainers.run.console import warn
 from trainers.setup.recipes import RecipeError
 
@@ -140,46 +142,6 @@ def corrects_ratios(args: Any) -> bool:
 # -- what transformers samples with -----------------------------------------------------------------------------------
 
 
-class SampledLogProbs(LogitsProcessor):
-    """Notes the log-probability of each token that `generate` samples, and changes nothing.
-
-    A token is known when the next call is made, which shows it as the last of `input_ids`. So the logits of one step
-    are kept for one step, and one number of them for each row.
-
-    Args:
-        temperature: that the logits are divided by after this processor. Cuts (`top_p`, ..) come after it too, and
-            are not part of what is noted.
-    """
-
-    def __init__(self, temperature: float):
-        self.temperature = temperature
-        self._noted: list[torch.Tensor] = []  # (B,) for each step but the last
-        self._logits: torch.Tensor | None = None  # (B, V) of the last step
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        if self._logits is not None:
-            self._noted.append(self._of_tokens(input_ids[:, -1]))
-        self._logits = scores
-        return scores
-
-    def _of_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B,) of the tokens (B,) that were sampled from the last logits."""
-        logits = self._logits.float() / self.temperature
-        return logits.gather(1, tokens.to(logits.device)[:, None]).squeeze(1) - logits.logsumexp(dim=1)
-
-    def of_completions(self, completions: list[list[int]]) -> list[list[float]] | None:
-        """The log-probability of each token of each completion, in nats; `None` where nothing was noted of them, as
-        when a program puts a function of its own in the place of `generate`.
-        """
-        longest = max(map(len, completions), default=0)
-        if self._logits is None or len(self._logits) != len(completions) or len(self._noted) + 1 < longest:
-            return None
-        last = len(self._noted)
-        final = [ids[last] if len(ids) > last else 0 for ids in completions]
-        noted = torch.stack([*self._noted, self._of_tokens(torch.tensor(final))], dim=1).tolist()  # (B, steps)
-        return [of_row[: len(ids)] for of_row, ids in zip(noted, completions, strict=True)]
-
-
 KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "use_cache", "cache_implementation")
 """What a model's own generation configuration says that is no matter of sampling."""
 
@@ -204,20 +166,13 @@ def without_own_sampling(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def noting_log_probs(model: nn.Module, noted: SampledLogProbs) -> Iterator[None]:
     """Lets the next call of `model.generate` note what it samples with."""
-    generate: Callable = model.generate
 
-    def generate_and_note(*args: Any, **kwargs: Any) -> Any:
+    def generate_and_note(generate: Callable, *args: Any, **kwargs: Any) -> Any:
         processors = LogitsProcessorList([*(kwargs.pop("logits_processor", None) or []), noted])
         return generate(*args, logits_processor=processors, **kwargs)
 
-    before = vars(model).get("generate")
-    model.generate = generate_and_note
-    try:
+    with generating_by(model, generate_and_note):
         yield
-    finally:
-        del model.generate
-        if before is not None:
-            model.generate = before
 
 
 # -- the trainer ------------------------------------------------------------------------------------------------------

@@ -13,9 +13,8 @@ from models.families.base import IMAGE_INPUTS, TOKEN_TYPES, ImageTensors
 from models.families.registry import family_of, family_of_processor, known_family_of
 from models.families.vision_hooks import has_vision_tower, vision_language_model
 from models.shared_prefix.packing import Rows
-from models.shared_prefix.prefill import shared_prefill
 from models.shared_prefix.sharing import SharedPrefix, parse_mode
-from trainers.mixins.rollout_batch import with_rows_as_images
+from trainers.mixins.rollouts.batch import with_rows_as_images
 
 
 @dataclass
@@ -40,8 +39,7 @@ class SharingArguments:
 
 
 class SharedLogProbs:
-    """The part of a `trl.GRPOTrainer` that reads each prompt and image once: in rollouts for all completions, and for
-    log-probabilities once a micro-batch.
+    """The part of a `trl.GRPOTrainer` that reads each prompt and image once a micro-batch, for log-probabilities.
 
     Old, current and reference log-probabilities all come from here. As many forward passes are made as in the parent,
     over the same rows, so that the processes of ZeRO-3 stay together whatever repeats on each of them.
@@ -50,11 +48,6 @@ class SharedLogProbs:
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.sharing = SharedPrefix(self.args.shared_prefix, self.args.shared_prefix_check)
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
-        """The parent's; transformers reads each prompt once for all its completions."""
-        with shared_prefill(self.model, on=not self.use_vllm and self.sharing.usable(self.model)):
-            return super()._generate_single_turn(*args, **kwargs)
 
     def _get_per_token_logps_and_entropies(
         self,

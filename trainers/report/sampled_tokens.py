@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from trainers.mixins.rollout_batch import Batch
+from trainers.mixins.rollouts.batch import Batch
 
 DIGITS = 6
 """Of a log-probability in nats: differences of less than 1e-6 are rounding."""

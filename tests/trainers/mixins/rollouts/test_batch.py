@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainers.mixins.rollout_batch import (
+from trainers.mixins.rollouts.batch import (
     in_order,
     load_batches,
     order_of_groups,

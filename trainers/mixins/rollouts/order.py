@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
-from trainers.mixins.rollout_batch import Batch, in_order, load_batches, order_of_groups, save_batches
+from trainers.mixins.rollouts.batch import Batch, in_order, load_batches, order_of_groups, save_batches
 
 _PLACE = "place"
 """Key of a batch: where each row stands in the rollout, once its groups are shuffled."""

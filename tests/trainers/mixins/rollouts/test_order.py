@@ -2,7 +2,7 @@
 
 from trl.trainer.utils import RepeatSampler
 
-from trainers.mixins.rollout_order import OrderOfEpoch
+from trainers.mixins.rollouts.order import OrderOfEpoch
 
 SEED = 7
 

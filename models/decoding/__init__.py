@@ -1,0 +1,1 @@
+"""Rollouts by transformers' models: a prompt's keys and values once, rows that end leave, exact drafts."""

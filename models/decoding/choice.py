@@ -1,0 +1,62 @@
+"""The next tokens of some rows, from the model's logits, and how likely they were."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import LogitsProcessorList
+
+from models.decoding.sampling import Cuts, Draws
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Tokens, and their log-probabilities in nats, before anything was cut off the distribution."""
+
+    tokens: list[int]
+    log_probs: list[float]
+
+
+class ByCuts:
+    """By temperature, top-k, top-p and min-p, of any rows at any steps."""
+
+    def __init__(self, cuts: Cuts, draws: Draws):
+        self.cuts, self.draws = cuts, draws
+        self.temperature = cuts.temperature
+
+    def choose(self, logits: torch.Tensor, rows: Sequence[int], steps: Sequence[int]) -> Chosen:
+        """Of logits (N, V), after the tokens of these rows before these steps."""
+        scores = self.cuts.scores(logits)
+        scores, ids = self.cuts.kept(scores) if self.cuts.cuts else (scores, None)
+        return _chosen(self.draws.pick(scores, rows, steps, ids), logits, self.temperature)
+
+
+class ByProcessors:
+    """By any of transformers' processors, which see all rows of the batch and what these have so far, as `generate`
+    shows it to them.
+
+    Args:
+        ids: (B, P), prompts; pad: what stands behind the end of a row.
+    """
+
+    def __init__(self, processors: LogitsProcessorList, draws: Draws, temperature: float, ids: torch.Tensor, pad: int):
+        self.processors, self.draws, self.temperature, self.ids, self.pad = processors, draws, temperature, ids, pad
+
+    def choose(self, logits: torch.Tensor, rows: Sequence[int], steps: Sequence[int]) -> Chosen:
+        """Of logits (N, V); all rows are at the same step."""
+        all_rows = logits.new_zeros(len(self.ids), logits.shape[1], dtype=torch.float32)
+        all_rows[list(rows)] = logits.float()
+        scores = self.processors(self.ids, all_rows)[list(rows)]
+        return _chosen(self.draws.pick(scores, rows, steps, None), logits, self.temperature)
+
+    def note(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """The next token of some rows; all others have ended."""
+        column = self.ids.new_full((len(self.ids), 1), self.pad)
+        column[list(rows), 0] = torch.tensor(tokens, device=self.ids.device)
+        self.ids = torch.cat([self.ids, column], dim=1)
+
+
+def _chosen(tokens: torch.Tensor, logits: torch.Tensor, temperature: float) -> Chosen:
+    scores = logits.float() / temperature
+    log_probs = scores.gather(1, tokens.unsqueeze(1)).squeeze(1) - scores.logsumexp(dim=1)
+    return Chosen(tokens.tolist(), log_probs.tolist())

@@ -1,0 +1,89 @@
+"""Whether rollouts go through the loop: what is asked for, and where it is exact."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from data.errors import UserError
+from models.decoding.custom_generate import Decoding
+from models.decoding.reasons import reason_not_rolled_out
+from models.shared_prefix.prefill import shared_prefill
+from models.shared_prefix.sharing import reason_not_shared
+
+
+class RolloutError(UserError, ValueError):
+    """Completions must be rolled out by the loop, and cannot be."""
+
+
+class Engine:
+    """Whether completions are rolled out by the loop.
+
+    Args:
+        mode: "auto" leaves to transformers what the loop does not do exactly, and says so once; "true" raises instead;
+            "false" always leaves it to transformers.
+        decoding: the loop.
+    """
+
+    def __init__(self, mode: str = "auto", decoding: Decoding | None = None):
+        self.mode = mode
+        self.decoding = decoding or Decoding()
+        self._warned: set[str] = set()
+
+    def usable(self, model: nn.Module, arguments: dict[str, Any]) -> bool:
+        """Whether the loop does what `model.generate` is asked for.
+
+        Args:
+            arguments: of `generate`, by name.
+
+        Raises:
+            RolloutError: it must, and does not.
+        """
+        reason = reason_not_rolled_out(model, arguments)
+        if reason is None:
+            return True
+        if self.mode == "true":
+            raise RolloutError(f"rollout_engine: true: completions cannot be rolled out exactly: {reason}")
+        if reason not in self._warned:
+            self._warned.add(reason)
+            warnings.warn(f"transformers rolls completions out (rollout_engine: auto): {reason}", stacklevel=4)
+        return False
+
+
+@contextmanager
+def rolling_out(model: nn.Module, engine: Engine, shares: bool | None = None) -> Iterator[None]:
+    """Lets a model, also inside wrappers, `generate` by the loop, where that is exact.
+
+    Args:
+        engine: of which the mode says what happens where it is not.
+        shares: whether prompts are read once; by default where that is exact. Where they are not, "auto" is "false".
+    """
+    shares = reason_not_shared(model) is None if shares is None else shares
+    with shared_prefill(model, on=shares):
+        if engine.mode == "true" or (engine.mode == "auto" and shares):
+            with generating_by(model, partial(_by_the_loop, model, engine)):
+                yield
+        else:
+            yield
+
+
+def _by_the_loop(model: nn.Module, engine: Engine, generate: Callable, *args: Any, **kwargs: Any) -> Any:
+    if engine.usable(model, kwargs):
+        kwargs["custom_generate"] = engine.decoding
+    return generate(*args, **kwargs)
+
+
+@contextmanager
+def generating_by(model: nn.Module, function: Callable) -> Iterator[None]:
+    """Puts a function in the place of `model.generate`; it is handed that one, and then its arguments."""
+    generate, before = model.generate, vars(model).get("generate")
+    model.generate = partial(function, generate)
+    try:
+        yield
+    finally:
+        del model.generate
+        if before is not None:
+            model.generate = before

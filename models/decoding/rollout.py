@@ -1,0 +1,201 @@
+"""The loop that rolls out completions of prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import StoppingCriteriaList
+
+from models.decoding.attention import StepMask, rollout_attention
+from models.decoding.cache import RolloutCache
+from models.decoding.choice import ByCuts, ByProcessors
+from models.decoding.drafts import DraftStore
+from models.decoding.live_rows import LiveRows
+from models.decoding.prompts import read_prompts
+from models.families.registry import family_of
+from models.families.vision_hooks import CACHES, vision_language_model
+
+LONGEST_CONTEXT = 6
+
+
+@dataclass(frozen=True)
+class Ends:
+    """When a completion ends.
+
+    Attributes:
+        tokens: it ends with any of these.
+        most: tokens of a completion.
+        criteria: transformers' others, which see all rows of the batch.
+    """
+
+    tokens: frozenset[int]
+    most: int
+    criteria: StoppingCriteriaList | None = None
+
+
+@dataclass
+class Counts:
+    """What a rollout cost.
+
+    Attributes:
+        forwards: after the prompts were read; rows: of all of them; places: tokens that they computed.
+        drafted, accepted: tokens.
+    """
+
+    forwards: int = 0
+    rows: int = 0
+    places: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
+@dataclass
+class Completions:
+    """Of each row: tokens, with the one that ended it, and their log-probabilities in nats."""
+
+    ids: list[list[int]]
+    log_probs: list[list[float]]
+    counts: Counts = field(default_factory=Counts)
+
+
+@dataclass
+class Drafting:
+    """Looks up so many tokens at most."""
+
+    store: DraftStore
+    most: int
+
+
+class RollOut:
+    """One rollout of a batch.
+
+    Args:
+        model: with a language-model head.
+        inputs: what its forward takes of the batch, with an empty cache that grows.
+        choice: of the next tokens.
+        drafting: not where `choice` or `ends` look at whole rows.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        choice: ByCuts | ByProcessors,
+        ends: Ends,
+        drafting: Drafting | None = None,
+    ):
+        self.model, self.choice, self.ends = model, choice, ends
+        self.combined = vision_language_model(model)
+        self.family = family_of(self.combined.config)
+        self.text = self.family.language_model(self.combined).config
+        self.cache_name = next(name for name in CACHES if name in inputs)
+        self.prompts = read_prompts(model, inputs)
+        rows = len(self.prompts.of_row)
+        device = self.prompts.logits.device
+        most_drafted = 0 if drafting is None else drafting.most
+        of_row = torch.tensor(self.prompts.of_row, device=device)
+        self.cache = RolloutCache(self.prompts.layers, of_row, ends.most + most_drafted)
+        self.drafting = None if self.cache.has_states else drafting
+        self.live = LiveRows(self.prompts, self.cache)
+        self.found = Completions([[] for _ in range(rows)], [[] for _ in range(rows)])
+        self.ended = [False] * rows
+        if self.drafting is not None:
+            self.read = [self.prompts.tokens[number][-LONGEST_CONTEXT:] for number in self.prompts.of_row]
+
+    @torch.no_grad()
+    def run(self) -> Completions:
+        rows = self.live.rows
+        self._take(self.prompts.logits[self.prompts.of_row], rows, [[] for _ in rows])
+        with rollout_attention(self.text):
+            while self._leave():
+                drafts = self._drafts()
+                self._take(self._forward(drafts), self.live.rows, drafts)
+        self.choice.draws.finish(max(map(len, self.found.ids)))
+        return self.found
+
+    def _leave(self) -> bool:
+        """Lets rows go that have ended; whether there are others."""
+        self.live.leave(lambda row: self.ended[row], lambda row: len(self.found.ids[row]) - 1)
+        return bool(self.live.rows)
+
+    def _drafts(self) -> list[list[int]]:
+        """Of each live row, what may come after the token that is not in the cache yet."""
+        if self.drafting is None:
+            return [[] for _ in self.live.rows]
+        store, most = self.drafting.store, self.drafting.most
+        return [
+            store.find(self.read[row], min(most, self.ends.most - len(self.found.ids[row]) - 1))
+            for row in self.live.rows
+        ]
+
+    def _forward(self, drafts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """(N, V), logits after the last token of each live row and after each drafted one."""
+        rows = self.live.rows
+        tokens = 1 + max(map(len, drafts))
+        step = self.live.step([len(self.found.ids[row]) - 1 for row in rows], tokens)
+        self.cache.begin(step)
+        device = self.prompts.logits.device
+        ids = [
+            [self.found.ids[row][-1], *draft, *[0] * (tokens - 1 - len(draft))]
+            for row, draft in zip(rows, drafts, strict=True)
+        ]
+        inputs = {
+            "input_ids": torch.tensor(ids, device=device),
+            "position_ids": self.live.first + step.places,
+            "attention_mask": self.family.step_masks(
+                self.text, lambda window: StepMask(step, self.prompts.width, window)
+            ),
+            self.cache_name: self.cache,
+        }
+        if self.family.types_input is not None:
+            inputs[self.family.types_input] = torch.zeros_like(inputs["input_ids"])
+        logits = self.model(**inputs, use_cache=True, return_dict=True).logits  # (R, T, V)
+        counts = self.found.counts
+        counts.forwards, counts.rows = counts.forwards + 1, counts.rows + len(rows)
+        counts.places += len(rows) * tokens
+        if tokens == 1:
+            return logits[:, 0]
+        real = [number * tokens + place for number, draft in enumerate(drafts) for place in range(len(draft) + 1)]
+        return logits.flatten(0, 1)[torch.tensor(real, device=device)]
+
+    def _take(self, logits: torch.Tensor, rows: Sequence[int], drafts: Sequence[Sequence[int]]) -> None:
+        """Samples after each token, and keeps it while that is what was drafted."""
+        drafted = list(zip(rows, drafts, strict=True))
+        of_row = [row for row, draft in drafted for _ in range(len(draft) + 1)]
+        steps = [len(self.found.ids[row]) + place for row, draft in drafted for place in range(len(draft) + 1)]
+        chosen = self.choice.choose(logits, of_row, steps)
+        kept, counts = [], self.found.counts
+        first = 0
+        for row, draft in drafted:
+            tokens = self._kept(chosen.tokens[first : first + len(draft) + 1], draft)
+            kept.append(tokens)
+            self.found.ids[row] += tokens
+            self.found.log_probs[row] += chosen.log_probs[first : first + len(tokens)]
+            counts.drafted, counts.accepted = counts.drafted + len(draft), counts.accepted + len(tokens) - 1
+            first += len(draft) + 1
+        self._note(rows, kept)
+
+    def _kept(self, sampled: Sequence[int], draft: Sequence[int]) -> list[int]:
+        """Sampled tokens up to the first that was not drafted, or that ends the row."""
+        for place, token in enumerate(sampled):
+            if token in self.ends.tokens or place == len(draft) or token != draft[place]:
+                return list(sampled[: place + 1])
+        return []
+
+    def _note(self, rows: Sequence[int], kept: Sequence[Sequence[int]]) -> None:
+        """What follows from the tokens that rows have got."""
+        for row, tokens in zip(rows, kept, strict=True):
+            self.ended[row] = tokens[-1] in self.ends.tokens or len(self.found.ids[row]) >= self.ends.most
+            if self.drafting is not None:
+                start = len(self.read[row])
+                self.read[row] += tokens
+                self.drafting.store.note(self.read[row], start)
+        if isinstance(self.choice, ByProcessors):
+            self.choice.note(rows, [tokens[-1] for tokens in kept])
+            if self.ends.criteria is not None:
+                over = self.ends.criteria(self.choice.ids, None).tolist()
+                self.ended = [one or other for one, other in zip(self.ended, over, strict=True)]
+        lengths = [len(ids) for ids, ended in zip(self.found.ids, self.ended, strict=True) if not ended]
+        self.choice.draws.forget_before(min(lengths, default=0))

@@ -1,0 +1,1 @@
+"""How completions are rolled out for GRPO: by which loop, in which order, at which temperature, in which batches."""

@@ -1,0 +1,55 @@
+"""How GRPO's rollouts are made where transformers makes them: by the loop of models/decoding, where that is exact."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from models.decoding.custom_generate import Decoding
+from models.decoding.drafts import DraftStore
+from models.decoding.engine import Engine, rolling_out
+from models.decoding.rollout import Drafting
+from models.shared_prefix.sharing import parse_mode
+
+
+@dataclass
+class RolloutEngineArguments:
+    """What recipes of GRPO say about the loop that rolls out. Stands before `trl.GRPOConfig`."""
+
+    rollout_engine: str = field(
+        default="auto",
+        metadata={
+            "help": "Roll out with each prompt's keys and values once, and without rows that have ended: auto, where "
+            "that is exact; true, or else it is an error; false, never.",
+            "type": str | bool,
+        },
+    )
+    rollout_stream: Literal["transformers", "own"] = field(
+        default="transformers",
+        metadata={
+            "help": "Random numbers of rollouts: those that transformers draws, so that a seed gives the same "
+            "completions as without the loop; or one for each row and step, which is faster."
+        },
+    )
+    rollout_drafts: int = field(
+        default=0,
+        metadata={"help": "Tokens that are looked up and sampled at once; completions stay the same. 0: none."},
+    )
+
+    def __post_init__(self):
+        self.rollout_engine = parse_mode(self.rollout_engine, "rollout_engine")
+        super().__post_init__()
+
+
+class LoopedRollouts:
+    """The part of a `trl.GRPOTrainer` that rolls out by the loop of models/decoding."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        drafting = Drafting(DraftStore(), self.args.rollout_drafts) if self.args.rollout_drafts else None
+        self.engine = Engine(self.args.rollout_engine, Decoding(self.args.rollout_stream, drafting))
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
+        """The parent's, by the loop."""
+        if self.use_vllm:
+            return super()._generate_single_turn(*args, **kwargs)
+        with rolling_out(self.model, self.engine, shares=self.sharing.usable(self.model)):
+            return super()._generate_single_turn(*args, **kwargs)
