@@ -187,7 +187,7 @@ class RollOut:
     def _note(self, rows: Sequence[int], kept: Sequence[Sequence[int]]) -> None:
         """What follows from the tokens that rows have got."""
         for row, tokens in zip(rows, kept, strict=True):
-            self.ended[row] = tokens[-1] in self.ends.tokens or len(self.found.ids[row]) >= self.ends.most
+            self.ended[row] |= tokens[-1] in self.ends.tokens or len(self.found.ids[row]) >= self.ends.most
             if self.drafting is not None:
                 start = len(self.read[row])
                 self.read[row] += tokens
