@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
-from models.families.base import Family, ImageTensors
+from models.families.base import IMAGE_INPUTS, Family, ImageTensors
 from models.families.registry import family_of
 from models.shared_prefix import fork
 from models.shared_prefix.packing import Rows, continuation_log_probs, pack_continuations
@@ -287,6 +287,15 @@ def write(batch: Batch, model) -> tuple[dict[str, torch.Tensor], int, list[int],
         [len(images[number]) for number, _ in batch.rows],
         [len(prompts[number]) for number, _ in batch.rows],
     )
+
+
+def prompts_of(batch: Batch, model) -> dict[str, torch.Tensor]:
+    """Inputs that end with the prompts."""
+    inputs, width, _, _ = write(batch, model)
+    return {
+        name: value if name in (*IMAGE_INPUTS, "batch_num_images") else value[:, :-width]
+        for name, value in inputs.items()
+    }
 
 
 def as_rows(model, inputs: dict[str, torch.Tensor], images: list[int], prompts: list[int]) -> Rows:

@@ -6,6 +6,7 @@ from PIL import Image
 from prefix_cases import (
     Batch,
     Prompt,
+    prompts_of,
     tiny_gemma3,
     tiny_gemma4,
     tiny_idefics,
@@ -16,10 +17,8 @@ from prefix_cases import (
     tiny_qwen3_5,
     tiny_qwen3_vl,
     tiny_smolvlm,
-    write,
 )
 
-from models.families.base import IMAGE_INPUTS
 from models.families.loading import load_processor, load_vlm
 from models.families.registry import family_of
 from models.families.vision_hooks import vision_tower
@@ -32,15 +31,6 @@ MIXED = Batch(
     left=0,
     right=0,
 )
-
-
-def prompts_of(batch: Batch, model) -> dict[str, torch.Tensor]:
-    """Inputs that end with the prompts."""
-    inputs, width, _, _ = write(batch, model)
-    return {
-        name: value if name in (*IMAGE_INPUTS, "batch_num_images") else value[:, :-width]
-        for name, value in inputs.items()
-    }
 
 
 def count(module, key: str, size) -> list:
