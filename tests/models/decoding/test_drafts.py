@@ -1,0 +1,73 @@
+"""What followed the same tokens before is found, the latest first, in bounded memory."""
+
+import pytest
+
+from models.decoding.drafts import MOST_CONTEXTS, ORDERS, DraftStore
+from models.decoding.rollout import LONGEST_CONTEXT
+
+
+def store_of(*sequences: list[int], orders: tuple[int, ...] = (2,), most: int = 100) -> DraftStore:
+    store = DraftStore(orders, most)
+    for sequence in sequences:
+        store.note(sequence, 0)
+    return store
+
+
+def test_what_followed_is_found():
+    store = store_of([1, 2, 3, 4, 5])
+    assert store.find([9, 9, 1, 2], 2) == [3, 4]
+    assert store.find([2, 3], 9) == [4, 5]
+    assert store.find([4, 5], 2) == []  # nothing came after
+    assert store.find([7, 8], 2) == []
+    assert store.find([2], 2) == []
+    assert store.find([], 2) == []
+    assert store.find([1, 2], 0) == []
+
+
+def test_the_latest_holds():
+    store = store_of([1, 2, 3], [1, 2, 4])
+    assert store.find([1, 2], 1) == [4]
+    store.note([1, 2, 5], 0)
+    assert store.find([1, 2], 1) == [5]
+
+
+def test_longer_contexts_come_first():
+    store = store_of([1, 2, 3, 7], [9, 2, 3, 8], orders=(3, 2))
+    assert store.find([1, 2, 3], 1) == [7]
+    assert store.find([5, 2, 3], 1) == [8]  # met by the shorter alone
+
+
+def test_a_sequence_that_grows_is_noted_from_where_it_was_new():
+    store, sequence = DraftStore((2,)), [1, 2]
+    store.note(sequence, 0)
+    sequence += [3, 4]
+    store.note(sequence, 2)
+    assert store.find([1, 2], 2) == [3, 4]
+    sequence += [5]  # also what came later is found, as the list is kept
+    assert store.find([1, 2], 3) == [3, 4, 5]
+    assert len(store) == 2
+
+
+def test_the_store_is_bounded_and_forgets_what_was_not_met_for_longest():
+    store = store_of([1, 2, 0], [3, 4, 0], most=2)
+    store.note([1, 2, 7], 0)  # met again
+    store.note([5, 6, 0], 0)
+    assert len(store) == 2
+    assert store.find([3, 4], 1) == []
+    assert store.find([1, 2], 1) == [7]
+    for first in range(500):
+        store.note([first, first + 1, first + 2, 3], 0)
+        assert len(store) <= 2
+
+
+def test_as_many_contexts_are_kept_as_are_said_to_be():
+    store = DraftStore(most=50)
+    for start in range(0, 3000, 30):
+        store.note(list(range(start, start + 30)), 0)
+    assert len(store) == 50
+    assert DraftStore().most == MOST_CONTEXTS
+
+
+@pytest.mark.parametrize("orders", [ORDERS, (1,)])
+def test_a_row_is_read_from_as_far_back_as_contexts_reach(orders):
+    assert max(orders) <= LONGEST_CONTEXT
