@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from prefix_cases import (
     tiny_idefics,
     tiny_internvl,
     tiny_llava_onevision,
+    tiny_mixture,
     tiny_qwen2_5_vl,
     tiny_qwen2_vl,
     tiny_qwen3_5,
@@ -25,6 +26,7 @@ from torch import nn
 
 from models.decoding.custom_generate import Decoding
 from models.decoding.engine import Engine, rolling_out
+from models.tiny_families import qwen3_5, qwen3_vl
 
 MAKERS: dict[str, Callable[..., nn.Module]] = {
     "qwen2_vl": tiny_qwen2_vl,
@@ -37,6 +39,8 @@ MAKERS: dict[str, Callable[..., nn.Module]] = {
     "gemma3": tiny_gemma3,
     "gemma4": tiny_gemma4,
     "llava_onevision": tiny_llava_onevision,
+    "qwen3_vl_moe": partial(tiny_mixture, family=qwen3_vl),
+    "qwen3_5_moe": partial(tiny_mixture, family=qwen3_5),
 }
 
 PICTURE = Prompt((3, 5), ((4, 6),), 1)
