@@ -4,15 +4,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from torch import nn
+from transformers import GenerationMixin
 
 from data.errors import UserError
 from models.decoding.custom_generate import Decoding
 from models.decoding.reasons import reason_not_rolled_out
 from models.shared_prefix.prefill import shared_prefill
 from models.shared_prefix.sharing import reason_not_shared
+
+_NAMES = tuple(signature(GenerationMixin.generate).parameters)[1:]
+"""Of arguments that come by their places."""
 
 
 class RolloutError(UserError, ValueError):
@@ -71,7 +76,7 @@ def rolling_out(model: nn.Module, engine: Engine, shares: bool | None = None) ->
 
 
 def _by_the_loop(model: nn.Module, engine: Engine, generate: Callable, *args: Any, **kwargs: Any) -> Any:
-    if engine.usable(model, kwargs):
+    if engine.usable(model, dict(zip(_NAMES, args, strict=False)) | kwargs):
         kwargs["custom_generate"] = engine.decoding
     return generate(*args, **kwargs)
 

@@ -19,10 +19,22 @@ _PLAIN: dict[str, tuple] = {
     "return_dict_in_generate": (None, False),
     "use_cache": (None, True),
     "watermarking_config": (None,),
+    "synced_gpus": (None, False),
 }
 """Options of `generate`, and the values under which it only draws one token after the other."""
-_ARGUMENTS = ("assistant_model", "streamer", "custom_generate", "prefix_allowed_tokens_fn", "past_key_values", "cache")
+_ARGUMENTS = (
+    "assistant_model",
+    "streamer",
+    "custom_generate",
+    "prefix_allowed_tokens_fn",
+    "past_key_values",
+    "cache",
+    "inputs_embeds",
+)
 """Arguments of `generate` under which it does more."""
+_OF_MODE = ("do_sample", "num_beams", "num_beam_groups", "penalty_alpha", "top_k", "constraints", "force_words_ids")
+_OF_MODE += ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "dola_layers")
+"""Options that say in which of its ways `generate` makes tokens."""
 _MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 
 
@@ -47,8 +59,7 @@ def _of_arguments(model: nn.Module, arguments: dict[str, Any]) -> str | None:
     for name, plain in _PLAIN.items():
         if value(name) not in plain:
             return f"{name}: {value(name)}"
-    settings = GenerationConfig(**{name: value(name) for name in ("do_sample", "num_beams", "penalty_alpha", "top_k")})
-    mode = settings.get_generation_mode()
+    mode = GenerationConfig(**{name: value(name) for name in _OF_MODE}).get_generation_mode()
     return None if mode in _MODES else mode.value.replace("_", " ")
 
 
