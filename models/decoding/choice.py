@@ -33,7 +33,7 @@ class ByCuts:
 
 class ByProcessors:
     """By any of transformers' processors, which see all rows of the batch and what these have so far, as `generate`
-    shows it to them.
+    shows it to them. Scores of rows that have ended are 0: nothing is computed for them.
 
     Args:
         ids: (B, P), prompts; pad: what stands behind the end of a row.

@@ -84,7 +84,9 @@ def _ends(criteria: StoppingCriteriaList, prompt: int) -> Ends:
             most = one.max_length - prompt
         else:
             others.append(one)
-    return Ends(frozenset(tokens), most, others or None)
+    return Ends(
+        frozenset(tokens), most, others or None, together=not any(hasattr(one, "eos_token_id") for one in criteria)
+    )
 
 
 def _pad_token(config: GenerationConfig) -> int:

@@ -28,11 +28,13 @@ class Ends:
         tokens: it ends with any of these.
         most: tokens of a completion.
         criteria: transformers' others, which see all rows of the batch.
+        together: without ends of rows, `generate` samples on for all of them until the last is ended by `criteria`.
     """
 
     tokens: frozenset[int]
     most: int
     criteria: StoppingCriteriaList | None = None
+    together: bool = False
 
 
 @dataclass
@@ -117,7 +119,8 @@ class RollOut:
 
     def _leave(self) -> bool:
         """Lets rows go that have ended; whether there are others."""
-        self.live.leave(lambda row: self.ended[row], lambda row: len(self.found.ids[row]) - 1)
+        stays = self.ends.together and not all(self.ended)
+        self.live.leave(lambda row: self.ended[row] and not stays, lambda row: len(self.found.ids[row]) - 1)
         return bool(self.live.rows)
 
     def _drafts(self) -> list[list[int]]:
