@@ -127,6 +127,13 @@ def attention_with_sums(
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, False, attn_mask=bias, scale=scale
         )
+    return attention_by_products(query, key, value, bias, scale)
+
+
+def attention_by_products(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same on any device."""
     scores = torch.matmul(query, key.transpose(-1, -2)).float() * scale
     scores = scores if bias is None else scores + bias
     sums = scores.logsumexp(dim=-1)
