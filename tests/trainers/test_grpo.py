@@ -10,7 +10,7 @@ from models.families.vision_hooks import vision_tower
 from rewards.scoring.failure_policy import RewardError, guard
 from trainers.grpo import GRPOConfig
 from trainers.losses import group_advantages
-from trainers.mixins import rollout_temperature
+from trainers.mixins.rollouts import temperature as rollout_temperature
 
 OFF = {"advantage_clip": None, "keep_groups_together": False, "shared_prefix": False}
 

@@ -36,6 +36,15 @@ class RolloutEngineArguments:
 
     def __post_init__(self):
         self.rollout_engine = parse_mode(self.rollout_engine, "rollout_engine")
+        asked = {
+            "rollout_engine": self.rollout_engine == "true",
+            "rollout_stream": self.rollout_stream == "own",
+            "rollout_drafts": self.rollout_drafts,
+        }
+        found = next((name for name, said in asked.items() if said), None)
+        if self.use_vllm and found is not None:
+            value = getattr(self, found)
+            raise ValueError(f"{found}: {value}: is of rollouts by transformers, found use_vllm: true")
         super().__post_init__()
 
 

@@ -6,6 +6,7 @@ from peft import LoraConfig
 
 from models.decoding import rollout
 from models.decoding.engine import RolloutError
+from trainers.grpo import GRPOConfig
 
 
 @pytest.fixture
@@ -65,6 +66,10 @@ def test_what_is_not_exact_is_left_to_transformers_or_an_error(make_grpo, forwar
         make_grpo(init={"peft_config": adapters}, max_steps=1, rollout_engine=True).train()
 
 
-def test_misspelt_settings_are_errors(make_grpo):
+def test_settings_of_no_effect_or_sense_are_errors(make_grpo):
+    with pytest.raises(ValueError, match="rollout_drafts: 4: is of rollouts by transformers, found use_vllm: true"):
+        GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, use_vllm=True, rollout_drafts=4)
+    with pytest.raises(ValueError, match="rollout_drafts: expected at least 0, found -1"):
+        make_grpo(rollout_drafts=-1)
     with pytest.raises(ValueError, match="rollout_engine: expected one of auto, true, false, found 'yes'"):
         make_grpo(rollout_engine="yes")
