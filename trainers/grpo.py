@@ -267,7 +267,8 @@ class GRPOTrainer(
         if isinstance(prompts[0], str):
             return self.processing_class(text=prompts, text_kwargs=_LISTS)["input_ids"], None, {}
         given = self.chat_template_kwargs
-        self.chat_template_kwargs = {**given, **_LISTS}
+        of_processor = {**given.get("processor_kwargs", {}), "padding": False}
+        self.chat_template_kwargs = {**given, "return_tensors": None, "processor_kwargs": of_processor}
         try:
             return super()._tokenize_prompts(prompts)
         finally:

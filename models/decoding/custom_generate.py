@@ -26,11 +26,13 @@ class Decoding:
     Attributes:
         stream: of random numbers, one of `models.decoding.sampling.STREAMS`.
         drafting: `None` drafts nothing.
+        notes_drawn: note the log-probabilities of what tokens are drawn from, after all cuts.
         last: completions of the last batch.
     """
 
     stream: str = "transformers"
     drafting: Drafting | None = None
+    notes_drawn: bool = False
     last: Completions | None = None
 
     def __call__(
@@ -52,9 +54,9 @@ class Decoding:
         choice: ByCuts | ByProcessors
         if cuts is None or ends.criteria is not None:
             temperature = generation_config.temperature if generation_config.do_sample else None
-            choice = ByProcessors(logits_processor, draws, temperature or 1.0, input_ids, pad)
+            choice = ByProcessors(logits_processor, draws, temperature or 1.0, input_ids, pad, self.notes_drawn)
         else:
-            choice = ByCuts(cuts, draws)
+            choice = ByCuts(cuts, draws, self.notes_drawn)
         given = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
         drafting = self.drafting if isinstance(choice, ByCuts) else None
         self.last = RollOut(model, given, choice, ends, drafting).run()

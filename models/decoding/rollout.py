@@ -55,10 +55,12 @@ class Counts:
 
 @dataclass
 class Completions:
-    """Of each row: tokens, with the one that ended it, and their log-probabilities in nats."""
+    """Of each row: tokens, with the one that ended it, and their log-probabilities in nats; `drawn` are those of what
+    they were drawn from, where that was wanted."""
 
     ids: list[list[int]]
     log_probs: list[list[float]]
+    drawn: list[list[float]]
     counts: Counts = field(default_factory=Counts)
 
 
@@ -101,7 +103,7 @@ class RollOut:
         self.cache = RolloutCache(self.prompts.layers, of_row, ends.most + most_drafted)
         self.drafting = None if self.cache.has_states else drafting
         self.live = LiveRows(self.prompts, self.cache)
-        self.found = Completions([[] for _ in range(rows)], [[] for _ in range(rows)])
+        self.found = Completions(*([[] for _ in range(rows)] for _ in range(3)))
         self.ended = [False] * rows
         if self.drafting is not None:
             self.read = [self.prompts.tokens[number][-LONGEST_CONTEXT:] for number in self.prompts.of_row]
@@ -176,6 +178,7 @@ class RollOut:
             kept.append(tokens)
             self.found.ids[row] += tokens
             self.found.log_probs[row] += chosen.log_probs[first : first + len(tokens)]
+            self.found.drawn[row] += (chosen.drawn or [])[first : first + len(tokens)]
             counts.drafted, counts.accepted = counts.drafted + len(draft), counts.accepted + len(tokens) - 1
             first += len(draft) + 1
         self._note(rows, kept)

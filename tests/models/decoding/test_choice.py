@@ -1,10 +1,12 @@
 """The next tokens of rows, and how likely they were before anything was cut off."""
 
+import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
+from transformers.generation import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from models.decoding.choice import ByCuts, ByProcessors
-from models.decoding.sampling import Cuts, Likeliest
+from models.decoding.sampling import AsTransformers, Cuts, Likeliest
 
 LOGITS = torch.tensor([[1.0, 3.0, 2.0, 0.0], [0.5, 1.0, 0.0, 5.0]])
 
@@ -60,3 +62,19 @@ def test_processors_see_all_rows_in_the_order_of_the_batch():
     assert torch.equal(scores, torch.stack([LOGITS[1], torch.zeros(4), LOGITS[0]]))
     choice.note([2, 0], [1, 1])
     assert choice.ids.tolist() == [[3, 0, 1], [1, 0, 9], [2, 0, 1]]
+
+
+@pytest.mark.parametrize("cuts", [{}, {"top_p": 0.7}, {"top_k": 5}, {"top_k": 9, "top_p": 0.8, "min_p": 0.05}])
+def test_what_tokens_are_drawn_from_is_what_processors_leave(cuts):
+    logits = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) * 3
+    makers = {"top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper}
+    given = [makers[name](value) for name, value in cuts.items()]
+    processors = LogitsProcessorList([TemperatureLogitsWarper(0.7), *given])
+    rows = list(range(40))
+    torch.manual_seed(0)
+    choice = ByCuts(Cuts.of(processors), AsTransformers(40, 30, logits.device), notes_drawn=True)
+    chosen = choice.choose(logits, rows, [0] * 40)
+    expected = processors(None, logits).log_softmax(dim=1).gather(1, torch.tensor(chosen.tokens)[:, None]).squeeze(1)
+    torch.testing.assert_close(torch.tensor(chosen.drawn), expected)
+    parts = max(abs(one - other) for one, other in zip(chosen.drawn, chosen.log_probs, strict=True))
+    assert parts > 0.01 if cuts else parts < 1e-6

@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
+from models.decoding.custom_generate import Decoding
+from models.decoding.engine import generating_by
 from trainers.diagnosis.backends.new_samples import NewSamples
 from trainers.diagnosis.rollout import Prompts, Sampled, config_of
 
@@ -42,9 +45,14 @@ def noting_scores(model: nn.Module) -> Iterator[list[torch.Tensor]]:
     Yields:
         (rows, tokens) in nats of each call, float32 on the CPU.
     """
-    generate, noted = model.generate, []
+    noted: list[torch.Tensor] = []
 
-    def noting(*args: Any, generation_config: GenerationConfig, **kwargs: Any) -> torch.Tensor:
+    def noting(generate: Callable, *args: Any, generation_config: GenerationConfig, **kwargs: Any) -> torch.Tensor:
+        if isinstance(loop := kwargs.get("custom_generate"), Decoding):
+            loop.notes_drawn = True
+            output = generate(*args, generation_config=generation_config, **kwargs)
+            noted.append(pad_sequence([torch.tensor(of_row) for of_row in loop.last.drawn], batch_first=True))
+            return output
         telling = copy(generation_config)
         telling.return_dict_in_generate = telling.output_scores = True
         output = generate(*args, generation_config=telling, **kwargs)
@@ -56,8 +64,5 @@ def noting_scores(model: nn.Module) -> Iterator[list[torch.Tensor]]:
         noted.append(torch.cat(of_steps, dim=1).cpu())
         return output.sequences
 
-    model.generate = noting
-    try:
+    with generating_by(model, noting):
         yield noted
-    finally:
-        del model.generate
