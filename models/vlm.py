@@ -77,8 +77,9 @@ class LocalVLM:
         """See `models.families.loading`."""
         from models.families.loading import load_processor, load_vlm
 
+        processor = load_processor(name, min_pixels, max_pixels, revision=revision)  # bounds may be wrong: first
         model, _ = load_vlm(name, device=device, revision=revision)
-        return cls(model, load_processor(name, min_pixels, max_pixels, revision=revision))
+        return cls(model, processor)
 
     def reader(self, most_pixels: int) -> ImageReader:
         from models.families.loading import image_reader

@@ -1,9 +1,12 @@
 """Where a vision-language model is: in a folder or on the Hub, or behind an address; found before data is read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from data.errors import UserError
+from data.io.records import RecordError
+from data.rows.messages import message_texts, promised_images
 from models.errors import ModelError
 from models.run_folders import find_model, model_fingerprint
 from models.served.address import is_server
@@ -29,6 +32,29 @@ class VLMPlace(Protocol):
             answers: folder where answers of a server are kept.
             device: of a model that is loaded here.
         """
+
+
+def check_prompts(place: VLMPlace, rows: Sequence[dict[str, Any]], source: str | Path) -> None:
+    """Raises `RecordError` for rows whose prompts hold a token for a picture, before the model is loaded.
+
+    Args:
+        place: of the model; what a server reads as such, it says by itself.
+        rows: with `id` and `prompt`; source: where they come from.
+    """
+    if not isinstance(place, ModelFolder):
+        return
+    from models.families.loading import image_tokens, load_processor
+
+    tokens = image_tokens(load_processor(place.name))
+    problems = [
+        problem
+        for row in rows
+        for problem in promised_images(
+            {"prompt": message_texts(row["prompt"])}, f"{source}: row {row['id']!r}", tokens
+        )
+    ]
+    if problems:
+        raise RecordError(problems)
 
 
 class ModelFolder:

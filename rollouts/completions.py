@@ -35,7 +35,7 @@ from data.reports.pool import ItemId
 from models.model_paths import model_option
 from models.served.arguments import ServerArguments
 from models.vlm import VLM, Prompt, Sampling
-from models.vlm_places import find_vlm
+from models.vlm_places import check_prompts, find_vlm
 from rewards.eval import choose_specs, read_recipe
 from rewards.registry import RewardSpec, build_rewards, check_weights, spec_name
 from rewards.scoring.failure_policy import ON_ERROR, Failure, GuardedReward, settle
@@ -199,6 +199,7 @@ def make_completions(arguments: CompletionArguments) -> None:
     skipping = Skipping(arguments.skip_unreadable)
     rows = _load_rows(arguments.dataset_name, arguments.split, arguments.limit, recipe, skipping)
     check_columns(rewards, [{**row, "completion": ""} for row in rows], arguments.dataset_name)
+    check_prompts(place, rows, arguments.dataset_name)
 
     from data.io.digests import rows_digest
 

@@ -6,7 +6,7 @@ any of its spellings: `<Image>`, `<image/>`, `<img>`, `<|image|>`, or with the i
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, StrictStr, TypeAdapter, field_validator, model_validator
@@ -169,6 +169,22 @@ def in_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def message_texts(messages: Sequence[dict[str, Any]]) -> list[str]:
     """Every text of messages, in order."""
     return [text for turn in messages for text in texts_of(turn.get("content"))]
+
+
+def promised_images(texts: Mapping[str, Iterable[str]], where: str, tokens: Sequence[str]) -> list[str]:
+    """What is wrong with the texts of a row that hold tokens which stand for pictures.
+
+    Args:
+        texts: of each field.
+        where: the row is.
+    """
+    return [
+        f"{where}: field '{name}': the text contains {token}, which promises an image"
+        for name, of_field in texts.items()
+        for text in of_field
+        for token in tokens
+        if token in text
+    ]
 
 
 # -- places of images -------------------------------------------------------------------------------------------------

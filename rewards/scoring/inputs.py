@@ -13,7 +13,7 @@ from data.rows.chat import check_reserved
 from data.rows.messages import parse_prompt, place_images
 from data.rows.row_images import gather_images
 from models.vlm import Prompt, Sampling
-from models.vlm_places import VLMPlace
+from models.vlm_places import VLMPlace, check_prompts
 from rewards.scoring.columns import QUESTIONS
 
 RESERVED = ("completions", "trainer_state", "log_extra", "log_metric")
@@ -149,6 +149,7 @@ def generate_completions(
 
     agents = described_agents(recipe.get("agents"))
     rows = load_rows(source, split, agents, bool(recipe.get("answer_tags")), limit=limit)
+    check_prompts(place, rows, source)
     vlm = place.load(recipe.get("min_pixels"), recipe.get("max_pixels"), answers)
     length = max_new_tokens or recipe.get("max_completion_length") or 256
     sampling = Sampling(length, num_generations, temperature, seed)

@@ -12,14 +12,15 @@ from trainers.diagnosis.prompts import EXAMPLE_ANSWER, behind_prompt
 from trainers.diagnosis.rollout import Observed
 
 
-def end_ids(model: str, processor: Any) -> set[int]:
+def end_ids(model: str, processor: Any, revision: str | None = None) -> set[int]:
     """Tokens that end a completion: the tokenizer's, and those of the model's generation configuration, as of Gemma.
 
     Args:
         model: folder or Hub id.
+        revision: of a Hub repository.
     """
     try:
-        told = GenerationConfig.from_pretrained(model).eos_token_id
+        told = GenerationConfig.from_pretrained(model, revision=revision).eos_token_id
     except OSError:  # it has none
         told = None
     return {processor.tokenizer.eos_token_id, *([told] if isinstance(told, int) else told or [])}

@@ -12,8 +12,8 @@ from datasets import Dataset
 from data.io.records import GivenRows, Location, RecordError, parse_rows
 from data.io.unreadable import readable_rows
 from data.preferences import PreferenceRecord, as_pairs, load_preferences
-from data.rows.messages import message_texts
-from models.families.loading import render
+from data.rows.messages import message_texts, promised_images
+from models.families.loading import image_tokens, render
 from models.reward.encoding import encode_groups
 from models.reward.inputs import ResponseGroup, reward_messages
 from trainers.run.console import say
@@ -99,6 +99,15 @@ def _longest(
     return TokenCounts(sum(lengths[row][:parts]), records[row].id, max(length[2] for length in lengths), exact)
 
 
+def _promising_images(record: PreferenceRecord, name: str, model: ModelInfo) -> list[str]:
+    """What is wrong with a record whose texts hold tokens that stand for pictures in the model's family."""
+    if model.processor is None:
+        return []
+    asked = [record.query] if isinstance(record.query, str) else message_texts(record.query)
+    texts = {"query": asked, "response": record.response}
+    return promised_images(texts, f"{name}: row {record.id!r}", image_tokens(model.processor))
+
+
 def check_record_lengths(
     records: Sequence[PreferenceRecord], name: str, model: ModelInfo, system_prompt: str | None, args: Any
 ) -> None:
@@ -142,6 +151,13 @@ def load_checked_preferences(
     records, counts = load_preferences(source, split, arguments.skip_bad_rows, check_files=checks)
     if not checks:
         return records, None
+    found = [_promising_images(record, source, model) for record in records]
+    problems = [problem for of_record in found for problem in of_record]
+    if problems and not arguments.skip_bad_rows or found and all(found):
+        raise RecordError(problems)
+    counts.problems += problems
+    promising = sum(map(bool, found))
+    records = [record for record, of_record in zip(records, found, strict=True) if not of_record]
     text = getattr(model.config, "get_text_config", lambda: None)()
     positions = getattr(text, "max_position_embeddings", None)
     limits = [(limit, name) for limit, name in ((args.max_length, "max_length"), (positions, "positions")) if limit]
@@ -167,7 +183,8 @@ def load_checked_preferences(
         check_lengths(wholes, source, limit, name)
     kind = "exact" if exact else "upper bound"
     say(
-        f"{split}: {counts}{f'; too long and skipped: {too_long}' if too_long else ''}; longest prompt with response "
+        f"{split}: {counts}{f'; with tokens of images and skipped: {promising}' if promising else ''}"
+        f"{f'; too long and skipped: {too_long}' if too_long else ''}; longest prompt with response "
         f"{wholes.longest} tokens ({kind}), {wholes.images} visual at most"
     )
     for problem in counts.problems[:5]:
@@ -228,13 +245,17 @@ def evaluation_records(dataset: Preferences | Mapping[str, Preferences] | None) 
 
 
 def check_records(records: Sequence[PreferenceRecord], name: str, model: ModelInfo, args: Any) -> None:
-    """Raises `RecordError` for records with an image that cannot be read, or longer than `args` allow.
+    """Raises `RecordError` for records with an image that cannot be read, with a token for one in a text, or longer
+    than `args` allow.
 
     Args:
         name: of the data set.
         model: a reward model.
     """
     readable_rows(records, [f"{name}, row {number}" for number in range(1, len(records) + 1)])
+    problems = [problem for record in records for problem in _promising_images(record, name, model)]
+    if problems:
+        raise RecordError(problems)
     check_record_lengths(records, name, model, model.config.system_prompt, args)
 
 

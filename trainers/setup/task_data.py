@@ -14,7 +14,7 @@ from data.io.digests import image_digest
 from data.io.pixel_bounds import ImageReader
 from data.io.records import GivenRows, RecordError
 from data.rows.given_images import with_images_read, with_streamed_images_read
-from data.rows.messages import message_texts
+from data.rows.messages import message_texts, promised_images
 from data.tasks import TASK_FIELDS, load_rows
 from filter_agents.registry import described_agents
 from models.families.loading import image_reader, image_tokens, render
@@ -215,13 +215,11 @@ class TokenCounts:
 
 
 def _check_special_tokens(row: dict, source: str, tokens: Sequence[str]) -> None:
-    for name in ("prompt", "completion", "gold"):
-        value = row.get(name)
-        for text in message_texts(value) if isinstance(value, list) else [str(value)]:
-            for token in tokens:
-                if token in text:
-                    where = f"{source}: row {row['id']!r}: field '{name}'"
-                    raise RecordError([f"{where}: the text contains {token}, which promises an image"])
+    values = {name: row.get(name) for name in ("prompt", "completion", "gold")}
+    texts = {name: message_texts(one) if isinstance(one, list) else [str(one)] for name, one in values.items()}
+    problems = promised_images(texts, f"{source}: row {row['id']!r}", tokens)
+    if problems:
+        raise RecordError(problems[:1])
 
 
 def count_tokens(rows: Sequence[dict], source: str, bounds: ImageReader, processor: Any | None) -> TokenCounts:
@@ -258,6 +256,6 @@ def check_lengths(counts: TokenCounts, source: str, limit: int | None, limit_nam
             [
                 f"{source}: row {counts.longest_row!r}: the prompt has {counts.longest} tokens (no row has more than "
                 f"{counts.images} visual ones); expected at most {limit} ({limit_name}). Raise it, or lower "
-                "max_pixels; prompts are never cut, because half an image cannot be read"
+                "max_pixels where the model takes it; prompts are never cut, because half an image cannot be read"
             ]
         )

@@ -117,6 +117,7 @@ WITHOUT_REVISION = {
     ("models/selectors/load.py", "from_pretrained"): COMMAND,
     ("models/served/vlm.py", "load_processor"): "the folder that a server of this machine loaded",
     ("models/vlm_places.py", "from_name"): COMMAND,
+    ("models/vlm_places.py", "load_processor"): COMMAND,
     ("rollouts/compare_factors.py", "load_factor_predictor"): COMMAND,
     ("rollouts/compare_factors.py", "load_vlm"): COMMAND,
     ("rewards/scoring/model_scores.py", "load_reward_model"): COMMAND,

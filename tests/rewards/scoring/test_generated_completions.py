@@ -109,3 +109,16 @@ def test_wrong_rewards_stop_before_the_model_is_loaded(report_data, tmp_path):
     arguments = ["--dataset_name", str(report_data), "--model", "someone/no-such-model", "--output_dir", str(tmp_path)]
     with pytest.raises(SystemExit, match="unknown reward 'nonsense'"):
         main([*arguments, "--rewards", "nonsense"])
+
+
+def test_a_token_for_an_image_is_named_with_its_row_before_the_model_is_loaded(tiny_family, tmp_path, monkeypatch):
+    monkeypatch.setattr("models.vlm.LocalVLM.from_name", lambda *_: pytest.fail("loaded"))
+    texts = ("what?", "which <image_soft_token>?")
+    rows = [{"id": number, "prompt": text, "answers": ["red"] * 10} for number, text in enumerate(texts)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(SystemExit) as refused:
+        main(
+            ["--dataset_name", str(tmp_path), "--model", str(tiny_family("gemma3")), "--rewards", "vqa_accuracy"]
+            + ["--output_dir", str(tmp_path / "out")]
+        )
+    assert f"{tmp_path}: row 1: field 'prompt': the text contains <image_soft_token>" in str(refused.value)

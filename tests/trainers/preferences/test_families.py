@@ -9,12 +9,13 @@ from preference_runs import settings, write_preferences, write_ranked
 from transformers import BitsAndBytesConfig
 from trl import ModelConfig
 
+from data.io.records import RecordError
 from data.preferences import load_preferences
 from models.reward.load import load_reward_model
 from rewards import reward_bench
 from rewards.reward_model import RewardModel
 from trainers.preferences.model import reward_adapters
-from trainers.reward import RewardConfig, RewardTrainer
+from trainers.reward import RewardConfig, RewardTrainer, main
 
 OTHERS = [
     pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_5", "gemma3", "gemma4", "internvl", "idefics3")
@@ -59,6 +60,33 @@ def check_saved(trainer: RewardTrainer, records, folder: Path) -> torch.Tensor:
     torch.testing.assert_close(scores_of(loaded, records), expected, atol=1e-6, rtol=0)
     assert expected.std() > 1e-3
     return expected
+
+
+@pytest.mark.parametrize("field", ["query", "response"])
+def test_tokens_for_images_in_texts_are_named_before_anything_is_loaded(tiny_family, tmp_path, capsys, field):
+    data = write_preferences(tmp_path / "data")
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows[2][field] = "what <start_of_image>" if field == "query" else ["red", "blue <start_of_image>"]
+    (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = {**settings(output_dir=str(tmp_path / "run")), "eval_strategy": "no"}
+    words = [
+        "--model_name_or_path",
+        str(tiny_family("gemma3")),
+        "--dataset_name",
+        str(data),
+        "--validate_only",
+        "true",
+    ]
+    words += ["--use_cpu", "true", "--bf16", "false", "--report_to", "none", "--output_dir", options["output_dir"]]
+    expected = f"{data}: row 2: field '{field}': the text contains <start_of_image>, which promises an image"
+    with pytest.raises(SystemExit):
+        main(words)
+    assert expected in capsys.readouterr().err
+    main([*words, "--skip_bad_rows", "true"])
+    assert "with tokens of images and skipped: 1" in capsys.readouterr().out
+    records, _ = load_preferences(str(data), "train")
+    with pytest.raises(RecordError, match="row 2: field '" + field):
+        RewardTrainer(str(tiny_family("gemma3")), RewardConfig(**options), train_dataset=records)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", *OTHERS])

@@ -161,7 +161,7 @@ def diagnose_sft(argv: Sequence[str], limit: int) -> Iterator[Finding]:
             batch["labels"] != -100,
             images | {"num_images": [len(row["images"]) for row in opened]},
             config_of(trainer.model),
-            end_ids(model_args.model_name_or_path, model.processor),
+            end_ids(model_args.model_name_or_path, model.processor, model_args.model_revision),
         )
         yield from check_learned(learned, model.processor)
 
@@ -200,6 +200,6 @@ def diagnose_groups(method: str, config: type, argv: Sequence[str], limit: int) 
         width = batch["completion_mask"].size(1)
         counted = torch.zeros_like(batch["attention_mask"])
         counted[:, -width:] = batch["completion_mask"]
-        ends = end_ids(model_args.model_name_or_path, model.processor)
+        ends = end_ids(model_args.model_name_or_path, model.processor, model_args.model_revision)
         learned = Learned(opened, batch["input_ids"], batch["attention_mask"], counted, images, model.config, ends)
         yield from check_learned(learned, model.processor)

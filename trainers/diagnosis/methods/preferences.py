@@ -46,7 +46,7 @@ def diagnose_reward(argv: Sequence[str], limit: int) -> Iterator[Finding]:
             for record, group in zip(records, groups, strict=False)
             for response in group.responses
         ]
-        ends = end_ids(model_args.model_name_or_path, model.processor)
+        ends = end_ids(model_args.model_name_or_path, model.processor, model_args.model_revision)
         yield from check_learned(learned_of(rows, inputs, model.processor, model.config, ends), model.processor)
 
 
