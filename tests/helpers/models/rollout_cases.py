@@ -76,8 +76,8 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 }
 ENDS = [*range(30, 50)]
 """So many of 300 tokens that rows end at different places."""
-MOST = 24
-"""New tokens of a row: with its prompt more than the windows of the tiny Gemmas have."""
+MOST = 16
+"""New tokens of a row."""
 
 
 @cache

@@ -228,12 +228,12 @@ def test_a_mistake_of_drafts_shows(mistake):
 
 
 def assert_shows(family: str, decoding: Decoding, place, name: str, wrong) -> None:
-    """In tokens or the generator, and only with the mistake."""
+    """In tokens or the generator, and only with the mistake. Prompts and tokens are longer than Gemma's windows."""
     model, inputs = spread_model(family), inputs_of(family, "groups")
-    expected, state = complete(model, inputs)
-    right, after = complete(model, inputs, decoding)
+    expected, state = complete(model, inputs, max_new_tokens=24)
+    right, after = complete(model, inputs, decoding, max_new_tokens=24)
     assert right == expected
     assert torch.equal(after, state)
     with put(place, name, wrong):
-        found, after = complete(model, inputs, decoding)
+        found, after = complete(model, inputs, decoding, max_new_tokens=24)
     assert found != expected or not torch.equal(after, state)
