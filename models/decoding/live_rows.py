@@ -88,8 +88,6 @@ def _close_holes(occupants: list[int], leaves: Callable[[int], bool]) -> list[tu
             place += 1
             continue
         last = occupants.pop()
-        while len(occupants) > place and leaves(last):
-            last = occupants.pop()
         if len(occupants) > place and not leaves(last):
             moves.append((len(occupants), place))
             occupants[place] = last

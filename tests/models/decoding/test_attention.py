@@ -80,6 +80,8 @@ CASES = {
     "a window of own tokens": Case((0, 1), (9, 9), window=4),
     "a window that not all have left": Case((0, 1, 1), (9, 1, 3), tokens=2, padding=(3, 0), window=5),
     "a window wider than all": Case((0, 1), (2, 2), window=50),
+    "a window that just ends": Case((0, 1), (2, 2), window=9),
+    "a window of own tokens that just ends": Case((0, 1), (4, 4), window=4),
 }
 PROMPT = 7
 
