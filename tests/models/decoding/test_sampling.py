@@ -29,6 +29,7 @@ CUTS = [
     Cuts(top_p=0.9, temperature=0.8),
     Cuts(top_p=0.999),  # of flat distributions more than `FEW`
     Cuts(top_p=1e-6),
+    Cuts(top_p=0.0),
     Cuts(min_p=0.3),
     Cuts(min_p=1e-4),
     Cuts(min_p=1.0),
@@ -201,6 +202,17 @@ def test_a_law_that_is_wrong_by_a_hundredth_shows():
     assert chisquare(tokens.bincount(minlength=3), exact * 200_000).pvalue < 1e-6
 
 
+@pytest.mark.parametrize("number", [0.0, 1 - 2**-24])
+def test_the_least_and_the_largest_number_draw_no_token_that_is_cut(number):
+    """Sums of many shares are not quite 1."""
+    draws = OwnNumbers(100, 1, torch.device("cpu"))
+    draws._numbers.fill_(number)
+    scores = logits_of(3000, 1.0, 100)
+    scores[:, :50] = scores[:, -50:] = -torch.inf
+    tokens = draws.pick(scores, range(100), [0] * 100, None)
+    assert set(tokens.tolist()) <= set(range(50, 2950))
+
+
 def picked(rows: list[int], steps: list[int], scores: torch.Tensor, cuts: Cuts) -> dict[tuple[int, int], int]:
     """Tokens of rows and steps, of a batch of 6 rows and 5 steps, by the numbers of one seed."""
     torch.manual_seed(4)
@@ -233,14 +245,14 @@ def test_a_token_depends_on_row_step_and_logits_alone(cuts):
     assert len(set(results[0].values())) > 10
 
 
-def test_equally_likely_tokens_stand_in_one_order_however_many_are_looked_at(monkeypatch):
-    logits = logits_of(300, 1.0).bfloat16()
-    few, ids = Cuts(top_k=4).kept(logits.float())
-    monkeypatch.setattr(sampling, "FEW", 300)
-    more, others = Cuts(top_k=4).kept(logits.float())
-    assert few.shape[1] < more.shape[1] == 300
-    kept = few.isfinite()
-    assert torch.equal(ids[kept], others[:, : few.shape[1]][kept])
+@pytest.mark.parametrize("few", [FEW, 2000])
+def test_equally_likely_tokens_stand_in_the_order_of_ids_however_many_are_looked_at(few, monkeypatch):
+    monkeypatch.setattr(sampling, "FEW", few)
+    values, ids = Cuts(top_k=40).kept(logits_of(2000, 1.0).bfloat16().float())
+    assert values.shape[1] == min(few + 40, 2000)
+    alike = (values[:, 1:] == values[:, :-1]) & values[:, 1:].isfinite()
+    assert alike.sum() > 100
+    assert bool((ids[:, 1:] > ids[:, :-1])[alike].all())
 
 
 def test_the_likeliest_token_comes_next_where_nothing_is_drawn():
