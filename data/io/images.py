@@ -29,7 +29,7 @@ MAX_SIDE = 16_384
 MAX_PIXELS = 89_478_485
 """Width times height; from here on Pillow warns of a decompression bomb."""
 MAX_ASPECT_RATIO = 200
-"""Longest side over shortest; Qwen2-VL's own limit (`smart_resize` in qwen-vl-utils)."""
+"""Longest side over shortest, of every family: the limit of Qwen's (`smart_resize` in qwen-vl-utils)."""
 MAX_FILE_BYTES = 2**30
 """Of a file. Compressed pictures within the limits above are smaller."""
 READERS = 8
@@ -182,7 +182,7 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
     if width * height > MAX_PIXELS:
         raise ImageError(f"{shown}: expected at most {MAX_PIXELS} pixels; scale it down first")
     if max(size) > MAX_ASPECT_RATIO * min(size):
-        raise ImageError(f"{shown}: one side is more than {MAX_ASPECT_RATIO} times the other, which Qwen2-VL refuses")
+        raise ImageError(f"{shown}: expected no side more than {MAX_ASPECT_RATIO} times the other")
 
 
 @contextmanager

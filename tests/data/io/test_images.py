@@ -44,7 +44,7 @@ UNUSABLE = {
     "one pixel": (_blank(1, 1), "1x1 pixels: expected at least 8 pixels a side"),
     "seven pixels high": (_blank(100, 7), "100x7 pixels: expected at least 8 pixels a side"),
     "huge": (_blank(20_000, 100), "20000x100 pixels: expected at most 16384 pixels a side; scale it down first"),
-    "strip": (_blank(8, 1601), "8x1601 pixels: one side is more than 200 times the other, which Qwen2-VL refuses"),
+    "strip": (_blank(8, 1601), "8x1601 pixels: expected no side more than 200 times the other"),
 }
 
 ROWS = {
