@@ -78,13 +78,14 @@ def real_prompts(batch) -> set[tuple[int, ...]]:
     return {tuple(ids[mask == 1].tolist()) for ids, mask in pairs}
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_prompts_hold_no_padding_of_processors_that_pad_unless_told(make_grpo, task_rows, plain):
-    """Gemma 4's does; TRL alone takes its padding for the beginning of the shorter prompts."""
+@pytest.mark.parametrize(("family", "plain"), [("gemma4", False), ("gemma4", True), ("smolvlm", False)])
+def test_prompts_hold_no_padding_of_processors_that_pad_unless_told(make_grpo, task_rows, family, plain):
+    """Gemma 4's does; TRL alone takes its padding for the beginning of the shorter prompts. SmolVLM's chat templates
+    are applied by a method of its own, with other options."""
     rows = task_rows()[:2]
     rows[1]["images"] = []  # its prompt is the shorter one
     trainer = make_grpo(rewards=lambda completion_ids, **_: [float(ids[0]) for ids in completion_ids], rows=rows,
-                        family="gemma4", max_steps=1)  # fmt: skip
+                        family=family, max_steps=1)  # fmt: skip
     if plain:
         trainer.train_dataset = Dataset.from_list([{"prompt": text, "id": text} for text in ("one two three", "four")])
     batches = captured_batches(trainer)
