@@ -113,10 +113,12 @@ def write_evaluation(preferences: Sequence[ScoredPreference], summary: dict, nam
     write_json(output_dir / "summary.json", {"model": name, "responses": rows.name, **summary})
 
 
-def _score_with_model(records: Sequence[PreferenceRecord], stored: StoredScores) -> list[ScoredPreference] | None:
+def _score_with_model(
+    records: Sequence[PreferenceRecord], stored: StoredScores, source: str
+) -> list[ScoredPreference] | None:
     """Preferences with scores, on the main process; `None` on the others."""
     requests = [ScoreRequest(record.prompt(), tuple(record.images), tuple(record.response)) for record in records]
-    scores = stored.score(requests)
+    scores = stored.score(requests, source)
     if scores is None:
         return None
     return [
@@ -176,7 +178,7 @@ def evaluate_model(arguments: RewardBenchArguments) -> None:
     name = arguments.name or Path(arguments.model).name
     records, counts = load_preferences(arguments.dataset_name, arguments.split, skip_bad_rows=arguments.skip_bad_rows)
     stored = arguments.stored_scores(arguments.model, arguments.output_dir / name)
-    preferences = _score_with_model(records, stored)
+    preferences = _score_with_model(records, stored, arguments.dataset_name)
     if preferences is not None:
         # Records whose responses all have one rank are not scored, but their pairs are left out like other ties.
         left_out = {"rows": counts.rows, "equal_ranks": counts.tied_pairs, "bad_rows": counts.skipped}

@@ -152,7 +152,7 @@ def score_file(arguments: ScoreArguments) -> None:
     """Reads and checks everything, scores what has no score yet, and writes."""
     rows, requests = load_responses(arguments.dataset_name, arguments.split)
     stored = arguments.stored_scores(arguments.model, arguments.output)
-    scores = stored.score(requests)
+    scores = stored.score(requests, arguments.dataset_name)
     if scores is None:
         return
     write_jsonl(arguments.output, scored_rows(rows, scores))

@@ -17,6 +17,7 @@ from data.io.images import ImageSource
 from data.io.pixel_bounds import ImageReader
 from data.io.records import RecordError, read_rows
 from data.io.shards import KeptWorkArguments, ShardStore, process_state
+from data.rows.messages import message_texts, promised_images
 from models.errors import ModelError
 from models.run_folders import find_model, model_fingerprint
 
@@ -49,6 +50,10 @@ def _texts(prompt: str | Sequence[dict[str, Any]]) -> list[str]:
         parts = [{"text": content}] if isinstance(content, str) else content
         texts += [turn["role"], *(part.get("text", "<image>") for part in parts)]
     return texts
+
+
+def _texts_alone(prompt: str | Sequence[dict[str, Any]]) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else message_texts(prompt)
 
 
 def prompt_text(prompt: str | Sequence[dict[str, Any]]) -> str:
@@ -112,8 +117,26 @@ class StoredScores:
         settings = {"version": VERSION, "model": fingerprint, "data": rows_digest(requests), "dtype": self.dtype}
         return {**settings, "batch_size": self.batch_size}
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]] | None:
+    def _check_texts(self, requests: Sequence[ScoreRequest], source: str) -> None:
+        """Raises `RecordError` for texts with a token that stands for pictures in the model's family."""
+        from models.families.loading import image_tokens, load_processor
+
+        tokens = image_tokens(load_processor(find_model(self.model)))
+        problems = [
+            problem
+            for number, one in enumerate(requests, start=1)
+            for problem in promised_images(
+                {"prompt": _texts_alone(one.prompt), "response": one.responses}, f"{source}: row {number}", tokens
+            )
+        ]
+        if problems:
+            raise RecordError(problems)
+
+    def score(self, requests: Sequence[ScoreRequest], source: str) -> list[list[float]] | None:
         """Scores of every request's responses, in order, on the main process; `None` on the others.
+
+        Args:
+            source: of the requests, for messages.
 
         Raises:
             RecordError: no such reward model, a folder with scores of other requests or settings, or a model that
@@ -125,6 +148,8 @@ class StoredScores:
         settings = self._settings(requests)
         with ShardStore(self.work_dir, settings, restart=self.restart) as store:
             complete = store.done.issuperset(range(len(requests)))
+            if not complete:
+                self._check_texts(requests, source)
             model = None if complete else self._load()
             numbers = range(len(requests)) if complete else _longest_first(requests, model.processor)
             merged = self.work_dir / "scores.jsonl"

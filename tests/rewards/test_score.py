@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from places import KILLS
 
-from data.io.records import write_jsonl
+from data.io.records import RecordError, write_jsonl
 from rewards import reward_bench, score
-from rewards.scoring.model_scores import StoredScores
+from rewards.scoring.model_scores import ScoreRequest, StoredScores
 
 WORKER = KILLS / "rollout_kill_worker.py"
 ROWS = 40
@@ -289,3 +289,11 @@ def test_chat_messages_may_be_queries_of_preferences(tiny_reward_model, tmp_path
     write_jsonl(tmp_path / "test.jsonl", [row, row])
     found = _bench(tmp_path / "test.jsonl", tiny_reward_model, tmp_path / "out")
     assert (found["items"], found["duplicates"], found["groups"]["reasoning"]["n"]) == (1, 1, 1)
+
+
+def test_a_token_for_an_image_is_named_with_its_row_before_the_model_is_loaded(tiny_family, tmp_path, monkeypatch):
+    monkeypatch.setattr(StoredScores, "_load", lambda _: pytest.fail("loaded"))
+    stored = StoredScores(str(tiny_family("gemma3")), tmp_path / "work")
+    requests = [ScoreRequest("why?", (), ("a", "b")), ScoreRequest("why?", (), ("a", "b <start_of_image>"))]
+    with pytest.raises(RecordError, match=r"rows\.jsonl: row 2: field 'response': the text contains <start_of_image>"):
+        stored.score(requests, "rows.jsonl")

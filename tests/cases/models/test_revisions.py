@@ -120,6 +120,7 @@ WITHOUT_REVISION = {
     ("models/vlm_places.py", "load_processor"): COMMAND,
     ("rollouts/compare_factors.py", "load_factor_predictor"): COMMAND,
     ("rollouts/compare_factors.py", "load_vlm"): COMMAND,
+    ("rewards/scoring/model_scores.py", "load_processor"): COMMAND,
     ("rewards/scoring/model_scores.py", "load_reward_model"): COMMAND,
     ("rollouts/example_selection/selection_methods.py", "load_selector"): COMMAND,
     ("rollouts/example_selection/selection_methods.py", "load_selector_encoders"): COMMAND,
