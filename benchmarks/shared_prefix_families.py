@@ -127,6 +127,16 @@ def pictures(processor: Any, image_token: int, wanted: int, seed: int) -> list[I
     return found
 
 
+def bound(processor: Any, config: Any, wanted: int) -> None:
+    """Lets pictures have so many visual tokens, and not many more: Gemma 4 makes all as large as they may be. Those of
+    a family without bounds are as large as they get."""
+    for pixels in (1 << power for power in range(12, 21)):
+        with contextlib.suppress(BoundsError):
+            family_of(config).set_bounds(processor, None, pixels)
+        if max(visual_tokens(processor, config.image_token_id, [random_image(side, 0)]) for side in SIDES) >= wanted:
+            return
+
+
 def rows(setting: Setting, processor: Any, image_token: int) -> list[dict[str, Any]]:
     """Four prompts of as many text tokens as wanted, or a few fewer, and of pictures."""
 
@@ -145,8 +155,7 @@ def build(setting: Setting, cls: type[Alternating], folder: str, steps: int) -> 
     """A trainer of this class, and the visual tokens of its prompts. More than one step has its first one checked."""
     size = TinySize(setting.width, setting.layers, initializer_range=0.02)
     model, processor = tiny.build_family(setting.family, tiny.DEFAULT_CORPUS, 1024, size)
-    with contextlib.suppress(BoundsError):  # of a family without bounds: its images are then as large as they get
-        family_of(model.config).set_bounds(processor, None, 1 << 20)
+    bound(processor, model.config, setting.visual)
     of_steps = rows(setting, processor, model.config.image_token_id)
     args = GRPOConfig(
         output_dir=folder,
