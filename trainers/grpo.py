@@ -23,7 +23,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import ModelConfig
 
-from models.families.loading import image_reader, image_token_ids, image_tokens
+from models.families.loading import image_reader, image_token_ids, image_tokens, without_router_losses
 from rewards.registry import build_rewards
 from rewards.scoring.columns import check_columns
 from trainers.mixins.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
@@ -167,6 +167,9 @@ class GRPOTrainer(
         eval_dataset = rollout_dataset(eval_dataset, "eval_dataset", processing_class, limit, environments)
         with class_of_its_revision(model, args):
             super().__init__(model, rewards, args, train_dataset, eval_dataset, processing_class, *others, **kwargs)
+        for one in (self.model, self.ref_model):
+            if one is not None:
+                without_router_losses(self.accelerator.unwrap_model(one))  # the parent asks for them itself
         self._suppress_image_token()
         self.samples = samples
         self._held_back: list[dict[str, Any]] = []  # columns of each local row that only the rewards see

@@ -26,7 +26,7 @@ from trl import ModelConfig
 
 from data.io.records import RecordError
 from data.rows.chat import completion_length
-from models.families.loading import image_reader
+from models.families.loading import image_reader, without_router_losses
 from trainers.groups.arguments import GroupArguments
 from trainers.groups.policies import GroupLogProbs
 from trainers.losses import best_weights, groups_without_contrast, weighted_cross_entropy
@@ -153,6 +153,7 @@ class SFTTrainer(
             super().__init__(
                 model, args, data_collator, train_dataset, eval_dataset, processing_class, *others, **kwargs
             )
+        without_router_losses(self.model)  # the parent asks for them itself
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """The parent's, or one that shuffles prompts instead of rows."""

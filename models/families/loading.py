@@ -49,7 +49,19 @@ def load_vlm(name_or_path: str, device=None, dtype: str = "auto", revision: str 
             revision=revision if base is None else base.revision,
             adapter_kwargs={"revision": revision},
         )
-        return model.to(device).eval(), load_processor(name_or_path, revision=revision)
+        return without_router_losses(model).to(device).eval(), load_processor(name_or_path, revision=revision)
+
+
+def without_router_losses(model: Any) -> Any:
+    """The model, which computes the loss of its routers only where it is asked to, if it is a mixture of experts.
+
+    The configuration may ask for it at every call, as TRL leaves it behind; but it is computed of whole rows alone,
+    and fails at the later tokens of an answer.
+    """
+    text = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):
+        text.output_router_logits = False
+    return model
 
 
 def load_processor(

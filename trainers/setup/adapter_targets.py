@@ -58,6 +58,35 @@ def check_adapter_targets(
         _check_ending("lora_target_parameters", name, [name for name, _ in model.named_parameters()], model)
 
 
+def what_experts_get(config: Any, model_args: Any) -> list[str]:
+    """What to know of the experts of a mixture: their weights are no linear layers, so that adapters and quantisation
+    leave them out.
+
+    Args:
+        config: of the model; `None` if it is out of reach.
+    """
+    asked = model_args.use_peft or model_args.load_in_4bit or model_args.load_in_8bit
+    if config is None or not asked or not any("experts" in name for name in config.get_text_config().to_dict()):
+        return []
+    with torch.device("meta"):
+        model = model_of(config.backbone() if hasattr(config, "backbone") else config)
+    sizes = {name: one.numel() for name, one in model.named_parameters() if ".experts." in name and one.dim() == 3}
+    if not sizes:
+        return []
+    share = sum(sizes.values()) / sum(one.numel() for one in model.parameters())
+    shown = f"the weights of experts ({share:.0%} of all)"
+    endings = sorted({".".join(name.split(".")[-2:]) for name in sizes})
+    notes = []
+    if model_args.use_peft and not model_args.lora_target_parameters:
+        notes.append(
+            f"adapters of linear layers leave out {shown}; lora_target_parameters: [{', '.join(endings)}] puts some "
+            "on them"
+        )
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        notes.append(f"bitsandbytes quantises linear layers, and leaves {shown} as they are")
+    return notes
+
+
 def _patterns(targets: Any) -> list[str | set[str]]:
     """One pattern, or each of the names for itself."""
     if targets is None or targets == ALL_LINEAR:
@@ -75,6 +104,13 @@ def _check_target(pattern: str | set[str], adapters: LoraConfig, model: nn.Modul
         raise RecipeError(f"lora_target_modules: {shown} is no regular expression: {error}") from error
     for name, (matches, module) in found.items():
         if matches and not isinstance(module, ADAPTABLE):
+            whole = [key for key, _ in module.named_parameters(recurse=False)]
+            ending = name.rpartition(".")[2]
+            if whole and ending == "experts":
+                raise RecipeError(
+                    f"lora_target_modules: {shown} names '{name}', which is no layer; expected "
+                    f"lora_target_parameters: [{', '.join(f'{ending}.{key}' for key in whole)}]"
+                )
             raise RecipeError(
                 f"lora_target_modules: {shown} names '{name}', a {type(module).__name__}, which takes no adapters; "
                 f"{_expected(model)}"

@@ -11,7 +11,7 @@ from typing import Any
 from data.io.pixel_bounds import BoundsError, ImageReader
 from models.errors import ModelError
 from models.families.base import TOWERS, backbone_kind
-from models.families.loading import image_reader, load_processor
+from models.families.loading import image_reader, load_processor, without_router_losses
 from models.families.published import published_config, published_reader
 from models.hub_revisions import AdapterBase, adapter_base, find_file, hub_options, model_class
 from trainers.setup.recipes import RecipeError
@@ -199,7 +199,7 @@ def _load(name: str, quantization: Any, options: Mapping[str, Any]) -> Any:
     from trl.trainer.utils import create_model_from_path
 
     chosen = model_class(name, hub_options(options))
-    return create_model_from_path(name, chosen, quantization_config=quantization, **options)
+    return without_router_losses(create_model_from_path(name, chosen, quantization_config=quantization, **options))
 
 
 def lora_config(model_args: Any, freeze_vision_tower: bool, revision: str | None = None) -> Any:

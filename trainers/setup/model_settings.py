@@ -18,7 +18,7 @@ from models.families.vision_hooks import vision_language_model
 from models.reward.names import backbone_type
 from models.shared_prefix.attention import IMPLEMENTATIONS
 from trainers.run.console import say
-from trainers.setup.adapter_targets import check_adapters, model_of
+from trainers.setup.adapter_targets import check_adapters, model_of, what_experts_get
 from trainers.setup.checks import TEMPLATE_FILES
 from trainers.setup.keyword_settings import check_keywords
 from trainers.setup.model import ModelInfo, hub_arguments, init_kwargs, inspect_model
@@ -44,6 +44,8 @@ def checked_model(
     (check or _check_writer)(model.config, args, model_args)
     check_family(model.config, args, model_args)
     check_sharing(model.config, args, model_args)
+    for note in what_experts_get(model.config, model_args):
+        say(f"note: {note}")
     return model
 
 
@@ -114,23 +116,33 @@ def check_sharing(config: Any, args: Any, model_args: Any) -> None:
     """Raises `RecipeError` if `shared_prefix: true` cannot be for the model (`None`: out of reach) or its adapters."""
     if getattr(args, "shared_prefix", None) != "true" or config is None:
         return
-    reason = _reason_not_shared(config, model_args)
+    reason = _reason_not_shared(config, args, model_args)
     if reason is not None:
         raise RecipeError(f"shared_prefix: true: prompts cannot be shared exactly: {reason}")
 
 
-def _reason_not_shared(config: Any, model_args: Any) -> str | None:
+def _reason_not_shared(config: Any, args: Any, model_args: Any) -> str | None:
     """What is known without the weights: trainers ask the model itself."""
     attention = model_args.attn_implementation
     if attention not in (None, *IMPLEMENTATIONS):
         return f"attn_implementation {attention!r} takes no such mask (of {', '.join(IMPLEMENTATIONS)})"
     if model_args.use_peft and model_args.lora_dropout > 0:
         return f"lora_dropout of {model_args.lora_dropout}, which is drawn anew for each row"
+    if _balances_experts(config.get_text_config(), args):
+        return "a load-balancing loss, of each row's own prompt too; router_aux_loss_coef: 0 leaves it out"
     try:
         combined = vision_language_model(_made(config))
     except ValueError as error:
         return str(error)
     return family_of(combined.config).reason_not_shared(combined)
+
+
+def _balances_experts(text: Any, args: Any) -> bool:
+    """Whether the trainer adds the loss of a mixture's routers, as TRL decides it."""
+    if not hasattr(args, "router_aux_loss_coef") or not hasattr(text, "output_router_logits"):
+        return False
+    given = args.router_aux_loss_coef
+    return bool(getattr(text, "router_aux_loss_coef", 0.0) if given is None else given)
 
 
 def use_chat_template(args: Any, model: ModelInfo) -> None:

@@ -68,3 +68,25 @@ def test_t08_one_name_is_a_name_as_in_a_longer_list():
     assert lora_config(ModelConfig(use_peft=True, lora_target_modules=["q_proj"]), False).target_modules == {"q_proj"}
     pattern = ModelConfig(use_peft=True, lora_target_modules=[r".*q_proj"])
     assert lora_config(pattern, False).target_modules == r".*q_proj"
+
+
+# -- mixtures of experts, whose weights are no linear layers ----------------------------------------------------------
+
+
+def test_what_adapters_and_quantisation_leave_of_experts_is_said(run, tiny_family):
+    mixture = {"model_name_or_path": str(tiny_family("qwen3_vl_moe")), "use_peft": True}
+    parameters = ["experts.down_proj", "experts.gate_up_proj"]
+    named = f"lora_target_parameters: [{', '.join(parameters)}] puts some on them"
+    status, printed = run("grpo", load_in_4bit=True, **mixture)
+    assert status == 0, printed
+    assert f"note: adapters of linear layers leave out the weights of experts (13% of all); {named}" in printed
+    assert "note: bitsandbytes quantises linear layers, and leaves the weights of experts (13% of all)" in printed
+    status, printed = run("grpo", lora_target_parameters=parameters, lora_dropout=0, **mixture)
+    assert status == 0, printed
+    assert "experts" not in printed
+
+
+def test_experts_are_no_layer_for_adapters(run, tiny_family):
+    mixture = {"model_name_or_path": str(tiny_family("qwen3_vl_moe")), "use_peft": True}
+    message = refusal(run("grpo", lora_target_modules=["experts"], **mixture))
+    assert message.endswith("expected lora_target_parameters: [experts.gate_up_proj, experts.down_proj]")

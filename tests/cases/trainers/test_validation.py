@@ -270,3 +270,14 @@ def test_a_model_whose_prompts_cannot_be_shared(run, tmp_path, tiny_model):
     (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
     message = refusal(run("grpo", shared_prefix=True, model_name_or_path=str(copy)))
     assert message.endswith("the model has layers with a sliding window")
+
+
+def test_a_loss_of_experts_goes_with_no_shared_prompts(run, tiny_family):
+    mixture = {"model_name_or_path": str(tiny_family("qwen3_vl_moe")), "shared_prefix": True}
+    message = refusal(run("grpo", **mixture))
+    assert message.endswith(
+        "a load-balancing loss, of each row's own prompt too; router_aux_loss_coef: 0 leaves it out"
+    )
+    for method, keys in (("grpo", {"router_aux_loss_coef": 0}), ("reward", {})):
+        status, printed = run(method, **mixture, **keys)
+        assert status == 0, printed

@@ -47,6 +47,9 @@ GRPO = {
     "num_iterations": 2,
 }
 SHARED = {"shared_prefix": True, "shared_prefix_check": True, "per_device_train_batch_size": 6}
+UNBALANCED = {"router_aux_loss_coef": 0.0}
+"""Without the load-balancing loss of experts, which trainers of TRL's add for mixtures, and with which no prompts are
+shared."""
 _PLAIN = re.compile(r"each row computes its prompt by itself \(shared_prefix: auto\): (.+)")
 _TOWER = re.compile(r"\b(visual|vision_tower|vision_model)\.")
 
@@ -207,8 +210,8 @@ def train_and_use(cell: Cell, method: Method) -> None:
 
 
 def share(cell: Cell) -> None:
-    for method in METHODS.values():
-        cell.train(method, "shared", **SHARED)
+    for name, method in METHODS.items():
+        cell.train(method, "shared", **SHARED, **(UNBALANCED if name in ("SFT", "GRPO") else {}))
 
 
 def four_bit(cell: Cell) -> None:

@@ -1,5 +1,8 @@
 """Loading a model and its processor, with the pixel bounds of a recipe."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +18,7 @@ from models.families.loading import (
     space_before_answers,
 )
 from models.families.qwen_vl import QwenVL
-from models.generation import prepare_inputs
+from models.generation import generate, prepare_inputs
 
 
 def _visual_tokens(processor, width: int, height: int) -> int:
@@ -136,3 +139,13 @@ def test_the_space_that_a_template_writes_before_answers(tiny_family, tiny_model
     assert space_before_answers(processor) == " "
     processor.chat_template = processor.chat_template.replace("'Assistant:'", "'Assistant: '")
     assert space_before_answers(processor) == ""
+
+
+def test_a_mixture_that_was_trained_with_the_loss_of_its_routers_answers(tiny_family, tmp_path):
+    """Which transformers computes of whole rows alone; TRL leaves it switched on."""
+    copy = shutil.copytree(tiny_family("qwen3_vl_moe"), tmp_path / "trained")
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    config["text_config"]["output_router_logits"] = True
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    model, processor = load_vlm(str(copy), device="cpu")
+    assert len(generate(model, processor, [[{"role": "user", "content": "Hi"}]], [[]], 4)) == 1
