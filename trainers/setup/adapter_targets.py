@@ -26,6 +26,12 @@ def model_of(config: Any) -> nn.Module:
     return (AutoModelForCausalLM if text_only else AutoModelForImageTextToText).from_config(config)
 
 
+def without_weights(config: Any) -> nn.Module:
+    """The model of a configuration, or under a reward model's, whose weights take no memory."""
+    with torch.device("meta"):
+        return model_of(config.backbone() if hasattr(config, "backbone") else config)
+
+
 def check_adapters(config: Any, args: Any, model_args: Any) -> None:
     """Raises `RecipeError` if the recipe puts adapters on what the model (`None`: out of reach) does not have."""
     if base_of_adapters(model_args.model_name_or_path, hub_arguments(args, model_args)) is None:
@@ -68,8 +74,7 @@ def what_experts_get(config: Any, model_args: Any) -> list[str]:
     asked = model_args.use_peft or model_args.load_in_4bit or model_args.load_in_8bit
     if config is None or not asked or not any("experts" in name for name in config.get_text_config().to_dict()):
         return []
-    with torch.device("meta"):
-        model = model_of(config.backbone() if hasattr(config, "backbone") else config)
+    model = without_weights(config)
     sizes = {name: one.numel() for name, one in model.named_parameters() if ".experts." in name and one.dim() == 3}
     if not sizes:
         return []

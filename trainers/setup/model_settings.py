@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from data.cli.folder_names import looks_local
@@ -18,7 +16,7 @@ from models.families.vision_hooks import vision_language_model
 from models.reward.names import backbone_type
 from models.shared_prefix.attention import IMPLEMENTATIONS
 from trainers.run.console import say
-from trainers.setup.adapter_targets import check_adapters, model_of, what_experts_get
+from trainers.setup.adapter_targets import check_adapters, what_experts_get, without_weights
 from trainers.setup.checks import TEMPLATE_FILES
 from trainers.setup.keyword_settings import check_keywords
 from trainers.setup.model import ModelInfo, hub_arguments, init_kwargs, inspect_model
@@ -71,7 +69,7 @@ def check_family(config: Any, args: Any, model_args: Any) -> None:
     if config.is_encoder_decoder:
         raise RecipeError(f"{found} read with an encoder and write with a decoder; expected one with a decoder alone")
     try:
-        vision_language_model(_made(config))
+        vision_language_model(without_weights(config))
     except ValueError as error:
         raise RecipeError(f"{found} cannot be trained here: {error}") from error
     if getattr(args, "shared_prefix", None) == "auto":
@@ -89,12 +87,6 @@ def check_image_inputs(model: ModelInfo) -> None:
             f"model_name_or_path: {type(model.processor).__name__} makes {', '.join(lost)} of images, which GRPO does "
             "not hand on to the model; SFT, RCE, offline GRPO and reward models do"
         )
-
-
-def _made(config: Any) -> nn.Module:
-    """The model of a configuration, or under a reward model's, without weights."""
-    with torch.device("meta"):
-        return model_of(config.backbone() if hasattr(config, "backbone") else config)
 
 
 def check_model_settings(args: Any, model: ModelInfo) -> None:
@@ -131,7 +123,7 @@ def _reason_not_shared(config: Any, args: Any, model_args: Any) -> str | None:
     if _balances_experts(config.get_text_config(), args):
         return "a load-balancing loss, of each row's own prompt too; router_aux_loss_coef: 0 leaves it out"
     try:
-        combined = vision_language_model(_made(config))
+        combined = vision_language_model(without_weights(config))
     except ValueError as error:
         return str(error)
     return family_of(combined.config).reason_not_shared(combined)
