@@ -159,9 +159,8 @@ def attend(
     rows, heads, tokens, size = query.shape
     scale = size**-0.5 if scaling is None else scaling
     step, repeats = attention_mask.step, heads // key.shape[1]
-    own = query.to(value.dtype).reshape(
-        rows, key.shape[1], repeats * tokens, size
-    )  # queries, of heads that share keys
+    # Heads that share keys stand as queries of one head.
+    own = query.to(value.dtype).reshape(rows, key.shape[1], repeats * tokens, size)
     found, sums = attention_with_sums(own, key, value, attention_mask.own_bias(repeats, value.dtype), scale)
     prompt_keys, prompt_values = key.layer.of_prompts(step.prompts)
     bias = attention_mask.prompt_bias(repeats, prompt_keys.shape[2], value.dtype)

@@ -413,7 +413,7 @@ def test_a_key_that_only_scripts_read_is_refused_and_the_page_says_what_replaces
 
 def read_by_trainers() -> set[str]:
     """Names of attributes that the code of trainers reads, without what scripts do before a trainer is made."""
-    folders = ("", "mixins", "groups", "labels", "preferences", "report", "vllm_engine")
+    folders = ("", "mixins", "mixins/rollouts", "groups", "labels", "preferences", "report", "vllm_engine")
     files = [path for name in folders for path in (ROOT / "trainers" / name).glob("*.py")]
     files += [ROOT / "trainers" / name for name in ("setup/default_config.py", "run/early_stopping.py")]
     script = {"main", "train_on_groups", "before_imports", "load_stored_groups", "load_checked_preferences"}
