@@ -172,6 +172,7 @@ def build(setting: Setting, cls: type[Alternating], folder: str, steps: int) -> 
         max_completion_length=setting.completion,
         max_steps=steps,
         shared_prefix_check=steps > 1,
+        router_aux_loss_coef=0.0,  # of mixtures of experts; with it no prompts are shared
     )
     trainer = cls(
         model,
