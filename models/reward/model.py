@@ -33,6 +33,7 @@ from models.reward.inputs import Prompt, ResponseGroup, read_requests
 from models.shared_prefix.layout import rows_with_equal_keys
 from models.shared_prefix.packing import pack_conversations
 from models.shared_prefix.sharing import SharedPrefix
+from models.zero3 import loading_transposed
 
 HEAD = "score_head"
 
@@ -146,7 +147,8 @@ class _RewardModel:
         quantization = kwargs.get("quantization_config")
         if quantization is not None:  # the head is trained in full
             quantization.llm_int8_skip_modules = [HEAD, "lm_head"]
-        model, info = cls.from_pretrained(name, config=config, output_loading_info=True, **kwargs)
+        with loading_transposed():
+            model, info = cls.from_pretrained(name, config=config, output_loading_info=True, **kwargs)
         may_miss = (f"{HEAD}.",) if starts_new else ()
         missing = sorted(key for key in info["missing_keys"] if not key.startswith(may_miss))
         wrong = [f"missing: {missing}"] if missing else []

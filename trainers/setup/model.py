@@ -14,6 +14,7 @@ from models.families.base import TOWERS, backbone_kind
 from models.families.loading import image_reader, load_processor, without_router_losses
 from models.families.published import published_config, published_reader
 from models.hub_revisions import AdapterBase, adapter_base, find_file, hub_options, model_class
+from models.zero3 import loading_transposed
 from trainers.setup.recipes import RecipeError
 
 ALL_LINEAR = "all-linear"
@@ -189,7 +190,8 @@ def class_of_its_revision(model: Any, args: Any) -> Iterator[None]:
         hub = {"trust_remote_code": args.trust_remote_code} | hub_options(options)
         args.model_init_kwargs = options | {"architecture": model_class(name, hub)}
     try:
-        yield
+        with loading_transposed():
+            yield
     finally:
         args.model_init_kwargs = given
 
@@ -199,7 +201,9 @@ def _load(name: str, quantization: Any, options: Mapping[str, Any]) -> Any:
     from trl.trainer.utils import create_model_from_path
 
     chosen = model_class(name, hub_options(options))
-    return without_router_losses(create_model_from_path(name, chosen, quantization_config=quantization, **options))
+    with loading_transposed():
+        model = create_model_from_path(name, chosen, quantization_config=quantization, **options)
+    return without_router_losses(model)
 
 
 def lora_config(model_args: Any, freeze_vision_tower: bool, revision: str | None = None) -> Any:
