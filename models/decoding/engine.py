@@ -1,6 +1,5 @@
 """Whether rollouts go through the loop: what is asked for, and where it is exact."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ from transformers import GenerationMixin
 from data.errors import UserError
 from models.decoding.custom_generate import Decoding
 from models.decoding.reasons import reason_not_rolled_out
+from models.shared_prefix.modes import WhereExact
 from models.shared_prefix.prefill import shared_prefill
 from models.shared_prefix.sharing import reason_not_shared
 
@@ -24,7 +24,7 @@ class RolloutError(UserError, ValueError):
     """Completions must be rolled out by the loop, and cannot be."""
 
 
-class Engine:
+class Engine(WhereExact):
     """Whether completions are rolled out by the loop.
 
     Args:
@@ -34,9 +34,9 @@ class Engine:
     """
 
     def __init__(self, mode: str = "auto", decoding: Decoding | None = None):
-        self.mode = mode
+        required = "rollout_engine: true: completions cannot be rolled out exactly"
+        super().__init__(mode, RolloutError, required, "transformers rolls completions out (rollout_engine: auto)")
         self.decoding = decoding or Decoding()
-        self._warned: set[str] = set()
 
     def usable(self, model: nn.Module, arguments: dict[str, Any]) -> bool:
         """Whether the loop does what `model.generate` is asked for.
@@ -47,15 +47,7 @@ class Engine:
         Raises:
             RolloutError: it must, and does not.
         """
-        reason = reason_not_rolled_out(model, arguments)
-        if reason is None:
-            return True
-        if self.mode == "true":
-            raise RolloutError(f"rollout_engine: true: completions cannot be rolled out exactly: {reason}")
-        if reason not in self._warned:
-            self._warned.add(reason)
-            warnings.warn(f"transformers rolls completions out (rollout_engine: auto): {reason}", stacklevel=4)
-        return False
+        return self.allowed(reason_not_rolled_out(model, arguments))
 
 
 @contextmanager

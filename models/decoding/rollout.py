@@ -17,8 +17,6 @@ from models.decoding.prompts import read_prompts
 from models.families.registry import family_of
 from models.families.vision_hooks import CACHES, vision_language_model
 
-LONGEST_CONTEXT = 6
-
 
 @dataclass(frozen=True)
 class Ends:
@@ -106,7 +104,8 @@ class RollOut:
         self.found = Completions(*([[] for _ in range(rows)] for _ in range(3)))
         self.ended = [False] * rows
         if self.drafting is not None:
-            self.read = [self.prompts.tokens[number][-LONGEST_CONTEXT:] for number in self.prompts.of_row]
+            longest = max(self.drafting.store.orders)
+            self.read = [self.prompts.tokens[number][-longest:] for number in self.prompts.of_row]
 
     @torch.no_grad()
     def run(self) -> Completions:

@@ -1,9 +1,8 @@
 """Whether prompts are shared: what a recipe asks for, where it is exact, and the check that both ways agree."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed
@@ -14,10 +13,10 @@ from data.errors import UserError
 from models.families.registry import family_of
 from models.families.vision_hooks import vision_language_model
 from models.shared_prefix.attention import IMPLEMENTATIONS
+from models.shared_prefix.modes import WhereExact, parse_mode
 from models.shared_prefix.output_gradients import OutputGradients, with_output_gradients
 from models.shared_prefix.packing import Continuations, Rows, pack_continuations
 
-MODES = ("auto", "true", "false")
 Values = TypeVar("Values", torch.Tensor, tuple)
 
 
@@ -57,7 +56,7 @@ def _randomness(model: nn.Module) -> str | None:
     return None
 
 
-class SharedPrefix:
+class SharedPrefix(WhereExact):
     """Whether a trainer shares prompts, and the check that it does so exactly.
 
     Args:
@@ -67,9 +66,10 @@ class SharedPrefix:
     """
 
     def __init__(self, mode: str = "auto", check: bool = False):
-        self.mode = parse_mode(mode)
+        required = "shared_prefix: true: prompts cannot be shared exactly"
+        instead = "each row computes its prompt by itself (shared_prefix: auto)"
+        super().__init__(parse_mode(mode), SharedPrefixError, required, instead)
         self._unchecked = {"values", "gradients"} if check and self.mode != "false" else set()
-        self._warned: set[str] = set()
 
     def usable(self, model: nn.Module) -> bool:
         """Whether to share the prompts of a batch for a model as it is now.
@@ -78,17 +78,6 @@ class SharedPrefix:
             SharedPrefixError: the recipe says that they must be, and they cannot.
         """
         return self.mode != "false" and self.allowed(reason_not_shared(model))
-
-    def allowed(self, reason: str | None) -> bool:
-        """Whether there is nothing against sharing; warns of a reason once."""
-        if reason is None:
-            return True
-        if self.mode == "true":
-            raise SharedPrefixError(f"shared_prefix: true: prompts cannot be shared exactly: {reason}")
-        if reason not in self._warned:
-            self._warned.add(reason)
-            warnings.warn(f"each row computes its prompt by itself (shared_prefix: auto): {reason}", stacklevel=3)
-        return False
 
     def pack(self, model: nn.Module, rows: Rows, width: int) -> Continuations | None:
         """`pack_continuations`; `None` also where sharing would not be exact, of which it warns."""
@@ -237,18 +226,3 @@ def computing_dtype(model: nn.Module) -> torch.dtype:
     weight = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-
-
-def parse_mode(value: Any, name: str = "shared_prefix") -> str:
-    """`auto`, `true` or `false`, also as YAML's truth values.
-
-    Args:
-        name: of the setting, for the error.
-
-    Raises:
-        ValueError: anything else.
-    """
-    mode = str(value).lower()
-    if mode not in MODES:
-        raise ValueError(f"{name}: expected one of {', '.join(MODES)}, found {value!r}")
-    return mode

@@ -12,8 +12,9 @@ from torch import nn
 from models.families.base import IMAGE_INPUTS, TOKEN_TYPES, ImageTensors
 from models.families.registry import family_of, family_of_processor, known_family_of
 from models.families.vision_hooks import has_vision_tower, vision_language_model
+from models.shared_prefix.modes import parse_mode
 from models.shared_prefix.packing import Rows
-from models.shared_prefix.sharing import SharedPrefix, parse_mode
+from models.shared_prefix.sharing import SharedPrefix
 from trainers.mixins.rollouts.batch import with_rows_as_images
 
 

@@ -1,8 +1,9 @@
 """Batches of rows with repeated prompts, and the plain way to score them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
 import numpy as np
@@ -126,6 +127,23 @@ def tiny_llava_onevision(attention: str = "sdpa", seed: int = 0):
     model = llava_onevision.build_model(tokenizer, TinySize(32, seed=seed))
     model.set_attn_implementation(attention)
     return model
+
+
+MAKERS: dict[str, Callable[..., nn.Module]] = {
+    "qwen2_vl": tiny_qwen2_vl,
+    "qwen2_5_vl": tiny_qwen2_5_vl,
+    "qwen3_vl": tiny_qwen3_vl,
+    "qwen3_5": tiny_qwen3_5,
+    "internvl": tiny_internvl,
+    "idefics3": tiny_idefics,
+    "smolvlm": tiny_smolvlm,
+    "gemma3": tiny_gemma3,
+    "gemma4": tiny_gemma4,
+    "llava_onevision": tiny_llava_onevision,
+    "qwen3_vl_moe": partial(tiny_mixture, family=qwen3_vl),
+    "qwen3_5_moe": partial(tiny_mixture, family=qwen3_5),
+}
+"""What makes a tiny model, by its model type."""
 
 
 def in_double(model: nn.Module) -> nn.Module:

@@ -1,47 +1,16 @@
 """Batches of prompts, ways to sample, and completions of them by both ways: `generate`, and the loop in its place."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
-from prefix_cases import (
-    Batch,
-    Prompt,
-    prompts_of,
-    tiny_gemma3,
-    tiny_gemma4,
-    tiny_idefics,
-    tiny_internvl,
-    tiny_llava_onevision,
-    tiny_mixture,
-    tiny_qwen2_5_vl,
-    tiny_qwen2_vl,
-    tiny_qwen3_5,
-    tiny_qwen3_vl,
-    tiny_smolvlm,
-)
+from prefix_cases import MAKERS, Batch, Prompt, prompts_of
 from torch import nn
 
 from models.decoding.custom_generate import Decoding
 from models.decoding.engine import Engine, rolling_out
-from models.tiny_families import qwen3_5, qwen3_vl
-
-MAKERS: dict[str, Callable[..., nn.Module]] = {
-    "qwen2_vl": tiny_qwen2_vl,
-    "qwen2_5_vl": tiny_qwen2_5_vl,
-    "qwen3_vl": tiny_qwen3_vl,
-    "qwen3_5": tiny_qwen3_5,
-    "internvl": tiny_internvl,
-    "idefics3": tiny_idefics,
-    "smolvlm": tiny_smolvlm,
-    "gemma3": tiny_gemma3,
-    "gemma4": tiny_gemma4,
-    "llava_onevision": tiny_llava_onevision,
-    "qwen3_vl_moe": partial(tiny_mixture, family=qwen3_vl),
-    "qwen3_5_moe": partial(tiny_mixture, family=qwen3_5),
-}
 
 PICTURE = Prompt((3, 5), ((4, 6),), 1)
 TEXT = Prompt((7,), (), 2)

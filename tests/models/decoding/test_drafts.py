@@ -1,9 +1,6 @@
 """What followed the same tokens before is found, the latest first, in bounded memory."""
 
-import pytest
-
-from models.decoding.drafts import MOST_CONTEXTS, ORDERS, DraftStore
-from models.decoding.rollout import LONGEST_CONTEXT
+from models.decoding.drafts import MOST_CONTEXTS, DraftStore
 
 
 def store_of(*sequences: list[int], orders: tuple[int, ...] = (2,), most: int = 100) -> DraftStore:
@@ -66,8 +63,3 @@ def test_as_many_contexts_are_kept_as_are_said_to_be():
         store.note(list(range(start, start + 30)), 0)
     assert len(store) == 50
     assert DraftStore().most == MOST_CONTEXTS
-
-
-@pytest.mark.parametrize("orders", [ORDERS, (1,)])
-def test_a_row_is_read_from_as_far_back_as_contexts_reach(orders):
-    assert max(orders) <= LONGEST_CONTEXT

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefix_cases import (
+    MAKERS,
     MIXED,
     SHARED_IMAGES,
     Batch,
@@ -26,10 +27,8 @@ from prefix_cases import (
     tiny_idefics,
     tiny_internvl,
     tiny_llava_onevision,
-    tiny_mixture,
     tiny_qwen3_5,
     tiny_qwen3_vl,
-    tiny_smolvlm,
 )
 from torch import nn
 
@@ -41,26 +40,16 @@ from models.families.qwen3_5 import Qwen35
 from models.families.qwen3_vl import Qwen3VL
 from models.shared_prefix import fork, packing
 from models.shared_prefix.sharing import reason_not_shared
-from models.tiny_families import qwen3_5, qwen3_vl
 
-MAKERS = {
-    "qwen3_vl": tiny_qwen3_vl,
-    "qwen3_5": tiny_qwen3_5,
-    "internvl": tiny_internvl,
-    "idefics3": tiny_idefics,
-    "smolvlm": tiny_smolvlm,
-}
-MIXTURES = {
-    "qwen3_vl_moe": partial(tiny_mixture, family=qwen3_vl),
-    "qwen3_5_moe": partial(tiny_mixture, family=qwen3_5),
-}
-BOUNDS = dict.fromkeys((*MAKERS, *MIXTURES, "gemma3", "gemma4", "llava_onevision"), 1e-10)
+FIRST = {name: MAKERS[name] for name in ("qwen3_vl", "qwen3_5", "internvl", "idefics3", "smolvlm")}
+MIXTURES = {name: MAKERS[name] for name in ("qwen3_vl_moe", "qwen3_5_moe")}
+BOUNDS = dict.fromkeys((*FIRST, *MIXTURES, "gemma3", "gemma4", "llava_onevision"), 1e-10)
 BOUNDS |= dict.fromkeys(("qwen3_5", "qwen3_5_moe"), 1e-9)
 
 
 @cache
 def cached_model(family: str) -> nn.Module:
-    return in_double((MAKERS | MIXTURES | LATER)[family]()).train()
+    return in_double(MAKERS[family]()).train()
 
 
 def exact(family: str, batch: Batch, kind: str) -> None:
@@ -76,7 +65,7 @@ def exact(family: str, batch: Batch, kind: str) -> None:
 KINDS = st.sampled_from(["off", "reentrant", "not reentrant"])
 
 
-@pytest.mark.parametrize("family", MAKERS)
+@pytest.mark.parametrize("family", FIRST)
 @settings(max_examples=20)
 @given(batch=batches(between=False), kind=KINDS)
 def test_values_and_gradients_are_exact_in_float64(family, batch, kind):
@@ -101,7 +90,7 @@ def test_a_batch_of_a_mixture_is_exact_and_all_its_experts_learn(family):
     assert all(one.abs().max() > 0 for one in experts)
 
 
-LATER = {"gemma3": tiny_gemma3, "gemma4": tiny_gemma4, "llava_onevision": tiny_llava_onevision}
+LATER = {name: MAKERS[name] for name in ("gemma3", "gemma4", "llava_onevision")}
 LONG = batches(between=False, text=20, rest=24)
 """Longer than the windows of the tiny Gemmas."""
 

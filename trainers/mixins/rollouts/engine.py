@@ -7,7 +7,7 @@ from models.decoding.custom_generate import Decoding
 from models.decoding.drafts import DraftStore
 from models.decoding.engine import Engine, rolling_out
 from models.decoding.rollout import Drafting
-from models.shared_prefix.sharing import parse_mode
+from models.shared_prefix.modes import parse_mode
 
 
 @dataclass
