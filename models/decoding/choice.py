@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from transformers import LogitsProcessorList
 
-from models.decoding.sampling import Cuts, Draws
+from models.decoding.sampling import Cuts
+from models.decoding.streams import Draws
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from transformers.generation.stopping_criteria import EosTokenCriteria
 from models.decoding.choice import ByCuts, ByProcessors
 from models.decoding.rollout import Completions, Drafting, Ends, RollOut
 from models.decoding.sampled_log_probs import SampledLogProbs
-from models.decoding.sampling import AsTransformers, Cuts, Draws, Likeliest, OwnNumbers
+from models.decoding.sampling import Cuts
+from models.decoding.streams import AsTransformers, Draws, Likeliest, OwnNumbers
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Decoding:
     """What `generate` takes as `custom_generate`: the loop, with these settings.
 
     Attributes:
-        stream: of random numbers, one of `models.decoding.sampling.STREAMS`.
+        stream: of random numbers, one of `models.decoding.streams.STREAMS`.
         drafting: `None` drafts nothing.
         notes_drawn: note the log-probabilities of what tokens are drawn from, after all cuts.
         last: completions of the last batch.

@@ -1,23 +1,13 @@
-"""Which token comes next: what transformers' processors leave of the scores, and two streams of random numbers.
+"""What transformers' processors leave of the scores of the next token."""
 
-`transformers` draws as `generate` does, by the same numbers: for the same seed the same tokens, and the generator
-stands afterwards where `generate` leaves it. `torch.multinomial` draws one token of each row as argmax(p / q), with q
-from an exponential distribution for every row and token, rows that have ended included.
-
-`own` draws one uniform number for each row and step at the start. Tokens then depend on the seed, the row and its
-logits alone, and not on what else is in the batch; and it is much cheaper.
-"""
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.generation import logits_process as known
 
-STREAMS = ("transformers", "own")
 FEW = 64
 """Most likely tokens among which is usually all that top-p and min-p leave."""
 
@@ -119,124 +109,3 @@ def _likeliest_first(scores: torch.Tensor, size: int) -> tuple[torch.Tensor, tor
 def _is_plain(processor: LogitsProcessor) -> bool:
     """Whether a processor keeps as few as its cut says, and lets nothing come that it cuts."""
     return getattr(processor, "min_tokens_to_keep", 1) == 1 and getattr(processor, "filter_value", -inf) == -inf
-
-
-class Draws(Protocol):
-    """Picks tokens of rows at their steps."""
-
-    def pick(
-        self, scores: torch.Tensor, rows: Sequence[int], steps: Sequence[int], ids: torch.Tensor | None
-    ) -> torch.Tensor:
-        """(N,), a token for each.
-
-        Args:
-            scores: (N, V), or (N, K) of the tokens with these `ids`, likeliest first.
-        """
-
-    def forget_before(self, step: int) -> None:
-        """No row comes back to an earlier step."""
-
-    def finish(self, steps: int) -> None:
-        """The longest row has so many tokens."""
-
-
-class Likeliest:
-    """Draws nothing: the likeliest token comes next."""
-
-    def pick(
-        self, scores: torch.Tensor, rows: Sequence[int], steps: Sequence[int], ids: torch.Tensor | None
-    ) -> torch.Tensor:
-        return _named(scores.argmax(dim=1), ids)
-
-    def forget_before(self, step: int) -> None:
-        pass
-
-    def finish(self, steps: int) -> None:
-        pass
-
-
-class AsTransformers:
-    """The numbers that `generate` draws.
-
-    Args:
-        batch: rows of `generate`; vocabulary: tokens.
-    """
-
-    def __init__(self, batch: int, vocabulary: int, device: torch.device):
-        self.batch, self.vocabulary, self.device = batch, vocabulary, device
-        self._noise: dict[int, torch.Tensor] = {}
-        self._states: list[torch.Tensor] = []  # of the generator after each step
-
-    def pick(
-        self, scores: torch.Tensor, rows: Sequence[int], steps: Sequence[int], ids: torch.Tensor | None
-    ) -> torch.Tensor:
-        noise = self._of(rows, steps)
-        shares = scores.softmax(dim=1)
-        return _named((shares / (noise if ids is None else noise.gather(1, ids))).argmax(dim=1), ids)
-
-    def _of(self, rows: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
-        """(N, V)."""
-        different = sorted(set(steps))
-        for step in different:
-            self._draw_to(step)
-        if len(different) == 1:
-            noise = self._noise[different[0]]
-            return noise if list(rows) == list(range(self.batch)) else noise[list(rows)]
-        return torch.stack([self._noise[step][row] for row, step in zip(rows, steps, strict=True)])
-
-    def _draw_to(self, step: int) -> None:
-        while len(self._states) <= step:
-            self._noise[len(self._states)] = torch.empty(self.batch, self.vocabulary, device=self.device).exponential_(
-                1
-            )
-            self._states.append(_generator_state(self.device))
-
-    def forget_before(self, step: int) -> None:
-        for old in [one for one in self._noise if one < step]:
-            del self._noise[old]
-
-    def finish(self, steps: int) -> None:
-        """Drafts may have asked for numbers that `generate` never draws."""
-        if self._states:
-            _set_generator_state(self._states[steps - 1], self.device)
-
-
-class OwnNumbers:
-    """A uniform number for each row and step, all drawn at the start.
-
-    Args:
-        batch: rows; most: steps.
-    """
-
-    def __init__(self, batch: int, most: int, device: torch.device):
-        self._numbers = torch.rand(batch, most, device=device)
-
-    def pick(
-        self, scores: torch.Tensor, rows: Sequence[int], steps: Sequence[int], ids: torch.Tensor | None
-    ) -> torch.Tensor:
-        sums = scores.softmax(dim=1).cumsum(dim=1)
-        numbers = self._numbers[list(rows), list(steps)].unsqueeze(1) * sums[:, -1:]
-        places = torch.searchsorted(sums, numbers, right=True).squeeze(1)
-        return _named(places.clamp(max=sums.shape[1] - 1), ids)
-
-    def forget_before(self, step: int) -> None:
-        pass
-
-    def finish(self, steps: int) -> None:
-        pass
-
-
-def _named(places: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
-    """The tokens at these places (N,)."""
-    return places if ids is None else ids.gather(1, places.unsqueeze(1)).squeeze(1)
-
-
-def _generator_state(device: torch.device) -> torch.Tensor:
-    return torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
-
-
-def _set_generator_state(state: torch.Tensor, device: torch.device) -> None:
-    if device.type == "cpu":
-        torch.set_rng_state(state)
-    else:
-        torch.get_device_module(device).set_rng_state(state, device)

@@ -6,7 +6,8 @@ from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogits
 from transformers.generation import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from models.decoding.choice import ByCuts, ByProcessors
-from models.decoding.sampling import AsTransformers, Cuts, Likeliest
+from models.decoding.sampling import Cuts
+from models.decoding.streams import AsTransformers, Likeliest
 
 LOGITS = torch.tensor([[1.0, 3.0, 2.0, 0.0], [0.5, 1.0, 0.0, 5.0]])
 

@@ -34,7 +34,7 @@ from transformers import (
 from models.decoding.custom_generate import Decoding
 from models.decoding.drafts import DraftStore
 from models.decoding.rollout import Drafting
-from models.decoding.sampling import OwnNumbers
+from models.decoding.streams import OwnNumbers
 from models.tiny import build_model, build_tokenizer
 
 CELLS = list(product(MAKERS, SHAPES, SAMPLERS))

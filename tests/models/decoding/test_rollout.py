@@ -24,7 +24,7 @@ from models.decoding.choice import ByCuts
 from models.decoding.custom_generate import Decoding
 from models.decoding.drafts import DraftStore
 from models.decoding.rollout import Drafting, RollOut
-from models.decoding.sampling import AsTransformers
+from models.decoding.streams import AsTransformers
 from models.families.gemma import Gemma3
 from models.families.registry import family_of
 
