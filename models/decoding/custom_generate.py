@@ -14,7 +14,8 @@ from transformers import (
 from transformers.generation.stopping_criteria import EosTokenCriteria
 
 from models.decoding.choice import ByCuts, ByProcessors
-from models.decoding.rollout import Completions, Drafting, Ends, RollOut
+from models.decoding.drafts.drafting import Drafting
+from models.decoding.rollout import Completions, Ends, RollOut
 from models.decoding.sampled_log_probs import SampledLogProbs
 from models.decoding.sampling import Cuts
 from models.decoding.streams import AsTransformers, Draws, Likeliest, OwnNumbers

@@ -1,5 +1,6 @@
 """The loop that rolls out completions of prompts."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from transformers import StoppingCriteriaList
 from models.decoding.attention import StepMask, rollout_attention
 from models.decoding.cache import RolloutCache
 from models.decoding.choice import ByCuts, ByProcessors
-from models.decoding.drafts import DraftStore
+from models.decoding.drafts.drafting import Drafting, RowDrafts
 from models.decoding.live_rows import LiveRows
 from models.decoding.prompts import read_prompts
 from models.families.registry import family_of
@@ -62,14 +63,6 @@ class Completions:
     counts: Counts = field(default_factory=Counts)
 
 
-@dataclass
-class Drafting:
-    """Looks up so many tokens at most."""
-
-    store: DraftStore
-    most: int
-
-
 class RollOut:
     """One rollout of a batch.
 
@@ -99,13 +92,12 @@ class RollOut:
         most_drafted = 0 if drafting is None else drafting.most
         of_row = torch.tensor(self.prompts.of_row, device=device)
         self.cache = RolloutCache(self.prompts.layers, of_row, ends.most + most_drafted)
-        self.drafting = None if self.cache.has_states else drafting
         self.live = LiveRows(self.prompts, self.cache)
         self.found = Completions(*([[] for _ in range(rows)] for _ in range(3)))
         self.ended = [False] * rows
-        if self.drafting is not None:
-            longest = max(self.drafting.store.orders)
-            self.read = [self.prompts.tokens[number][-longest:] for number in self.prompts.of_row]
+        self.drafts = None
+        if drafting is not None and not self.cache.has_states:
+            self.drafts = RowDrafts(drafting, [self.prompts.tokens[number] for number in self.prompts.of_row])
 
     @torch.no_grad()
     def run(self) -> Completions:
@@ -113,8 +105,12 @@ class RollOut:
         self._take(self.prompts.logits[self.prompts.of_row], rows, [[] for _ in rows])
         with rollout_attention(self.text):
             while self._leave():
-                drafts = self._drafts()
+                drafts = self._drafted()
+                began = time.perf_counter()
                 self._take(self._forward(drafts), self.live.rows, drafts)
+                if self.drafts is not None:
+                    places = len(self.live.rows) * (1 + max(map(len, drafts)))
+                    self.drafts.note_forward(places, time.perf_counter() - began)
         self.choice.draws.finish(max(map(len, self.found.ids)))
         return self.found
 
@@ -124,15 +120,12 @@ class RollOut:
         self.live.leave(lambda row: self.ended[row] and not stays, lambda row: len(self.found.ids[row]) - 1)
         return bool(self.live.rows)
 
-    def _drafts(self) -> list[list[int]]:
+    def _drafted(self) -> list[list[int]]:
         """Of each live row, what may come after the token that is not in the cache yet."""
-        if self.drafting is None:
-            return [[] for _ in self.live.rows]
-        store, most = self.drafting.store, self.drafting.most
-        return [
-            store.find(self.read[row], min(most, self.ends.most - len(self.found.ids[row]) - 1))
-            for row in self.live.rows
-        ]
+        rows = self.live.rows
+        if self.drafts is None:
+            return [[] for _ in rows]
+        return self.drafts.of_rows(rows, [self.ends.most - len(self.found.ids[row]) - 1 for row in rows])
 
     def _forward(self, drafts: Sequence[Sequence[int]]) -> torch.Tensor:
         """(N, V), logits after the last token of each live row and after each drafted one."""
@@ -193,10 +186,8 @@ class RollOut:
         """What follows from the tokens that rows have got."""
         for row, tokens in zip(rows, kept, strict=True):
             self.ended[row] |= tokens[-1] in self.ends.tokens or len(self.found.ids[row]) >= self.ends.most
-            if self.drafting is not None:
-                start = len(self.read[row])
-                self.read[row] += tokens
-                self.drafting.store.note(self.read[row], start)
+        if self.drafts is not None:
+            self.drafts.note(rows, kept)
         if isinstance(self.choice, ByProcessors):
             self.choice.note(rows, [tokens[-1] for tokens in kept])
             if self.ends.criteria is not None:

@@ -25,13 +25,18 @@ STATE_FILE = "trainer_state.json"
 TEMPLATES = Path(__file__).parent / "templates"
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_EMPTY_LINES = re.compile(r"\n(?:[ \t]*\n){4,}")
 
 History = Sequence[Mapping[str, Any]]
 
 
 def visible(text: str) -> str:
-    """A text in which characters that a browser drops or takes for something else are seen: `\\x1c` for U+001C."""
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """A text in which characters that a browser drops or takes for something else are seen: `\\x1c` for U+001C.
+
+    More than three empty lines, as an untrained model may write hundreds, become a line that counts them.
+    """
+    short = _EMPTY_LINES.sub(lambda found: f"\n[{found[0].count(chr(10)) - 1} empty lines]\n", text)
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), short)
 
 
 def in_table(text: Any) -> str:

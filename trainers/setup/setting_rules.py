@@ -142,7 +142,6 @@ RANGES = {
     "kl_target_min": AT_LEAST_0,
     # GRPO
     "dynamic_sampling_rounds": AT_LEAST_0,
-    "rollout_drafts": AT_LEAST_0,
     "max_sampling_difference": AT_LEAST_0,
     "temperature_factor": ABOVE_0,
     "temperature_max": ABOVE_0,

@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from models.decoding.custom_generate import Decoding
-from models.decoding.drafts import DraftStore
-from models.decoding.rollout import Drafting
+from models.decoding.drafts.drafting import Drafting
+from models.decoding.drafts.store import DraftStore
 from models.decoding.streams import OwnNumbers
 from models.tiny import build_model, build_tokenizer
 

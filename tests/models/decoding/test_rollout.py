@@ -22,8 +22,9 @@ from models.decoding.attention import Step, StepMask
 from models.decoding.cache import OwnKeys, RolloutCache
 from models.decoding.choice import ByCuts
 from models.decoding.custom_generate import Decoding
-from models.decoding.drafts import DraftStore
-from models.decoding.rollout import Drafting, RollOut
+from models.decoding.drafts.drafting import Drafting
+from models.decoding.drafts.store import DraftStore
+from models.decoding.rollout import RollOut
 from models.decoding.streams import AsTransformers
 from models.families.gemma import Gemma3
 from models.families.registry import family_of

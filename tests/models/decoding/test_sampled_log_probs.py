@@ -5,8 +5,8 @@ from rollout_cases import complete, inputs_of, spread_model
 from transformers import LogitsProcessorList
 
 from models.decoding.custom_generate import Decoding
-from models.decoding.drafts import DraftStore
-from models.decoding.rollout import Drafting
+from models.decoding.drafts.drafting import Drafting
+from models.decoding.drafts.store import DraftStore
 from models.decoding.sampled_log_probs import SampledLogProbs
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from trainers.report.curves import draw_figures
-from trainers.report.page import write_report
+from trainers.report.page import visible, write_report
 from trainers.report.record import RunInfo, RunRecord
 from trainers.report.samples import SampleGroup, SampleLog
 from trainers.run.console import format_log
@@ -129,3 +129,16 @@ def test_a_sample_that_cannot_be_kept_is_said_once(tmp_path, capsys):
 def test_console_line():
     line = format_log(5, 65, {**HISTORY[4], "epoch": 0.1, "rewards/agent_selection/std": 0.3})
     assert line == ("step 5/65  reward 0.5  agent_selection 0.2  KL 0.01  length 30  loss -0.1  lr 0.0001")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\n\n\n\nb", "a\n\n\n\nb"),
+        ("a\n\n\n\n\nb", "a\n[4 empty lines]\nb"),
+        ("\n" * 400, "\n[399 empty lines]\n"),
+        ("a\n \n\t\n \n \nb\x1c", "a\n[4 empty lines]\nb\\x1c"),
+    ],
+)
+def test_many_empty_lines_are_counted_instead_of_shown(text, shown):
+    assert visible(text) == shown

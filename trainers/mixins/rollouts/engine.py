@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models.decoding.custom_generate import Decoding
-from models.decoding.drafts import DraftStore
+from models.decoding.drafts.drafting import Drafting, parse_drafts
 from models.decoding.engine import Engine, rolling_out
-from models.decoding.rollout import Drafting
 from models.shared_prefix.modes import parse_mode
 
 
@@ -29,13 +28,18 @@ class RolloutEngineArguments:
             "completions as without the loop; or one for each row and step, which is faster."
         },
     )
-    rollout_drafts: int = field(
+    rollout_drafts: str | int = field(
         default=0,
-        metadata={"help": "Tokens that are looked up and sampled at once; completions stay the same. 0: none."},
+        metadata={
+            "help": "Tokens that are looked up and sampled at once; completions stay the same. 0: none; auto: as many "
+            "as pay, by what is accepted and what forwards take.",
+            "type": str | int,
+        },
     )
 
     def __post_init__(self):
         self.rollout_engine = parse_mode(self.rollout_engine, "rollout_engine")
+        self.rollout_drafts = parse_drafts(self.rollout_drafts, "rollout_drafts")
         asked = {
             "rollout_engine": self.rollout_engine == "true",
             "rollout_stream": self.rollout_stream == "own",
@@ -53,8 +57,8 @@ class LoopedRollouts:
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        drafting = Drafting(DraftStore(), self.args.rollout_drafts) if self.args.rollout_drafts else None
-        self.engine = Engine(self.args.rollout_engine, Decoding(self.args.rollout_stream, drafting))
+        decoding = Decoding(self.args.rollout_stream, Drafting.of(self.args.rollout_drafts))
+        self.engine = Engine(self.args.rollout_engine, decoding)
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
         """The parent's, by the loop."""

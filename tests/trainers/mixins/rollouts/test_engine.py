@@ -33,7 +33,7 @@ SETTINGS = {"max_steps": 4, "beta": 0.1, "learning_rate": 1e-2, "temperature": 0
 FIGURES = ("completions/mean_length", "reward", "loss", "kl")
 
 
-@pytest.mark.parametrize("more", [{}, {"rollout_drafts": 3}])
+@pytest.mark.parametrize("more", [{}, {"rollout_drafts": 3}, {"rollout_drafts": "auto"}])
 def test_runs_learn_the_same(make_grpo, forwards, more):
     plain, expected = trained(make_grpo(**SETTINGS, rollout_engine=False))
     assert forwards == []
@@ -69,7 +69,8 @@ def test_what_is_not_exact_is_left_to_transformers_or_an_error(make_grpo, forwar
 def test_settings_of_no_effect_or_sense_are_errors(make_grpo):
     with pytest.raises(ValueError, match="rollout_drafts: 4: is of rollouts by transformers, found use_vllm: true"):
         GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, use_vllm=True, rollout_drafts=4)
-    with pytest.raises(ValueError, match="rollout_drafts: expected at least 0, found -1"):
-        make_grpo(rollout_drafts=-1)
+    for wrong in (-1, "many", 2.5):
+        with pytest.raises(ValueError, match=f"rollout_drafts: expected auto or a whole .*, found {wrong!r}"):
+            make_grpo(rollout_drafts=wrong)
     with pytest.raises(ValueError, match="rollout_engine: expected one of auto, true, false, found 'yes'"):
         make_grpo(rollout_engine="yes")

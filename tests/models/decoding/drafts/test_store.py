@@ -1,6 +1,6 @@
 """What followed the same tokens before is found, the latest first, in bounded memory."""
 
-from models.decoding.drafts import MOST_CONTEXTS, DraftStore
+from models.decoding.drafts.store import MOST_CONTEXTS, DraftStore
 
 
 def store_of(*sequences: list[int], orders: tuple[int, ...] = (2,), most: int = 100) -> DraftStore:

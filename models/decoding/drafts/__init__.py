@@ -1,0 +1,1 @@
+"""Tokens that are looked up: what may come next, from what was read before."""
