@@ -34,6 +34,10 @@ PRIVATE_NAMES = {
     "torch.nn.modules.dropout._DropoutNd": ATTRIBUTE,
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": ATTRIBUTE,
     "torch.optim.lr_scheduler.LRScheduler._last_lr": ATTRIBUTE,
+    "transformers.GenerationMixin._sample": (
+        "(self, input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, "
+        "**model_kwargs)"
+    ),
     "transformers.PreTrainedConfig._attn_implementation": ATTRIBUTE,
     "transformers.PreTrainedModel._init_weights": "(self, module)",
     "transformers.PreTrainedModel._tied_weights_keys": ATTRIBUTE,

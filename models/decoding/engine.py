@@ -10,6 +10,7 @@ from torch import nn
 from transformers import GenerationMixin
 
 from data.errors import UserError
+from models.decoding.check import rolled_out_both_ways
 from models.decoding.custom_generate import Decoding
 from models.decoding.reasons import reason_not_rolled_out
 from models.shared_prefix.modes import WhereExact
@@ -21,7 +22,7 @@ _NAMES = tuple(signature(GenerationMixin.generate).parameters)[1:]
 
 
 class RolloutError(UserError, ValueError):
-    """Completions must be rolled out by the loop, and cannot be."""
+    """Completions must be rolled out by the loop, and cannot be; or the loop is not as transformers."""
 
 
 class Engine(WhereExact):
@@ -31,12 +32,14 @@ class Engine(WhereExact):
         mode: "auto" leaves to transformers what the loop does not do exactly, and says so once; "true" raises instead;
             "false" always leaves it to transformers.
         decoding: the loop.
+        check: roll the first batch out both ways, and stop if they differ.
     """
 
-    def __init__(self, mode: str = "auto", decoding: Decoding | None = None):
+    def __init__(self, mode: str = "auto", decoding: Decoding | None = None, check: bool = False):
         required = "rollout_engine: true: completions cannot be rolled out exactly"
         super().__init__(mode, RolloutError, required, "transformers rolls completions out (rollout_engine: auto)")
         self.decoding = decoding or Decoding()
+        self._unchecked = check
 
     def usable(self, model: nn.Module, arguments: dict[str, Any]) -> bool:
         """Whether the loop does what `model.generate` is asked for.
@@ -49,6 +52,28 @@ class Engine(WhereExact):
         """
         return self.allowed(reason_not_rolled_out(model, arguments))
 
+    def roll_out(self, model: nn.Module, shares: bool, generate: Callable) -> Any:
+        """What `generate` gives by the loop.
+
+        Args:
+            shares: whether prompts are read once; generate: `model.generate` with its arguments.
+
+        Raises:
+            RolloutError: this batch is checked, and by transformers' own loop it is another one.
+        """
+
+        def by_the_loop() -> Any:
+            with shared_prefill(model, on=shares):
+                return generate(custom_generate=self.decoding)
+
+        if not self._unchecked:
+            return by_the_loop()
+        found, reason = rolled_out_both_ways(model, self.decoding, by_the_loop, generate)
+        if reason is not None:
+            raise RolloutError(f"rollout_check: {reason}; set rollout_engine: false, and report it")
+        self._unchecked = False
+        return found
+
 
 @contextmanager
 def rolling_out(model: nn.Module, engine: Engine, shares: bool | None = None) -> Iterator[None]:
@@ -59,18 +84,19 @@ def rolling_out(model: nn.Module, engine: Engine, shares: bool | None = None) ->
         shares: whether prompts are read once; by default where that is exact. Where they are not, "auto" is "false".
     """
     shares = reason_not_shared(model) is None if shares is None else shares
-    with shared_prefill(model, on=shares):
-        if engine.mode == "true" or (engine.mode == "auto" and shares):
-            with generating_by(model, partial(_by_the_loop, model, engine)):
-                yield
-        else:
+    if engine.mode == "true" or (engine.mode == "auto" and shares):
+        with generating_by(model, partial(_by_the_loop, model, engine, shares)):
+            yield
+    else:
+        with shared_prefill(model, on=shares):
             yield
 
 
-def _by_the_loop(model: nn.Module, engine: Engine, generate: Callable, *args: Any, **kwargs: Any) -> Any:
+def _by_the_loop(model: nn.Module, engine: Engine, shares: bool, generate: Callable, *args: Any, **kwargs: Any) -> Any:
     if engine.usable(model, dict(zip(_NAMES, args, strict=False)) | kwargs):
-        kwargs["custom_generate"] = engine.decoding
-    return generate(*args, **kwargs)
+        return engine.roll_out(model, shares, partial(generate, *args, **kwargs))
+    with shared_prefill(model, on=shares):
+        return generate(*args, **kwargs)
 
 
 @contextmanager

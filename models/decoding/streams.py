@@ -94,7 +94,7 @@ class AsTransformers:
             else:
                 drawn = torch.empty(size, device=self.device).exponential_(1)
             self._drawn[len(self._states)] = drawn
-            self._states.append(_generator_state(self.device))
+            self._states.append(generator_state(self.device))
 
     def forget_before(self, step: int) -> None:
         for old in [one for one in self._drawn if one < step]:
@@ -103,7 +103,7 @@ class AsTransformers:
     def finish(self, steps: int) -> None:
         """Drafts may have asked for numbers that `generate` never draws."""
         if self._states:
-            _set_generator_state(self._states[steps - 1], self.device)
+            set_generator_state(self._states[steps - 1], self.device)
 
 
 @cache
@@ -157,11 +157,11 @@ def _named(places: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
     return places if ids is None else ids.gather(1, places.unsqueeze(1)).squeeze(1)
 
 
-def _generator_state(device: torch.device) -> torch.Tensor:
+def generator_state(device: torch.device) -> torch.Tensor:
     return torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
 
 
-def _set_generator_state(state: torch.Tensor, device: torch.device) -> None:
+def set_generator_state(state: torch.Tensor, device: torch.device) -> None:
     if device.type == "cpu":
         torch.set_rng_state(state)
     else:

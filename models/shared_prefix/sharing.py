@@ -140,7 +140,7 @@ class SharedPrefix(WhereExact):
             shares = values is not None
             return _first(plain(inner) if values is None else values)
 
-        with _noted_dtypes(inner) as dtypes:
+        with noted_dtypes(inner) as dtypes:
             if torch.is_grad_enabled():
                 expected, right = with_output_gradients(inner, lambda: _first(plain(inner)))
                 found, gradients = with_output_gradients(inner, packed_or_plain)
@@ -198,7 +198,7 @@ def _without_wrappers(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _noted_dtypes(model: nn.Module) -> Iterator[list[torch.dtype]]:
+def noted_dtypes(model: nn.Module) -> Iterator[list[torch.dtype]]:
     """What a model computes in, also where autocast is entered on the way: a list to which each pass adds it."""
     noted = [computing_dtype(model)]
     inside = vision_language_model(model)

@@ -68,17 +68,17 @@ def inputs_of(family: str, shape: str) -> dict[str, torch.Tensor]:
 
 
 def complete(
-    model: nn.Module, inputs: dict[str, Any], decoding: Decoding | None = None, **options: Any
+    model: nn.Module, inputs: dict[str, Any], decoding: Decoding | None = None, check: bool = False, **options: Any
 ) -> tuple[list[list[int]], torch.Tensor]:
     """Tokens of each row with its prompt, and the state of the generator afterwards.
 
     Args:
-        decoding: instead of transformers' loop.
+        decoding: instead of transformers' loop; check: that it does the same.
         options: of `generate`, which holds before those of `PLAIN`.
     """
     pad = model.config.get_text_config().pad_token_id
     options = {**PLAIN, "max_new_tokens": MOST, "eos_token_id": ENDS, "pad_token_id": pad, **options}
-    loop = nullcontext() if decoding is None else rolling_out(model, Engine("true", decoding))
+    loop = nullcontext() if decoding is None else rolling_out(model, Engine("true", decoding, check))
     torch.manual_seed(5)
     with torch.no_grad(), loop:
         tokens = model.generate(**inputs, **options)

@@ -1,8 +1,6 @@
 """The loop itself: how likely its tokens were, what it computes, and that the comparison with `generate` sees each
 mistake that it might make."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from rollout_cases import (
@@ -16,17 +14,13 @@ from rollout_cases import (
     put,
     spread_model,
 )
+from rollout_mistakes import MISTAKES, OF_DRAFTS
 
-from models.decoding import rollout
-from models.decoding.attention import Step, StepMask
-from models.decoding.cache import OwnKeys, RolloutCache
 from models.decoding.choice import ByCuts
 from models.decoding.custom_generate import Decoding
 from models.decoding.drafts.drafting import Drafting
 from models.decoding.drafts.store import DraftStore
-from models.decoding.rollout import RollOut
-from models.decoding.streams import AsTransformers
-from models.families.gemma import Gemma3
+from models.decoding.engine import RolloutError
 from models.families.registry import family_of
 
 CLOSE = 2e-5
@@ -149,78 +143,11 @@ def test_a_store_that_is_full_of_other_texts_changes_nothing():
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
-READ, MASK, BY_ROW, KEEP_ROWS, NOISE = (
-    rollout.read_prompts,
-    rollout.StepMask,
-    Step.by_row,
-    RolloutCache.keep_rows,
-    AsTransformers._of,
-)
-
-
-def with_prompts(**mistakes):
-    """What stands for `read_prompts`."""
-
-    def read(model, inputs):
-        prompts = READ(model, inputs)
-        return replace(prompts, **{name: wrong(getattr(prompts, name)) for name, wrong in mistakes.items()})
-
-    return read
-
-
-def first_prompt(self, count):
-    return tuple(one[:1].expand(count, -1, -1, -1) for one in (self.prompt_keys, self.prompt_values))
-
-
-def nothing_of_sums(self, table):
-    """Sums have no width: (n, heads, group, queries)."""
-    return BY_ROW(self, table - float("inf") if table.ndim == 4 else table)
-
-
-WINDOWS = ("full_attention", "sliding_attention")
-MISTAKES = {
-    "no window": ("gemma3", Gemma3, "step_masks", lambda _, text, make: dict.fromkeys(WINDOWS, make(None))),
-    "no window in Gemma 4": ("gemma4", Gemma3, "step_masks", lambda _, text, make: dict.fromkeys(WINDOWS, make(None))),
-    "windows are one too wide": (
-        "gemma3",
-        rollout,
-        "StepMask",
-        lambda step, size, window: MASK(step, size, window and window + 1),
-    ),
-    "padding is seen": ("qwen2_vl", rollout, "read_prompts", with_prompts(padding=lambda _: None)),
-    "positions begin too early": ("qwen2_vl", rollout, "read_prompts", with_prompts(positions=lambda last: last - 1)),
-    "positions do not go on": ("qwen2_vl", Step, "places", property(lambda self: 0 * self.starts.unsqueeze(1))),
-    "rows do not move": ("qwen2_vl", OwnKeys, "move_row", lambda *_: None),
-    "states do not move": (
-        "qwen3_5",
-        RolloutCache,
-        "keep_rows",
-        lambda self, _, rows, tokens: KEEP_ROWS(self, [], rows, []),
-    ),
-    "prompts do not move": ("qwen2_vl", OwnKeys, "move_prompt", lambda *_: None),
-    "prompts are not seen": ("qwen2_vl", Step, "by_row", nothing_of_sums),
-    "all have the first prompt": ("qwen2_vl", OwnKeys, "of_prompts", first_prompt),
-    "noise goes by place": (
-        "qwen2_vl",
-        AsTransformers,
-        "_of",
-        lambda self, rows, steps: NOISE(self, [*range(len(rows))], steps),
-    ),
-    "noise has no end": ("qwen2_vl", AsTransformers, "finish", lambda self, steps: torch.rand(1)),
-}
-
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_shows(mistake):
     family, *of_place = MISTAKES[mistake]
     assert_shows(family, Decoding(), *of_place)
-
-
-OF_DRAFTS = {
-    "drafts see what follows": (StepMask, "own_bias", lambda *_: None),
-    "drafts are taken as they are": (RollOut, "_kept", lambda self, sampled, draft: [*draft, sampled[-1]]),
-    "drafts are taken but for their first": (RollOut, "_kept", lambda self, sampled, draft: sampled[:1] + draft[1:]),
-}
 
 
 @pytest.mark.parametrize("mistake", OF_DRAFTS)
@@ -229,12 +156,15 @@ def test_a_mistake_of_drafts_shows(mistake):
 
 
 def assert_shows(family: str, decoding: Decoding, place, name: str, wrong) -> None:
-    """In tokens or the generator, and only with the mistake. Prompts and tokens are longer than Gemma's windows."""
+    """In tokens or the generator, also to `rollout_check`, and only with the mistake. Prompts and tokens are longer
+    than Gemma's windows."""
     model, inputs = spread_model(family), inputs_of(family, "groups")
     expected, state = complete(model, inputs, max_new_tokens=24)
-    right, after = complete(model, inputs, decoding, max_new_tokens=24)
+    right, after = complete(model, inputs, decoding, check=True, max_new_tokens=24)
     assert right == expected
     assert torch.equal(after, state)
     with put(place, name, wrong):
         found, after = complete(model, inputs, decoding, max_new_tokens=24)
+        with pytest.raises(RolloutError, match="rollout_check"):
+            complete(model, inputs, decoding, check=True, max_new_tokens=24)
     assert found != expected or not torch.equal(after, state)

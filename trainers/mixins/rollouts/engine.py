@@ -36,6 +36,10 @@ class RolloutEngineArguments:
             "type": str | int,
         },
     )
+    rollout_check: bool = field(
+        default=False,
+        metadata={"help": "Roll the first batch out by the loop and by transformers, and stop if they differ."},
+    )
 
     def __post_init__(self):
         self.rollout_engine = parse_mode(self.rollout_engine, "rollout_engine")
@@ -44,6 +48,7 @@ class RolloutEngineArguments:
             "rollout_engine": self.rollout_engine == "true",
             "rollout_stream": self.rollout_stream == "own",
             "rollout_drafts": self.rollout_drafts,
+            "rollout_check": self.rollout_check,
         }
         found = next((name for name, said in asked.items() if said), None)
         if self.use_vllm and found is not None:
@@ -58,7 +63,7 @@ class LoopedRollouts:
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         decoding = Decoding(self.args.rollout_stream, Drafting.of(self.args.rollout_drafts))
-        self.engine = Engine(self.args.rollout_engine, decoding)
+        self.engine = Engine(self.args.rollout_engine, decoding, self.args.rollout_check)
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
         """The parent's, by the loop."""

@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig
 
 from models.decoding import rollout
+from models.decoding.attention import Step
 from models.decoding.engine import RolloutError
 from trainers.grpo import GRPOConfig
 
@@ -33,7 +34,9 @@ SETTINGS = {"max_steps": 4, "beta": 0.1, "learning_rate": 1e-2, "temperature": 0
 FIGURES = ("completions/mean_length", "reward", "loss", "kl")
 
 
-@pytest.mark.parametrize("more", [{}, {"rollout_drafts": 3}, {"rollout_drafts": "auto"}])
+@pytest.mark.parametrize(
+    "more", [{}, {"rollout_drafts": 3}, {"rollout_drafts": "auto"}, {"rollout_drafts": 3, "rollout_check": True}]
+)
 def test_runs_learn_the_same(make_grpo, forwards, more):
     plain, expected = trained(make_grpo(**SETTINGS, rollout_engine=False))
     assert forwards == []
@@ -52,6 +55,14 @@ def test_the_default_goes_by_the_loop_and_its_own_stream_does_too(make_grpo, for
     assert first
     make_grpo(max_steps=1, rollout_stream="own").train()
     assert len(forwards) > first
+
+
+@pytest.mark.parametrize("stream", ["transformers", "own"])
+def test_the_first_rollout_is_checked(make_grpo, monkeypatch, stream):
+    monkeypatch.setattr(Step, "places", property(lambda step: 1 + step.starts.unsqueeze(1)))
+    with pytest.raises(RolloutError, match=r"rollout_check: log-probabilities .*; set rollout_engine: false"):
+        make_grpo(max_steps=1, rollout_stream=stream, rollout_check=True).train()
+    make_grpo(max_steps=1, rollout_engine=False, rollout_check=True).train()
 
 
 def test_what_is_not_exact_is_left_to_transformers_or_an_error(make_grpo, forwards):
