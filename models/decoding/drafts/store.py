@@ -5,7 +5,9 @@ what it sampled while that equals the draft. So drafts cost a wider forward, and
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import torch
 
 ORDERS = (6, 3)
 """How many last tokens are looked up, most first."""
@@ -47,3 +49,28 @@ class DraftStore:
                 source, place = found
                 return source[place : place + most]
         return []
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What is kept, in whole numbers: `tokens` of all sequences behind each other, their `lengths`, and `contexts`
+        (N, 3) in the order in which they were met: tokens of each, the sequence, and the place behind them.
+        """
+        numbers: dict[int, int] = {}
+        sequences, contexts = [], []
+        for context, (sequence, place) in self._found.items():
+            if id(sequence) not in numbers:
+                numbers[id(sequence)] = len(sequences)
+                sequences.append(sequence)
+            contexts.append((len(context), numbers[id(sequence)], place))
+        return {
+            "tokens": torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.int32),
+            "lengths": torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int32),
+            "contexts": torch.tensor(contexts, dtype=torch.int32).view(-1, 3),
+        }
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keeps what `tensors` gave, and nothing else."""
+        sequences = [part.tolist() for part in tensors["tokens"].split(tensors["lengths"].tolist())]
+        self._found.clear()
+        for size, number, place in tensors["contexts"].tolist():
+            sequence = sequences[number]
+            self._found[tuple(sequence[place - size : place])] = (sequence, place)

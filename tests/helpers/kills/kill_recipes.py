@@ -67,6 +67,7 @@ def recipes(data: Mapping[str, Path], model: Path) -> dict[str, tuple[str, dict[
         "steps_per_generation": 2,
         "num_generations": 4,
         "max_completion_length": 8,
+        "rollout_drafts": 4,
         "max_steps": 5,
         "beta": 0.05,
         "adaptive_kl": True,

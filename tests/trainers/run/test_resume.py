@@ -1,6 +1,7 @@
 """kill -9 at any moment: the same command goes on, and ends with the weights of an uninterrupted run, bit for bit."""
 
 import pytest
+import torch
 from killed_runs import check_equal_weights, check_resumed, history, kill_and_resume
 from report_agents import AGENT_NAMES
 
@@ -88,3 +89,71 @@ def test_old_checkpoints_are_deleted_and_the_last_ones_complete(uninterrupted):
     folders = sorted(path.name for path in uninterrupted.glob("checkpoint-*"))
     assert folders == ["checkpoint-7", "checkpoint-8"]
     assert all((uninterrupted / name / "complete.json").is_file() for name in folders)
+
+
+# -- by the loop of rollouts ------------------------------------------------------------------------------------------
+
+COUNTED = (
+    REWARD
+    + '''
+
+from models.decoding.rollout import RollOut
+
+run = RollOut.run
+
+
+def counted(self):
+    """Prints how many drafted tokens were right."""
+    found = run(self)
+    print("accepted", found.counts.accepted, flush=True)
+    return found
+
+
+RollOut.run = counted
+'''
+)
+ALIKE = RECIPE | {"temperature": 0.2, "temperature_end": 0.15, "rollout_engine": True}
+"""Under which completions resemble each other, but are not the same."""
+LOOPS = {
+    "loop": {},
+    "loop_drafts": {"rollout_drafts": 4},
+    "own": {"rollout_stream": "own"},
+    "own_drafts": {"rollout_stream": "own", "rollout_drafts": 4},
+}
+MIDST = {name: KILLS[name] for name in ("uninterrupted", "killed", "resumed")}
+
+
+@pytest.fixture(scope="module")
+def by_the_loop(tiny_model, report_data, tmp_path_factory, run_warm):
+    folder = tmp_path_factory.mktemp("rollouts")
+    (folder / "my_rewards.py").write_text(COUNTED, encoding="utf-8")
+    recipe = ALIKE | {"model_name_or_path": str(tiny_model), "dataset_name": str(report_data)}
+    return kill_and_resume(folder, {kind: ("grpo", recipe | loop) for kind, loop in LOOPS.items()}, MIDST, run_warm)
+
+
+def accepted(log: str) -> list[int]:
+    """Of each rollout."""
+    return [int(line.removeprefix("accepted ")) for line in log.splitlines() if line.startswith("accepted ")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LOOPS)
+def test_drafts_and_own_numbers_are_resumed_too(by_the_loop, kind):
+    """With optimizer, completions and logged figures, and with the same drafts."""
+    expected, found = check_resumed(by_the_loop, kind, "", 3)
+    check_equal_weights(expected / "model.safetensors", found / "model.safetensors")
+    check_equal_weights(*(folder / "checkpoint-7/rollouts_0.safetensors" for folder in (expected, found)))
+    optimizers = [torch.load(folder / "checkpoint-8/optimizer.pt", weights_only=True) for folder in (expected, found)]
+    torch.testing.assert_close(*optimizers, atol=0, rtol=0)
+    assert (found / "samples.jsonl").read_bytes() == (expected / "samples.jsonl").read_bytes()
+    whole, rest = (accepted(by_the_loop(kind, name)[2]) for name in ("uninterrupted", "resumed"))
+    assert rest == whole[-len(rest) :]
+    assert (sum(rest) > 0) == ("drafts" in kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in LOOPS if "drafts" not in kind])
+def test_drafts_change_no_weight_of_a_run(by_the_loop, kind):
+    one, other = (by_the_loop(name, "uninterrupted")[1] for name in (kind, f"{kind}_drafts"))
+    check_equal_weights(one / "model.safetensors", other / "model.safetensors")
+    assert (one / "samples.jsonl").read_bytes() == (other / "samples.jsonl").read_bytes()

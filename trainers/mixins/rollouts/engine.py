@@ -1,7 +1,10 @@
 """How GRPO's rollouts are made where transformers makes them: by the loop of models/decoding, where that is exact."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from safetensors.torch import load_file, save_file
 
 from models.decoding.custom_generate import Decoding
 from models.decoding.drafts.drafting import Drafting, parse_drafts
@@ -64,6 +67,27 @@ class LoopedRollouts:
         super().__init__(*args, **kwargs)
         decoding = Decoding(self.args.rollout_stream, Drafting.of(self.args.rollout_drafts))
         self.engine = Engine(self.args.rollout_engine, decoding, self.args.rollout_check)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def save_process_state(self, folder: Path) -> None:
+        """The parent's, and what drafts are looked up in: without it the same tokens would come, of other drafts, and
+        their log-probabilities in the log would be rounded otherwise."""
+        super().save_process_state(folder)
+        drafting = self.engine.decoding.drafting
+        if drafting is not None:
+            save_file(drafting.store.tensors(), self._drafts_file(folder))
+
+    def load_process_state(self, folder: Path) -> None:
+        super().load_process_state(folder)
+        drafting, stored = self.engine.decoding.drafting, self._drafts_file(folder)
+        if drafting is not None and stored.is_file():
+            drafting.store.load(load_file(stored))
+
+    def _drafts_file(self, folder: Path) -> Path:
+        return folder / f"drafts_{self.accelerator.process_index}.safetensors"
+
+    # -- rollouts -----------------------------------------------------------------------------------------------------
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple:
         """The parent's, by the loop."""

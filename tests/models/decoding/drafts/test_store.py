@@ -1,5 +1,7 @@
 """What followed the same tokens before is found, the latest first, in bounded memory."""
 
+import torch
+
 from models.decoding.drafts.store import MOST_CONTEXTS, DraftStore
 
 
@@ -63,3 +65,22 @@ def test_as_many_contexts_are_kept_as_are_said_to_be():
         store.note(list(range(start, start + 30)), 0)
     assert len(store) == 50
     assert DraftStore().most == MOST_CONTEXTS
+
+
+def test_a_store_that_was_loaded_goes_on_as_the_one_it_is_of():
+    """With the order in which contexts were met, by which they leave."""
+    one, other = DraftStore((3, 2), 40), store_of([7, 7, 7])
+    other.orders, other.most = one.orders, one.most
+    numbers = torch.randint(0, 4, (60,), generator=torch.Generator().manual_seed(0)).tolist()
+    for start in range(0, 60, 10):
+        one.note(numbers[start : start + 10], 1)
+    other.load(one.tensors())
+    for start in range(0, 60, 6):
+        assert list(other._found) == list(one._found)
+        assert [other.find(numbers[start:place], 4) for place in range(60)] == [
+            one.find(numbers[start:place], 4) for place in range(60)
+        ]
+        for store in (one, other):
+            store.note(numbers[start : start + 6][::-1], 2)
+    other.load(DraftStore().tensors())
+    assert len(other) == 0
