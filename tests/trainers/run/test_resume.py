@@ -1,5 +1,8 @@
 """kill -9 at any moment: the same command goes on, and ends with the weights of an uninterrupted run, bit for bit."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from killed_runs import check_equal_weights, check_resumed, history, kill_and_resume
@@ -151,9 +154,17 @@ def test_drafts_and_own_numbers_are_resumed_too(by_the_loop, kind):
     assert (sum(rest) > 0) == ("drafts" in kind)
 
 
+def samples(folder: Path) -> list[dict]:
+    """Without log-probabilities, of which drafts change the last digits."""
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        (row.get("tokens") or {}).pop("log_probs", None)
+    return rows
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in LOOPS if "drafts" not in kind])
 def test_drafts_change_no_weight_of_a_run(by_the_loop, kind):
     one, other = (by_the_loop(name, "uninterrupted")[1] for name in (kind, f"{kind}_drafts"))
     check_equal_weights(one / "model.safetensors", other / "model.safetensors")
-    assert (one / "samples.jsonl").read_bytes() == (other / "samples.jsonl").read_bytes()
+    assert samples(one) == samples(other)
