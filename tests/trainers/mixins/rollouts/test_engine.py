@@ -57,6 +57,75 @@ def test_the_default_goes_by_the_loop_and_its_own_stream_does_too(make_grpo, for
     assert len(forwards) > first
 
 
+WARM = """\
+model_name_or_path: {model}
+dtype: float32
+dataset_name: {data}
+max_pixels: 1024
+output_dir: {output}
+use_cpu: true
+bf16: false
+gradient_checkpointing: false
+per_device_train_batch_size: 8
+max_steps: 90
+learning_rate: 1.0e-2
+save_strategy: "no"
+report_to: none
+disable_tqdm: true
+"""
+
+
+@pytest.fixture(scope="module")
+def warm_model(tiny_model, report_data, tmp_path_factory, run_warm):
+    """Folder of a model whose answers have a form, so that they end at many places and drafts are right."""
+    folder = tmp_path_factory.mktemp("warm")
+    recipe, output = folder / "recipe.yaml", folder / "run"
+    recipe.write_text(WARM.format(model=tiny_model, data=report_data, output=output), encoding="utf-8")
+    done = run_warm("trainers/sft.py", "--config", recipe)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+AS_QUICK_START = {
+    "per_device_train_batch_size": 32,
+    "num_generations": 8,
+    "max_completion_length": 144,
+    "temperature": 0.6,
+    "learning_rate": 1e-3,
+    "max_steps": 32,
+}
+
+
+@pytest.mark.slow
+def test_a_thousand_completions_are_the_same_while_weights_move(make_grpo, warm_model):
+    """All 1,024 of three runs, the generator's state after each rollout, and the weights at the end."""
+
+    def run(**settings) -> tuple:
+        noted, states = [], []
+
+        def vowels(completions, completion_ids, **columns) -> list[float]:
+            noted.extend(completion_ids)
+            states.append(torch.get_rng_state())
+            return [sum(letter in "aeiou" for letter in one[0]["content"]) / 100 for one in completions]
+
+        trainer = make_grpo(model=str(warm_model), rewards=vowels, **AS_QUICK_START, **settings)
+        trainer.train()
+        return noted, states, trainer
+
+    expected, states, plain = run(rollout_engine=False)
+    weights = plain.model.state_dict()
+    assert len(expected) == 1024
+    assert min(row["grad_norm"] for row in plain.state.log_history if "grad_norm" in row) > 0
+    assert len(set(map(len, expected))) > 20
+    for drafts in (0, 4):
+        found, after, looped = run(rollout_engine=True, rollout_drafts=drafts)
+        assert sum(one == other for one, other in zip(found, expected, strict=True)) == 1024
+        assert all(map(torch.equal, after, states))
+        assert all(torch.equal(weights[name], value) for name, value in looped.model.state_dict().items())
+        counts = looped.engine.decoding.last.counts
+        assert counts.drafted == 0 if drafts == 0 else counts.accepted > 0.3 * counts.drafted > 100
+
+
 @pytest.mark.parametrize("stream", ["transformers", "own"])
 def test_the_first_rollout_is_checked(make_grpo, monkeypatch, stream):
     monkeypatch.setattr(Step, "places", property(lambda step: 1 + step.starts.unsqueeze(1)))
