@@ -7,6 +7,7 @@ from peft import LoraConfig
 from models.decoding import rollout
 from models.decoding.attention import Step
 from models.decoding.engine import RolloutError
+from models.tiny import FAMILIES
 from trainers.grpo import GRPOConfig
 
 
@@ -47,6 +48,17 @@ def test_runs_learn_the_same(make_grpo, forwards, more):
     assert all(one[key] == other[key] for one, other in pairs for key in FIGURES if key in one)
     measured = [row["sampling/sampling_logp_difference/mean"] for row in found[:4]]
     assert max(measured) <= 2e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probabilities_are_the_trainers_in_every_family(make_grpo, family):
+    """As the trainer computes them for its loss, of the tokens that the loop sampled, with drafts where there are."""
+    trainer = make_grpo(family=family, max_steps=3, temperature=0.7, rollout_engine=True, rollout_drafts=4)
+    trainer.train()
+    logged = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(logged) == 3
+    assert max(row["sampling/sampling_logp_difference/max"] for row in logged) <= 2e-5
 
 
 def test_the_default_goes_by_the_loop_and_its_own_stream_does_too(make_grpo, forwards):
