@@ -8,6 +8,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, LinearAttentionLayer
 
 from models.decoding.attention import Step
+from models.decoding.prompts import Begun
 
 ROOM = 64
 """Own tokens that are made room for at least."""
@@ -16,17 +17,25 @@ ROOM = 64
 class OwnKeys(CacheLayerMixin):
     """Of a layer with attention.
 
-    Args:
-        prompts: the layer's keys and values of the different prompts, (n, H, P, D).
+    Attributes:
+        prompt_keys, prompt_values: of the different prompts, (n, H, P, D).
         most: own tokens that a row may have.
     """
 
-    def __init__(self, prompts: DynamicLayer, most: int):
+    prompt_keys: torch.Tensor
+    prompt_values: torch.Tensor
+
+    def __init__(self, most: int):
         super().__init__()
-        self.prompt_values = prompts.values
-        self.prompt_keys = prompts.keys.to(prompts.values.dtype)  # under autocast, rotary leaves float32
         self.most = most
         self.step: Step | None = None
+
+    def add_prompts(self, read: DynamicLayer, held: int) -> None:
+        """Those of other prompts, behind the first, so many, which are held."""
+        keys, values = read.keys.to(read.values.dtype), read.values  # under autocast, rotary leaves float32
+        if held:
+            keys, values = torch.cat([self.prompt_keys[:held], keys]), torch.cat([self.prompt_values[:held], values])
+        self.prompt_keys, self.prompt_values = keys, values
 
     def of_prompts(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the first prompts."""
@@ -96,17 +105,12 @@ class RolloutCache(Cache):
     """Of all layers; those of linear attention have a state for each row.
 
     Args:
-        prompts: layers of a cache that has read the different prompts.
-        rows: the number of each row's prompt.
+        empty: layers of a cache that has read nothing.
         most: own tokens that a row may have.
     """
 
-    def __init__(self, prompts: Sequence[Any], rows: torch.Tensor, most: int):
-        super().__init__(
-            layers=[OwnKeys(layer, most) if isinstance(layer, DynamicLayer) else layer for layer in prompts]
-        )
-        for layer in self._states():
-            layer.reorder_cache(rows)
+    def __init__(self, empty: Sequence[Any], most: int):
+        super().__init__(layers=[OwnKeys(most) if isinstance(layer, DynamicLayer) else layer for layer in empty])
 
     def _attending(self) -> list[OwnKeys]:
         return [layer for layer in self.layers if isinstance(layer, OwnKeys)]
@@ -124,6 +128,16 @@ class RolloutCache(Cache):
         for layer in self._attending():
             layer.step = step
 
+    def enter(self, begun: Begun, prompts: int) -> None:
+        """Takes rows in behind the others, and their prompts behind the first, so many, which are held."""
+        for layer, read in zip(self._attending(), begun.keys, strict=bool(begun.prompts)):
+            layer.add_prompts(read, prompts)
+        states = iter(begun.states)
+        self.layers = [
+            _together(layer, next(states)) if isinstance(layer, LinearAttentionLayer) else layer
+            for layer in self.layers
+        ]
+
     def keep_rows(self, moves: Sequence[tuple[int, int]], rows: int, tokens: Sequence[int]) -> None:
         """Goes on with the first `rows` rows, after some behind them were written over others.
 
@@ -139,9 +153,18 @@ class RolloutCache(Cache):
             for source, target in moves:
                 order[target] = source
             for layer in states:
-                layer.reorder_cache(torch.tensor(order))
+                layer.reorder_cache(torch.tensor(order, dtype=torch.long))
 
     def keep_prompts(self, moves: Sequence[tuple[int, int]]) -> None:
         for layer in self._attending():
             for source, target in moves:
                 layer.move_prompt(source, target)
+
+
+def _together(first: LinearAttentionLayer, others: LinearAttentionLayer) -> LinearAttentionLayer:
+    """States of rows, and those of others behind them."""
+    for held, behind in ((first.conv_states, others.conv_states), (first.recurrent_states, others.recurrent_states)):
+        for number, state in held.items():
+            if state is not None:
+                behind[number] = torch.cat([state, behind[number]])
+    return others

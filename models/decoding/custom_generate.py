@@ -1,5 +1,6 @@
 """Puts the rollout loop in the place of the one of transformers' `generate`, which prepares everything as ever."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import (
 )
 from transformers.generation.stopping_criteria import EosTokenCriteria
 
+from data.errors import UserError
 from models.decoding.choice import ByCuts, ByProcessors
 from models.decoding.drafts.drafting import Drafting
 from models.decoding.rollout import Completions, Ends, RollOut
@@ -28,12 +30,14 @@ class Decoding:
     Attributes:
         stream: of random numbers, one of `models.decoding.streams.STREAMS`.
         drafting: `None` drafts nothing.
+        slots: rows that are computed at once; others take the places of those that end. `None`: all.
         notes_drawn: note the log-probabilities of what tokens are drawn from, after all cuts.
         last: completions of the last batch.
     """
 
     stream: str = "transformers"
     drafting: Drafting | None = None
+    slots: int | None = None
     notes_drawn: bool = False
     last: Completions | None = None
 
@@ -56,17 +60,27 @@ class Decoding:
         choice: ByCuts | ByProcessors
         if cuts is None or ends.criteria is not None:
             temperature = generation_config.temperature if generation_config.do_sample else None
+            self._check_slots([*logits_processor, *(ends.criteria or [])])
             choice = ByProcessors(logits_processor, draws, temperature or 1.0, input_ids, pad, self.notes_drawn)
         else:
             choice = ByCuts(cuts, draws, self.notes_drawn)
         given = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
         drafting = self.drafting if isinstance(choice, ByCuts) else None
-        self.last = RollOut(model, given, choice, ends, drafting).run()
+        self.last = RollOut(model, given, choice, ends, drafting, self.slots).run()
         for one in noting:
             one.tell(self.last.log_probs)
         width = max(map(len, self.last.ids))
         rows = [ids + [pad] * (width - len(ids)) for ids in self.last.ids]
         return torch.cat([input_ids, torch.tensor(rows, device=input_ids.device)], dim=1)
+
+    def _check_slots(self, found: Sequence[Any]) -> None:
+        """Rows that take the places of others are not at the same step, as processors expect it of a batch."""
+        if self.slots is not None:
+            names = ", ".join(type(one).__name__ for one in found)
+            raise UserError(
+                f"rollout_slots: {self.slots}: rows at different steps can be sampled by temperature, top_k, top_p, "
+                f"min_p and suppress_tokens, and ended by tokens and length alone, found {names}"
+            )
 
     def _draws(
         self, config: GenerationConfig, batch: int, most: int, device: torch.device, model: PreTrainedModel
@@ -88,9 +102,8 @@ def _ends(criteria: StoppingCriteriaList, prompt: int) -> Ends:
             most = one.max_length - prompt
         else:
             others.append(one)
-    return Ends(
-        frozenset(tokens), most, others or None, together=not any(hasattr(one, "eos_token_id") for one in criteria)
-    )
+    together = bool(others) and not any(hasattr(one, "eos_token_id") for one in criteria)
+    return Ends(frozenset(tokens), most, others or None, together)
 
 
 def _pad_token(config: GenerationConfig) -> int:

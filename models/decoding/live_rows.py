@@ -6,7 +6,7 @@ import torch
 
 from models.decoding.attention import Step
 from models.decoding.cache import RolloutCache
-from models.decoding.prompts import Prompts
+from models.decoding.prompts import Begun, Prompts
 
 
 class LiveRows:
@@ -22,21 +22,28 @@ class LiveRows:
         self.positions = prompts.positions
         self.padding = prompts.padding
         self.cache = cache
-        self.rows = list(range(len(prompts.of_row)))
-        self.prompts = list(range(len(prompts.tokens)))
+        self.rows: list[int] = []
+        self.prompts: list[int] = []
+        self._laid_out = 0
+
+    def enter(self, begun: Begun) -> None:
+        """Takes rows in, and the prompts that were read for them."""
+        self.cache.enter(begun, len(self.prompts))
+        self.rows += begun.rows
+        self.prompts += begun.prompts
         self._lay_out()
 
-    def leave(self, ended: Callable[[int], bool], tokens: Callable[[int], int]) -> None:
-        """Lets rows go, and prompts of which none is left.
+    def leave(self, ended: Callable[[int], bool], tokens: Callable[[int], int], waiting: Sequence[int] = ()) -> None:
+        """Lets rows go, and prompts of which none is left, nor waits.
 
         Args:
-            ended: whether a row goes; tokens: how many of a row are in the cache.
+            ended: whether a row goes; tokens: how many of a row are in the cache; waiting: rows to come.
         """
         moves = _close_holes(self.rows, ended)
-        if not self.rows or (not moves and len(self.rows) == self._laid_out):
+        if not moves and len(self.rows) == self._laid_out:
             return
         self.cache.keep_rows(moves, len(self.rows), [tokens(self.rows[target]) for _, target in moves])
-        alive = {self.of_row[row] for row in self.rows}
+        alive = {self.of_row[row] for row in (*self.rows, *waiting)}
         moves = _close_holes(self.prompts, lambda prompt: prompt not in alive)
         self.cache.keep_prompts(moves)
         self._lay_out()
@@ -44,6 +51,8 @@ class LiveRows:
     def _lay_out(self) -> None:
         """Finds where each row stands in the table of prompts by rows."""
         self._laid_out = len(self.rows)
+        if not self.rows:
+            return
         place = {prompt: number for number, prompt in enumerate(self.prompts)}
         members: list[list[int]] = [[] for _ in self.prompts]
         for number, row in enumerate(self.rows):

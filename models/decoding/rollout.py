@@ -14,9 +14,9 @@ from models.decoding.cache import RolloutCache
 from models.decoding.choice import ByCuts, ByProcessors
 from models.decoding.drafts.drafting import Drafting, RowDrafts
 from models.decoding.live_rows import LiveRows
-from models.decoding.prompts import read_prompts
+from models.decoding.prompts import WaitingRows, different_prompts
 from models.families.registry import family_of
-from models.families.vision_hooks import CACHES, vision_language_model
+from models.families.vision_hooks import CACHES, given_cache, vision_language_model
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class RollOut:
         model: with a language-model head.
         inputs: what its forward takes of the batch, with an empty cache that grows.
         choice: of the next tokens.
-        drafting: not where `choice` or `ends` look at whole rows.
+        drafting, slots: not where `choice` or `ends` look at whole rows; `slots` are the rows that are computed at
+            once, `None` is all.
     """
 
     def __init__(
@@ -80,18 +81,19 @@ class RollOut:
         choice: ByCuts | ByProcessors,
         ends: Ends,
         drafting: Drafting | None = None,
+        slots: int | None = None,
     ):
         self.model, self.choice, self.ends = model, choice, ends
         self.combined = vision_language_model(model)
         self.family = family_of(self.combined.config)
         self.text = self.family.language_model(self.combined).config
         self.cache_name = next(name for name in CACHES if name in inputs)
-        self.prompts = read_prompts(model, inputs)
+        self.prompts = different_prompts(inputs, self.combined.config)
         rows = len(self.prompts.of_row)
-        device = self.prompts.logits.device
+        self.slots = rows if slots is None else slots
+        self.waiting = WaitingRows(model, self.prompts)
         most_drafted = 0 if drafting is None else drafting.most
-        of_row = torch.tensor(self.prompts.of_row, device=device)
-        self.cache = RolloutCache(self.prompts.layers, of_row, ends.most + most_drafted)
+        self.cache = RolloutCache(given_cache(inputs).layers, ends.most + most_drafted)
         self.live = LiveRows(self.prompts, self.cache)
         self.found = Completions(*([[] for _ in range(rows)] for _ in range(3)))
         self.ended = [False] * rows
@@ -101,24 +103,32 @@ class RollOut:
 
     @torch.no_grad()
     def run(self) -> Completions:
-        rows = self.live.rows
-        self._take(self.prompts.logits[self.prompts.of_row], rows, [[] for _ in rows])
-        with rollout_attention(self.text):
-            while self._leave():
-                drafts = self._drafted()
-                began = time.perf_counter()
-                self._take(self._forward(drafts), self.live.rows, drafts)
-                if self.drafts is not None:
-                    places = len(self.live.rows) * (1 + max(map(len, drafts)))
-                    self.drafts.note_forward(places, time.perf_counter() - began)
+        while self._fill():
+            drafts = self._drafted()
+            began = time.perf_counter()
+            with rollout_attention(self.text):
+                logits = self._forward(drafts)
+            self._take(logits, self.live.rows, drafts)
+            if self.drafts is not None:
+                places = len(self.live.rows) * (1 + max(map(len, drafts)))
+                self.drafts.note_forward(places, time.perf_counter() - began)
         self.choice.draws.finish(max(map(len, self.found.ids)))
         return self.found
 
-    def _leave(self) -> bool:
-        """Lets rows go that have ended; whether there are others."""
-        stays = self.ends.together and not all(self.ended)
-        self.live.leave(lambda row: self.ended[row] and not stays, lambda row: len(self.found.ids[row]) - 1)
+    def _fill(self) -> bool:
+        """Lets rows go that have ended, and others begin in their places; whether there are any."""
+        self._leave()
+        while self.waiting.rows and len(self.live.rows) < self.slots:
+            begun = self.waiting.begin(self.slots - len(self.live.rows))
+            self.live.enter(begun)
+            self._take(begun.logits, begun.rows, [[] for _ in begun.rows])
+            self._leave()
         return bool(self.live.rows)
+
+    def _leave(self) -> None:
+        stays = self.ends.together and not all(self.ended)
+        tokens = self.found.ids
+        self.live.leave(lambda row: self.ended[row] and not stays, lambda row: len(tokens[row]) - 1, self.waiting.rows)
 
     def _drafted(self) -> list[list[int]]:
         """Of each live row, what may come after the token that is not in the cache yet."""
@@ -133,7 +143,7 @@ class RollOut:
         tokens = 1 + max(map(len, drafts))
         step = self.live.step([len(self.found.ids[row]) - 1 for row in rows], tokens)
         self.cache.begin(step)
-        device = self.prompts.logits.device
+        device = self.prompts.positions.device
         ids = [
             [self.found.ids[row][-1], *draft, *[0] * (tokens - 1 - len(draft))]
             for row, draft in zip(rows, drafts, strict=True)

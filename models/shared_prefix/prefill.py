@@ -124,7 +124,8 @@ def of_rows(kwargs: dict[str, Any], rows: Sequence[int], config: Any) -> dict[st
     encoded = _encoded(kwargs)
     if encoded is not None:
         images = _images_of_rows(kwargs, config)
+        numbers = [number for row in rows for number in images[row]]
         copy = type(encoded)(**encoded)
-        known_family_of(config).choose_images(copy, [number for row in rows for number in images[row]])
-        chosen["mm_encoder_outputs"] = {"image": copy}
+        known_family_of(config).choose_images(copy, numbers)
+        chosen["mm_encoder_outputs"] = {"image": copy} if numbers else {}
     return chosen

@@ -11,8 +11,8 @@ from models.decoding.rollout import RollOut
 from models.decoding.streams import AsTransformers
 from models.families.gemma import Gemma3
 
-READ, MASK, BY_ROW, KEEP_ROWS, NOISE = (
-    rollout.read_prompts,
+PROMPTS, MASK, BY_ROW, KEEP_ROWS, NOISE = (
+    rollout.different_prompts,
     rollout.StepMask,
     Step.by_row,
     RolloutCache.keep_rows,
@@ -21,13 +21,13 @@ READ, MASK, BY_ROW, KEEP_ROWS, NOISE = (
 
 
 def with_prompts(**mistakes):
-    """What stands for `read_prompts`."""
+    """What stands for `different_prompts`."""
 
-    def read(model, inputs):
-        prompts = READ(model, inputs)
+    def find(inputs, config):
+        prompts = PROMPTS(inputs, config)
         return replace(prompts, **{name: wrong(getattr(prompts, name)) for name, wrong in mistakes.items()})
 
-    return read
+    return find
 
 
 def first_prompt(self, count):
@@ -49,8 +49,13 @@ MISTAKES = {
         "StepMask",
         lambda step, size, window: MASK(step, size, window and window + 1),
     ),
-    "padding is seen": ("qwen2_vl", rollout, "read_prompts", with_prompts(padding=lambda _: None)),
-    "positions begin too early": ("qwen2_vl", rollout, "read_prompts", with_prompts(positions=lambda last: last - 1)),
+    "padding is seen": ("qwen2_vl", rollout, "different_prompts", with_prompts(padding=lambda _: None)),
+    "positions begin too early": (
+        "qwen2_vl",
+        rollout,
+        "different_prompts",
+        with_prompts(positions=lambda last: last - 1),
+    ),
     "positions do not go on": ("qwen2_vl", Step, "places", property(lambda self: 0 * self.starts.unsqueeze(1))),
     "rows do not move": ("qwen2_vl", OwnKeys, "move_row", lambda *_: None),
     "states do not move": (

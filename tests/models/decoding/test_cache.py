@@ -7,13 +7,21 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 from models.decoding.attention import Step
 from models.decoding.cache import ROOM, OwnKeys, RolloutCache
+from models.decoding.prompts import Begun
 
 HEADS, SIZE, PROMPT = 2, 4, 5
 
 
-def prompts(count: int = 3, dtype: torch.dtype = torch.float32) -> DynamicLayer:
+def prompts(count: int = 3, start: int = 0) -> DynamicLayer:
+    """Of a cache that has read so many."""
     layer = DynamicLayer()
-    layer.update(states(count, PROMPT).to(dtype), -states(count, PROMPT).to(dtype))
+    layer.update(states(count, PROMPT, start), -states(count, PROMPT, start))
+    return layer
+
+
+def own_keys(most: int, read: DynamicLayer | None = None) -> OwnKeys:
+    layer = OwnKeys(most)
+    layer.add_prompts(prompts() if read is None else read, 0)
     return layer
 
 
@@ -37,7 +45,7 @@ def written(layer: OwnKeys, rows: int, count: int) -> None:
 
 
 def test_tokens_stand_behind_each_other_and_room_grows():
-    layer = OwnKeys(prompts(), most=3 * ROOM)
+    layer = own_keys(most=3 * ROOM)
     for place in range(2 * ROOM + 3):
         layer.step = step([place] * 3)
         keys, values = layer.update(states(3, 1, place), -states(3, 1, place))
@@ -50,7 +58,7 @@ def test_tokens_stand_behind_each_other_and_room_grows():
 
 
 def test_no_more_room_is_made_than_rows_may_have():
-    layer = OwnKeys(prompts(), most=7)
+    layer = own_keys(most=7)
     written(layer, 2, 1)
     assert layer.keys.shape[2] == 7
     layer.step = step([5, 3], tokens=4)  # of drafts, more at last
@@ -59,7 +67,7 @@ def test_no_more_room_is_made_than_rows_may_have():
 
 
 def test_rows_of_other_lengths_write_behind_their_own():
-    layer = OwnKeys(prompts(), most=20)
+    layer = own_keys(most=20)
     written(layer, 3, 6)
     layer.step = step([6, 2, 4], tokens=3)
     new = states(3, 3, 50)
@@ -72,7 +80,7 @@ def test_rows_of_other_lengths_write_behind_their_own():
 
 
 def test_a_row_takes_the_place_of_another():
-    layer = OwnKeys(prompts(), most=10)
+    layer = own_keys(most=10)
     layer.move_row(2, 0, 3)  # before anything is written there is nothing to move
     written(layer, 3, 4)
     layer.move_row(2, 0, 4)
@@ -84,7 +92,7 @@ def test_a_row_takes_the_place_of_another():
 
 
 def test_prompts_move_with_the_last_in_the_place_of_one_that_leaves():
-    layer = OwnKeys(prompts(3), most=10)
+    layer = own_keys(most=10)
     layer.move_prompt(2, 0)
     keys, values = layer.of_prompts(2)
     assert torch.equal(keys, states(3, PROMPT)[[2, 1]])
@@ -95,49 +103,74 @@ def test_keys_have_the_type_of_values():
     """Under autocast, rotary embeddings leave keys in float32."""
     layer = prompts(2)
     layer.values = layer.values.bfloat16()
-    own = OwnKeys(layer, most=4)
+    own = own_keys(4, layer)
     written(own, 2, 2)
     assert {one.dtype for one in (own.keys, own.values, *own.of_prompts(2))} == {torch.bfloat16}
 
 
 def test_lengths_are_those_with_the_prompt():
-    layer = OwnKeys(prompts(), most=10)
+    layer = own_keys(most=10)
     assert layer.get_seq_length() == PROMPT
     layer.step = step([3, 3])
     assert layer.get_seq_length() == PROMPT + 3
     assert layer.get_mask_sizes(1) == (PROMPT + 4, 0)
 
 
-def hybrid(rows: list[int]) -> RolloutCache:
-    """Of a layer with attention and one of linear attention, after 2 prompts, for rows of these."""
+def linear(values: list[float]) -> LinearAttentionLayer:
+    """A layer with a state for each of these numbers."""
+    layer, states = LinearAttentionLayer(), torch.tensor(values)[:, None, None]
+    layer.update_conv_state(states.expand(-1, 3, 4).contiguous())
+    layer.update_recurrent_state(states.unsqueeze(3).expand(-1, 1, 2, 2).contiguous())
+    return layer
+
+
+def hybrid(*values: float) -> RolloutCache:
+    """Of a layer with linear attention, with rows of these states, and one with attention, with two prompts."""
     config = Qwen3_5TextConfig(num_hidden_layers=2, layer_types=["linear_attention", "full_attention"])
-    layers = DynamicCache(config=config).layers
-    linear = next(layer for layer in layers if isinstance(layer, LinearAttentionLayer))
-    linear.update_conv_state(10 * torch.arange(2.0)[:, None, None].expand(2, 3, 4).contiguous())
-    linear.update_recurrent_state(10 * torch.arange(2.0)[:, None, None, None].expand(2, 1, 2, 2).contiguous())
-    return RolloutCache([linear, prompts(2)], torch.tensor(rows), most=10)
+    cache = RolloutCache(DynamicCache(config=config).layers, most=10)
+    cache.enter(begun([0, 1], prompts(2), list(values)), 0)
+    return cache
+
+
+def begun(numbers: list[int], read: DynamicLayer | None, values: list[float]) -> Begun:
+    return Begun([*range(len(values))], numbers, [read] if numbers else [], [linear(values)], torch.empty(0))
+
+
+def convolved(cache: RolloutCache) -> list[float]:
+    return cache.layers[0].conv_states[0][:, 0, 0].tolist()
 
 
 def recurrent(cache: RolloutCache) -> list[float]:
-    state = cache.layers[0].recurrent_states
-    return (state[0] if isinstance(state, dict | list) else state)[:, 0, 0, 0].tolist()
+    return cache.layers[0].recurrent_states[0][:, 0, 0, 0].tolist()
 
 
-def test_each_row_has_a_state_of_its_prompt():
-    cache = hybrid([1, 0, 0, 1])
+def test_rows_begin_with_states_behind_those_of_others():
+    cache = hybrid(10, 0, 0)
     assert cache.has_states
-    assert recurrent(cache) == [10, 0, 0, 10]
-    assert not RolloutCache([prompts(2)], torch.tensor([0, 1]), most=10).has_states
+    cache.enter(begun([], None, [7, 8]), 2)
+    assert recurrent(cache) == convolved(cache) == [10, 0, 0, 7, 8]
+    cache.keep_rows([], 0, [])  # all leave
+    cache.enter(begun([], None, [9]), 2)
+    assert recurrent(cache) == convolved(cache) == [9]
+    assert not RolloutCache([prompts(2)], most=10).has_states
+
+
+def test_prompts_stand_behind_those_that_are_held():
+    layer = own_keys(most=4)
+    layer.add_prompts(prompts(2, start=50), 1)
+    keys, values = layer.of_prompts(3)
+    assert torch.equal(keys, torch.cat([states(1, PROMPT), states(2, PROMPT, 50)]))
+    assert torch.equal(values, -keys)
 
 
 @pytest.mark.parametrize(("moves", "rows", "expected"), [([(3, 1)], 3, [10, 10, 0]), ([], 2, [10, 0])])
 def test_states_move_with_their_rows(moves, rows, expected):
-    cache = hybrid([1, 0, 0, 1])
+    cache = hybrid(10, 0, 0, 10)
     cache.begin(step([0] * 4))
     keys = states(4, 1)
     cache.layers[1].update(keys, -keys)
     cache.keep_rows(moves, rows, [1] * len(moves))
-    assert recurrent(cache) == expected
+    assert recurrent(cache) == convolved(cache) == expected
     order = list(range(rows))
     for source, target in moves:
         order[target] = source
@@ -145,7 +178,8 @@ def test_states_move_with_their_rows(moves, rows, expected):
 
 
 def test_all_layers_learn_of_a_step_and_of_prompts_that_move():
-    cache = RolloutCache([prompts(3), prompts(3)], torch.tensor([0, 1, 2]), most=4)
+    cache = RolloutCache([prompts(3), prompts(3)], most=4)
+    cache.enter(Begun([0, 1, 2], [0, 1, 2], [prompts(3), prompts(3)], [], torch.empty(0)), 0)
     now = step([0, 0, 0])
     cache.begin(now)
     cache.keep_prompts([(2, 1)])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.decoding.live_rows import LiveRows
-from models.decoding.prompts import Prompts
+from models.decoding.prompts import Begun, Prompts
 
 PROMPT = 4
 
@@ -16,9 +16,14 @@ PROMPT = 4
 class Noted:
     """Stands for a cache: what stands at each place of it."""
 
-    def __init__(self, rows: int, prompts: int):
-        self.rows, self.prompts = list(range(rows)), list(range(prompts))
+    def __init__(self):
+        self.rows: list[int] = []
+        self.prompts: list[int] = []
         self.tokens: list[int] = []
+
+    def enter(self, begun: Begun, prompts: int) -> None:
+        self.rows += begun.rows
+        self.prompts[prompts:] = begun.prompts
 
     def keep_rows(self, moves, rows: int, tokens) -> None:
         for source, target in moves:
@@ -32,22 +37,31 @@ class Noted:
             self.prompts[target] = self.prompts[source]
 
 
-def live_rows(of_row: list[int], axes: int = 0, padded: bool = False) -> tuple[LiveRows, Noted]:
+def live_rows(
+    of_row: list[int], axes: int = 0, padded: bool = False, first: int | None = None
+) -> tuple[LiveRows, Noted]:
+    """Of rows of these prompts, of which the first have begun; by default all."""
     count = max(of_row) + 1
     positions = 10 * torch.arange(count).unsqueeze(1)
     padding = -torch.arange(float(count))[:, None, None, None].expand(count, 1, 1, PROMPT) if padded else None
     positions = positions.expand(axes, count, 1) if axes else positions
-    prompts = Prompts(of_row, [], torch.zeros(count, 3), positions, padding, [[1]] * count, PROMPT)
-    noted = Noted(len(of_row), count)
-    return LiveRows(prompts, noted), noted
+    noted = Noted()
+    live = LiveRows(Prompts({}, of_row, positions, padding, [[1]] * count, PROMPT), noted)
+    enter(live, list(range(len(of_row)))[:first])
+    return live, noted
 
 
-def leave(live: LiveRows, gone: Iterable[int]) -> None:
-    live.leave(lambda row: row in set(gone), lambda row: 100 + row)
+def enter(live: LiveRows, rows: list[int]) -> None:
+    unread = {live.of_row[row] for row in rows} - set(live.prompts)
+    live.enter(Begun(rows, sorted(unread), [], [], torch.empty(0)))
+
+
+def leave(live: LiveRows, gone: Iterable[int], waiting: Iterable[int] = ()) -> None:
+    live.leave(lambda row: row in set(gone), lambda row: 100 + row, list(waiting))
 
 
 def assert_laid_out(live: LiveRows, noted: Noted, of_row: list[int], alive: set[int]) -> None:
-    """Rows and prompts are those that are left, the cache has them at their places, and the table finds each."""
+    """Rows and prompts are those that are there, the cache has them at their places, and the table finds each."""
     assert sorted(live.rows) == sorted(alive)
     assert noted.rows == live.rows
     assert sorted(live.prompts) == sorted({of_row[row] for row in alive})
@@ -78,6 +92,37 @@ def test_any_rows_may_leave_in_any_order(rows):
             assert live.rows == []
             return
         assert_laid_out(live, noted, of_row, alive)
+
+
+@settings(max_examples=60)
+@given(lasts=st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=4), data=st.data())
+def test_others_take_the_places_of_those_that_leave(lasts, data):
+    """Rows of each prompt stay for so many steps; as many as there is room for begin after each."""
+    of_row = [prompt for prompt, rows in enumerate(lasts) for _ in rows]
+    stays = [last for rows in lasts for last in rows]
+    slots = data.draw(st.integers(1, len(of_row)))
+    live, noted = live_rows(of_row, first=slots)
+    waiting = list(range(slots, len(of_row)))
+    while live.rows:
+        assert_laid_out(live, noted, of_row, set(live.rows))
+        assert len(live.rows) == min(slots, len(live.rows) + len(waiting))
+        stays = [left - (row in live.rows) for row, left in enumerate(stays)]
+        leave(live, [row for row, left in enumerate(stays) if left == 0], waiting)
+        room = slots - len(live.rows)
+        begun, waiting = waiting[:room], waiting[room:]
+        if begun:
+            enter(live, begun)
+    assert not any(stays)
+
+
+def test_a_prompt_stays_while_rows_of_it_wait():
+    live, noted = live_rows([0, 1, 1, 1], first=2)
+    leave(live, [0, 1], waiting=[2, 3])
+    assert live.prompts == [1]
+    enter(live, [2])
+    assert_laid_out(live, noted, [0, 1, 1, 1], {2})
+    leave(live, [2])
+    assert live.prompts == []
 
 
 def test_the_last_takes_the_place_of_the_one_that_leaves():

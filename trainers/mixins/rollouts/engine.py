@@ -39,6 +39,13 @@ class RolloutEngineArguments:
             "type": str | int,
         },
     )
+    rollout_slots: int | None = field(
+        default=None,
+        metadata={
+            "help": "Completions that are computed at once; others take the places of those that end. Needs "
+            "rollout_stream: own. Default: all."
+        },
+    )
     rollout_check: bool = field(
         default=False,
         metadata={"help": "Roll the first batch out by the loop and by transformers, and stop if they differ."},
@@ -51,13 +58,22 @@ class RolloutEngineArguments:
             "rollout_engine": self.rollout_engine == "true",
             "rollout_stream": self.rollout_stream == "own",
             "rollout_drafts": self.rollout_drafts,
+            "rollout_slots": self.rollout_slots is not None,
             "rollout_check": self.rollout_check,
         }
         found = next((name for name, said in asked.items() if said), None)
         if self.use_vllm and found is not None:
             value = getattr(self, found)
             raise ValueError(f"{found}: {value}: is of rollouts by transformers, found use_vllm: true")
+        self._check_slots()
         super().__post_init__()
+
+    def _check_slots(self) -> None:
+        slots = self.rollout_slots
+        if slots is not None and slots < 1:
+            raise ValueError(f"rollout_slots: expected null or a whole number of at least 1, found {slots}")
+        if slots is not None and self.rollout_stream != "own":
+            raise ValueError(f"rollout_slots: {slots}: needs rollout_stream: own, found {self.rollout_stream!r}")
 
 
 class LoopedRollouts:
@@ -65,7 +81,8 @@ class LoopedRollouts:
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        decoding = Decoding(self.args.rollout_stream, Drafting.of(self.args.rollout_drafts))
+        drafting = Drafting.of(self.args.rollout_drafts)
+        decoding = Decoding(self.args.rollout_stream, drafting, self.args.rollout_slots)
         self.engine = Engine(self.args.rollout_engine, decoding, self.args.rollout_check)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
+from data.errors import UserError
 from models.decoding import rollout
 from models.decoding.attention import Step
 from models.decoding.engine import RolloutError
@@ -67,6 +68,24 @@ def test_the_default_goes_by_the_loop_and_its_own_stream_does_too(make_grpo, for
     assert first
     make_grpo(max_steps=1, rollout_stream="own").train()
     assert len(forwards) > first
+
+
+def test_runs_learn_the_same_with_fewer_rows_at_once(make_grpo, forwards):
+    own = {**SETTINGS, "rollout_stream": "own", "rollout_engine": True}
+    all_at_once, expected = trained(make_grpo(**own))
+    most = max(forwards)
+    forwards.clear()
+    three, found = trained(make_grpo(**own, rollout_slots=3, rollout_drafts=2))
+    assert max(forwards) == 3 < most
+    for name, value in three.items():
+        torch.testing.assert_close(value, all_at_once[name], atol=1e-5, rtol=0)
+    lengths = [[row.get("completions/mean_length") for row in logged] for logged in (found, expected)]
+    assert lengths[0] == lengths[1]
+
+
+def test_processors_that_look_at_all_rows_need_all_at_once(make_grpo):
+    with pytest.raises(UserError, match=r"rollout_slots: 3: rows at .* found RepetitionPenaltyLogitsProcessor"):
+        make_grpo(max_steps=1, repetition_penalty=1.2, rollout_stream="own", rollout_slots=3).train()
 
 
 WARM = """\
@@ -159,10 +178,16 @@ def test_what_is_not_exact_is_left_to_transformers_or_an_error(make_grpo, forwar
 
 
 def test_settings_of_no_effect_or_sense_are_errors(make_grpo):
-    with pytest.raises(ValueError, match="rollout_drafts: 4: is of rollouts by transformers, found use_vllm: true"):
-        GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, use_vllm=True, rollout_drafts=4)
+    for name in ("rollout_drafts", "rollout_slots"):
+        with pytest.raises(ValueError, match=f"{name}: 4: is of rollouts by transformers, found use_vllm: true"):
+            GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, use_vllm=True, **{name: 4})
     for wrong in (-1, "many", 2.5):
         with pytest.raises(ValueError, match=f"rollout_drafts: expected auto or a whole .*, found {wrong!r}"):
             make_grpo(rollout_drafts=wrong)
+    for wrong in (0, -3):
+        with pytest.raises(ValueError, match=f"rollout_slots: expected null or a whole .* 1, found {wrong}"):
+            make_grpo(rollout_slots=wrong, rollout_stream="own")
+    with pytest.raises(ValueError, match="rollout_slots: 8: needs rollout_stream: own, found 'transformers'"):
+        make_grpo(rollout_slots=8)
     with pytest.raises(ValueError, match="rollout_engine: expected one of auto, true, false, found 'yes'"):
         make_grpo(rollout_engine="yes")
