@@ -33,12 +33,16 @@ class Engine(WhereExact):
             "false" always leaves it to transformers.
         decoding: the loop.
         check: roll the first batch out both ways, and stop if they differ.
+        gathered: each process holds all weights while it generates, also those that ZeRO-3 divides.
     """
 
-    def __init__(self, mode: str = "auto", decoding: Decoding | None = None, check: bool = False):
+    def __init__(
+        self, mode: str = "auto", decoding: Decoding | None = None, check: bool = False, gathered: bool = False
+    ):
         required = "rollout_engine: true: completions cannot be rolled out exactly"
         super().__init__(mode, RolloutError, required, "transformers rolls completions out (rollout_engine: auto)")
         self.decoding = decoding or Decoding()
+        self.gathered = gathered
         self._unchecked = check
 
     def usable(self, model: nn.Module, arguments: dict[str, Any]) -> bool:
@@ -50,7 +54,7 @@ class Engine(WhereExact):
         Raises:
             RolloutError: it must, and does not.
         """
-        return self.allowed(reason_not_rolled_out(model, arguments))
+        return self.allowed(reason_not_rolled_out(model, arguments, self.gathered))
 
     def roll_out(self, model: nn.Module, shares: bool, generate: Callable) -> Any:
         """What `generate` gives by the loop.

@@ -38,13 +38,14 @@ _OF_MODE += ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "dol
 _MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 
 
-def reason_not_rolled_out(model: nn.Module, arguments: dict[str, Any]) -> str | None:
+def reason_not_rolled_out(model: nn.Module, arguments: dict[str, Any], gathered: bool = False) -> str | None:
     """Why the loop cannot do what `model.generate` is asked for; `None` if it can.
 
     Args:
         arguments: of `generate`, by name.
+        gathered: whether every process holds all weights while it generates, also those that ZeRO-3 divides.
     """
-    for reason in (_of_arguments(model, arguments), _of_processes(model), reason_not_shared(model)):
+    for reason in (_of_arguments(model, arguments), _of_processes(model, gathered), reason_not_shared(model)):
         if reason is not None:
             return reason
     return None
@@ -76,9 +77,9 @@ def _values(arguments: dict[str, Any], own: GenerationConfig) -> Callable[[str],
     return value
 
 
-def _of_processes(model: nn.Module) -> str | None:
-    """Processes that share weights must make equally many forwards."""
-    if is_deepspeed_zero3_enabled():
+def _of_processes(model: nn.Module, gathered: bool) -> str | None:
+    """Processes that share weights must make equally many forwards, unless each holds all of them meanwhile."""
+    if is_deepspeed_zero3_enabled() and not gathered:
         return "weights divided by ZeRO-3, for which all processes make equally many steps"
     if is_fsdp_managed_module(model):
         return "weights divided by FSDP, for which all processes make equally many steps"

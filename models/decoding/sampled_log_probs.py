@@ -1,5 +1,7 @@
 """The log-probabilities that `generate` samples with, which it does not give."""
 
+from math import nan
+
 import torch
 from transformers import LogitsProcessor
 
@@ -38,10 +40,14 @@ class SampledLogProbs(LogitsProcessor):
 
     def of_completions(self, completions: list[list[int]]) -> list[list[float]] | None:
         """The log-probability of each token of each completion, in nats; `None` where nothing was noted of them, as
-        when a program puts a function of its own in the place of `generate`.
+        when a program puts a function of its own in the place of `generate`. NaN for tokens of which a rollout told
+        nothing: padding, to those who do not know what ended a row.
         """
         if self._told is not None:
-            return [of_row[: len(ids)] for of_row, ids in zip(self._told, completions, strict=True)]
+            return [
+                [*of_row, *[nan] * (len(ids) - len(of_row))][: len(ids)]
+                for of_row, ids in zip(self._told, completions, strict=True)
+            ]
         longest = max(map(len, completions), default=0)
         if self._logits is None or len(self._logits) != len(completions) or len(self._noted) + 1 < longest:
             return None

@@ -7,6 +7,7 @@ Settings (worker_main.py): model, data (folders), agents, max_pixels, runs (name
 """
 
 import torch
+from accelerate.utils import gather_object
 from worker_main import run_all
 
 from data.tasks import load_rows
@@ -88,6 +89,8 @@ def run(settings: dict, name: str) -> dict:
     figures = {"weights": fingerprint(trainer)}
     for key in ("loss", "grad_norm", "reward", "kl"):
         figures[key] = [entry[key] for entry in trainer.state.log_history if key in entry]
+    last = trainer.engine.decoding.last
+    figures["forwards"] = gather_object([None if last is None else last.counts.forwards])
     if not canned:
         trainer.save_model(args.output_dir)
     return figures

@@ -105,6 +105,7 @@ def test_weights_that_processes_share(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(reasons, "is_deepspeed_zero3_enabled", lambda: True)
         assert "ZeRO-3" in reason_not_rolled_out(model, {})
+        assert reason_not_rolled_out(model, {}, gathered=True) is None
     with monkeypatch.context() as patch:
         patch.setattr(reasons, "is_fsdp_managed_module", lambda _: True)
         assert "FSDP" in reason_not_rolled_out(model, {})

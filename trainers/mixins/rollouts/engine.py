@@ -83,7 +83,8 @@ class LoopedRollouts:
         super().__init__(*args, **kwargs)
         drafting = Drafting.of(self.args.rollout_drafts)
         decoding = Decoding(self.args.rollout_stream, drafting, self.args.rollout_slots)
-        self.engine = Engine(self.args.rollout_engine, decoding, self.args.rollout_check)
+        gathered = self.args.ds3_gather_for_generation
+        self.engine = Engine(self.args.rollout_engine, decoding, self.args.rollout_check, gathered)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 

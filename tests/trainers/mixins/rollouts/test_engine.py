@@ -51,6 +51,14 @@ def test_runs_learn_the_same(make_grpo, forwards, more):
     assert max(measured) <= 2e-5
 
 
+def test_ends_that_trl_does_not_know_leave_padding_that_is_not_compared(make_grpo):
+    ends = {"generation_kwargs": {"eos_token_id": [*range(100, 200)]}}
+    trainer = make_grpo(max_steps=2, rollout_engine=True, **ends)
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert max(row["sampling/sampling_logp_difference/max"] for row in rows) <= 2e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probabilities_are_the_trainers_in_every_family(make_grpo, family):
