@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -243,29 +243,45 @@ def table_line(found: dict) -> str:
     return f"| {sizes} | {times} | {ratio} | {found['tokens']:.2f} | {share:.0f}% | {memory} |"
 
 
-def plot(results: list[dict], path: Path) -> None:
-    """Ratio over the size of the group, with what token arithmetic allows dotted; of batches of one prompt."""
+Line = tuple[dict[int, float], str, str | None]
+"""Values over the size of the group, the line's style, and its name in the legend."""
+
+
+def draw(panels: Mapping[str, Sequence[Line]], what: str, legend: str, path: Path) -> None:
+    """Draws panels, by their titles, side by side; `what` their values are, and what the legend says of all lines."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-    for panel, completion in zip(panels, SWEEP["completion"], strict=True):
+    figure, places = pyplot.subplots(
+        1, len(panels), figsize=(9, 3.6), sharey=True, layout="constrained", squeeze=False
+    )
+    for panel, (title, lines) in zip(places[0], panels.items(), strict=True):
+        for values, style, name in lines:
+            groups = sorted(values)
+            panel.plot(groups, [values[group] for group in groups], style, label=name)
+        sizes = sorted({group for values, _, _ in lines for group in values})
+        panel.set(title=title, xlabel="completions of a prompt", xscale="log")
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    places[0, 0].set_ylabel(what)
+    places[0, 0].legend(title=legend)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def plot(results: list[dict], path: Path) -> None:
+    """Ratio over the size of the group, with what token arithmetic allows dotted; of batches of one prompt."""
+    panels: dict[str, list[Line]] = {}
+    for completion in SWEEP["completion"]:
+        lines = panels.setdefault(f"completions of {completion} tokens", [])
         for color, visual in enumerate(SWEEP["visual"]):
             wanted = (visual, completion, 1)
             own = [one for one in results if (one["visual"], one["completion"], one["prompts"]) == wanted]
-            own.sort(key=lambda one: one["group"])
-            sizes = [one["group"] for one in own]
-            panel.plot(sizes, [one["ratio"] for one in own], f"C{color}o-", label=f"{visual} visual tokens")
-            panel.plot(sizes, [one["tokens"] for one in own], f"C{color}:")
-        panel.set(title=f"completions of {completion} tokens", xlabel="completions of a prompt", xscale="log")
-        panel.set_xticks(SWEEP["group"], [str(size) for size in SWEEP["group"]])
-        panel.minorticks_off()
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("times as fast as TRL")
-    panels[0].legend(title="dotted: ratio of tokens")
-    figure.savefig(path, metadata={"Date": None})
+            lines.append(({one["group"]: one["ratio"] for one in own}, f"C{color}o-", f"{visual} visual tokens"))
+            lines.append(({one["group"]: one["tokens"] for one in own}, f"C{color}:", None))
+    draw(panels, "times as fast as TRL", "dotted: ratio of tokens", path)
 
 
 @dataclass(kw_only=True)
