@@ -31,6 +31,7 @@ class Decoding:
         stream: of random numbers, one of `models.decoding.streams.STREAMS`.
         drafting: `None` drafts nothing.
         slots: rows that are computed at once; others take the places of those that end. `None`: all.
+        graphs: record forwards as CUDA graphs.
         notes_drawn: note the log-probabilities of what tokens are drawn from, after all cuts.
         last: completions of the last batch.
     """
@@ -38,6 +39,7 @@ class Decoding:
     stream: str = "transformers"
     drafting: Drafting | None = None
     slots: int | None = None
+    graphs: bool = False
     notes_drawn: bool = False
     last: Completions | None = None
 
@@ -66,7 +68,7 @@ class Decoding:
             choice = ByCuts(cuts, draws, self.notes_drawn)
         given = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
         drafting = self.drafting if isinstance(choice, ByCuts) else None
-        self.last = RollOut(model, given, choice, ends, drafting, self.slots).run()
+        self.last = RollOut(model, given, choice, ends, drafting, self.slots, self.graphs).run()
         for one in noting:
             one.tell(self.last.log_probs)
         width = max(map(len, self.last.ids))

@@ -76,11 +76,18 @@ class LiveRows:
     def step(self, starts: Sequence[int], tokens: int) -> Step:
         """Of the next forward: rows have so many own tokens before."""
         even = tokens == 1 and min(starts) == max(starts)
+        device = self.positions.device
+        return self.step_of(
+            torch.tensor(starts, device=device), tokens, starts[0] if even else None, max(starts) + tokens
+        )
+
+    def step_of(self, starts: torch.Tensor, tokens: int, at: int | None, width: int) -> Step:
+        """See `Step`; `width` may be more than the rows have, and `starts` may change before a forward."""
         return Step(
-            torch.tensor(starts, device=self.positions.device),
+            starts,
             tokens,
-            starts[0] if even else None,
-            max(starts) + tokens,
+            at,
+            width,
             len(self.prompts),
             self.group,
             self.grid,

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from transformers import StoppingCriteriaList
 
-from models.decoding.attention import StepMask, rollout_attention
+from data.errors import UserError
+from models.decoding.attention import rollout_attention
 from models.decoding.cache import RolloutCache
 from models.decoding.choice import ByCuts, ByProcessors
 from models.decoding.drafts.drafting import Drafting, RowDrafts
+from models.decoding.forwards import Forwards, RecordedForwards, reason_not_recorded
 from models.decoding.live_rows import LiveRows
 from models.decoding.prompts import WaitingRows, different_prompts
-from models.families.registry import family_of
 from models.families.vision_hooks import CACHES, given_cache, vision_language_model
 
 
@@ -72,6 +73,10 @@ class RollOut:
         choice: of the next tokens.
         drafting, slots: not where `choice` or `ends` look at whole rows; `slots` are the rows that are computed at
             once, `None` is all.
+        graphs: record forwards and replay them; not with `slots`.
+
+    Raises:
+        UserError: forwards of the model cannot be recorded.
     """
 
     def __init__(
@@ -82,19 +87,22 @@ class RollOut:
         ends: Ends,
         drafting: Drafting | None = None,
         slots: int | None = None,
+        graphs: bool = False,
     ):
-        self.model, self.choice, self.ends = model, choice, ends
-        self.combined = vision_language_model(model)
-        self.family = family_of(self.combined.config)
-        self.text = self.family.language_model(self.combined).config
-        self.cache_name = next(name for name in CACHES if name in inputs)
-        self.prompts = different_prompts(inputs, self.combined.config)
+        self.choice, self.ends, self.graphs = choice, ends, graphs
+        self.prompts = different_prompts(inputs, vision_language_model(model).config)
         rows = len(self.prompts.of_row)
         self.slots = rows if slots is None else slots
         self.waiting = WaitingRows(model, self.prompts)
         most_drafted = 0 if drafting is None else drafting.most
-        self.cache = RolloutCache(given_cache(inputs).layers, ends.most + most_drafted)
+        width = ends.most + most_drafted
+        self.cache = RolloutCache(given_cache(inputs).layers, width)
+        reason = reason_not_recorded(model, self.cache) if graphs else None
+        if reason is not None:
+            raise UserError(f"rollout_graphs: true: {reason}")
         self.live = LiveRows(self.prompts, self.cache)
+        made_of = (model, self.cache, next(name for name in CACHES if name in inputs), self.live, self.prompts.width)
+        self.forwards = RecordedForwards(*made_of, width) if graphs else Forwards(*made_of)
         self.found = Completions(*([[] for _ in range(rows)] for _ in range(3)))
         self.ended = [False] * rows
         self.drafts = None
@@ -103,69 +111,58 @@ class RollOut:
 
     @torch.no_grad()
     def run(self) -> Completions:
-        while self._fill():
-            drafts = self._drafted()
+        while rows := self._fill():
+            drafts = self._drafted(rows)
             began = time.perf_counter()
-            with rollout_attention(self.text):
-                logits = self._forward(drafts)
-            self._take(logits, self.live.rows, drafts)
+            with rollout_attention(self.forwards.text):
+                logits = self._forward(rows, drafts)
+            self._take(logits, rows, drafts)
             if self.drafts is not None:
-                places = len(self.live.rows) * (1 + max(map(len, drafts)))
+                places = len(rows) * (1 + max(map(len, drafts)))
                 self.drafts.note_forward(places, time.perf_counter() - began)
         self.choice.draws.finish(max(map(len, self.found.ids)))
         return self.found
 
-    def _fill(self) -> bool:
-        """Lets rows go that have ended, and others begin in their places; whether there are any."""
+    def _fill(self) -> list[int]:
+        """Lets rows go that have ended, and others begin in their places: the rows that go on."""
         self._leave()
         while self.waiting.rows and len(self.live.rows) < self.slots:
             begun = self.waiting.begin(self.slots - len(self.live.rows))
             self.live.enter(begun)
             self._take(begun.logits, begun.rows, [[] for _ in begun.rows])
             self._leave()
-        return bool(self.live.rows)
+        return [row for row in self.live.rows if self.ends.together or not self.ended[row]]
 
     def _leave(self) -> None:
-        stays = self.ends.together and not all(self.ended)
+        """Where forwards are recorded, all rows stay until the last has ended."""
+        stays = (self.ends.together or self.graphs) and not all(self.ended)
         tokens = self.found.ids
         self.live.leave(lambda row: self.ended[row] and not stays, lambda row: len(tokens[row]) - 1, self.waiting.rows)
 
-    def _drafted(self) -> list[list[int]]:
-        """Of each live row, what may come after the token that is not in the cache yet."""
-        rows = self.live.rows
+    def _drafted(self, rows: Sequence[int]) -> list[list[int]]:
+        """Of each row, what may come after the token that is not in the cache yet."""
         if self.drafts is None:
             return [[] for _ in rows]
         return self.drafts.of_rows(rows, [self.ends.most - len(self.found.ids[row]) - 1 for row in rows])
 
-    def _forward(self, drafts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """(N, V), logits after the last token of each live row and after each drafted one."""
-        rows = self.live.rows
-        tokens = 1 + max(map(len, drafts))
-        step = self.live.step([len(self.found.ids[row]) - 1 for row in rows], tokens)
-        self.cache.begin(step)
-        device = self.prompts.positions.device
+    def _forward(self, rows: Sequence[int], drafts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """(N, V), logits after the last token of each row and after each drafted one."""
+        longest = max(map(len, drafts))
+        if self.graphs and longest:
+            longest = self.drafts.most  # each number of tokens would be recorded
+        tokens = 1 + longest
         ids = [
             [self.found.ids[row][-1], *draft, *[0] * (tokens - 1 - len(draft))]
             for row, draft in zip(rows, drafts, strict=True)
         ]
-        inputs = {
-            "input_ids": torch.tensor(ids, device=device),
-            "position_ids": self.live.first + step.places,
-            "attention_mask": self.family.step_masks(
-                self.text, lambda window: StepMask(step, self.prompts.width, window)
-            ),
-            self.cache_name: self.cache,
-        }
-        if self.family.types_input is not None:
-            inputs[self.family.types_input] = torch.zeros_like(inputs["input_ids"])
-        logits = self.model(**inputs, use_cache=True, return_dict=True).logits  # (R, T, V)
+        logits = self.forwards.logits(rows, ids, [len(self.found.ids[row]) - 1 for row in rows])
         counts = self.found.counts
         counts.forwards, counts.rows = counts.forwards + 1, counts.rows + len(rows)
         counts.places += len(rows) * tokens
         if tokens == 1:
             return logits[:, 0]
         real = [number * tokens + place for number, draft in enumerate(drafts) for place in range(len(draft) + 1)]
-        return logits.flatten(0, 1)[torch.tensor(real, device=device)]
+        return logits.flatten(0, 1)[torch.tensor(real, device=logits.device)]
 
     def _take(self, logits: torch.Tensor, rows: Sequence[int], drafts: Sequence[Sequence[int]]) -> None:
         """Samples after each token, and keeps it while that is what was drafted."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from models.decoding import rollout
+from models.decoding import forwards, rollout
 from models.decoding.attention import Step, StepMask
 from models.decoding.cache import OwnKeys, RolloutCache
 from models.decoding.rollout import RollOut
@@ -13,7 +13,7 @@ from models.families.gemma import Gemma3
 
 PROMPTS, MASK, BY_ROW, KEEP_ROWS, NOISE = (
     rollout.different_prompts,
-    rollout.StepMask,
+    forwards.StepMask,
     Step.by_row,
     RolloutCache.keep_rows,
     AsTransformers._of,
@@ -45,7 +45,7 @@ MISTAKES = {
     "no window in Gemma 4": ("gemma4", Gemma3, "step_masks", lambda _, text, make: dict.fromkeys(WINDOWS, make(None))),
     "windows are one too wide": (
         "gemma3",
-        rollout,
+        forwards,
         "StepMask",
         lambda step, size, window: MASK(step, size, window and window + 1),
     ),

@@ -46,6 +46,10 @@ class RolloutEngineArguments:
             "rollout_stream: own. Default: all."
         },
     )
+    rollout_graphs: bool = field(
+        default=False,
+        metadata={"help": "Record the forward of a token as a CUDA graph and replay it, on a GPU."},
+    )
     rollout_check: bool = field(
         default=False,
         metadata={"help": "Roll the first batch out by the loop and by transformers, and stop if they differ."},
@@ -59,6 +63,7 @@ class RolloutEngineArguments:
             "rollout_stream": self.rollout_stream == "own",
             "rollout_drafts": self.rollout_drafts,
             "rollout_slots": self.rollout_slots is not None,
+            "rollout_graphs": self.rollout_graphs,
             "rollout_check": self.rollout_check,
         }
         found = next((name for name, said in asked.items() if said), None)
@@ -67,6 +72,8 @@ class RolloutEngineArguments:
             raise ValueError(f"{found}: {value}: is of rollouts by transformers, found use_vllm: true")
         self._check_slots()
         super().__post_init__()
+        if self.rollout_graphs and self.device.type != "cuda":
+            raise ValueError(f"rollout_graphs: true: expected a CUDA device, found {self.device}")
 
     def _check_slots(self) -> None:
         slots = self.rollout_slots
@@ -74,6 +81,10 @@ class RolloutEngineArguments:
             raise ValueError(f"rollout_slots: expected null or a whole number of at least 1, found {slots}")
         if slots is not None and self.rollout_stream != "own":
             raise ValueError(f"rollout_slots: {slots}: needs rollout_stream: own, found {self.rollout_stream!r}")
+        if slots is not None and self.rollout_graphs:
+            raise ValueError(
+                f"rollout_graphs: true: rows stay in their places until all have ended, found rollout_slots: {slots}"
+            )
 
 
 class LoopedRollouts:
@@ -82,7 +93,7 @@ class LoopedRollouts:
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         drafting = Drafting.of(self.args.rollout_drafts)
-        decoding = Decoding(self.args.rollout_stream, drafting, self.args.rollout_slots)
+        decoding = Decoding(self.args.rollout_stream, drafting, self.args.rollout_slots, self.args.rollout_graphs)
         gathered = self.args.ds3_gather_for_generation
         self.engine = Engine(self.args.rollout_engine, decoding, self.args.rollout_check, gathered)
 

@@ -5,9 +5,9 @@ import torch
 from peft import LoraConfig
 
 from data.errors import UserError
-from models.decoding import rollout
 from models.decoding.attention import Step
 from models.decoding.engine import RolloutError
+from models.decoding.forwards import Forwards
 from models.tiny import FAMILIES
 from trainers.grpo import GRPOConfig
 
@@ -16,13 +16,13 @@ from trainers.grpo import GRPOConfig
 def forwards(monkeypatch):
     """A list to which each forward of the loop adds its rows."""
     seen = []
-    plain = rollout.RollOut._forward
+    plain = Forwards.logits
 
-    def noting(self, drafts):
-        seen.append(len(drafts))
-        return plain(self, drafts)
+    def noting(self, rows, ids, starts):
+        seen.append(len(rows))
+        return plain(self, rows, ids, starts)
 
-    monkeypatch.setattr(rollout.RollOut, "_forward", noting)
+    monkeypatch.setattr(Forwards, "logits", noting)
     return seen
 
 
@@ -189,6 +189,10 @@ def test_settings_of_no_effect_or_sense_are_errors(make_grpo):
     for name in ("rollout_drafts", "rollout_slots"):
         with pytest.raises(ValueError, match=f"{name}: 4: is of rollouts by transformers, found use_vllm: true"):
             GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, use_vllm=True, **{name: 4})
+    with pytest.raises(ValueError, match="rollout_graphs: true: expected a CUDA device, found cpu"):
+        make_grpo(rollout_graphs=True)
+    with pytest.raises(ValueError, match="rollout_graphs: true: rows .* found rollout_slots: 4"):
+        make_grpo(rollout_graphs=True, rollout_slots=4, rollout_stream="own")
     for wrong in (-1, "many", 2.5):
         with pytest.raises(ValueError, match=f"rollout_drafts: expected auto or a whole .*, found {wrong!r}"):
             make_grpo(rollout_drafts=wrong)
