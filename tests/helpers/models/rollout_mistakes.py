@@ -30,6 +30,21 @@ def with_prompts(**mistakes):
     return find
 
 
+def with_numbers_of(stream, other):
+    """What stands for `pick` of a stream: by the numbers of other rows and steps.
+
+    Args:
+        other: (place, rows, steps) -> row, step.
+    """
+    right = stream.pick
+
+    def pick(self, scores, rows, steps, ids):
+        found = [other(place, rows, steps) for place in range(len(rows))]
+        return right(self, scores, [row for row, _ in found], [step for _, step in found], ids)
+
+    return pick
+
+
 def first_prompt(self, count):
     return tuple(one[:1].expand(count, -1, -1, -1) for one in (self.prompt_keys, self.prompt_values))
 

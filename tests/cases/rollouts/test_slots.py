@@ -16,6 +16,7 @@ from rollout_cases import (
     put,
     spread_model,
 )
+from rollout_mistakes import with_numbers_of
 from transformers import StoppingCriteriaList
 
 from data.errors import UserError
@@ -104,22 +105,12 @@ def test_processors_and_criteria_that_look_at_all_rows_are_refused():
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
-PICK, BEGIN, TAKE = OwnNumbers.pick, WaitingRows.begin, RollOut._take
-
-
-def with_numbers_of(other):
-    """What stands for `pick`: by the numbers of other rows and steps."""
-
-    def pick(self, scores, rows, steps, ids):
-        found = [other(place, rows, steps) for place in range(len(rows))]
-        return PICK(self, scores, [row for row, _ in found], [step for _, step in found], ids)
-
-    return pick
+BEGIN, TAKE = WaitingRows.begin, RollOut._take
 
 
 def of_waiting_rows(self, logits, rows, drafts):
     count, waiting = len(self.found.ids), len(self.waiting.rows)
-    wrong = with_numbers_of(lambda place, rows, steps: ((rows[place] + waiting) % count, steps[place]))
+    wrong = with_numbers_of(OwnNumbers, lambda place, rows, steps: ((rows[place] + waiting) % count, steps[place]))
     with put(OwnNumbers, "pick", wrong):
         TAKE(self, logits, rows, drafts)
 
@@ -132,12 +123,22 @@ def one_further(self, count):
 
 
 MISTAKES = {
-    "rows share numbers": (OwnNumbers, "pick", with_numbers_of(lambda place, rows, steps: (0, steps[place]))),
-    "numbers go by place": (OwnNumbers, "pick", with_numbers_of(lambda place, rows, steps: (place, steps[place]))),
+    "rows share numbers": (
+        OwnNumbers,
+        "pick",
+        with_numbers_of(OwnNumbers, lambda place, rows, steps: (0, steps[place])),
+    ),
+    "numbers go by place": (
+        OwnNumbers,
+        "pick",
+        with_numbers_of(OwnNumbers, lambda place, rows, steps: (place, steps[place])),
+    ),
     "a drafted place has the number of the one before": (
         OwnNumbers,
         "pick",
-        with_numbers_of(lambda place, rows, steps: (rows[place], steps[place] - (rows[place] in rows[:place]))),
+        with_numbers_of(
+            OwnNumbers, lambda place, rows, steps: (rows[place], steps[place] - (rows[place] in rows[:place]))
+        ),
     ),
     "numbers of rows that wait": (RollOut, "_take", of_waiting_rows),
     "rows that begin later stand one further": (WaitingRows, "begin", one_further),
