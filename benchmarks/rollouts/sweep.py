@@ -8,9 +8,10 @@ The quick start's rollouts, and the step that they are part of: quickstart.py. R
 The model is that of ../shared_prefix.py, with random weights: it repeats nothing that drafts could be looked up in,
 so what they show here is what they cost. One group is rolled out by all ways in turn in one process, on one thread;
 ratios are taken within a round, after one that is not counted, from CPU time with the reading of prompts and images.
-Lengths are forced, the same ones for all ways. Ways of one stream of random numbers must give the same completions:
-that is counted, and another one ends the run with status 1. Peak memory is that of a new process, above the model at
-rest.
+Lengths are forced, the same ones for all ways. Ways by one stream of random numbers must give the same completions:
+that is counted, and another one ends the run with status 1. As all tokens are nearly as likely, that shows a mistake
+of sampling, hardly one of attention; the quick start's model has learned, and shows both. Peak memory is that of a new
+process, above the model at rest.
 """
 
 import json
