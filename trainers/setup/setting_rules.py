@@ -143,6 +143,7 @@ RANGES = {
     # GRPO
     "dynamic_sampling_rounds": AT_LEAST_0,
     "max_sampling_difference": AT_LEAST_0,
+    "rollout_slots": AT_LEAST_1,
     "temperature_factor": ABOVE_0,
     "temperature_max": ABOVE_0,
     "temperature_min": ABOVE_0,

@@ -77,11 +77,11 @@ class RolloutEngineArguments:
 
     def _check_slots(self) -> None:
         slots = self.rollout_slots
-        if slots is not None and slots < 1:
-            raise ValueError(f"rollout_slots: expected null or a whole number of at least 1, found {slots}")
-        if slots is not None and self.rollout_stream != "own":
+        if slots is None:
+            return
+        if self.rollout_stream != "own":
             raise ValueError(f"rollout_slots: {slots}: needs rollout_stream: own, found {self.rollout_stream!r}")
-        if slots is not None and self.rollout_graphs:
+        if self.rollout_graphs:
             raise ValueError(
                 f"rollout_graphs: true: rows stay in their places until all have ended, found rollout_slots: {slots}"
             )
