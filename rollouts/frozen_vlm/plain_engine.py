@@ -17,6 +17,7 @@ from data.io.images import ImageSource, open_image
 from data.prompts import IN_CONTEXT_SYSTEM_PROMPT, in_context_messages
 from data.rows.messages import message_texts
 from data.vqa import common_answer
+from models.decoding.engine import Engine, rolling_out
 from models.families.loading import image_reader, image_token_ids, image_tokens, render, space_before_answers
 from models.generation import evaluating, read_rendered
 from rollouts.frozen_vlm.image_keys import ImageKeys
@@ -219,7 +220,8 @@ class PlainInContextVLM:
         tokenizer = self.processor.tokenizer
         settings = self._settings(max_new_tokens, num_beams, length_penalty)
         results = [""] * len(requests)
-        with torch.inference_mode(), evaluating(self.model):
+        loop = rolling_out(self.model, Engine("auto" if num_beams == 1 else "false"))  # beams share their prompt alone
+        with torch.inference_mode(), evaluating(self.model), loop:
             for members, rows in self._batches(requests, [None] * len(requests), num_beams, max_new_tokens):
                 inputs = self._inputs(rows)
                 output = self.model.generate(**inputs, generation_config=settings)

@@ -56,6 +56,22 @@ def test_whole_prompts_have_the_results_of_each_request_by_itself(family):
     assert vlm.answer_probabilities(REQUESTS[:1]) == pytest.approx([math.exp(scores[0])], abs=1e-5)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_each_image_of_a_batch_is_encoded_once_for_answers(beams):
+    model, processor = tiny("qwen2_vl")
+    encoded = []
+    hook = model.model.visual.register_forward_pre_hook(
+        lambda _, args, kwargs: encoded.append(len(kwargs["grid_thw"])), with_kwargs=True
+    )
+    vlm = PlainInContextVLM(model, processor)
+    vlm.generate(REQUESTS, max_new_tokens=4, num_beams=beams)
+    hook.remove()
+    shown = [image for one in REQUESTS for record in (one.query, *one.examples) for image in record.images]
+    different = {vlm.images.key(image) for image in shown}
+    assert len(different) < 0.6 * len(shown)
+    assert encoded == [len(different)]
+
+
 @pytest.mark.parametrize("family", BY_PIECES)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_pieces_and_whole_prompts_have_the_same_results(family, beams):
