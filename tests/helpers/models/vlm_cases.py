@@ -7,7 +7,7 @@ from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCondit
 from data.prompts import in_context_messages
 from data.vqa import VqaRecord, common_answer
 from models import tiny
-from models.families.loading import image_token_ids
+from models.families.loading import image_token_ids, render, space_before_answers
 from models.tiny_families.size import TinySize
 from rollouts.frozen_vlm.requests import InContextRequest
 
@@ -93,17 +93,18 @@ def plain_inputs(processor, request: InContextRequest, style: str, system: str |
     shown = [(example.question, common_answer(example)) for example in request.examples]
     counts = [len(record.images) for record in (*request.examples, request.query)]
     messages = in_context_messages(request.query.question, shown, style, system, counts)
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + answer
+    text = render(processor, messages, add_generation_prompt=True) + answer
     images = [image for record in (*request.examples, request.query) for image in record.images]
-    return processor(text=[text], images=images, return_tensors="pt")
+    return processor(text=[text], images=[images], return_tensors="pt")
 
 
 def plain_log_prob(model, processor, request: InContextRequest, style: str, system: str | None) -> float:
     """Mean log-probability over the answer's tokens, found by their characters in the processor's own input."""
-    inputs = plain_inputs(processor, request, style, system, request.answer)
+    answer = space_before_answers(processor) + request.answer
+    inputs = plain_inputs(processor, request, style, system, answer)
     ids = inputs["input_ids"][0]
     # Walk back from the end until the tokens spell the answer.
-    count = next(n for n in range(1, len(ids)) if processor.tokenizer.decode(ids[-n:]) == request.answer)
+    count = next(n for n in range(1, len(ids)) if processor.tokenizer.decode(ids[-n:]) == answer)
     with torch.no_grad():
         logits = model(**inputs).logits[0].double()
     chosen = logits.log_softmax(-1)[-count - 1 : -1].gather(1, ids[-count:, None])
