@@ -12,7 +12,8 @@ import torch
 ORDERS = (6, 3)
 """How many last tokens are looked up, most first."""
 MOST_CONTEXTS = 200_000
-"""Contexts that are kept, about 40 MB; those that were not met for longest leave."""
+"""Contexts that are kept, about 40 MB, and with each the whole sequence that it was met in last; those that were not
+met for longest leave."""
 
 
 class DraftStore:

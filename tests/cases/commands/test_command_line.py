@@ -64,6 +64,7 @@ VALUES = {
     "adaptive_kl": {"adaptive_kl": True, "beta": 0.1},
     "load_weights_only": {"load_weights_only": True, "resume_from_checkpoint": "somewhere"},
     "head_activation": {"head_activation": "tanh"},
+    "rollout_slots": {"rollout_slots": 2, "rollout_stream": "own"},
 }
 BY_TYPE = {"int": 2, "float": 0.25, "bool": True, "str": "text", "list[str]": ["one"], "list[int]": [1],
            "list[float]": [1.0], "dict": {"hidden_size": 8}}  # fmt: skip

@@ -72,8 +72,6 @@ class RolloutEngineArguments:
             raise ValueError(f"{found}: {value}: is of rollouts by transformers, found use_vllm: true")
         self._check_slots()
         super().__post_init__()
-        if self.rollout_graphs and self.device.type != "cuda":
-            raise ValueError(f"rollout_graphs: true: expected a CUDA device, found {self.device}")
 
     def _check_slots(self) -> None:
         slots = self.rollout_slots
@@ -92,6 +90,9 @@ class LoopedRollouts:
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        # Not where recipes are checked, which machines without a GPU do too.
+        if self.args.rollout_graphs and self.accelerator.device.type != "cuda":
+            raise ValueError(f"rollout_graphs: true: expected a CUDA device, found {self.accelerator.device}")
         drafting = Drafting.of(self.args.rollout_drafts)
         decoding = Decoding(self.args.rollout_stream, drafting, self.args.rollout_slots, self.args.rollout_graphs)
         gathered = self.args.ds3_gather_for_generation
