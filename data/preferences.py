@@ -12,9 +12,10 @@ be the messages, or the words, with which `chosen` and `rejected` both begin.
 """
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -27,7 +28,7 @@ from data.easy_preferences import ATTRIBUTES, KINDS, write_easy_preferences
 from data.io.counts import counted
 from data.io.field_types import Finite, OneId
 from data.io.images import resolve_images
-from data.io.records import RecordError, base_folder, field_error, parse_row, read_rows
+from data.io.records import Location, RecordError, Source, base_folder, field_error, parse_row, read_rows
 from data.io.unreadable import LeftOut, readable_rows
 from data.rows.messages import Message, Prompt, Text, parse_prompt, place_images
 from data.rows.row_images import RecordWithImages
@@ -192,9 +193,18 @@ class PreferenceCounts:
         return text + (f"; bad rows skipped: {self.skipped}" if self.skipped else "")
 
 
+Read = Callable[[Source, str], Iterable[tuple[Location, Any]]]
+AnyPreference = TypeVar("AnyPreference", bound=PreferenceRecord)
+
+
 def load_preferences(
-    source: str | Path, split: str = "train", skip_bad_rows: bool = False, check_files: bool = True
-) -> tuple[list[PreferenceRecord], PreferenceCounts]:
+    source: str | Path,
+    split: str = "train",
+    skip_bad_rows: bool = False,
+    check_files: bool = True,
+    read: Read = read_rows,
+    record_type: type[AnyPreference] = PreferenceRecord,  # type: ignore[assignment]
+) -> tuple[list[AnyPreference], PreferenceCounts]:
     """Records of a file, or of one split of a folder or Hub data set (`data.io.records.read_rows`).
 
     Records whose responses all have one rank are left out and counted: they prefer nothing. Records without an id get
@@ -203,36 +213,37 @@ def load_preferences(
     Args:
         skip_bad_rows: leave out rows that cannot be used, and count them, in place of an error.
         check_files: decode every image.
+        read: (source, split) -> the rows, with the record's fields.
 
     Raises:
         RecordError: lists every problem of every row; or nothing is left.
     """
     base = base_folder(source)
     counts = PreferenceCounts()
-    read: list[PreferenceRecord] = []
+    found: list[AnyPreference] = []
     places: list[str] = []
-    for number, (location, row) in enumerate(read_rows(source, split)):
+    for number, (location, row) in enumerate(read(source, split)):
         counts.rows += 1
         try:
-            record = parse_row(location, row, PreferenceRecord)
+            record = parse_row(location, row, record_type)
         except RecordError as error:
             counts.skipped += 1
             counts.problems.extend(error.problems)
             continue
         known = {"id": number if record.id is None else record.id, "images": resolve_images(record.images, base)}
-        read.append(record.model_copy(update=known))
+        found.append(record.model_copy(update=known))
         places.append(str(location))
     if check_files:
-        read = _with_readable_images(read, places, counts, skip_bad_rows)
+        found = _with_readable_images(found, places, counts, skip_bad_rows)
     elif counts.problems and not skip_bad_rows:
         raise RecordError(counts.problems)
     records = []
-    for record in read:
+    for record in found:
         counts.tied_pairs += tied_pairs(record)
-        found = len(pairs(record))
-        counts.pairs += found
-        counts.tied_records += not found
-        records += [record] if found else []
+        ranked = len(pairs(record))
+        counts.pairs += ranked
+        counts.tied_records += not ranked
+        records += [record] if ranked else []
     counts.records = len(records)
     if not records:
         where = f"{source}: the {split} split" if Path(source).is_dir() else f"{source}"
@@ -241,8 +252,8 @@ def load_preferences(
 
 
 def _with_readable_images(
-    read: list[PreferenceRecord], places: list[str], counts: PreferenceCounts, skip_bad_rows: bool
-) -> list[PreferenceRecord]:
+    read: list[AnyPreference], places: list[str], counts: PreferenceCounts, skip_bad_rows: bool
+) -> list[AnyPreference]:
     """The records whose images can be decoded; the others are counted, or an error."""
     if not skip_bad_rows:
         return readable_rows(read, places, counts.problems)

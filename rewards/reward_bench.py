@@ -1,11 +1,12 @@
-"""Preference accuracy of a reward model, or of scores by any model, as VL-RewardBench's evaluator counts it.
+"""A public bench of reward models, or preferences of one's own: figures of a reward model, or of scores by any model.
 
     python -m rewards.reward_bench --model outputs/reward_model --dataset_name bench.parquet --output_dir outputs/bench
     python -m rewards.reward_bench --scores scores.jsonl --output_dir outputs/bench
 
-Rows of `--dataset_name` hold `id`, `query`, `image` (or `images`), `response` and `human_ranking` (a lower rank is
-better). Rows of `--scores` need no images, but `scores`, one a response. Writes `<model>_<timestamp>.jsonl` (a row a
-response), `summary.json`, `calibration.png` and `scores.png`, and prints published figures beside the new ones.
+Rows of `--dataset_name` are a bench's as its authors publish them (`rewards/benches/`), or hold `id`, `query`, `image`
+(or `images`), `response` and `human_ranking` (a lower rank is better), and are counted by VL-RewardBench's rule. Rows
+of `--scores` are the same with `scores`, one a response, and need no images. Writes `<model>_<timestamp>.jsonl` (a row
+a response), `summary.json`, `calibration.png` and `scores.png`, and prints published figures beside the new ones.
 
 Scoring with a model uses every process that `accelerate launch` starts, and goes on where it was killed.
 """
@@ -18,14 +19,16 @@ from pathlib import Path
 from data.cli.arguments import OptionError, option, split_option
 from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
-from data.io.records import RecordError, write_json, write_jsonl
+from data.io.records import write_json, write_jsonl
 from data.io.shards import end_processes
-from data.preferences import PreferenceRecord, load_preferences
 from models.model_paths import model_option
-from rewards.preferences.accuracy import GROUPS, distinct_items, preference_accuracy
-from rewards.preferences.calibration import calibration, draw_calibration, draw_scores, score_summary
-from rewards.preferences.published import published_table
-from rewards.preferences.scored import ScoredPreference, equal_ranks, load_scored_preferences
+from rewards.benches.base import Bench, BenchRecord
+from rewards.benches.published import published_table
+from rewards.benches.reading import load_bench, load_scored_bench
+from rewards.benches.registry import BENCHES, find_bench
+from rewards.benches.summary import format_summary, summarise
+from rewards.preferences.calibration import draw_calibration, draw_scores
+from rewards.preferences.scored import ScoredPreference
 from rewards.scoring.model_scores import ScoreRequest, ScoringArguments, StoredScores, prompt_text
 
 
@@ -46,66 +49,11 @@ def response_rows(preferences: Sequence[ScoredPreference]) -> Iterator[dict]:
             }
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
-
-
-def format_summary(summary: dict) -> str:
-    """Groups, overall and macro as a text table, in percent."""
-    titles = ("accuracy", "95% interval", "decided", "ties", "pairs", "strict")
-    lines = [f"{'group':<16}" + "".join(f"{title:>16}" for title in titles)]
-    lines.append("-" * len(lines[0]))
-    rows = {group: summary["groups"][group] for group in GROUPS}
-    rows["overall"] = {
-        "accuracy": summary["overall"],
-        "wilson": summary["overall_wilson"],
-        "count": summary["count"],
-        "ties": summary["ties"],
-        "n": summary["items"],
-        "strict_accuracy": summary["strict_overall"],
-    }
-    for name, row in rows.items():
-        interval = "-" if row["wilson"] is None else " to ".join(_percent(bound) for bound in row["wilson"])
-        cells = (_percent(row["accuracy"]), interval, row["count"], row["ties"], row["n"])
-        lines.append(f"{name:<16}" + "".join(f"{cell:>16}" for cell in (*cells, _percent(row["strict_accuracy"]))))
-    strict = _percent(summary["strict_macro"])
-    lines.append(f"{'macro':<16}{_percent(summary['macro']):>16}{'':>64}{strict:>16}")
-    lines.append("")
-    lines.append(f"coverage {_percent(summary['coverage'])}% (pairs that are no ties; strict counts ties as wrong)")
-    empty = [group for group in GROUPS if group not in summary["macro_groups"]]
-    if empty:
-        lines.append(f"no decided pair in {', '.join(empty)}: macro is the mean of the other groups")
-    skipped = {
-        "duplicates": "repeated pairs left out",
-        "equal_ranks": "pairs of responses of equal rank left out",
-        "bad_rows": "unusable rows left out",
-    }
-    lines += [f"{summary[key]:,} {text}" for key, text in skipped.items() if summary.get(key)]
-    return "\n".join(lines)
-
-
-def summarise(preferences: Sequence[ScoredPreference], source: str) -> dict:
-    """The content of `summary.json`.
-
-    Raises:
-        RecordError: no two responses of unequal rank.
-    """
-    pairs = [pair for preference in preferences for pair in preference.pairs()]
-    if not pairs:
-        raise RecordError([f"{source}: field 'human_ranking': no row has two responses of unequal rank"])
-    items = distinct_items(pairs)
-    return {
-        **preference_accuracy(pairs),
-        "rows": len(preferences),
-        "equal_ranks": equal_ranks(preferences),
-        "scores": score_summary(items),
-        "calibration": calibration(items),
-    }
-
-
-def write_evaluation(preferences: Sequence[ScoredPreference], summary: dict, name: str, output_dir: Path) -> None:
+def write_evaluation(
+    bench: Bench, preferences: Sequence[ScoredPreference], summary: dict, name: str, output_dir: Path
+) -> None:
     """All files; nothing of an earlier evaluation is overwritten but its summary and pictures."""
-    items = distinct_items(pair for preference in preferences for pair in preference.pairs())
+    items = bench.pairs(preferences)
     rows = output_dir / f"{name}_{datetime.now():%Y%m%d-%H%M%S}.jsonl"
     write_jsonl(rows, response_rows(preferences))
     draw_calibration(items, name, output_dir / "calibration.png")
@@ -114,7 +62,7 @@ def write_evaluation(preferences: Sequence[ScoredPreference], summary: dict, nam
 
 
 def _score_with_model(
-    records: Sequence[PreferenceRecord], stored: StoredScores, source: str
+    records: Sequence[BenchRecord], stored: StoredScores, source: str
 ) -> list[ScoredPreference] | None:
     """Preferences with scores, on the main process; `None` on the others."""
     requests = [ScoreRequest(record.prompt(), tuple(record.images), tuple(record.response)) for record in records]
@@ -123,11 +71,12 @@ def _score_with_model(
         return None
     return [
         ScoredPreference(
-            id=record.id,  # type: ignore[arg-type]  # `load_preferences` numbers those without one
+            id=record.id,  # type: ignore[arg-type]  # `load_bench` numbers those without one
             query=prompt_text(record.prompt()),
             response=record.response,
             human_ranking=record.human_ranking,
             scores=row,
+            category=record.category,
         )
         for record, row in zip(records, scores, strict=True)
     ]
@@ -142,6 +91,7 @@ class RewardBenchArguments(ScoringArguments):
         "preferences: JSONL, JSON or parquet file, folder with splits, or Hub data set", None, old=("data",)
     )
     scores: str | None = option("instead of both: rows that have scores already", None)
+    bench: str | None = option("whose rule counts; by default told from the first row", None, choices=tuple(BENCHES))
     split: str = split_option("test")
     output_dir: Path = option("folder to write the evaluation to")
     name: str | None = option("of the model, for files and tables; by default from its path", None)
@@ -153,22 +103,32 @@ class RewardBenchArguments(ScoringArguments):
 
 
 def _report(
-    preferences: Sequence[ScoredPreference], left_out: dict[str, int], name: str, source: str, output_dir: Path
+    bench: Bench,
+    preferences: Sequence[ScoredPreference],
+    left_out: dict[str, int],
+    name: str,
+    source: str,
+    output_dir: Path,
 ) -> None:
-    summary = summarise(preferences, source) | left_out
-    write_evaluation(preferences, summary, name, output_dir)
-    print(format_summary(summary))
-    print(f"\n{published_table(name, summary)}")
+    summary = summarise(bench, preferences, source) | left_out
+    write_evaluation(bench, preferences, summary, name, output_dir)
+    print(f"{bench.title}\n\n{format_summary(bench, summary)}")
+    print(f"\n{published_table(bench.name, name, summary)}")
     print(f"\nwritten to {output_dir}")
+
+
+def _bench(arguments: RewardBenchArguments, source: str) -> Bench:
+    return BENCHES[arguments.bench] if arguments.bench else find_bench(source, arguments.split)
 
 
 def evaluate_scores(arguments: RewardBenchArguments) -> None:
     """Counts, writes and prints."""
     assert arguments.scores is not None  # or `evaluate_model` is called
     check_alone()
-    preferences = load_scored_preferences(arguments.scores, arguments.split)
+    bench = _bench(arguments, arguments.scores)
+    preferences = load_scored_bench(bench, arguments.scores, arguments.split)
     name = arguments.name or Path(arguments.scores).stem
-    _report(preferences, {}, name, arguments.scores, arguments.output_dir)
+    _report(bench, preferences, {}, name, arguments.scores, arguments.output_dir)
 
 
 def evaluate_model(arguments: RewardBenchArguments) -> None:
@@ -176,13 +136,14 @@ def evaluate_model(arguments: RewardBenchArguments) -> None:
     assert arguments.model is not None  # as `RewardBenchArguments` demands
     assert arguments.dataset_name is not None
     name = arguments.name or Path(arguments.model).name
-    records, counts = load_preferences(arguments.dataset_name, arguments.split, skip_bad_rows=arguments.skip_bad_rows)
+    bench = _bench(arguments, arguments.dataset_name)
+    records, counts = load_bench(bench, arguments.dataset_name, arguments.split, arguments.skip_bad_rows)
     stored = arguments.stored_scores(arguments.model, arguments.output_dir / name)
     preferences = _score_with_model(records, stored, arguments.dataset_name)
     if preferences is not None:
         # Records whose responses all have one rank are not scored, but their pairs are left out like other ties.
         left_out = {"rows": counts.rows, "equal_ranks": counts.tied_pairs, "bad_rows": counts.skipped}
-        _report(preferences, left_out, name, arguments.dataset_name, arguments.output_dir)
+        _report(bench, preferences, left_out, name, arguments.dataset_name, arguments.output_dir)
         stored.forget()
 
 

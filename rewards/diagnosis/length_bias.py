@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rewards.diagnosis.verdicts import mean, preference, share
-from rewards.preferences.accuracy import ranked_pairs
+from rewards.preferences.scored import ranked_pairs
 from rewards.scoring.statistics import bootstrap_mean, paired_difference
 
 SHORTER, LONGER, EQUAL = "shorter", "longer", "equal"

@@ -15,8 +15,8 @@ from typing import Any
 from rewards.diagnosis.image_variants import WITH, image_variants
 from rewards.diagnosis.length_bias import length_bias
 from rewards.diagnosis.verdicts import Orders, accuracy_of_row, mean, order_effect, share
-from rewards.preferences.accuracy import ScoredPair, ranked_pairs
 from rewards.preferences.calibration import calibration
+from rewards.preferences.scored import ScoredPair, ranked_pairs
 from rewards.scoring.model_scores import ScoreRequest
 from rewards.scoring.statistics import paired_difference
 

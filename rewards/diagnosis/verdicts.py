@@ -7,7 +7,7 @@ counts as one, however many pairs its responses make: they are no independent tr
 from collections.abc import Sequence
 from typing import Any
 
-from rewards.preferences.accuracy import ranked_pairs
+from rewards.preferences.scored import ranked_pairs
 from rewards.scoring.statistics import wilson_interval
 
 Orders = Sequence[Sequence[float]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.io.records import atomic_write
-from rewards.preferences.accuracy import ScoredPair
+from rewards.preferences.scored import ScoredPair
 from rewards.scoring.statistics import wilson_interval
 
 MAX_BINS = 10

@@ -7,7 +7,8 @@
 import datasets
 import evaluate
 
-from rewards.preferences.accuracy import GROUPS, ScoredPair, preference_accuracy, ranked_pairs
+from rewards.benches.vl_rewardbench import GROUPS, preference_accuracy
+from rewards.preferences.scored import ScoredPair, ranked_pairs
 
 _DESCRIPTION = "Accuracy of scores of responses against human preferences, by the rule of VL-RewardBench's evaluator."
 _INPUTS = """

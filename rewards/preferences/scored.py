@@ -5,8 +5,8 @@
 Further fields may stand beside. A lower rank is better.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, ValidationInfo, field_validator
@@ -14,9 +14,36 @@ from pydantic_core import PydanticCustomError
 
 from data.io.field_types import Finite, OneId
 from data.io.json_text import half_character
-from data.io.records import Record, parse_rows, read_some_rows
+from data.io.records import Record
 from data.rows.answers import plain
-from rewards.preferences.accuracy import ScoredPair, ranked_pairs
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """Two responses to one query, of which the first was preferred, and their scores."""
+
+    id: str | int
+    query: str
+    preferred: str
+    rejected: str
+    preferred_score: float
+    rejected_score: float
+
+    @property
+    def gap(self) -> float:
+        """How much higher the preferred response scores."""
+        return self.preferred_score - self.rejected_score
+
+
+def ranked_pairs(ranks: Sequence[float]) -> list[tuple[int, int]]:
+    """(better, worse) positions of every two responses of unequal rank; a lower rank is better.
+
+    >>> ranked_pairs([1, 0, 1])
+    [(1, 0), (1, 2)]
+    """
+    places = [(first, second) for first in range(len(ranks)) for second in range(first + 1, len(ranks))]
+    unequal = [(first, second) for first, second in places if ranks[first] != ranks[second]]
+    return [(a, b) if ranks[a] < ranks[b] else (b, a) for a, b in unequal]
 
 
 def check_encodable(text: Any) -> Any:
@@ -31,7 +58,11 @@ Numbers = Annotated[list[Finite], BeforeValidator(plain)]
 
 
 class ScoredPreference(Record):
-    """One row; see the module's docstring."""
+    """One row; see the module's docstring.
+
+    Attributes:
+        category: by which a bench divides its figures; set by its reader (`rewards/benches/base.py`).
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -40,8 +71,9 @@ class ScoredPreference(Record):
     response: Annotated[list[StrictStr], BeforeValidator(plain), Field(min_length=2)]
     human_ranking: Numbers
     scores: Numbers
+    category: StrictStr = ""
 
-    @field_validator("id", "query", "response")
+    @field_validator("id", "query", "response", "category")
     @classmethod
     def _check_texts(cls, value: Any) -> Any:
         for text in value if isinstance(value, list) else [value]:
@@ -72,16 +104,12 @@ class ScoredPreference(Record):
         ]
 
 
-def load_scored_preferences(source: str | Path, split: str = "test") -> list[ScoredPreference]:
-    """Every row of a file or folder (`data.io.records.read_some_rows`), in order.
-
-    Raises:
-        RecordError: lists every problem of every row, by file, line and field.
-    """
-    return parse_rows(read_some_rows(source, split), ScoredPreference)
+def all_pairs(preferences: Iterable[ScoredPreference]) -> list[ScoredPair]:
+    """Those of every row, in order."""
+    return [pair for preference in preferences for pair in preference.pairs()]
 
 
 def equal_ranks(preferences: Sequence[ScoredPreference]) -> int:
     """How many twos of responses have equal ranks, so that they are no pairs."""
     counts = [len(preference.response) for preference in preferences]
-    return sum(count * (count - 1) // 2 for count in counts) - sum(len(one.pairs()) for one in preferences)
+    return sum(count * (count - 1) // 2 for count in counts) - len(all_pairs(preferences))

@@ -6,8 +6,6 @@ import pytest
 
 from data.io.records import write_jsonl
 from rewards import reward_bench
-from rewards.preferences.accuracy import GROUPS
-from rewards.preferences.published import COLUMNS, TABLE, published_scores, published_table
 
 ROW = {
     "id": "mmmu_1",
@@ -64,14 +62,16 @@ def test_files_of_an_evaluation(evaluate, read_jsonl):
     assert sum(one["count"] for one in summary["calibration"]["bins"]) == 3
 
 
-def test_the_table_shows_published_figures_and_ones_own(evaluate, capsys):
-    evaluate([ROW], "--name", "mine")
-    printed = capsys.readouterr().out
-    assert "no decided pair in general, hallucination: macro is the mean of the other groups" in printed
-    [own] = [line for line in printed.splitlines() if line.startswith("> mine")]
-    assert own.split()[2:] == ["-", "-", "100.0", "100.0", "100.0", "this", "evaluation"]
-    assert "arXiv 2509.16127" in printed
-    assert "cannot be compared" in printed
+def test_the_tables_show_ones_own_and_published_figures(evaluate, capsys):
+    evaluate([ROW, {**ROW, "scores": [1.5, 1.5], "id": "mmmu_2"}], "--name", "mine")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "VL-RewardBench"
+    [reasoning] = [line.split() for line in lines if line.startswith("reasoning")]
+    assert reasoning[1:2] + reasoning[-4:] == ["100.00", "1", "1", "2", "50.00"]
+    assert "no decided pair in general, hallucination: macro is the mean of the other groups" in lines
+    assert any("arXiv 2509.16127, 2025-09" in line for line in lines)
+    assert not any(line.startswith("> mine") for line in lines)
+    assert "yours are of 2 other rows, and are not shown beside" in lines
 
 
 def test_parquet_with_scores_gives_the_same(evaluate, tmp_path):
@@ -141,36 +141,3 @@ def test_either_scores_or_model_and_data(options, tmp_path, capsys):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SystemExit, match="nowhere.jsonl: no such file"):
         reward_bench.main(["--scores", str(tmp_path / "nowhere.jsonl"), "--output_dir", str(tmp_path)])
-
-
-# -- the published table ----------------------------------------------------------------------------------------------
-
-
-def test_every_published_line_has_its_figures_and_an_arxiv_source():
-    pairs, lines = published_scores()
-    assert pairs == {"general": 183, "hallucination": 749, "reasoning": 318}
-    assert len(lines) == 19
-    for line in lines:
-        assert len(line.scores) == len(COLUMNS)
-        assert all(0 < score < 100 for score in line.scores)
-        assert line.source.startswith("arXiv 2")
-    assert TABLE.suffix == ".yaml"
-
-
-def test_lines_whose_overall_does_not_follow_from_their_groups_are_marked():
-    pairs, lines = published_scores()
-    by_name = {line.name: line for line in lines}
-    # (183 * 66.0 + 749 * 80.0 + 318 * 61.0) / 1250 = 73.1; for R1-Reward it is 77.2, and 71.9 is printed.
-    assert not by_name["Skywork-VL-Reward-7B"].inconsistent(pairs)
-    assert by_name["R1-Reward-7B"].inconsistent(pairs)
-    assert by_name["LLaVA-Critic-8B"].inconsistent(pairs)  # macro 44.0, mean of its groups 50.7
-
-
-def test_ones_own_line_stands_by_its_macro_accuracy():
-    pairs, _ = published_scores()
-    groups = {group: {"accuracy": 0.695, "n": pairs[group]} for group in GROUPS}
-    lines = published_table("mine", {"groups": groups, "overall": 0.695, "macro": 0.695, "items": 1250}).splitlines()
-    place = next(number for number, line in enumerate(lines) if line.startswith("> mine"))
-    assert lines[place - 1].startswith("Skywork-VL-Reward-7B")  # 69.0
-    assert lines[place + 1].startswith("IXC-2.5-Reward-7B")  # 70.0
-    assert "cannot be compared" not in "\n".join(lines)

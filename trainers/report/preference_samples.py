@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from data.preferences import PreferenceRecord
 from models.reward.inputs import reward_messages
-from rewards.preferences.accuracy import ranked_pairs
+from rewards.preferences.scored import ranked_pairs
 from trainers.report.samples import SampleGroup
 
 

@@ -7,8 +7,10 @@ import re
 import pytest
 
 from data.io.records import RecordError, write_jsonl
-from rewards.preferences.scored import load_scored_preferences
-from rewards.reward_bench import response_rows, summarise
+from rewards.benches.reading import load_scored_bench
+from rewards.benches.summary import summarise
+from rewards.benches.vl_rewardbench import VL_REWARDBENCH
+from rewards.reward_bench import response_rows
 
 ODD = [
     None, True, 0, -1, 1.5, float("nan"), float("inf"), 10**400, "", "0", "\ud83d", [], {}, [[]], [None], [0, 0],
@@ -36,11 +38,11 @@ def _mutated(rng: random.Random) -> dict:
 def _problems(path) -> list[str]:
     """Of a file; or, where it has none, checks that it can be evaluated."""
     try:
-        preferences = load_scored_preferences(path)
+        preferences = load_scored_bench(VL_REWARDBENCH, path)
     except RecordError as error:
         return error.problems
     if any(preference.pairs() for preference in preferences):
-        summary = summarise(preferences, str(path))
+        summary = summarise(VL_REWARDBENCH, preferences, str(path))
         assert summary["items"] >= 1
         assert 0 <= summary["coverage"] <= 1
     write_jsonl(path.with_name("rows.jsonl"), response_rows(preferences))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rewards.preferences.accuracy import ScoredPair
 from rewards.preferences.calibration import calibration, draw_calibration, draw_scores, score_summary
+from rewards.preferences.scored import ScoredPair
 
 
 def pairs(*gaps: float) -> list[ScoredPair]:

@@ -1,19 +1,13 @@
-"""Preference accuracy: the published evaluator's figures, and those that it leaves out, by hand."""
+"""VL-RewardBench: the published evaluator's figures, and those that it leaves out, by hand."""
 
 import math
 
 import evaluate
 import pytest
 
-from rewards.preferences.accuracy import (
-    GROUPS,
-    ScoredPair,
-    group_of,
-    preference_accuracy,
-    ranked_pairs,
-)
+from rewards.benches.vl_rewardbench import GROUPS, group_of, preference_accuracy
 from rewards.preferences.metric import PreferenceAccuracyMetric
-from rewards.preferences.scored import ScoredPreference
+from rewards.preferences.scored import ScoredPair, ScoredPreference, ranked_pairs
 from rewards.scoring.statistics import wilson_interval
 
 CASES = [f"public{number}" for number in range(6)]

@@ -1,0 +1,106 @@
+"""Published figures of a bench, newest first, and one's own beside them where the same rows were scored."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from rewards.benches.base import Figures
+
+TABLE = Path(__file__).with_name("published.yaml")
+OVERALL_TOLERANCE = 1.0
+"""Points of a hundred; judges whose answer cannot be read leave pairs out, which moves the weights of the groups."""
+MACRO_TOLERANCE = 0.2
+
+
+@dataclass(frozen=True)
+class Published:
+    """One line of a bench: percent, by column, of those that its source prints."""
+
+    model: str
+    figures: Mapping[str, float]
+    source: str
+    date: str
+
+    def inconsistent(self, sizes: Mapping[str, int]) -> bool:
+        """Whether overall or macro is not what the figures of the groups give; unknown ones are not."""
+        groups = [self.figures[group] for group in sizes if group in self.figures]
+        if len(groups) < len(sizes):
+            return False
+        weighted = sum(size * self.figures[group] for group, size in sizes.items()) / sum(sizes.values())
+        overall, macro = self.figures.get("overall", weighted), self.figures.get("macro", sum(groups) / len(groups))
+        return abs(weighted - overall) > OVERALL_TOLERANCE or abs(sum(groups) / len(groups) - macro) > MACRO_TOLERANCE
+
+
+@dataclass(frozen=True)
+class PublishedBench:
+    """The columns of a bench's table, what its figures were measured on, and its lines.
+
+    Attributes:
+        sizes: rows of each group, or of all (`items`); `None` where no source says.
+    """
+
+    columns: tuple[str, ...]
+    sizes: Mapping[str, int] | None
+    lines: tuple[Published, ...]
+
+    def same_rows(self, summary: Figures) -> bool:
+        """Whether an evaluation is of as many rows of each group."""
+        found = {"items": summary["items"], **{name: group["n"] for name, group in summary["groups"].items()}}
+        return self.sizes is not None and all(found.get(name) == size for name, size in self.sizes.items())
+
+
+@cache
+def published_benches() -> dict[str, PublishedBench]:
+    """Every bench of the table, by name."""
+    content = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    lines: dict[str, list[Published]] = {name: [] for name in content["benches"]}
+    for line in content["models"]:
+        lines[line.pop("bench")].append(Published(**line))
+    return {
+        name: PublishedBench(tuple(bench["columns"]), bench["sizes"], tuple(lines[name]))
+        for name, bench in content["benches"].items()
+    }
+
+
+def _own_figure(summary: Figures, column: str) -> float | None:
+    share = summary["groups"][column]["accuracy"] if column in summary["groups"] else summary.get(column)
+    return None if share is None else 100 * share
+
+
+def _line(name: str, figures: list[float | None], source: str, width: int) -> str:
+    cells = "".join(f"{'-' if figure is None else format(figure, '.1f'):>15}" for figure in figures)
+    return f"{name:<{width}}{cells}   {source}".rstrip()
+
+
+def published_table(bench: str, name: str, summary: Figures) -> str:
+    """The published lines of a bench, newest first, below one's own line, if it is of the same rows.
+
+    Args:
+        summary: of `rewards.benches.summary.summarise`.
+    """
+    published = published_benches()[bench]
+    names = [line.model + (" *" if line.inconsistent(published.sizes or {}) else "") for line in published.lines]
+    width = max(map(len, [f"> {name}", *names])) + 3
+    heading = f"{'published, percent':<{width}}" + "".join(f"{column:>15}" for column in published.columns)
+    lines = [f"{heading}   source", "-" * (len(heading) + 9)]
+    if published.same_rows(summary):
+        own = [_own_figure(summary, column) for column in published.columns]
+        lines.append(_line(f"> {name}", own, "this evaluation", width))
+    for shown, line in zip(names, published.lines, strict=True):
+        figures = [line.figures.get(column) for column in published.columns]
+        lines.append(_line(shown, figures, f"{line.source}, {line.date}", width))
+    return "\n".join([*lines, "", *_notes(published, summary, any(shown.endswith(" *") for shown in names))])
+
+
+def _notes(published: PublishedBench, summary: Figures, any_marked: bool) -> list[str]:
+    notes = ["* the source's overall or macro figure is not what its groups give"] if any_marked else []
+    if published.sizes is None:
+        return [*notes, "no source says which rows were scored, so your figures are not shown beside"]
+    sizes = ", ".join(f"{size:,} {name}" for name, size in published.sizes.items())
+    notes.append(f"published figures are of {sum(published.sizes.values()):,} rows ({sizes})")
+    if not published.same_rows(summary):
+        notes.append(f"yours are of {summary['items']:,} other rows, and are not shown beside")
+    return notes

@@ -1,0 +1,25 @@
+"""The benches by name, and which of them a file is of."""
+
+from itertools import islice
+
+from data.io.records import RecordError, Source
+from rewards.benches.base import Bench
+from rewards.benches.vl_rewardbench import VL_REWARDBENCH
+
+BENCHES = {bench.name: bench for bench in (VL_REWARDBENCH,)}
+"""The last one takes every row that none before it knows."""
+
+
+def _first_fields(bench: Bench, source: Source, split: str) -> set[str]:
+    """Names of the fields of the first row, none if it cannot be read as the bench reads it."""
+    try:
+        rows = [row for _, row in islice(bench.read(source, split), 1)]
+    except RecordError:
+        return set()
+    return set(rows[0]) if rows and isinstance(rows[0], dict) else set()
+
+
+def find_bench(source: Source, split: str) -> Bench:
+    """The bench whose fields the first row of a source has (`data.io.records.read_rows`)."""
+    *told, otherwise = BENCHES.values()
+    return next((bench for bench in told if bench.fields <= _first_fields(bench, source, split)), otherwise)
