@@ -2,7 +2,8 @@
 
 A reward is called as `reward(completions, **columns)` and returns one `float` or `None` a completion, in order.
 `None` means that the reward does not apply to that row. A completion is a text, or a list of chat messages; columns
-are lists as long as `completions`. Any function of this shape is a reward; the built-in ones are small classes, so
+are lists as long as `completions`. A reward with an attribute `scores_groups = True` is called once a group: with all
+completions of one prompt. Any function of this shape is a reward; the built-in ones are small classes, so
 that they have parameters and can be pickled to worker processes.
 """
 
@@ -35,6 +36,7 @@ class Reward(ABC):
         minimum, maximum: range of the scores; the right answer scores `maximum`.
         text_only: depends on texts alone, so that many processes can share the work.
         needs_model: a trained model gives the scores, and not even the right answer is sure of `maximum`.
+        scores_groups: compares the completions of a prompt, so that each call has all of one prompt and no others.
     """
 
     name: ClassVar[str]
@@ -46,6 +48,7 @@ class Reward(ABC):
     maximum: float = 1.0
     text_only: ClassVar[bool] = True
     needs_model: ClassVar[bool] = False
+    scores_groups: ClassVar[bool] = False
 
     @property
     def __name__(self) -> str:  # TRL logs a reward under this

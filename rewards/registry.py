@@ -22,7 +22,8 @@ from data.cli.user_code import import_named
 from data.errors import UserError
 from rewards.base import Reward
 from rewards.scoring.columns import own_arguments
-from rewards.scoring.failure_policy import GuardedReward, guard
+from rewards.scoring.failure_policy import GuardedReward
+from rewards.scoring.guards import guard
 
 REWARDS = {
     "agent_selection": "rewards.agent_selection.AgentSelection",

@@ -119,6 +119,7 @@ TESTED_IN = {
     "rewards/scoring/columns.py": "cases/rewards/test_reward_columns.py",
     "rewards/scoring/comparison.py": "rewards/test_eval.py",
     "rewards/scoring/model_scores.py": "rewards/test_score.py",
+    "rewards/scoring/own_copies.py": "rewards/scoring/test_failure_policy.py",
     "rollouts/example_selection/proposal_settings.py": "rollouts/example_selection/test_candidate_sets.py",
     "rollouts/example_selection/selection_methods.py": "rollouts/test_in_context.py",
     "rollouts/example_selection/evaluation.py": "rollouts/test_in_context.py",

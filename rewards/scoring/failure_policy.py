@@ -6,16 +6,15 @@ from all processes before any of them stops.
 """
 
 import asyncio
-import inspect
 import math
 import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from data.errors import UserError
+from rewards.scoring.own_copies import own_copy
 
 ON_ERROR = ("raise", "skip")
 LARGEST_REWARD = 1e18
@@ -54,7 +53,7 @@ class Failure:
 WHOLE_BATCH = "none in particular (the batch as a whole)"
 
 
-def _row_names(columns: dict[str, Any], length: int) -> list[str]:
+def row_names(columns: dict[str, Any], length: int) -> list[str]:
     """How messages call each row: by its id, or by its position."""
     ids = columns.get("id")
     if not isinstance(ids, list) or len(ids) != length:
@@ -62,46 +61,19 @@ def _row_names(columns: dict[str, Any], length: int) -> list[str]:
     return [f"{position} of the batch" if row is None else repr(row) for position, row in enumerate(ids)]
 
 
+def some_rows(completions: list, columns: dict[str, Any], rows: Sequence[int]) -> tuple[list, dict[str, Any]]:
+    """The arguments of a call for some rows; what is not a column (a list as long as the batch) goes along whole."""
+    size = len(completions)
+    own = {
+        key: [value[row] for row in rows] if isinstance(value, list) and len(value) == size else value
+        for key, value in columns.items()
+    }
+    return [completions[row] for row in rows], own
+
+
 def _single_rows(completions: list, columns: dict[str, Any]) -> Iterator[tuple[list, dict[str, Any]]]:
-    """The arguments of one call a row; what is not a column (a list as long as the batch) goes to each call."""
-    for position, completion in enumerate(completions):
-        row = {
-            key: [value[position]] if isinstance(value, list) and len(value) == len(completions) else value
-            for key, value in columns.items()
-        }
-        yield [completion], row
-
-
-_COPIED_BY = {"PIL": "copy", "numpy": "copy", "torch": "clone"}
-"""How pictures and arrays are copied, by the library that they are of, which need not be installed."""
-
-
-def _own_copy(value: Any, made: dict[int, Any]) -> Any:
-    """A copy of containers, bytearrays, pictures and arrays, all the way down; all else is shared.
-
-    Args:
-        made: copies of pictures and arrays so far, by the `id` of the original: rows of a group show the same picture.
-    """
-    if isinstance(value, dict):
-        own = copy(value)
-        for key, item in value.items():
-            own[key] = _own_copy(item, made)
-        return own
-    if isinstance(value, list | deque):  # of any class that is made from them
-        own, items = copy(value), [_own_copy(item, made) for item in value]
-        own.clear()
-        own.extend(items)
-        return own
-    if isinstance(value, set | bytearray):  # what they hold cannot be changed
-        return copy(value)
-    if type(value) is tuple:
-        return tuple(_own_copy(item, made) for item in value)
-    method = _COPIED_BY.get(type(value).__module__.partition(".")[0])
-    if method is None or not hasattr(value, method):
-        return value
-    if id(value) not in made:
-        made[id(value)] = getattr(value, method)()
-    return made[id(value)]
+    """The arguments of one call a row."""
+    return (some_rows(completions, columns, [row]) for row in range(len(completions)))
 
 
 def _as_float(value: Any) -> float | None:
@@ -142,14 +114,14 @@ class GuardedReward:
     def _call(self, completions: list, columns: dict[str, Any]) -> Any:
         """What the function returns for a copy of its own: no reward sees what another one changed in place."""
         made: dict[int, Any] = {}
-        own = {name: _own_copy(value, made) for name, value in columns.items()}
-        return self.function(completions=_own_copy(completions, made), **own)
+        own = {name: own_copy(value, made) for name, value in columns.items()}
+        return self.function(completions=own_copy(completions, made), **own)
 
     def __call__(self, completions: list, **columns: Any) -> list[float | None]:
         self.failures = []
         if not completions:
             return []
-        names = _row_names(columns, len(completions))
+        names = row_names(columns, len(completions))
         try:
             return self._checked(self._call(completions, columns), names)
         except Exception as error:
@@ -186,18 +158,22 @@ class GuardedReward:
     def _refuse(self, row: str, cause: str) -> None:
         self.failures.append(Failure(self.name, row, cause, fatal=True))
 
-    def _checked(self, values: Any, names: list[str]) -> list[float | None]:
-        """The values as floats; anything that is not a list of finite numbers or `None` becomes a fatal failure."""
+    def _checked(self, values: Any, names: list[str], whole: str = WHOLE_BATCH) -> list[float | None]:
+        """The values as floats; anything that is not a list of finite numbers or `None` becomes a fatal failure.
+
+        Args:
+            whole: how messages call all rows together.
+        """
         try:
             iterator = None if isinstance(values, str | bytes | Mapping) else iter(values)
         except TypeError:
             iterator = None
         if iterator is None:
-            self._refuse(WHOLE_BATCH, f"expected a list of {len(names)} numbers, found {type(values).__name__}")
+            self._refuse(whole, f"expected a list of {len(names)} numbers, found {type(values).__name__}")
             return [None] * len(names)
         values = list(iterator)
         if len(values) != len(names):
-            self._refuse(WHOLE_BATCH, f"returned {len(values)} rewards, expected {len(names)}: one a completion")
+            self._refuse(whole, f"returned {len(values)} rewards, expected {len(names)}: one a completion")
             return [None] * len(names)
         return [self._checked_value(value, row) for value, row in zip(values, names, strict=True)]
 
@@ -224,7 +200,7 @@ class GuardedAsyncReward(GuardedReward):
         self.failures = []
         if not completions:
             return []
-        names = _row_names(columns, len(completions))
+        names = row_names(columns, len(completions))
         try:
             return self._checked(await self._call(completions, columns), names)
         except Exception as error:
@@ -266,11 +242,3 @@ def settle(rewards: Iterable[GuardedReward], failures: Sequence[Failure], failed
                 f"reward '{reward.name}' failed for {failed[reward.name] / rows:.1%} of {rows:,} rows so far, more "
                 f"than its max_error_rate of {reward.max_error_rate:.1%}; the last: {own[-1].describe()}"
             )
-
-
-def guard(function: Callable, name: str, **policy: Any) -> GuardedReward:
-    """The guarded form of a reward, awaitable if the reward is."""
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004
-    )
-    return (GuardedAsyncReward if is_async else GuardedReward)(function, name, **policy)

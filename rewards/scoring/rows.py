@@ -1,17 +1,19 @@
 """Scoring rows from a file with rewards: in chunks, on all cores where the rewards read texts only."""
 
-import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 
 from tqdm import tqdm
 
 from data.cli.processes import process_pool
+from data.io.digests import rows_digest
 from rewards.base import Reward
 from rewards.registry import RewardSpec, build_rewards, needed_columns, optional_columns
-from rewards.scoring.failure_policy import Failure, GuardedAsyncReward, GuardedReward, settle
+from rewards.scoring.columns import QUESTIONS
+from rewards.scoring.failure_policy import Failure, GuardedReward, settle
+from rewards.scoring.guards import GuardedGroupReward, scores_of
 
 CHUNK = 2_048
 PARALLEL_FROM = 4 * CHUNK
@@ -27,15 +29,43 @@ def _columns(rewards: Sequence[GuardedReward], rows: Sequence[dict]) -> dict[str
     return {name: [row.get(name) for row in rows] for name in sorted(names)}
 
 
-def score_chunk(rewards: Sequence[GuardedReward], rows: Sequence[dict]) -> tuple[Scores, list[Failure]]:
-    """Scores of some rows by every reward, and the rows that failed."""
+def group_labels(rows: Sequence[dict]) -> list[Hashable]:
+    """Of each row, equal for completions of one prompt: its `id`; without one, what its prompt and images hold.
+
+    Rows with neither id nor prompt are groups of their own.
+    """
+    labels: list[Hashable] = []
+    for number, row in enumerate(rows):
+        asked = {name: row[name] for name in QUESTIONS if row.get(name) is not None}
+        if row.get("id") is not None:
+            labels.append(("id", row["id"]))
+        elif asked:
+            labels.append(("prompt", rows_digest([{**asked, "shown": row.get("images")}])))  # files by their paths
+        else:
+            labels.append(("row", number))
+    return labels
+
+
+def _score_groups(rewards: Sequence[GuardedReward]) -> bool:
+    return any(isinstance(reward, GuardedGroupReward) for reward in rewards)
+
+
+def score_chunk(
+    rewards: Sequence[GuardedReward], rows: Sequence[dict], groups: Sequence[Hashable] | None = None
+) -> tuple[Scores, list[Failure]]:
+    """Scores of some rows by every reward, and the rows that failed.
+
+    Args:
+        groups: of each row, for rewards that score groups, which are whole in `rows`; by default `group_labels`.
+    """
+    if groups is None:
+        groups = group_labels(rows) if _score_groups(rewards) else range(len(rows))
     completions = [row["completion"] for row in rows]
     columns = _columns(rewards, rows)
     columns.setdefault("prompts", [row.get("prompt") for row in rows])
     scores, failures = {}, []
     for reward in rewards:
-        result = reward(completions, **columns)
-        scores[reward.name] = asyncio.run(result) if isinstance(reward, GuardedAsyncReward) else result
+        scores[reward.name] = scores_of(reward, completions, columns, groups)
         failures.extend(reward.failures)
     return scores, failures
 
@@ -55,14 +85,28 @@ def _worker_rewards(specs: list[RewardSpec], agents) -> list[GuardedReward]:
 
 
 def _is_text_only(reward: GuardedReward) -> bool:
-    return isinstance(reward.function, Reward) and reward.function.text_only
+    own = reward.function
+    return isinstance(own, Reward) and own.text_only and not own.scores_groups
 
 
-def _chunks(rows: Sequence[dict]) -> Iterator[list[dict]]:
-    return (list(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK))
+def _chunks(groups: Sequence[Hashable]) -> list[list[int]]:
+    """Numbers of rows, in chunks of whole groups that have at most `CHUNK` rows together.
+
+    Args:
+        groups: of each row.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for number, group in enumerate(groups):
+        members.setdefault(group, []).append(number)
+    chunks: list[list[int]] = []
+    for numbers in members.values():
+        if not chunks or len(chunks[-1]) + len(numbers) > CHUNK:
+            chunks.append([])
+        chunks[-1] += numbers
+    return chunks
 
 
-def _only(rows: list[dict], columns: set[str]) -> list[dict]:
+def _only(rows: Sequence[dict], columns: set[str]) -> list[dict]:
     """Rows with nothing but what text rewards need, so that little travels to the workers."""
     return [{name: row[name] for name in columns if name in row} for row in rows]
 
@@ -84,31 +128,37 @@ def score_rows(
         RewardError: see `rewards.scoring.failure_policy.settle`.
     """
     rewards = build_rewards(specs, agents)
+    groups = group_labels(rows) if _score_groups(rewards) else range(len(rows))
     rows = [row if row.get("id") is not None else {**row, "id": number} for number, row in enumerate(rows)]
     workers = os.cpu_count() if workers is None else workers
     parallel = [_is_text_only(reward) and workers > 1 and len(rows) >= PARALLEL_FROM for reward in rewards]
-    scores: Scores = {reward.name: [] for reward in rewards}
+    scores: Scores = {reward.name: [None] * len(rows) for reward in rewards}
     failures: list[Failure] = []
     failed: Counter[str] = Counter()
 
-    def collect(result: tuple[Scores, list[Failure]]) -> None:
+    def collect(numbers: list[int], result: tuple[Scores, list[Failure]]) -> None:
         for name, values in result[0].items():
-            scores[name].extend(values)
+            for number, value in zip(numbers, values, strict=True):
+                scores[name][number] = value
         failures.extend(result[1])
         settle(rewards, result[1], failed, len(rows))
 
     here = [reward for reward, elsewhere in zip(rewards, parallel, strict=True) if not elsewhere]
     if here:
-        for chunk in tqdm(list(_chunks(rows)), desc="scoring", unit="chunk", disable=len(rows) < CHUNK):
-            collect(score_chunk(here, chunk))
+        for numbers in tqdm(_chunks(groups), desc="scoring", unit="chunk", disable=len(rows) < CHUNK):
+            chunk = [rows[number] for number in numbers]
+            collect(numbers, score_chunk(here, chunk, [groups[number] for number in numbers]))
     there = [spec for spec, elsewhere in zip(specs, parallel, strict=True) if elsewhere]
     if there:
         columns = {"completion", "id"}
         for reward, elsewhere in zip(rewards, parallel, strict=True):
             columns |= set(needed_columns(reward)) if elsewhere else set()
-        chunks = [_only(chunk, columns) for chunk in _chunks(rows)]
+        chunks = _chunks(range(len(rows)))
+        parts = [_only([rows[number] for number in numbers], columns) for numbers in chunks]
         with process_pool(workers) as processes:
-            results = processes.map(partial(_score_in_worker, there, agents), chunks)
-            for result in tqdm(results, total=len(chunks), desc="scoring", unit="chunk"):
-                collect(result)
+            results = processes.map(partial(_score_in_worker, there, agents), parts)
+            for numbers, result in zip(
+                chunks, tqdm(results, total=len(parts), desc="scoring", unit="chunk"), strict=True
+            ):
+                collect(numbers, result)
     return scores, failures

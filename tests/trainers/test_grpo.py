@@ -7,7 +7,8 @@ from datasets import Dataset
 
 from models.families.loading import image_token_ids
 from models.families.vision_hooks import vision_tower
-from rewards.scoring.failure_policy import RewardError, guard
+from rewards.scoring.failure_policy import RewardError
+from rewards.scoring.guards import guard
 from trainers.grpo import GRPOConfig
 from trainers.losses import group_advantages
 from trainers.mixins.rollouts import temperature as rollout_temperature

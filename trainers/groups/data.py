@@ -19,6 +19,7 @@ from data.reports.pool import ItemId
 from rewards.registry import build_rewards, with_tables
 from rewards.scoring.columns import check_columns
 from rewards.scoring.failure_policy import GuardedReward, settle
+from rewards.scoring.guards import scores_of
 from trainers.groups.arguments import GroupArguments
 from trainers.losses import groups_without_contrast
 from trainers.setup.recipes import DataArguments
@@ -306,9 +307,10 @@ def _scored(
     table = {name: [row.get(name) for row in rows] for name in names}
     check_columns(rewards, [{name: row.get(name) for name in names} for row in rows], source)
     completions = [one.completion or "" for group in groups for one in group.candidates]
+    members = [number for number, group in enumerate(groups) for _ in group.candidates]
     totals: list[float | None] = [None] * len(rows)
     for reward, weight in zip(rewards, weights, strict=True):
-        for place, score in enumerate(_checked_scores(reward, completions, table)):
+        for place, score in enumerate(_checked_scores(reward, completions, table, members)):
             if score is not None:
                 totals[place] = (totals[place] or 0.0) + weight * score
     scores = iter(totals)
@@ -321,8 +323,10 @@ def _reward_row(group: CandidateGroup, columns: dict, candidate: Candidate) -> d
     return {**columns, **fields, **(candidate.model_extra or {}), "id": group.id}
 
 
-def _checked_scores(reward: GuardedReward, completions: list[str], table: dict[str, list]) -> list[float | None]:
-    scores = reward(completions, **table)
+def _checked_scores(
+    reward: GuardedReward, completions: list[str], table: dict[str, list], members: list[int]
+) -> list[float | None]:
+    scores = scores_of(reward, completions, table, members)
     settle([reward], reward.failures, Counter(), len(completions))
     if reward.failures:
         logger.warning("reward '%s' failed for %d candidates, which have none", reward.name, len(reward.failures))

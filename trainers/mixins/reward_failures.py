@@ -16,9 +16,10 @@ from rewards.scoring.failure_policy import (
     Failure,
     GuardedReward,
     RewardError,
-    guard,
     settle,
 )
+from rewards.scoring.guards import GuardedGroupReward, guard
+from trainers.mixins.rollouts.whole_groups import WholeGroups
 from trainers.setup.model import init_kwargs
 
 LIBRARY = logging.getLogger("trl.trainer.grpo_trainer")
@@ -60,23 +61,32 @@ class GuardedRewards:
         super().__init__(*args, **kwargs)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
-        """The parent's; then all processes stop together if a reward failed on one of them.
+        """The parent's, with rewards that score groups called for whole ones; then all processes stop together if a
+        reward failed on one of them.
 
         Raises:
             RewardError: on every process, names reward, rank, row and cause.
         """
-        given, self.reward_funcs = self.reward_funcs, [_guarded(reward) for reward in self.reward_funcs]
-        guarded = [reward for reward in self.reward_funcs if isinstance(reward, GuardedReward)]
+        given, called = self.reward_funcs, [_guarded(reward) for reward in self.reward_funcs]
+        guarded = [reward for reward in called if isinstance(reward, GuardedReward)]
+        by_group = {place: one for place, one in enumerate(called) if isinstance(one, GuardedGroupReward)}
+        if by_group:
+            groups = self._whole_groups(inputs, prompts, completions, completion_ids_list)
+            for place, reward in by_group.items():
+                called[place] = groups.scored_by(reward, place)
 
         def says_more(record: logging.LogRecord) -> bool:
-            return not any(reward.failures for reward in guarded)
+            return not (by_group or any(reward.failures for reward in guarded))
 
         LIBRARY.addFilter(says_more)  # it would show the row as one that no reward applies to, and not say why
+        self.reward_funcs = called
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         finally:
             LIBRARY.removeFilter(says_more)
             self.reward_funcs = given
+        if by_group:
+            groups.fill(rewards)
         rank = self.accelerator.process_index
         mine = [replace(failure, rank=rank) for reward in guarded for failure in reward.failures]
         failures: list[Failure] = gather_object(mine)
@@ -86,6 +96,17 @@ class GuardedRewards:
             self._log_errors(guarded, failures)
         self._check_magnitude(inputs, rewards)
         return rewards
+
+    def _whole_groups(self, inputs, prompts, completions, completion_ids_list) -> WholeGroups:
+        """The groups that rewards score on this process."""
+        own = ("prompt", "completion", "completion_ids")  # as the parent hands columns on
+        rows = [
+            {name: value for name, value in row.items() if name not in own}
+            | {"prompts": prompt, "completions": completion, "completion_ids": ids}
+            for row, prompt, completion, ids in zip(inputs, prompts, completions, completion_ids_list, strict=True)
+        ]
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        return WholeGroups(rows, size, self.accelerator.process_index)
 
     def _log_errors(self, guarded: list[GuardedReward], failures: list[Failure]) -> None:
         mode = "train" if self.model.training else "eval"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from grpo_runs import as_reward, is_flat, make_trainer, picture, questions, train_and_check
 
-from rewards.scoring.failure_policy import guard
+from rewards.scoring.guards import guard
 
 A, B = as_reward("a"), as_reward("b")
 

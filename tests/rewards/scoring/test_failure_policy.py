@@ -15,10 +15,10 @@ from rewards.scoring.failure_policy import (
     GuardedAsyncReward,
     GuardedReward,
     RewardError,
-    _own_copy,
-    guard,
     settle,
 )
+from rewards.scoring.guards import guard
+from rewards.scoring.own_copies import own_copy
 
 
 def returning(values):
@@ -337,7 +337,7 @@ class OwnList(list):
 
 @pytest.mark.parametrize("value", [deque([[1]], maxlen=3), bytearray(b"ab"), OwnList([[1]]), {1, 2}, ([1],)], ids=str)
 def test_t14_containers_of_any_class_are_copied(value):
-    own = _own_copy(value, {})
+    own = own_copy(value, {})
     assert type(own) is type(value)
     assert own == value
     assert own is not value

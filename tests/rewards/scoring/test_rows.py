@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from PIL import Image
 
 from rewards.registry import RewardSpecError, build_rewards
 from rewards.scoring import rows as scoring
@@ -31,6 +32,14 @@ def seen(completions, **columns):
 
 def nothing(completions, **columns):
     return [float("nan")] * len(completions)
+
+
+def rank(completions, **columns):
+    # how many of its group are shorter, and the size of the group
+    return [sum(len(other) < len(text) for other in completions) + 10 * len(completions) for text in completions]
+
+
+rank.scores_groups = True
 """
 
 
@@ -104,6 +113,26 @@ def test_the_recipes_agents_reach_the_processes(small_chunks, select):
 def test_rows_are_scored_in_chunks(small_chunks, own):
     scores, _ = score_rows(["own_scores.chunk_size"], None, [{"completion": "x"}] * 8, workers=1)
     assert scores["chunk_size"] == [3.0] * 6 + [2.0] * 2
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        [{"id": name} for name in "pqppqr"],
+        [{"prompt": "same", "images": [Image.new("RGB", (2, 2), (number, 0, 0))]} for number in (0, 1, 0, 0, 1, 2)],
+        [{"question": name} for name in "pqppqr"],
+    ],
+    ids=["ids", "images of one prompt", "questions"],
+)
+def test_groups_are_scored_whole_wherever_their_rows_stand_and_chunks_end(small_chunks, own, named):
+    texts = ["a", "bb", "ccc", "dd", "e", "ffff"]
+    rows = [{**row, "completion": text} for row, text in zip(named, texts, strict=True)]
+    scores, _ = score_rows(["own_scores.rank", "own_scores.length"], None, rows)
+    assert scores == {"rank": [30, 21, 32, 31, 20, 10], "length": [1, 2, 3, 2, 1, 4]}
+
+
+def test_rows_of_no_known_prompt_are_groups_of_their_own(own):
+    assert score_rows(["own_scores.rank"], None, [{"completion": "a"}, {"completion": "bb"}])[0] == {"rank": [10, 10]}
 
 
 def test_an_async_reward_is_awaited(own):

@@ -48,6 +48,25 @@ def test_where_the_reward_comes_from(tmp_path, settings, expected):
     assert list(group.rewards) == pytest.approx(expected)
 
 
+GROUP_REWARD = """
+async def place(completions, id, **columns):
+    assert len(set(id)) == 1
+    return [float(number + 10 * len(completions)) for number in range(len(completions))]
+
+
+place.scores_groups = True
+"""
+
+
+def test_a_reward_of_groups_sees_all_candidates_of_one_prompt(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "places_of_group.py").write_text(GROUP_REWARD, encoding="utf-8")
+    source = write_groups(tmp_path, POINTERS, {**POINTERS, "id": 2})
+    script = GroupArguments(dataset_name=source, reward_funcs=["places_of_group.place"])
+    found = load_stored_groups(script, "train", by_length=False)
+    assert [group.rewards for group in found] == [[30.0, 31.0, 32.0]] * 2
+
+
 def test_a_sequence_of_examples_is_scored_by_the_recipes_tables(pointer_groups, tmp_path):
     """In training as in evaluation, whose queries may have a table of their own."""
     queries = EmbeddingTable.load(pointer_groups / "queries.safetensors")
