@@ -128,6 +128,11 @@ def _of_shared_images(encode: Callable) -> Callable:
     return features_of_places
 
 
+def has_own_encoding(model: nn.Module) -> bool:
+    """Whether the family changes how images are encoded, which `share_images` sees to."""
+    return type(family_of(vision_language_model(model).config)).encode is not Family.encode
+
+
 def share_images(model: nn.Module) -> None:
     """Lets a model take `image_index` (places,): which of the images stands at each place of its input.
 
@@ -151,7 +156,7 @@ def install_vision_hooks(model: nn.Module, distributed: bool) -> list[Any]:
         Handles whose `remove()` undoes it.
     """
     combined = vision_language_model(model)
-    if type(family_of(combined.config)).encode is not Family.encode:
+    if has_own_encoding(combined):
         share_images(combined)
     handles = [combined.register_forward_pre_hook(_without_empty_images, with_kwargs=True)]
     return handles + (_keep_busy(combined) if distributed else [])

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
+from data.io.digests import image_bytes_digest
 from data.io.images import ImageSource
 from data.rows.messages import parse_prompt, place_images, texts_of
 
@@ -55,6 +56,25 @@ def read_requests(
         asked.append(placed)
         seen.append(found)
     return asked, seen, [_read_response(number, response) for number, response in enumerate(responses)]
+
+
+def image_names(images: Sequence[Sequence[ImageSource]]) -> list[list[str]]:
+    """For each prompt, a name of each of its images: equal for the same path, and for images in memory or bytes with
+    the same content, because GRPO opens a prompt's images anew for each of its completions.
+
+    Raises:
+        ImageError: an image that cannot be used.
+    """
+    digests: dict[int, str] = {}  # by object, which are many times the same
+
+    def name(image: ImageSource) -> str:
+        if isinstance(image, str | Path):
+            return str(image)
+        if id(image) not in digests:
+            digests[id(image)] = image_bytes_digest(image)
+        return digests[id(image)]
+
+    return [[name(image) for image in of_prompt] for of_prompt in images]
 
 
 def _read_images(number: int, images: Any) -> list[ImageSource]:

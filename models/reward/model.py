@@ -24,12 +24,12 @@ from transformers.utils import ModelOutput
 
 from data.io.images import ImageSource
 from models.errors import ModelError
-from models.families.vision_hooks import share_images
+from models.families.vision_hooks import has_own_encoding, share_images
 from models.generation import evaluating
 from models.hub_revisions import hub_options
 from models.reward.config import RewardSettings, class_stem, reward_config_class, type_of_stem
 from models.reward.encoding import encode_groups
-from models.reward.inputs import Prompt, ResponseGroup, read_requests
+from models.reward.inputs import Prompt, ResponseGroup, image_names, read_requests
 from models.shared_prefix.layout import rows_with_equal_keys
 from models.shared_prefix.packing import pack_conversations
 from models.shared_prefix.sharing import SharedPrefix
@@ -206,7 +206,8 @@ class _RewardModel:
 
     def _hidden(self, image_index: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
         """(lines * width, hidden) of what the backbone reads, line by line."""
-        if image_index is not None and image_index.tolist() != list(range(len(image_index))):
+        repeats = image_index is not None and image_index.tolist() != list(range(len(image_index)))
+        if repeats or (image_index is not None and has_own_encoding(self.model)):
             share_images(self.model)
             inputs["image_index"] = image_index
         return self.model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
@@ -251,14 +252,15 @@ class _RewardModel:
         if self.processor is None:
             raise ValueError("no processor: load the model by load_reward_model, or set model.processor")
         prompts, images, responses = read_requests(prompts, images, responses)
+        names = image_names(images)
         order = sorted(  # rows of one prompt stand together, those of alike length beside each other
             range(len(prompts)),
-            key=lambda row: (len(str(prompts[row])), str(prompts[row]), _names(images[row]), len(responses[row])),
+            key=lambda row: (len(str(prompts[row])), str(prompts[row]), names[row], len(responses[row])),
         )
         scores = torch.empty(len(prompts))
         with evaluating(self):
             for start in range(0, len(order), batch_size):
-                shared = _rows_by_prompt(order[start : start + batch_size], prompts, images)
+                shared = _rows_by_prompt(order[start : start + batch_size], prompts, names)
                 groups = [
                     ResponseGroup(prompts[rows[0]], images[rows[0]], [responses[row] for row in rows])
                     for rows in shared
@@ -269,16 +271,9 @@ class _RewardModel:
         return scores
 
 
-def _names(images: Sequence[ImageSource]) -> list[str]:
-    """Equal for the same objects or paths; pixels are not compared."""
-    return [repr(str(image)) if isinstance(image, str | Path) else str(id(image)) for image in images]
-
-
-def _rows_by_prompt(
-    rows: Sequence[int], prompts: Sequence[Prompt], images: Sequence[Sequence[ImageSource]]
-) -> list[list[int]]:
-    """Rows that share prompt and images together, so that the vision tower sees these once."""
-    groups = rows_with_equal_keys([(repr(prompts[row]), *_names(images[row])) for row in rows])
+def _rows_by_prompt(rows: Sequence[int], prompts: Sequence[Prompt], names: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Rows that share prompt and images together, so that both are read once."""
+    groups = rows_with_equal_keys([(repr(prompts[row]), *names[row]) for row in rows])
     return [[rows[place] for place in group] for group in groups]
 
 

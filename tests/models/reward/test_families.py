@@ -15,7 +15,7 @@ from models.families.registry import family_of_processor
 from models.reward import config as configurations
 from models.reward import model as models
 from models.reward.config import class_stem, read_config, type_of_stem
-from models.reward.encoding import encode_groups
+from models.reward.encoding import conversation_text, encode_groups
 from models.reward.inputs import ResponseGroup, reward_messages
 from models.reward.load import from_backbone, load_reward_model, reward_model_kind, reward_model_of
 from models.shared_prefix.sharing import SharedPrefix
@@ -29,6 +29,8 @@ FAMILIES = {
     "gemma4": "Gemma4",
     "internvl": "InternVL",
     "idefics3": "Idefics3",
+    "smolvlm": "SmolVLM",
+    "llava_onevision": "LlavaOnevision",
 }
 QUICK = ("qwen3_vl", "qwen3_5", "gemma3")
 EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
@@ -80,7 +82,9 @@ def test_a_response_has_its_score_in_any_batch(backbone):
     model = make(backbone)
     singles = score(model, EACH, batch_size=1)
     assert singles.std() > 0.05
-    torch.testing.assert_close(score(model, EACH, batch_size=7), singles, atol=2e-5, rtol=0)
+    allowed = 2e-5 if backbone.name.startswith("qwen3_5") else 1e-5  # linear attention rounds in other places
+    for batch_size in (7, len(EACH)):
+        torch.testing.assert_close(score(model, EACH, batch_size=batch_size), singles, atol=allowed, rtol=0)
     for side in ("left", "right"):
         inputs = encode_groups(model.processor, GROUPS, padding_side=side)
         del inputs["row_groups"]
@@ -98,10 +102,11 @@ def test_inputs_are_those_of_the_processor(backbone):
     processor = load_processor(str(backbone))
     query, images, response = CASES[3]
     inputs = encode_groups(processor, [ResponseGroup(query, images, ["Another one.", response])])
-    text = processor.apply_chat_template(reward_messages(query, 3, response, None), tokenize=False).rstrip()
+    text = conversation_text(processor, reward_messages(query, 3, response, None))
     expected = processor(text=[text], images=[images], add_special_tokens=False, return_tensors="pt")
     there = inputs["attention_mask"][1] == 1
-    for key, values in expected.items():
+    for key in expected.keys() - set(family_of_processor(processor).found_inputs):
+        values = expected[key]
         of_tokens = values.shape == expected["input_ids"].shape
         assert torch.equal(inputs[key][1:, there] if of_tokens else inputs[key][: len(values)], values), key
 

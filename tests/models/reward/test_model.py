@@ -1,9 +1,11 @@
 """The reward model: scores that padding does not change, bounds, round trips, and strict starts."""
 
 import math
+from io import BytesIO
 
 import pytest
 import torch
+from PIL import Image
 from reward_cases import CASES, make, score
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -98,6 +100,24 @@ def test_responses_that_share_images_score_as_if_they_did_not(backbone):
         found = model(**inputs).logits.squeeze(1)
     each = [(query, images, text) for query, images, first in CASES for text in (first, "no", "maybe so")]
     torch.testing.assert_close(found, score(model, each, batch_size=1), atol=1e-5, rtol=0)
+
+
+def encoded(picture: Image.Image) -> bytes:
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("opened", [Image.Image.copy, encoded], ids=["pictures", "bytes"])
+def test_a_prompt_is_read_once_though_its_image_is_opened_for_each_response(tiny_model, opened):
+    model, read = make(tiny_model), []
+    model.model.get_input_embeddings().register_forward_hook(lambda module, args, _: read.append(args[0].numel()))
+    query, [image], _ = CASES[0]
+    score(model, [(query, [image], text) for text in ("red", "blue")])
+    score(model, [(query, [opened(image)], text) for text in ("red", "blue")])
+    score(model, [(query, [opened(one)], text) for one, text in ((image, "red"), (CASES[1][1][0], "blue"))])
+    once, anew, others = read
+    assert once == anew < others
 
 
 def test_inputs_are_those_of_the_processor(tiny_model):
