@@ -1,7 +1,7 @@
 """Scoring a group of responses to one prompt in one pass, beside one response after the other, on a CPU.
 
-    python benchmarks/reward_groups.py                                     # every family
-    python benchmarks/reward_groups.py --family qwen2_vl --rounds 7
+    python benchmarks/reward_models/groups.py                       # every family
+    python benchmarks/reward_models/groups.py --family qwen2_vl --rounds 7
 
 The reward model stands on the model of models/tiny.py of width 512 with 8 layers; its vision tower stays tiny. Both
 ways are `model.score`, images read and texts tokenised each time, in turn in one process; what is timed is the
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path[0] = str(Path(__file__).parents[1])  # this folder has a rewards.py, which is not the package
+sys.path[0] = str(Path(__file__).parents[2])
 
 import torch
 from transformers.utils.logging import set_verbosity_error
@@ -110,7 +110,7 @@ class RewardGroupsBenchmark:
 
     family: tuple[str, ...] = option("model types", tiny.FAMILIES, choices=tiny.FAMILIES)
     visual: int = option("visual tokens of a prompt, at least", 256, within=AT_LEAST_1)
-    response: int = option("tokens of a response", 64, within=AT_LEAST_1)
+    response: int = option("tokens of a response", 32, within=AT_LEAST_1)
     group: int = option("responses to a prompt", 8, within=AT_LEAST_1)
     text: int = option("text tokens of a prompt, at most", TEXT, within=AT_LEAST_1)
     width: int = option("of the language model, a multiple of 32", 512, within=AT_LEAST_1)

@@ -1,6 +1,6 @@
 """Training a reward model on a GPU: pairs a second and peak memory, by kind of attention.
 
-    python benchmarks/reward_model.py [--model Qwen/Qwen2-VL-2B-Instruct] [--pairs 8] [--side 448] [--steps 6]
+    python benchmarks/reward_models/training.py [--model Qwen/Qwen2-VL-2B-Instruct] [--pairs 8] [--side 448] [--steps 6]
 
 Random weights of the published shape in bfloat16, gradient checkpointing, fused AdamW. A step is forward, backward and
 update on so many pairs: one image each, a question of 32 tokens and two responses of 128. With `--model tiny` it runs
@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parents[1])
+sys.path[0] = str(Path(__file__).parents[2])
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
