@@ -11,7 +11,7 @@ VLLM_STAMP := .venv-vllm/.installed
 ACTIVATE := . .venv/bin/activate
 
 .DEFAULT_GOAL := help
-.PHONY: help known-family run selector reward factors factor-agents test test-slow test-kills test-families families-table test-vllm test-vllm-families lint format docs bench clean
+.PHONY: help known-family run selector reward judge factors factor-agents test test-slow test-kills test-families families-table test-vllm test-vllm-families lint format docs bench clean
 
 help:           ## Show these lines
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ selector: $(STAMP) ## Example selection, from a tiny VLM to an evaluated selecto
 reward: $(STAMP) ## A tiny reward model, its evaluation, and GRPO on it (SEED=0 OUT=outputs FAMILY=qwen2_vl)
 	@echo "== Reward model, about 7 minutes on 2 cores; everything goes to $(OUT)/reward/"
 	@$(ACTIVATE) && FAMILY=$(FAMILY) ./pipelines/reward.sh $(SEED) $(OUT)/reward
+
+judge: $(STAMP) ## A tiny judge, trained by GRPO on people's verdicts, and its evaluation (SEED=0 OUT=outputs)
+	@echo "== Judge, about 10 minutes on 2 cores; everything goes to $(OUT)/judge/"
+	@$(ACTIVATE) && ./pipelines/judge.sh $(SEED) $(OUT)/judge
 
 factors: $(STAMP) ## Factor predictors of damages and attributes, measured (SEED=0 OUT=outputs)
 	@echo "== Factor predictors, about 4 minutes on 2 cores; everything goes to $(OUT)/factors/"

@@ -34,6 +34,7 @@ REWARDS = {
     "sentence_format": "rewards.sentence_format.SentenceFormat",
     "vqa_accuracy": "rewards.vqa_accuracy.VqaAccuracy",
     "relevance": "rewards.relevance.RelevanceReward",
+    "verdict_accuracy": "rewards.judging.accuracy.VerdictAccuracy",
     "candidate": "rewards.candidate.CandidateReward",
     "beam_score": "rewards.candidate.BeamScore",
     "example_sequence": "rewards.candidate.ExampleSequence",

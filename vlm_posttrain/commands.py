@@ -30,6 +30,7 @@ OTHERS = {
         "validate": "rewards.validate",
         "score": "rewards.score",
         "reward-bench": "rewards.reward_bench",
+        "judging": "rewards.judging",
         "run-report": "trainers.report",
         "doctor": "trainers.doctor",
     },

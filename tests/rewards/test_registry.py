@@ -23,7 +23,13 @@ from rewards.registry import (
 from rewards.scoring.failure_policy import GuardedAsyncReward, GuardedReward
 
 NAMES = ["agent_selection", "filtering_quality", "combined", "xml_format", "strict_xml_format", "vqa_accuracy"]
-NAMES += ["sentence_format", "relevance", "candidate", "beam_score"]  # `reward_model` needs a model
+NAMES += [
+    "sentence_format",
+    "relevance",
+    "candidate",
+    "beam_score",
+    "verdict_accuracy",
+]  # `reward_model` needs a model
 OWN = '''
 class Brevity:
     """Shorter is better."""
@@ -79,7 +85,7 @@ def test_every_reward_goes_by_its_name_and_says_what_it_is(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_reward_survives_pickling(name, select):
     columns = {"ground_truth_agents": [["a"]], "ground_truth_filtered_data": [[1]], "pool": [None]}
-    columns |= {"answers": [["cat"] * 10], "vqa_correct": [1], "beam_score": [0.5]}
+    columns |= {"answers": [["cat"] * 10], "vqa_correct": [1], "beam_score": [0.5], "better": ["A"]}
     reward = build_reward(name)
     again = pickle.loads(pickle.dumps(reward))
     for completion in (select(("a", "p")), "cat"):
@@ -98,6 +104,7 @@ def test_every_reward_survives_pickling(name, select):
         ("vqa_accuracy", ("answers",)),
         ("relevance", ("answers",)),
         ("beam_score", ("beam_score",)),
+        ("verdict_accuracy", ("better",)),
     ],
 )
 def test_columns_that_rewards_need(name, columns):

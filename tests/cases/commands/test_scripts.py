@@ -12,6 +12,7 @@ from places import ROOT
 SCRIPTS = [
     "pipelines/factor_agents.sh",
     "pipelines/factors.sh",
+    "pipelines/judge.sh",
     "pipelines/quickstart.sh",
     "pipelines/reward.sh",
     "pipelines/selector.sh",

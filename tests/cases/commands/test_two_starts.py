@@ -37,6 +37,7 @@ WITHOUT_DATA = {
     "models.tiny": "--output_dir RUN",
     "rollouts.compare_factors": "--dataset_name x --predictors a=x --routing x --output_dir RUN",
     "rewards.eval": "--dataset_name x --rewards xml_format --output_dir RUN",
+    "rewards.judging.__main__": "rows --dataset_name x --output_dir RUN",
     "rewards.reward_bench": "--model x --dataset_name x --output_dir RUN",
     "rewards.score": "--model x --dataset_name x --output ROWS",
     "rollouts.beams": "--dataset_name x --pools x --model x --output ROWS",
@@ -61,6 +62,7 @@ WITHOUT_DATA = {
 """Module -> a command line whose data and models do not exist: a program that looks for them first fails otherwise."""
 OTHER_WAYS = [
     ("rewards.eval", "--compare x x --output_dir RUN"),
+    ("rewards.judging.__main__", "figures --completions x --output_dir RUN"),
     ("rewards.reward_bench", "--scores x --output_dir RUN"),
     ("rollouts.factor_routing", "suggest --model x --output ROWS"),
     ("trainers.sft", "--dataset_name x --policy selector --output_dir RUN"),

@@ -16,7 +16,7 @@ from rewards.xml_format import StrictXmlFormat, XmlFormat, read_strict_selection
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 """A busy machine is not a failure."""
 
-ELEMENTS = ("selection", "reasoning", "agents", "agent", "name", "prompt", "answer")
+ELEMENTS = ("selection", "reasoning", "agents", "agent", "name", "prompt", "answer", "verdict")
 TAGS = [f"<{slash}{name}>" for name in ELEMENTS for slash in ("", "/")]
 WORDS = [
     "blur_filter",
@@ -62,6 +62,7 @@ def column_strategies(pool: str) -> dict[str, st.SearchStrategy]:
         "ground_truth_filtered_data": st.lists(ids, max_size=7),
         "pool": st.none() | st.just(pool),
         "answers": answers | answers.map(lambda found: [{"answer": answer} for answer in found]),
+        "better": st.sampled_from([None, "A", "B"]),
         "vqa_correct": st.sampled_from([None, 0, 1, True, False]),
         **dict.fromkeys(("vqa_acc_score", "vqa_gt_prob", "vqa_rel_score"), share),
         **dict.fromkeys(("beam_score", "logprob_score"), number),

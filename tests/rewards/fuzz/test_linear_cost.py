@@ -21,6 +21,7 @@ COLUMNS = {
     "vqa_rel_score": 1.0,
     "beam_score": 0.1,
     "logprob_score": -2.0,
+    "better": "A",
 }
 HEAD = "<selection><reasoning>r</reasoning><agents>"
 REPEATED = {  # name: what comes once, what fills the megabyte, what comes last
@@ -43,6 +44,8 @@ REPEATED = {  # name: what comes once, what fills the megabyte, what comes last
     "open answers": ("", "<answer>", ""),
     "closed answers": ("", "</answer>", ""),
     "pairs of answers": ("", "<answer></answer>", "</answer>"),
+    "open verdicts": ("", "<verdict>", ""),
+    "verdicts": ("", "<verdict>A</verdict>", ""),
     "words": ("", "the two cats, ", ""),
     "periods": ("", ".", ""),
     "numbers": ("", "1,1", ""),
