@@ -7,12 +7,14 @@ writes preferences from easy-VQA (data/easy_preferences.py). Record, in JSONL, J
     {"id"?, "query", "image" | "images"?: path(s), bytes or PIL images, "response": [str, str, ...],
      "human_ranking": [0, 1, ...]: a number a response, lower is better, "margin"?: float}
 
+A response may hold images, as parts or as a turn of the assistant (data/rows/responses.py).
+
 TRL's form is read too: {"prompt", "chosen", "rejected", "images"?}, texts or chat messages, where the prompt may also
 be the messages, or the words, with which `chosen` and `rejected` both begin.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,9 +30,10 @@ from data.easy_preferences import ATTRIBUTES, KINDS, write_easy_preferences
 from data.io.counts import counted
 from data.io.field_types import Finite, OneId
 from data.io.images import resolve_images
-from data.io.records import Location, RecordError, Source, base_folder, field_error, parse_row, read_rows
+from data.io.records import Location, RecordError, Source, base_folder, parse_row, read_rows
 from data.io.unreadable import LeftOut, readable_rows
-from data.rows.messages import Message, Prompt, Text, parse_prompt, place_images
+from data.rows.messages import Prompt, parse_prompt, place_images
+from data.rows.responses import ParsedResponse, images_by_field, resolve_responses
 from data.rows.row_images import RecordWithImages
 
 TRL_FIELDS = ("chosen", "rejected")
@@ -42,7 +45,7 @@ class PreferenceRecord(RecordWithImages):
     Attributes:
         query: a question, or chat messages without the response.
         images: of the prompt, in order; maybe none.
-        response: texts.
+        response: texts, or texts with images.
         human_ranking: of each response; lower is better, equal is a tie.
         margin: by how much the better response should win, at least.
     """
@@ -51,7 +54,7 @@ class PreferenceRecord(RecordWithImages):
 
     id: OneId | None = None
     query: Any
-    response: list[Text] = Field(min_length=2)
+    response: list[ParsedResponse] = Field(min_length=2)
     human_ranking: list[Finite]
     margin: Finite | None = None
 
@@ -93,6 +96,10 @@ class PreferenceRecord(RecordWithImages):
         """`query` as a model takes it."""
         return self.query
 
+    def images_by_field(self) -> list[tuple[str, Any]]:
+        """Every image with the name of its field, those of responses too."""
+        return images_by_field(self.images, self.response)
+
 
 def _from_trl(row: dict) -> dict[str, Any]:
     """`query`, `response` and `human_ranking` of a row of TRL's form."""
@@ -101,6 +108,8 @@ def _from_trl(row: dict) -> dict[str, Any]:
     found: dict[str, Any] = {"human_ranking": [0, 1]}
     if prompt is None and all(isinstance(side, str) for side in sides):
         prompt, sides = _divided_texts(*sides)
+    if prompt is not None and not any(_has_turns(side) for side in sides):
+        return found | {"query": prompt, "response": sides}
     if not all(isinstance(side, list | tuple) for side in sides):
         return found | {"response": sides, **({} if prompt is None else {"query": prompt})}
     if prompt is None:  # what both have in common
@@ -117,8 +126,13 @@ def _from_trl(row: dict) -> dict[str, Any]:
                 "{name}: expected the prompt and one turn of the assistant after it, found {count} turns after it"
             )
             raise PydanticCustomError("trl", message, context)
-        responses.append(_response_text(name, turn))
+        responses.append(turn)
     return found | {"query": prompt, "response": responses}
+
+
+def _has_turns(side: Any) -> bool:
+    """Whether one side of TRL's form holds chat messages, and is neither a text nor parts."""
+    return isinstance(side, list | tuple) and any(isinstance(one, dict) and "role" in one for one in side)
 
 
 def _divided_texts(chosen: str, rejected: str) -> tuple[str, list[str]]:
@@ -137,14 +151,6 @@ def _divided_texts(chosen: str, rejected: str) -> tuple[str, list[str]]:
         message = "chosen, rejected: without a prompt, expected texts that begin with the same words, and then differ"
         raise PydanticCustomError("trl", message)
     return prompt, responses
-
-
-def _response_text(name: str, turn: dict) -> str:
-    """The text of a response; raises where it holds something else, which no model is trained to say."""
-    message = Message.model_validate(turn)
-    if any(part["type"] != "text" for part in message.content if isinstance(part, dict)):
-        raise field_error(name, "expected a response of texts alone", turn)
-    return message.text
 
 
 def pairs(record: PreferenceRecord) -> list[tuple[int, int]]:
@@ -231,6 +237,7 @@ def load_preferences(
             counts.problems.extend(error.problems)
             continue
         known = {"id": number if record.id is None else record.id, "images": resolve_images(record.images, base)}
+        known["response"] = resolve_responses(record.response, base)
         found.append(record.model_copy(update=known))
         places.append(str(location))
     if check_files:
@@ -256,12 +263,29 @@ def _with_readable_images(
 ) -> list[AnyPreference]:
     """The records whose images can be decoded; the others are counted, or an error."""
     if not skip_bad_rows:
-        return readable_rows(read, places, counts.problems)
+        return readable_preferences(read, places, counts.problems)
     left_out = LeftOut(may_be_all=True)
-    kept = readable_rows(read, places, left_out=left_out)
+    kept = readable_preferences(read, places, left_out=left_out)
     counts.skipped += len(left_out.entries)
     counts.problems += left_out.sentences
     return kept
+
+
+def readable_preferences(
+    records: Sequence[AnyPreference],
+    places: Sequence[str],
+    problems: Sequence[str] = (),
+    left_out: LeftOut | None = None,
+) -> list[AnyPreference]:
+    """`data.io.unreadable.readable_rows` of all images, those of responses too."""
+    return readable_rows(
+        records,
+        places,
+        problems,
+        left_out,
+        images_of=lambda record: [image for _, image in record.images_by_field()],
+        name=lambda record: [name for name, _ in record.images_by_field()],
+    )
 
 
 def as_pairs(record: PreferenceRecord) -> list[PreferenceRecord]:

@@ -21,6 +21,7 @@ from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
 from data.io.records import write_json, write_jsonl
 from data.io.shards import end_processes
+from data.rows.responses import response_label
 from models.model_paths import model_option
 from rewards.benches.base import Bench, BenchRecord
 from rewards.benches.published import published_table
@@ -73,7 +74,7 @@ def _score_with_model(
         ScoredPreference(
             id=record.id,  # type: ignore[arg-type]  # `load_bench` numbers those without one
             query=prompt_text(record.prompt()),
-            response=record.response,
+            response=[response_label(response) for response in record.response],
             human_ranking=record.human_ranking,
             scores=row,
             category=record.category,

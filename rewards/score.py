@@ -4,20 +4,21 @@
     accelerate launch -m rewards.score --model outputs/reward_model --dataset_name in.jsonl --output scored.jsonl
 
 Rows hold `query` (a question) or `prompt` (a question or chat messages), `image` or `images` (paths, or bytes in a
-parquet file; may be missing), and `response`: a text or a list of texts. Rows come out in input order with `score`, or
-`scores` for a list; images that are not paths are left out, also those of messages. With `id` and `human_ranking`
+parquet file; may be missing), and `response`: a text, a response with images (data/rows/responses.py), or a list of
+responses. Rows come out in input order with `score`, or `scores` for a list; images that are not paths are left out,
+also those of messages, and in a response a text stands for them. With `id` and `human_ranking`
 beside, what comes out can be evaluated by `rewards.reward_bench --scores`.
 
 Uses every process that `accelerate launch` starts, and goes on where it was killed.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, StrictStr, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from data.cli.arguments import option, rows_file_option, split_option
@@ -26,11 +27,30 @@ from data.cli.locks import parse_and_hold
 from data.io.images import resolve_images
 from data.io.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
 from data.io.shards import end_processes
-from data.io.unreadable import refuse_unreadable
+from data.io.unreadable import readable_rows
 from data.rows.messages import parse_prompt, place_images, promised_image
+from data.rows.responses import Response, image_label, images_by_field, parse_response, resolve_responses
 from data.rows.row_images import RecordWithImages, is_image_name
 from models.model_paths import model_option
 from rewards.scoring.model_scores import ScoreRequest, ScoringArguments
+
+
+def _holds_several(response: Any) -> bool:
+    """Whether it is a list of responses, and neither a text nor the parts or turns of one."""
+    return isinstance(response, list | tuple) and not (response and all(isinstance(one, dict) for one in response))
+
+
+def _parse_scored(response: Any) -> Response:
+    """A response; other than people, models may have said nothing."""
+    if not isinstance(response, str):
+        return parse_response(response)
+    token = promised_image(response)
+    if token is not None:
+        raise PydanticCustomError("response", "the text contains {token}, which promises an image", {"token": token})
+    return response
+
+
+_SCORED = TypeAdapter(list[Annotated[Any, BeforeValidator(_parse_scored)]])
 
 
 class ResponseRow(RecordWithImages):
@@ -40,7 +60,7 @@ class ResponseRow(RecordWithImages):
 
     query: Any = None
     prompt: Any = None
-    response: StrictStr | list[StrictStr]
+    response: Any
 
     @field_validator("query", "prompt")
     @classmethod
@@ -60,21 +80,19 @@ class ResponseRow(RecordWithImages):
 
     @field_validator("response")
     @classmethod
-    def _check_responses(cls, value: str | list[str]) -> str | list[str]:
-        if not value and isinstance(value, list):
+    def _parse_responses(cls, value: Any) -> Response | tuple[Response, ...]:
+        """A response, or a tuple of several."""
+        if not _holds_several(value):
+            return _parse_scored(value)
+        if not value:
             raise PydanticCustomError("response", "expected at least one response")
-        for response in [value] if isinstance(value, str) else value:
-            token = promised_image(response)
-            if token is not None:
-                message = "the text contains {token}, which promises an image"
-                raise PydanticCustomError("response", message, {"token": token})
-        return value
+        return tuple(_SCORED.validate_python(list(value)))
 
     def request(self) -> ScoreRequest:
         """What the model is asked; paths of images as they stand."""
         prompt = self.prompt if self.query is None else self.query
-        responses = [self.response] if isinstance(self.response, str) else self.response
-        return ScoreRequest(prompt, tuple(self.images), tuple(responses))
+        responses = self.response if isinstance(self.response, tuple) else (self.response,)
+        return ScoreRequest(prompt, tuple(self.images), responses)
 
 
 def _storable(row: dict) -> dict:
@@ -88,20 +106,26 @@ def _storable(row: dict) -> dict:
         else:
             stored[name] = kept
     for name in ("query", "prompt"):
-        if isinstance(row.get(name), list):
-            stored[name] = [_without_pictures(turn) for turn in row[name]]
+        if name in row:
+            stored[name] = _with_paths_alone(row[name], lambda part: {"type": "image"})
+    stored["response"] = _with_paths_alone(row["response"], _named)
     return stored
 
 
-def _without_pictures(turn: dict) -> dict:
-    """A message whose image parts hold paths, or nothing."""
-    if not isinstance(turn.get("content"), list):
-        return turn
-    parts = [
-        {name: value for name, value in part.items() if name != "image" or isinstance(value, str)}
-        for part in turn["content"]
-    ]
-    return {**turn, "content": parts}
+def _named(part: dict) -> dict:
+    """What stands for an image in a response, which tells it apart from others."""
+    return {"type": "text", "text": image_label(part["image"])}
+
+
+def _with_paths_alone(content: Any, instead: Callable[[dict], dict]) -> Any:
+    """Messages or parts, whose images are paths, or something else in place of their parts."""
+    if isinstance(content, list):
+        return [_with_paths_alone(one, instead) for one in content]
+    if not isinstance(content, dict):
+        return content
+    if content.get("image") is not None and not isinstance(content["image"], str):
+        return instead(content)
+    return {name: _with_paths_alone(value, instead) for name, value in content.items()}
 
 
 def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[ScoreRequest]]:
@@ -110,7 +134,7 @@ def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[Sco
     Raises:
         RecordError: lists every problem of every row.
     """
-    base, rows, requests, problems, images = base_folder(source), [], [], [], []
+    base, rows, requests, problems, places = base_folder(source), [], [], [], []
     for location, row in read_some_rows(source, split):
         try:
             request = parse_row(location, row, ResponseRow).request()
@@ -121,18 +145,24 @@ def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[Sco
         except (TypeError, ValueError) as error:  # dates of parquet, halves of surrogate pairs
             problems.append(f"{location}: cannot be written as a line of JSON: {error}")
             continue
-        resolved = tuple(resolve_images(list(request.images), base))
-        images += [(str(location), image) for image in resolved]
+        resolved = resolve_images(list(request.images), base), resolve_responses(request.responses, base)
+        places.append(str(location))
         rows.append(row)
-        requests.append(ScoreRequest(request.prompt, resolved, request.responses))
-    refuse_unreadable(images, problems)
+        requests.append(ScoreRequest(request.prompt, *map(tuple, resolved)))
+    readable_rows(
+        requests,
+        places,
+        problems,
+        images_of=lambda one: [image for _, image in images_by_field(one.images, one.responses)],
+        name=lambda one: [name for name, _ in images_by_field(one.images, one.responses)],
+    )
     return rows, requests
 
 
 def scored_rows(rows: Sequence[dict], scores: Sequence[Sequence[float]]) -> Iterator[dict]:
     """Rows with `score`, or `scores` where the response is a list."""
     for row, found in zip(rows, scores, strict=True):
-        own = {"score": found[0]} if isinstance(row["response"], str) else {"scores": list(found)}
+        own = {"scores": list(found)} if _holds_several(row["response"]) else {"score": found[0]}
         yield {**_storable(row), **own}
 
 

@@ -56,6 +56,8 @@ TESTED_IN = {
     "data/rows/row_images.py": "cases/inputs/test_rows_with_images.py",
     "data/rows/same_text.py": "data/candidates/test_legacy_formats.py",
     "data/rows/words.py": "cases/rewards/test_agents.py",
+    "models/reward/image_places.py": "models/reward/test_response_images.py",
+    "models/shared_prefix/conversations.py": "models/reward/test_response_images.py",
     "filter_agents/base.py": "filter_agents/test_executor.py",
     "filter_agents/duplicates.py": "cases/rewards/test_agents.py",
     "filter_agents/measurement_filters.py": "filter_agents/test_registry.py",

@@ -27,6 +27,7 @@ MAX_SHOWN = 5
 
 Row = TypeVar("Row")
 ImagesOf = Callable[[Any], Sequence[ImageSource]]
+NamesOf = Callable[[Any], Sequence[str]]
 ProblemsOf = Callable[[Sequence[ImageSource]], list[str | None]]
 
 
@@ -79,10 +80,15 @@ def refuse_unreadable(
         problems_of: decodes images, and says of each why it cannot be used, or `None`.
     """
     pairs = list(images)
-    sources = [image for _, image in pairs]
-    found = problems_of(sources)
+    _refuse([image for _, image in pairs], [f"{where}: field '{name}': " for where, _ in pairs], problems, problems_of)
+
+
+def _refuse(
+    images: Sequence[ImageSource], places: Sequence[str], problems: Sequence[str], problems_of: ProblemsOf
+) -> None:
+    found = problems_of(images)
     if problems or any(found):
-        raise unreadable_error(sources, found, [f"{where}: field '{name}': " for where, _ in pairs], problems)
+        raise unreadable_error(images, found, places, problems)
 
 
 @dataclass
@@ -120,18 +126,17 @@ class LeftOut:
         return [f"{entry['row']}: {problem}" for entry in self.entries for problem in entry["problems"]]
 
     def take(
-        self, rows: Sequence[Row], places: Sequence[str], problems: Sequence[Sequence[str | None]], name: str
+        self, rows: Sequence[Row], places: Sequence[str], problems: Sequence[Sequence[tuple[str, str | None]]]
     ) -> list[Row]:
         """The rows without those that are left out.
 
         Args:
             places: of the rows, for people.
-            problems: of each row's images.
-            name: of the field that holds the images.
+            problems: of each row's images, with the name of the field that holds it.
         """
         kept = []
         for position, (row, found) in enumerate(zip(rows, problems, strict=True)):
-            wrong = [f"field '{name}': {problem}" for problem in found if problem is not None]
+            wrong = [f"field '{name}': {problem}" for name, problem in found if problem is not None]
             if not wrong:
                 kept.append(row)
                 continue
@@ -149,7 +154,7 @@ def readable_rows(
     problems: Sequence[str] = (),
     left_out: LeftOut | None = None,
     images_of: ImagesOf = _images_of,
-    name: str = "images",
+    name: str | NamesOf = "images",
     problems_of: ProblemsOf = image_problems,
     check_files: bool = True,
 ) -> list[Row]:
@@ -160,7 +165,8 @@ def readable_rows(
         problems: of other kinds that are known already.
         left_out: `None` leaves nothing out.
         images_of: the images of a row.
-        name, problems_of: see `refuse_unreadable`.
+        name: of the field that holds the images, or of each image's.
+        problems_of: see `refuse_unreadable`.
         check_files: decode the images; without it, only `problems` are raised.
 
     Raises:
@@ -171,17 +177,19 @@ def readable_rows(
             raise RecordError(list(problems))
         return list(rows)
     images = [list(images_of(row)) for row in rows]
-    if left_out is None or problems:
-        pairs = [(place, image) for place, part in zip(places, images, strict=True) for image in part]
-        refuse_unreadable(pairs, problems, name, problems_of)
-        return list(rows)
+    fields = [
+        [name] * len(part) if isinstance(name, str) else name(row) for row, part in zip(rows, images, strict=True)
+    ]
     flat = [image for part in images for image in part]
+    where = [f"{place}: field '{one}': " for place, part in zip(places, fields, strict=True) for one in part]
+    if left_out is None or problems:
+        _refuse(flat, where, problems, problems_of)
+        return list(rows)
     found = problems_of(flat)
     left_out.images = count_images(flat, found)
     rest = iter(found)
-    kept = left_out.take(rows, places, [[next(rest) for _ in part] for part in images], name)
+    kept = left_out.take(rows, places, [[(one, next(rest)) for one in part] for part in fields])
     if rows and not kept and not left_out.may_be_all:
-        where = [f"{place}: field '{name}': " for place, part in zip(places, images, strict=True) for _ in part]
         raise unreadable_error(flat, found, where)
     return kept
 

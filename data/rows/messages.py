@@ -7,9 +7,9 @@ any of its spellings: `<Image>`, `<image/>`, `<img>`, `<|image|>`, or with the i
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, ConfigDict, StrictStr, TypeAdapter, field_validator, model_validator
+from pydantic import ConfigDict, StrictStr, TypeAdapter, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from data.io.json_text import half_character
@@ -58,10 +58,6 @@ def _check_characters(text: str) -> str:
     return text
 
 
-Text = Annotated[StrictStr, BeforeValidator(check_text)]
-"""Not empty, not endless, and without Qwen's tokens for images."""
-
-
 def _check_part(number: int, part: Any) -> dict[str, Any]:
     """A part without its nulls."""
     if not isinstance(part, dict):
@@ -89,6 +85,15 @@ def _check_part(number: int, part: Any) -> dict[str, Any]:
     return part
 
 
+def check_parts(parts: Sequence[Any]) -> list[dict[str, Any]]:
+    """Parts of a message, without their nulls.
+
+    Raises:
+        ValidationError: what is no part of a text or of an image, or has more than that.
+    """
+    return [_check_part(number, part) for number, part in enumerate(parts)]
+
+
 class Message(Record):
     """A turn of a conversation; further fields that are not null, such as `tool_calls`, are kept."""
 
@@ -111,7 +116,7 @@ class Message(Record):
             return _check_characters(content)
         if not isinstance(content, list | tuple):
             raise PydanticCustomError("content", "expected a text, or a list of parts")
-        return [_check_part(number, part) for number, part in enumerate(content)]
+        return check_parts(content)
 
     @model_validator(mode="after")
     def _says_something(self) -> "Message":

@@ -174,12 +174,14 @@ class KnownFamily(Family, ABC):
         model_types: `config.model_type` of its models.
         layer_kinds: of attention, in which continuations can be kept apart.
         image_inputs: model inputs that are of images.
+        images_anywhere: what tokens of images see is what came before them, so that continuations may have images too.
         types_input: model input that must say which tokens are of images also where positions and masks are given.
     """
 
     model_types: ClassVar[tuple[str, ...]]
     layer_kinds: ClassVar[tuple[str, ...]]
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    images_anywhere: ClassVar[bool] = True
     types_input: ClassVar[str | None] = None
 
     # -- images ------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ class Gemma3(KnownFamily):
 
     model_types: ClassVar = ("gemma3",)
     layer_kinds: ClassVar = ("full_attention", "sliding_attention")
+    images_anywhere: ClassVar = False
 
     # -- the model ---------------------------------------------------------------------------------------------------
 

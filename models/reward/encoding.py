@@ -1,11 +1,13 @@
 """What a reward model reads of conversations with images: tokens and pixels.
 
-Responses to one prompt share its images: their pixels are prepared once, and the vision tower sees them once.
+Responses to one prompt share its images: the vision tower sees them once. Their pixels are prepared once too, unless a
+response has images of its own: then each conversation goes through the processor by itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,11 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from data.rows.messages import message_texts
-from models.families.base import KnownFamily
+from data.rows.responses import Response, response_images
+from models.families.base import KnownFamily, different_images
 from models.families.loading import image_reader, render, space_before_answers
 from models.families.registry import family_of_processor
+from models.reward.image_places import render_with_images
 from models.reward.inputs import ResponseGroup, reward_messages
 from models.shared_prefix.layout import common_prefix
 
@@ -26,7 +30,7 @@ def conversation_text(processor, messages: Sequence[dict[str, Any]]) -> str:
 
     That token is what the score is read from; the line break after it, which some templates write, is cut off.
     """
-    text = render(processor, messages)
+    text = render_with_images(processor, messages)
     end = processor.tokenizer.eos_token
     if end is not None and end in text:
         return text[: text.rindex(end) + len(end)]
@@ -72,20 +76,22 @@ def encode_groups(
         stands at each place.
 
     Raises:
-        ValueError: images and places in the prompt do not match, or a text that holds a token for an image.
+        ValueError: images and places in the prompt do not match, a text that holds a token for an image, or a labelled
+            response with an image: language models write none.
         ImageError: an image that cannot be used.
     """
-    reader = image_reader(processor)
-    images = [[reader.open(image) for image in group.images] for group in groups]
+    images = [_opened(processor, group) for group in groups]
     texts: list[list[str]] = []
     starts: list[int | None] = []
     for number, group in enumerate(groups):
         texts.append([])
         for position, response in enumerate(group.responses):
-            said = response.removeprefix(space_before_answers(processor))  # which the template writes again
+            said = _without_space(processor, response)
             messages = reward_messages(group.prompt, len(group.images), said, system_prompt)
             text = _written(processor, messages)
             is_labelled = labelled is not None and labelled[number] == position
+            if is_labelled and response_images(response):
+                raise ValueError("lm_loss_weight: expected a best response of text alone, found one with an image")
             starts.append(response_start(processor, messages, text) if is_labelled else None)
             texts[number].append(text)
     rows, encoded = _tokenise(processor, texts, images)
@@ -94,6 +100,21 @@ def encode_groups(
         flat = [text for group in texts for text in group]
         rows["labels"] = list(_labels(processor, flat, starts, rows["input_ids"]))
     return encoded | _padded(rows, processor.tokenizer.pad_token_id, padding_side)
+
+
+_Opened = tuple[list[Image.Image], list[list[Image.Image]]]
+"""The images of a prompt, and those of each of its responses."""
+
+
+def _opened(processor: Any, group: ResponseGroup) -> _Opened:
+    reader = image_reader(processor)
+    of_responses = [[reader.open(image) for image in response_images(response)] for response in group.responses]
+    return [reader.open(image) for image in group.images], of_responses
+
+
+def _without_space(processor: Any, response: Response) -> Response:
+    """A response without the white space that the template writes before it again."""
+    return response.removeprefix(space_before_answers(processor)) if isinstance(response, str) else response
 
 
 _TYPES = ("token_type_ids", "mm_token_type_ids")
@@ -148,21 +169,26 @@ class _Unit:
             }
 
 
-def _units(
-    processor: Any, images: Sequence[Image.Image], texts: Sequence[str], ids: Sequence[list[int]]
-) -> list[_Unit]:
-    """The conversations of a group: together, or each by itself where nothing divides images from what differs, or
-    where it is not known how features of images are laid out."""
-    if not images:
-        return [_Unit(images, texts, ids, 0)]
+def _units(processor: Any, images: _Opened, texts: Sequence[str], ids: Sequence[list[int]]) -> list[_Unit]:
+    """The conversations of a group: together, or each by itself where responses have images, where nothing divides
+    images from what differs, or where it is not known how features of images are laid out."""
+    of_prompt, of_responses = images
+    alone = [
+        _Unit([*of_prompt, *own], [text], [one], len(one) if of_prompt or own else 0)
+        for own, text, one in zip(of_responses, texts, ids, strict=True)
+    ]
+    if any(of_responses):
+        return alone
+    if not of_prompt:
+        return [_Unit([], texts, ids, 0)]
     family, tokenizer = family_of_processor(processor), processor.tokenizer
     common = ids[0][: common_prefix([np.array(one) for one in ids])]
     of_images = set(tokenizer.convert_tokens_to_ids(family.forbidden_tokens(processor)))
     special = special_tokens(tokenizer).keys() - of_images
     behind = next((place for place in reversed(range(len(common))) if common[place] in special), 0)
     if behind and of_images.isdisjoint(common[behind:]) and isinstance(family, KnownFamily):
-        return [_Unit(images, texts, ids, behind)]
-    return [_Unit(images, [text], [one], len(one)) for text, one in zip(texts, ids, strict=True)]
+        return [_Unit(of_prompt, texts, ids, behind)]
+    return alone
 
 
 def _process(processor: Any, units: Sequence[_Unit]) -> tuple[list[dict[str, list[int]]], dict[str, torch.Tensor]]:
@@ -191,23 +217,29 @@ def _types(processor: Any) -> tuple[str, ...]:
 
 def _counted(
     processor: Any, units: Sequence[_Unit], processed: Sequence[dict[str, list[int]]], encoded: dict[str, torch.Tensor]
-) -> tuple[list[int], dict[str, torch.Tensor]]:
-    """How many images each unit has, or tiles where the family cuts images into such; and these, each with features of
-    its own."""
+) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
+    """For each unit the numbers of its images, or of its tiles where the family cuts images into such; and the
+    different ones of these, each with features of its own."""
     family = family_of_processor(processor)
-    pictures = [len(unit.images) for unit in units]
+    counts = [len(unit.images) for unit in units]
     if not isinstance(family, KnownFamily):
-        return pictures, encoded
+        return _in_turn(range(sum(counts)), counts), encoded
     found = family.split(encoded)
-    encoded = family.join(found)
-    if len(found) == sum(pictures):
-        return pictures, encoded
-    tokens = [row["input_ids"].count(processor.image_token_id) for row in processed]
-    return [len(found) * one // sum(tokens) for one in tokens], encoded  # of all tiles equally many
+    if len(found) != sum(counts):
+        tokens = [row["input_ids"].count(processor.image_token_id) for row in processed]
+        counts = [len(found) * one // sum(tokens) for one in tokens]  # of all tiles equally many
+    numbers, different = different_images(found)
+    return _in_turn(numbers, counts), family.join(different)
+
+
+def _in_turn(numbers: Iterable[int], counts: Sequence[int]) -> list[list[int]]:
+    """Lists of the next so many numbers each."""
+    left = iter(numbers)
+    return [list(islice(left, count)) for count in counts]
 
 
 def _tokenise(
-    processor: Any, texts: Sequence[Sequence[str]], images: Sequence[Sequence[Image.Image]]
+    processor: Any, texts: Sequence[Sequence[str]], images: Sequence[_Opened]
 ) -> tuple[dict[str, list[list[int]]], dict[str, torch.Tensor]]:
     """Tokens and their types of each group's conversations; and what is made of the images, with `image_index`."""
     flat = processor.tokenizer([text for group in texts for text in group], add_special_tokens=False)["input_ids"]
@@ -219,17 +251,16 @@ def _tokenise(
     ]
     with_images = [unit for unit in units if unit.images]
     processed, encoded = _process(processor, with_images) if with_images else ([], {})
-    counts, encoded = _counted(processor, with_images, processed, encoded)
-    seen_by_it = zip(processed, counts, strict=True)
+    numbers, encoded = _counted(processor, with_images, processed, encoded) if with_images else ([], {})
+    seen_by_it = zip(processed, numbers, strict=True)
     rows: dict[str, list[list[int]]] = {name: [] for name in ("input_ids", *_types(processor))}
-    index, seen = list[int](), 0
+    index = list[int]()
     for unit in units:
-        first, count = next(seen_by_it) if unit.images else (dict.fromkeys(rows, unit.ids[0]), 0)
+        first, own = next(seen_by_it) if unit.images else (dict.fromkeys(rows, unit.ids[0]), [])
         for row in unit.rows(first):
             for name, values in row.items():
                 rows[name].append(values)
-            index.extend(range(seen, seen + count))
-        seen += count
+            index += own
     if index:
         encoded["image_index"] = torch.tensor(index)
     return rows, encoded

@@ -10,7 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from data.io.digests import image_bytes_digest
 from data.io.images import ImageSource
-from data.rows.messages import parse_prompt, place_images, texts_of
+from data.rows.messages import parse_prompt, place_images
+from data.rows.responses import Response, parse_response, response_parts
 
 Prompt = str | Sequence[dict[str, Any]]
 """A question, or chat messages without the response."""
@@ -23,21 +24,21 @@ class ResponseGroup:
     Attributes:
         prompt: question or chat messages.
         images: of the prompt, in order; placed before its first user text, if the messages do not place them.
-        responses: texts.
+        responses: texts, or texts with images.
     """
 
     prompt: Prompt
     images: Sequence[ImageSource]
-    responses: Sequence[str]
+    responses: Sequence[Response]
 
 
 def read_requests(
     prompts: Any, images: Any, responses: Any
-) -> tuple[list[Prompt], list[list[ImageSource]], list[str]]:
-    """Prompts with places for their images, the images of each, and responses as texts, whatever form they came in.
+) -> tuple[list[Prompt], list[list[ImageSource]], list[Response]]:
+    """Prompts with places for their images, the images of each, and responses, whatever form they came in.
 
     A prompt is a question or chat messages, whose parts may hold their images; the images of one are a list, one image
-    alone, or `None`; a response is a text, or chat messages of which the last one counts.
+    alone, or `None`; a response is a text, parts of texts and images, or chat messages of which the last one counts.
 
     Raises:
         TypeError: something else; says what is expected.
@@ -96,27 +97,34 @@ def _read_prompt(number: int, prompt: Any, images: list[ImageSource]) -> tuple[P
         raise TypeError(f"prompts[{number}]: expected a question or a list of chat messages, found {prompt!r:.80}")
     try:
         return place_images("prompt", prompt if isinstance(prompt, str) else parse_prompt(prompt), images)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)]
-        raise ValueError(f"prompts[{number}]: {'; '.join(problems)}") from error
-    except PydanticCustomError as error:
-        raise ValueError(f"prompts[{number}]: {error.message()}") from error
+    except (ValidationError, PydanticCustomError) as error:
+        raise ValueError(f"prompts[{number}]: {_problems(error)}") from error
 
 
-def _read_response(number: int, response: Any) -> str:
+def _problems(error: ValidationError | PydanticCustomError) -> str:
+    if isinstance(error, PydanticCustomError):
+        return error.message()
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
+
+
+def _read_response(number: int, response: Any) -> Response:
     if isinstance(response, str):
         return response
-    if isinstance(response, list | tuple) and response and all(isinstance(turn, dict) for turn in response):
-        content = response[-1].get("content")
-        texts = [part.get("type", "text") for part in content] if isinstance(content, list) else []
-        if isinstance(content, str | list) and all(kind == "text" for kind in texts):
-            return "".join(texts_of(content))
-    expected = "expected a text, or chat messages that end with it; a prompt with several responses is given for each"
+    if isinstance(response, list | tuple) and response and all(isinstance(one, dict) for one in response):
+        try:
+            return parse_response(response if "role" not in response[-1] else [response[-1]])
+        except (ValidationError, PydanticCustomError) as error:
+            raise ValueError(f"responses[{number}]: {_problems(error)}") from error
+    expected = (
+        "expected a text, parts, or chat messages that end with it; a prompt with several responses is given for each"
+    )
     raise TypeError(f"responses[{number}]: {expected}; found {response!r:.80}")
 
 
-def reward_messages(prompt: Prompt, images: int, response: str, system_prompt: str | None) -> list[dict[str, Any]]:
-    """The conversation that is scored.
+def reward_messages(
+    prompt: Prompt, images: int, response: Response, system_prompt: str | None
+) -> list[dict[str, Any]]:
+    """The conversation that is scored; images are places.
 
     Args:
         prompt: a question, or chat messages.
@@ -145,4 +153,4 @@ def reward_messages(prompt: Prompt, images: int, response: str, system_prompt: s
     places = sum(part.get("type") == "image" for part in parts)
     if places != images:
         raise ValueError(f"number of images: expected {places} (places in the prompt), found {images}")
-    return [*placed, {"role": "assistant", "content": response}]
+    return [*placed, {"role": "assistant", "content": response_parts(response)}]

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import ModelOutput
 
 from data.io.images import ImageSource
+from data.rows.responses import Response
 from models.errors import ModelError
 from models.families.vision_hooks import has_own_encoding, share_images
 from models.generation import evaluating
@@ -30,8 +31,8 @@ from models.hub_revisions import hub_options
 from models.reward.config import RewardSettings, class_stem, reward_config_class, type_of_stem
 from models.reward.encoding import encode_groups
 from models.reward.inputs import Prompt, ResponseGroup, image_names, read_requests
+from models.shared_prefix.conversations import pack_conversations
 from models.shared_prefix.layout import rows_with_equal_keys
-from models.shared_prefix.packing import pack_conversations
 from models.shared_prefix.sharing import SharedPrefix
 from models.zero3 import loading_transposed
 
@@ -189,7 +190,7 @@ class _RewardModel:
             return self._scores(hidden[places.gather(1, ends).squeeze(1)]), hidden, places
 
         def packed(_: nn.Module) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-            batch = pack_conversations(self.model, inputs, row_groups.tolist())
+            batch = pack_conversations(self.model, inputs, row_groups.tolist(), self.sharing.allowed)
             if batch is None:
                 return None
             places = batch.places(input_ids.device)
@@ -235,7 +236,7 @@ class _RewardModel:
         self,
         prompts: Sequence[Prompt],
         images: Sequence[Sequence[ImageSource] | ImageSource | None] | None,
-        responses: Sequence[str | Sequence[dict[str, Any]]],
+        responses: Sequence[Response | Sequence[dict[str, Any]]],
         batch_size: int = 16,
     ) -> torch.Tensor:
         """Scores of responses, (N,) float32 on the CPU.
@@ -243,7 +244,8 @@ class _RewardModel:
         Args:
             prompts: of each response, a question or chat messages.
             images: of each prompt, in order; `None` if no prompt has any.
-            responses: texts, or chat messages that end with one (`models.reward.inputs.read_requests`).
+            responses: texts, parts of texts and images, or chat messages that end with either
+                (`models.reward.inputs.read_requests`).
 
         Raises:
             TypeError: something else; says what is expected.

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from models.families.base import ImageTensors, different_images, find_images
+from models.families.base import ImageTensors, different_images
 from models.families.registry import known_family_of
 from models.families.vision_hooks import share_images, vision_language_model
 from models.shared_prefix.attention import mask_for
-from models.shared_prefix.layout import PrefixLayout, common_prefix, in_blocks, lay_out, rows_with_equal_keys
+from models.shared_prefix.layout import PrefixLayout, Segment, in_blocks, lay_out, rows_with_equal_keys
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[S
 
     Args:
         model: also wrapped; its weights are not touched.
-        shared: for each group, how many real tokens its rows have in common; all images are among them.
+        shared: for each group, how many real tokens its rows have in common, with the same images whole among them.
         groups: numbers of the rows that begin alike; each row stands in one group.
     """
     combined = vision_language_model(model)
@@ -134,7 +134,7 @@ def pack(model: nn.Module, rows: Rows, shared: Sequence[int], groups: Sequence[S
     }
     if family.types_input is not None:
         inputs[family.types_input] = types
-    index = [number for segment in layout.segments for number in rows.images[segment.rows[0]]]
+    index = [number for segment in layout.segments for number in _images_in_line(combined, rows, segment)]
     if index != list(range(len(rows.different))):
         inputs["image_index"] = torch.tensor(index)
     if rows.different:
@@ -148,28 +148,53 @@ def _padding(combined: nn.Module) -> int:
     return 0 if text.pad_token_id is None else text.pad_token_id
 
 
+def _images_in_line(combined: nn.Module, rows: Rows, segment: Segment) -> list[int]:
+    """Numbers of the images of a segment: of its beginning, then those that each row has behind it."""
+    of_rows = [(rows.images[row], _images_before(combined, rows, row, segment.prefix)) for row in segment.rows]
+    first, count = of_rows[0]
+    return [*first[:count], *(number for images, before in of_rows for number in images[before:])]
+
+
+def _images_before(combined: nn.Module, rows: Rows, row: int, size: int) -> int:
+    """How many images are among the first real tokens of a row."""
+    family = known_family_of(combined.config)
+    left = int((family.token_types(combined.config, _real_ids(rows, row)[:size]) == 1).sum())
+    for count, number in enumerate(rows.images[row]):
+        if left <= 0:
+            return count
+        left -= family.visual_tokens(combined.config, rows.different[number])
+    return len(rows.images[row])
+
+
+def _real_ids(rows: Rows, row: int) -> torch.Tensor:
+    return rows.input_ids[row][rows.attention_mask[row] != 0].cpu()
+
+
 def _positions(combined: nn.Module, rows: Rows, layout: PrefixLayout, device: torch.device) -> torch.Tensor:
     """(axes, lines, width), or (lines, width) of one axis: each token's position in its own row, counted without
     padding."""
-    beginnings = [_beginning_positions(combined, rows, segment.rows[0], segment.prefix) for segment in layout.segments]
+    beginnings = [_first_positions(combined, rows, segment.rows[0], segment.prefix) for segment in layout.segments]
     axes = len(beginnings[0])
     positions = torch.zeros(axes, layout.shape[0] * layout.shape[1], dtype=torch.long)
     for segment, beginning in zip(layout.segments, beginnings, strict=True):
         positions[:, segment.start : segment.start + segment.prefix] = beginning
         after = segment.start + segment.prefix
         first = int(beginning.max()) + 1 if segment.prefix else 0
-        for rest in segment.continuations:
-            positions[:, after : after + rest] = torch.arange(first, first + rest)
+        for row, rest in zip(segment.rows, segment.continuations, strict=True):
+            own = torch.arange(first, first + rest)
+            if _images_before(combined, rows, row, segment.prefix) < len(rows.images[row]):
+                own = _first_positions(combined, rows, row, segment.prefix + rest)[:, segment.prefix :]
+            positions[:, after : after + rest] = own
             after += rest
     shape = layout.shape if axes == 1 else (axes, *layout.shape)
     return positions.view(shape).to(device)
 
 
-def _beginning_positions(combined: nn.Module, rows: Rows, row: int, size: int) -> torch.Tensor:
+def _first_positions(combined: nn.Module, rows: Rows, row: int, size: int) -> torch.Tensor:
     """(axes, size) of the first real tokens of a row."""
-    ids = rows.input_ids[row][rows.attention_mask[row] != 0][:size].cpu()
-    images = [rows.different[number] for number in rows.images[row]]
-    return known_family_of(combined.config).positions(combined, ids, images)
+    before = rows.images[row][: _images_before(combined, rows, row, size)]
+    images = [rows.different[number] for number in before]
+    return known_family_of(combined.config).positions(combined, _real_ids(rows, row)[:size], images)
 
 
 # -- log-probabilities of continuations -------------------------------------------------------------------------------
@@ -275,40 +300,3 @@ def token_log_probs(logits: torch.Tensor, tokens: torch.Tensor, entropies: bool 
         return (chosen, total - (wide.softmax(dim=1) * wide).sum(dim=1)) if entropies else (chosen,)
 
     return checkpoint(compute, logits, use_reentrant=False) if torch.is_grad_enabled() else compute(logits)
-
-
-# -- whole conversations ----------------------------------------------------------------------------------------------
-
-
-def pack_conversations(model: nn.Module, inputs: dict[str, Any], group_of_row: Sequence[int]) -> Packed | None:
-    """Packs conversations of which every token's hidden state is wanted.
-
-    Args:
-        inputs: input_ids, attention_mask (N, T), those of images, and image_index, as a reward model takes them.
-        group_of_row: equal numbers where conversations begin with the same prompt and images.
-
-    Returns:
-        `None` if nothing repeats, or images stand behind what the conversations of a group share.
-    """
-    groups = rows_with_equal_keys(group_of_row)
-    if len(groups) == len(group_of_row):
-        return None
-    mask = inputs["attention_mask"].cpu().numpy() != 0
-    ids = inputs["input_ids"].cpu().numpy()
-    shared = [common_prefix([ids[row][mask[row]] for row in group]) for group in groups]
-    combined = vision_language_model(model)
-    family = known_family_of(combined.config)
-    different = family.split(inputs)
-    images: list[list[int]] = [[] for _ in group_of_row]
-    if different:
-        types = (family.token_types(combined.config, inputs["input_ids"]).cpu().numpy() != 0) & mask
-        behind = [
-            types[row][mask[row]][size:].any() for group, size in zip(groups, shared, strict=True) for row in group
-        ]
-        index = range(len(different)) if inputs.get("image_index") is None else inputs["image_index"].tolist()
-        sizes = [family.visual_tokens(combined.config, different[number]) for number in index]
-        images = [[index[place] for place in places] for places in find_images(sizes, types.sum(axis=1).tolist())]
-        if any(behind) or any(images[row] != images[group[0]] for group in groups for row in group):
-            return None
-    rows = Rows(inputs["input_ids"], inputs["attention_mask"], [], images, different)
-    return pack(model, rows, shared, groups)

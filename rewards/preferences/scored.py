@@ -16,6 +16,7 @@ from data.io.field_types import Finite, OneId
 from data.io.json_text import half_character
 from data.io.records import Record
 from data.rows.answers import plain
+from data.rows.responses import parse_response, response_label
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ def check_encodable(text: Any) -> Any:
     return text
 
 
+def _as_text(response: Any) -> Any:
+    """A response by its text; one with images by what tells it apart from others."""
+    return response_label(parse_response(response)) if isinstance(response, list | dict) else response
+
+
 Numbers = Annotated[list[Finite], BeforeValidator(plain)]
 
 
@@ -68,7 +74,9 @@ class ScoredPreference(Record):
 
     id: OneId
     query: StrictStr
-    response: Annotated[list[StrictStr], BeforeValidator(plain), Field(min_length=2)]
+    response: Annotated[
+        list[Annotated[StrictStr, BeforeValidator(_as_text)]], BeforeValidator(plain), Field(min_length=2)
+    ]
     human_ranking: Numbers
     scores: Numbers
     category: StrictStr = ""

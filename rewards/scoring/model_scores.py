@@ -5,7 +5,7 @@ Used by `rewards.reward_bench` and `rewards.score`.
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from data.io.images import ImageSource
 from data.io.pixel_bounds import ImageReader
 from data.io.records import RecordError, read_rows
 from data.io.shards import KeptWorkArguments, ShardStore, process_state
-from data.rows.messages import message_texts, promised_images
+from data.rows.messages import message_texts, promised_images, texts_of
+from data.rows.responses import Response, response_images
 from models.errors import ModelError
 from models.run_folders import find_model, model_fingerprint
 
@@ -33,11 +34,12 @@ class ScoreRequest:
     Attributes:
         prompt: a question, or chat messages without the response.
         images: of the prompt, in order.
+        responses: texts, or texts with images.
     """
 
     prompt: str | Sequence[dict[str, Any]]
     images: Sequence[ImageSource]
-    responses: Sequence[str]
+    responses: Sequence[Response]
 
 
 def _texts(prompt: str | Sequence[dict[str, Any]]) -> list[str]:
@@ -63,8 +65,12 @@ def prompt_text(prompt: str | Sequence[dict[str, Any]]) -> str:
 
 def _length(request: ScoreRequest, bounds: ImageReader) -> float:
     """About how many tokens the longest response has with its prompt; only for sorting."""
-    characters = sum(map(len, _texts(request.prompt))) + max(map(len, request.responses))
-    return characters / _CHARACTERS_A_TOKEN + sum(map(bounds.tokens, request.images))
+
+    def of(texts: Iterable[str], images: Iterable[ImageSource]) -> float:
+        return sum(map(len, texts)) / _CHARACTERS_A_TOKEN + sum(map(bounds.tokens, images))
+
+    responses = (of(texts_of(response), response_images(response)) for response in request.responses)
+    return of(_texts(request.prompt), request.images) + max(responses)
 
 
 def _longest_first(requests: Sequence[ScoreRequest], processor: Any) -> list[int]:
@@ -126,7 +132,12 @@ class StoredScores:
             problem
             for number, one in enumerate(requests, start=1)
             for problem in promised_images(
-                {"prompt": _texts_alone(one.prompt), "response": one.responses}, f"{source}: row {number}", tokens
+                {
+                    "prompt": _texts_alone(one.prompt),
+                    "response": [text for said in one.responses for text in texts_of(said)],
+                },
+                f"{source}: row {number}",
+                tokens,
             )
         ]
         if problems:

@@ -218,7 +218,7 @@ BROKEN = {
     "no response": ({"response": [], "human_ranking": []}, "field 'response': List should have at least 2"),
     "text for responses": ({"response": "ab"}, "field 'response': Input should be a valid list"),
     "empty response": ({"response": ["a", ""]}, "field 'response.1': expected a text, and this one is empty"),
-    "null response": ({"response": ["a", None]}, "field 'response.1': Input should be a valid string"),
+    "null response": ({"response": ["a", None]}, "field 'response.1': expected a text, parts of texts and"),
     "10 MB response": (
         {"response": [LONG, "b"]},
         "field 'response.0': expected at most 200000 characters, .*10485760",
@@ -247,8 +247,8 @@ BROKEN = {
         "expected 'chosen' and 'rejected', or 'response' and 'human_ranking'",
     ),
     "TRL: rejected of another kind": (
-        {"response": ..., "human_ranking": ..., "chosen": "a", "rejected": [TURN]},
-        "field 'response.1': Input should be a valid string",
+        {"response": ..., "human_ranking": ..., "chosen": "a", "rejected": [TURN, TURN]},
+        "field 'response.1.0.type': expected parts of type text or image, found None",
     ),
     "TRL: two turns of the assistant": (
         {"response": ..., "human_ranking": ..., "chosen": [TURN, TURN], "rejected": [TURN]},

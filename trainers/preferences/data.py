@@ -10,9 +10,9 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from data.io.records import GivenRows, Location, RecordError, parse_rows
-from data.io.unreadable import readable_rows
-from data.preferences import PreferenceRecord, as_pairs, load_preferences
-from data.rows.messages import message_texts, promised_images
+from data.preferences import PreferenceRecord, as_pairs, load_preferences, readable_preferences
+from data.rows.messages import message_texts, promised_images, texts_of
+from data.rows.responses import Response, response_images
 from models.families.loading import image_tokens, render
 from models.reward.encoding import encode_groups
 from models.reward.inputs import ResponseGroup, reward_messages
@@ -81,13 +81,21 @@ def _lengths(
             return "".join(message_texts(messages)) + " " * (16 * (len(messages) + 1))
         return render(processor, messages, add_generation_prompt=True)
 
+    def of_images(images: Sequence[Any], others: int) -> int:
+        found = [(of_file if isinstance(one, str) else model.bounds.tokens)(one, others) for one in images]
+        return sum(found) + model.bounds.tokens_around * len(found)
+
+    def of_conversation(record: PreferenceRecord, prompt: int, response: Response) -> tuple[int, int, int]:
+        own = response_images(response)
+        others = len(record.images) + len(own) - 1
+        seen, made = of_images(record.images, others), of_images(own, others)
+        return prompt + seen, sum(map(of_text, texts_of(response))) + 1 + made, seen + made
+
     found = []
     for record in records:
-        others = len(record.images) - 1
-        images = [(of_file if isinstance(one, str) else model.bounds.tokens)(one, others) for one in record.images]
-        visual = sum(images) + model.bounds.tokens_around * len(images)
-        response = max(map(of_text, record.response)) + 1
-        found.append((of_text(prompt_text(record)) + visual, response, visual))
+        prompt = of_text(prompt_text(record))
+        conversations = [of_conversation(record, prompt, response) for response in record.response]
+        found.append(max(conversations, key=lambda counts: counts[0] + counts[1]))
     return found
 
 
@@ -104,7 +112,7 @@ def _promising_images(record: PreferenceRecord, name: str, model: ModelInfo) -> 
     if model.processor is None:
         return []
     asked = [record.query] if isinstance(record.query, str) else message_texts(record.query)
-    texts = {"query": asked, "response": record.response}
+    texts = {"query": asked, "response": [text for said in record.response for text in texts_of(said)]}
     return promised_images(texts, f"{name}: row {record.id!r}", image_tokens(model.processor))
 
 
@@ -252,7 +260,7 @@ def check_records(records: Sequence[PreferenceRecord], name: str, model: ModelIn
         name: of the data set.
         model: a reward model.
     """
-    readable_rows(records, [f"{name}, row {number}" for number in range(1, len(records) + 1)])
+    readable_preferences(records, [f"{name}, row {number}" for number in range(1, len(records) + 1)])
     problems = [problem for record in records for problem in _promising_images(record, name, model)]
     if problems:
         raise RecordError(problems)

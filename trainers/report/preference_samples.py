@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from data.preferences import PreferenceRecord
+from data.rows.responses import response_label
 from models.reward.inputs import reward_messages
 from rewards.preferences.scored import ranked_pairs
 from trainers.report.samples import SampleGroup
@@ -24,7 +25,7 @@ def preference_sample(record: PreferenceRecord, scores: Sequence[float], system_
     return SampleGroup(
         prompt=reward_messages(record.prompt(), len(record.images), "", system_prompt)[:-1],
         images=record.images,
-        completions=record.response,
+        completions=[response_label(response) for response in record.response],
         scores=[
             {"score": score, "rank by people": rank} for score, rank in zip(scores, record.human_ranking, strict=False)
         ],

@@ -24,6 +24,14 @@ def test_p02_chat_responses_are_their_texts(response):
     assert read_requests(["what?"], None, [response])[2] == ["red"]
 
 
+def test_p02_responses_with_images_are_their_parts():
+    parts = [{"type": "text", "text": "Here:"}, {"type": "image", "image": "a.png"}]
+    for response in (parts, [{"role": "assistant", "content": parts}]):
+        assert read_requests(["draw"], None, [response])[2] == [parts]
+    with pytest.raises(ValueError, match=r"responses\[0\]: 0.image: expected the image itself in its part"):
+        read_requests(["draw"], None, [[PLACE]])
+
+
 @pytest.mark.parametrize("image", ["a.png", b"x", {"bytes": b"x", "path": None}, Image.new("RGB", (9, 9))])
 def test_p02_one_image_a_prompt_is_a_list_of_one(image):
     assert read_requests(["what?"], [image], ["red"])[1] == [[image]]
@@ -42,10 +50,9 @@ def test_p02_images_in_parts_are_the_images():
         ("what?", None, ["a"], "prompts: expected a list, one entry a response, found str"),
         (["what?"], None, "a", "responses: expected a list"),
         (["what?"], "a.png", ["a"], "images: expected a list"),
-        (["what?"], None, [["a", "b"]], r"responses\[0\]: expected a text, or chat messages that end with it"),
+        (["what?"], None, [["a", "b"]], r"responses\[0\]: expected a text, parts, or chat messages that end"),
         (["what?"], None, [None], r"responses\[0\]: expected a text"),
         (["what?"], None, [[]], r"responses\[0\]: expected a text"),
-        (["what?"], None, [[{"role": "assistant", "content": [PLACE]}]], r"responses\[0\]: expected a text"),
         ([{"role": "user", "content": "x"}], None, ["a"], r"prompts\[0\]: expected a question or a list of chat"),
         ([["what?"]], None, ["a"], r"prompts\[0\]: expected a question or a list of chat messages"),
         ([5], None, ["a"], r"prompts\[0\]: expected a question"),

@@ -7,12 +7,13 @@ import torch
 from trl import ModelConfig
 
 from data.preferences import load_preferences
+from data.rows.responses import response_images
 from models.families.base import IMAGE_INPUTS, KnownFamily
 from models.families.registry import family_of_processor
 from models.reward.encoding import encode_groups
 from models.reward.inputs import ResponseGroup, reward_messages
 from trainers.diagnosis.completions import end_ids
-from trainers.diagnosis.findings import Finding
+from trainers.diagnosis.findings import Finding, not_told
 from trainers.diagnosis.methods.answers import Learned, check_learned
 from trainers.diagnosis.methods.set_up import isolated_set_up
 from trainers.diagnosis.prompts import expected_ids
@@ -34,6 +35,10 @@ def diagnose_reward(argv: Sequence[str], limit: int) -> Iterator[Finding]:
         model = checked_model(script, args, model_args, check_reward_model)
         records, _ = load_preferences(script.dataset_name, script.dataset_train_split, script.skip_bad_rows, False)
         system = args.system_prompt or getattr(model.config, "system_prompt", None)
+        records = [one for one in records if not any(map(response_images, one.response))]
+        if not records:
+            yield not_told("prompts and answers", "every response has an image")
+            return
         groups = [ResponseGroup(one.prompt(), one.images, one.response) for one in records[:limit]]
         inputs = encode_groups(model.processor, groups, system)
         rows = [
