@@ -84,7 +84,7 @@ def read_text(written: str) -> str:
 
 
 def format_selection(prompts: dict[str, str], reasoning: str) -> str:
-    """A well-formed answer. Its readers (`rewards/agent_selection.py`, `rewards/xml_format.py`) find the same texts.
+    """A well-formed answer. Its readers (`rewards/agent_selection.py`, `rewards/formats/`) find the same texts.
 
     Args:
         prompts: agent name -> prompt, in the order of the answer.

@@ -54,6 +54,13 @@ class Reward(ABC):
     def __name__(self) -> str:  # TRL logs a reward under this
         return self.name
 
+    def check_there(self) -> None:  # noqa: B027  not abstract: most rewards need nothing
+        """Raises an error where what it asks at an address does not answer, before anything slow begins."""
+
+    def figures(self) -> dict[str, float]:
+        """What it tells of itself beside its scores, by name."""
+        return {}
+
     @abstractmethod
     def score(self, text: str, *row: Any) -> float | None:
         """The score of one completion, given its row's `columns`."""

@@ -34,6 +34,7 @@ from rewards.registry import (
     RewardSpec,
     RewardSpecError,
     build_rewards,
+    check_there,
     import_reward,
     reward_parameters,
     spec_name,
@@ -172,6 +173,7 @@ def evaluate(arguments: EvalArguments) -> None:
     specs = choose_specs(arguments.rewards, recipe, arguments.on_error)
     agents = recipe.get("agents")
     rewards = build_rewards(specs, agents)  # before anything slow: names and parameters
+    check_there(rewards)
     if arguments.model:
         unfinished = arguments.output_dir / "server_answers"
         rows = generate_completions(
@@ -196,7 +198,7 @@ def evaluate(arguments: EvalArguments) -> None:
         with_images = any(getattr(reward.function, "needs_model", False) for reward in rewards)
         rows = read_completions(arguments.dataset_name, arguments.split, with_images, arguments.limit)
     check_columns(rewards, rows, arguments.dataset_name)
-    scores, failures = score_rows(specs, agents, rows, arguments.workers)
+    scores, failures = score_rows(specs, agents, rows, arguments.workers, rewards)
     keys = [score_row_key(row, number) for number, row in enumerate(rows)]
     write_jsonl(
         arguments.output_dir / "scores.jsonl",
@@ -204,8 +206,14 @@ def evaluate(arguments: EvalArguments) -> None:
     )
     errors = {name: sum(failure.reward == name for failure in failures) for name in scores}
     summaries = {name: summarise(values, errors[name]) for name, values in scores.items()}
-    write_json(arguments.output_dir / "summary.json", {"rewards": summaries})
+    told = {reward.name: reward.function.figures() for reward in rewards if isinstance(reward.function, Reward)}
+    figures = {name: found for name, found in told.items() if found}
+    write_json(
+        arguments.output_dir / "summary.json", {"rewards": summaries, **({"figures": figures} if figures else {})}
+    )
     print(format_table(summaries))
+    for name, found in figures.items():
+        print(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in found.items()))
     for failure in list(dict.fromkeys(failures))[:5]:
         print(failure.describe(), file=sys.stderr)
     print(f"written to {arguments.output_dir}")

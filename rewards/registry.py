@@ -29,9 +29,9 @@ REWARDS = {
     "agent_selection": "rewards.agent_selection.AgentSelection",
     "filtering_quality": "rewards.filtering_quality.FilteringQuality",
     "combined": "rewards.filtering_quality.Combined",
-    "xml_format": "rewards.xml_format.XmlFormat",
-    "strict_xml_format": "rewards.xml_format.StrictXmlFormat",
-    "sentence_format": "rewards.sentence_format.SentenceFormat",
+    "xml_format": "rewards.formats.xml_format.XmlFormat",
+    "strict_xml_format": "rewards.formats.xml_format.StrictXmlFormat",
+    "sentence_format": "rewards.formats.sentence_format.SentenceFormat",
     "vqa_accuracy": "rewards.vqa_accuracy.VqaAccuracy",
     "relevance": "rewards.relevance.RelevanceReward",
     "verdict_accuracy": "rewards.judging.accuracy.VerdictAccuracy",
@@ -39,6 +39,7 @@ REWARDS = {
     "beam_score": "rewards.candidate.BeamScore",
     "example_sequence": "rewards.candidate.ExampleSequence",
     "reward_model": "rewards.reward_model.RewardModel",
+    "judge": "rewards.judge.Judge",
 }
 
 ALIASES = {"format": "xml_format"}
@@ -171,6 +172,13 @@ def check_weights(
         raise RewardSpecError(f"{option}: expected {wanted}, one for each of {names}; found {weights}")
     if not all(isinstance(weight, int | float) and math.isfinite(weight) for weight in weights or ()):
         raise RewardSpecError(f"{option}: expected finite numbers, found {weights}")
+
+
+def check_there(rewards: Sequence[GuardedReward]) -> None:
+    """Raises an error where what a reward asks at an address does not answer."""
+    for reward in rewards:
+        if isinstance(reward.function, Reward):
+            reward.function.check_there()
 
 
 def needed_columns(reward: GuardedReward) -> tuple[str, ...]:

@@ -8,13 +8,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data.rows.row_images import is_image_name
 from models.reward.names import backbone_type
 from models.run_folders import MODEL_FILE, find_model
 from models.zero3 import whole_models
 from rewards.base import Completion, Reward, completion_text
 from rewards.scoring import columns as column_types
-from rewards.scoring.columns import QUESTIONS, ColumnError, missing_column
+from rewards.scoring.asked import prompts_and_images
+from rewards.scoring.columns import QUESTIONS
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SPECIAL_TOKEN = re.compile(r"<\|[^<|>]*\|>")
@@ -59,24 +59,6 @@ def without_special_tokens(text: str, special: Sequence[str] = ()) -> str:
     for token in special:
         text = text.replace(token, " ")
     return _SPECIAL_TOKEN.sub(" ", text)
-
-
-def _images_of(prompt: Any) -> list:
-    """Images that a prompt carries in its own messages."""
-    contents = [] if isinstance(prompt, str) else [turn.get("content") for turn in prompt]
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    return [part["image"] for part in parts if part.get("type") == "image" and part.get("image") is not None]
-
-
-def _as_prompt(row: int, prompt: Any) -> str | list[dict[str, Any]]:
-    try:
-        return column_types.prompt(prompt)
-    except column_types.TypeProblem as problem:
-        raise ColumnError([f"reward 'reward_model': prompt of row {row} of the batch: {problem}"]) from problem
-
-
-def _as_list(images: Any) -> list:
-    return list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
 
 
 class RewardModel(Reward):
@@ -157,28 +139,15 @@ class RewardModel(Reward):
         images: Sequence[Any] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        prompts = _first_known(len(completions), [prompts, *(columns.get(name) for name in QUESTIONS)])
-        prompts = [None if prompt is None else _as_prompt(row, prompt) for row, prompt in enumerate(prompts)]
-        named = [columns[name] for name in columns if is_image_name(name) and isinstance(columns[name], list)]
-        pictures = _first_known(len(completions), [images, *named])
-        if completions and all(prompt is None for prompt in prompts):
-            having = [name for name, column in columns.items() if isinstance(column, list)]
-            raise missing_column(self.name, QUESTIONS, having)
+        prompts, pictures = prompts_and_images(self.name, len(completions), prompts, images, columns)
         rows = [number for number, prompt in enumerate(prompts) if prompt is not None]
         texts = [without_special_tokens(completion_text(completions[row]), self._special) for row in rows]
-        asked = [prompts[row] for row in rows]
-        seen = [[] if _images_of(prompts[row]) else _as_list(pictures[row]) for row in rows]  # each image once
+        asked, seen = [prompts[row] for row in rows], [pictures[row] for row in rows]
         values = self._loaded.score(asked, seen, texts, batch_size=self.batch_size).tolist() if rows else []
         scores: list[float | None] = [None] * len(completions)
         for row, value in zip(rows, values, strict=True):
             scores[row] = value
         return scores
-
-
-def _first_known(length: int, candidates: Sequence[Sequence[Any] | None]) -> list:
-    """For every row the first column's value that is not `None`."""
-    columns = [column for column in candidates if column is not None]
-    return [next((column[row] for column in columns if column[row] is not None), None) for row in range(length)]
 
 
 def _partitioned(load: Any, name: str, device: Any, dtype: str) -> Any:

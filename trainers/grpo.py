@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from trl import ModelConfig
 
 from models.families.loading import image_reader, image_token_ids, image_tokens, without_router_losses
-from rewards.registry import build_rewards
+from rewards.registry import build_rewards, check_there
 from rewards.scoring.columns import check_columns
 from trainers.mixins.adaptive_kl import AdaptiveKL, AdaptiveKLArguments
 from trainers.mixins.advantages import AdvantageArguments, GroupAdvantages
@@ -413,6 +413,7 @@ def main(argv: list[str] | None = None) -> None:
         start = begin_run("GRPO", script, args, model_args, {"train": train_rows, "evaluation": eval_rows})
         if start is None:
             return
+        check_there(rewards)
 
         # Trainer
         args.remove_unused_columns = False  # rows are looked up when they are needed

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from models.served.errors import Fault, ServerError, Stopped
+from models.served.errors import CallsSpent, Fault, ServerError, Stopped
 
 FIRST_PAUSE = 1.0
 """Seconds before the first retry of a request; doubled for each further one."""
@@ -34,11 +34,13 @@ class Attempts:
 
     Attributes:
         counts: `calls` to the server, of them `retries`.
+        calls_left: how many more may be made; `None` without a limit.
     """
 
     def __init__(self, retries: int):
         self.retries = retries
         self.counts: Counter[str] = Counter()
+        self.calls_left: int | None = None
         self._not_before = 0.0
         self._has_told = False
         self._random = random.Random()  # no result depends on it
@@ -59,11 +61,12 @@ class Attempts:
 
         Raises:
             ServerError: refused, or every attempt failed.
+            CallsSpent: another attempt is not allowed.
             Stopped: before that.
         """
         for number in range(self.retries + 1):
             await self._pause(self._not_before - time.monotonic(), stop)
-            self.counts["calls"] += 1
+            self._take_call()
             self.counts["retries"] += number > 0
             try:
                 return await attempt()
@@ -80,6 +83,13 @@ class Attempts:
                 await self._pause(pause, stop)
         tries = f" in the last of {self.retries + 1} attempts" if self.retries else ""
         raise ServerError(f"found {last.found}{tries}; expected {wanted}") from last
+
+    def _take_call(self) -> None:
+        if self.calls_left is not None:
+            if not self.calls_left:
+                raise CallsSpent
+            self.calls_left -= 1
+        self.counts["calls"] += 1
 
     def _tell(self, fault: Fault, pause: float, number: int) -> None:
         """Says that a request is made again: the first one, and those that go on failing."""

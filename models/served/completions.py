@@ -59,6 +59,17 @@ def read_completions(answer: Any, count: int, with_tokens: bool = False) -> list
     return [_completion(choices[number], with_tokens) for number in ordered]
 
 
+def tokens_used(answer: dict[str, Any]) -> dict[str, int]:
+    """What a server says that an answer took, by kind; nothing where it says nothing.
+
+    >>> tokens_used({"usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}})
+    {'prompt_tokens': 7, 'completion_tokens': 2}
+    """
+    usage = answer.get("usage")
+    found = usage if isinstance(usage, dict) else {}
+    return {kind: found[kind] for kind in ("prompt_tokens", "completion_tokens") if type(found.get(kind)) is int}
+
+
 def _completion(choice: dict[str, Any], with_tokens: bool) -> Completion:
     reason = choice.get("finish_reason")
     if not isinstance(reason, str) or reason in CUT_OFF:

@@ -31,5 +31,9 @@ class Fault(Exception):
         super().__init__(self.found)
 
 
+class CallsSpent(Exception):
+    """As many requests as were allowed have been made; this one is not."""
+
+
 class Stopped(Exception):
     """Another request has failed for good, and this one is not made any more."""

@@ -20,7 +20,7 @@ from models.served.address import checked_address
 from models.served.answer_files import AnswerCache
 from models.served.attempts import Attempts
 from models.served.client import Client
-from models.served.completions import Completion, read_completions
+from models.served.completions import Completion, read_completions, tokens_used
 from models.served.errors import ServerError, Stopped
 from models.served.messages import with_image_data
 from models.served.model_list import ModelCard, choose_model, read_models
@@ -43,6 +43,7 @@ class ServerSettings:
         concurrency: requests at once.
         timeout: seconds from a request to the end of its answer.
         retries: of one request, after its first attempt.
+        max_calls: requests for completions that are made at most, retries among them; by default any number.
 
     Raises:
         ServerError: a key that no request could be sent with. It is not repeated.
@@ -55,6 +56,7 @@ class ServerSettings:
     concurrency: int = 16
     timeout: float = 600.0
     retries: int = 6
+    max_calls: int | None = None
 
     def __post_init__(self):
         if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
@@ -70,7 +72,8 @@ class ChatServer:
 
     Attributes:
         model: at the server.
-        counts: requests that were `asked`, of them `cached`; `calls` to the server, of them `retries`.
+        counts: requests that were `asked`, of them `cached`; `calls` to the server, of them `retries`; and
+            `prompt_tokens` and `completion_tokens`, where the server counts them.
 
     Raises:
         ServerError: nobody answers at the address, it does not speak OpenAI's API, or does not have the model.
@@ -83,6 +86,7 @@ class ChatServer:
         self.counts: Counter[str] = self._attempts.counts
         self._loop: asyncio.AbstractEventLoop | None = None
         self.model: ModelCard = self._run(self._find_model())
+        self._attempts.calls_left = settings.max_calls
         self.cache = AnswerCache(cache)
 
     # -- from code that is not asynchronous --------------------------------------------------------------------------
@@ -121,6 +125,7 @@ class ChatServer:
 
         Raises:
             ServerError: it was refused, or failed in every attempt.
+            CallsSpent: `max_calls` are made.
         """
         return await self._ask(request, asyncio.Event())
 
@@ -167,7 +172,9 @@ class ChatServer:
 
         async def attempt() -> list[Completion]:
             answer = await self._client.post(CHAT, {**settings, "messages": messages})
-            return read_completions(answer, request.num_generations, request.first_tokens)
+            completions = read_completions(answer, request.num_generations, request.first_tokens)
+            self.counts.update(tokens_used(answer))
+            return completions
 
         several = "s" if request.num_generations > 1 else ""
         return await self._asked(CHAT, attempt, f"{request.num_generations} whole completion{several}", stop)

@@ -98,10 +98,11 @@ class ServedVLM:
         self, prompts: Sequence[Prompt], sampling: Sampling, repetition_penalty: float | None = None
     ) -> list[list[str]]:
         """Completions. At temperature 0 the repetition penalty is by default that of `generation_config.json`."""
-        found = self.server.answers([self._request(prompt, sampling, repetition_penalty) for prompt in prompts])
+        found = self.server.answers([self.request(prompt, sampling, repetition_penalty) for prompt in prompts])
         return [[completion.text for completion in completions] for completions in found]
 
-    def _request(self, prompt: Prompt, sampling: Sampling, repetition_penalty: float | None) -> ChatRequest:
+    def request(self, prompt: Prompt, sampling: Sampling, repetition_penalty: float | None = None) -> ChatRequest:
+        """What is asked for the completions of a prompt; see `complete`."""
         pictures = [self._open(source) for source in prompt.images]
         return ChatRequest(
             with_image_blocks(list(prompt.messages), pictures),

@@ -116,6 +116,7 @@ def score_rows(
     agents: Sequence[str | dict] | None,
     rows: Sequence[dict],
     workers: int | None = None,
+    rewards: Sequence[GuardedReward] | None = None,
 ) -> tuple[Scores, list[Failure]]:
     """Scores of all rows, in their order, by reward name; and every failure.
 
@@ -123,11 +124,12 @@ def score_rows(
         specs, agents: as in a recipe.
         rows: one without `id` is called by its number.
         workers: processes for the rewards that read texts only; by default one a core.
+        rewards: those of `specs`, where they are made already.
 
     Raises:
         RewardError: see `rewards.scoring.failure_policy.settle`.
     """
-    rewards = build_rewards(specs, agents)
+    rewards = build_rewards(specs, agents) if rewards is None else rewards
     groups = group_labels(rows) if _score_groups(rewards) else range(len(rows))
     rows = [row if row.get("id") is not None else {**row, "id": number} for number, row in enumerate(rows)]
     workers = os.cpu_count() if workers is None else workers

@@ -6,7 +6,7 @@ import pytest
 
 from rewards.agent_selection import AgentSelection, parse_selection, set_f1
 from rewards.filtering_quality import Combined, FilteringQuality
-from rewards.xml_format import XmlFormat
+from rewards.formats.xml_format import XmlFormat
 
 LAST_DIGIT = 2.3e-16
 """The original multiplies precision and recall, which rounds once more than the exact fraction does."""

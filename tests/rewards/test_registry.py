@@ -158,7 +158,7 @@ def test_an_async_function_of_ones_own_stays_async_with_parameters(own):
 
 
 def test_a_dotted_path_may_lead_to_a_built_in_reward():
-    assert build_reward("rewards.xml_format.XmlFormat")(["x"]) == [0.0]
+    assert build_reward("rewards.formats.xml_format.XmlFormat")(["x"]) == [0.0]
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from filter_agents.base import FilterAgent, Instruction
 from filter_agents.registry import build_agents
 from rewards.agent_selection import AgentSelection, parse_selection
 from rewards.filtering_quality import Combined, FilteringQuality
+from rewards.formats.xml_format import StrictXmlFormat, XmlFormat, read_strict_selection
 from rewards.vqa_accuracy import VqaAccuracy, read_answer
-from rewards.xml_format import StrictXmlFormat, XmlFormat, read_strict_selection
 from rollouts.factor_routing import Suggestion, load_routes, write_routes
 
 XML_TEXT = st.text(

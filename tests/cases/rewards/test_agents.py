@@ -18,8 +18,8 @@ from data.reports.pool import Item, Pool
 from data.rows.words import count_words, find_words, first_words
 from filter_agents.executor import Executor
 from filter_agents.registry import DEFAULT_AGENTS, build_agents
+from rewards.formats.sentence_format import SentenceFormat
 from rewards.relevance import relevance
-from rewards.sentence_format import SentenceFormat
 from rollouts import filter_dataset
 from rollouts.factor_routing import run_routes
 

@@ -47,7 +47,7 @@ def test_a_module_in_a_folder_called_like_a_package_of_ours(own, name):
     own("rewards/helpers.py", "WORD = 'mine'")
     own("rewards/mine.py", "from .helpers import WORD\ndef mine(): return WORD")
     assert found(name)() == "mine"
-    assert found("rewards.xml_format.XmlFormat").name == "xml_format"
+    assert found("rewards.formats.xml_format.XmlFormat").name == "xml_format"
 
 
 def test_both_spellings_are_one_function(own):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from filter_agents.registry import DEFAULT_AGENTS
 from rewards.agent_selection import parse_selection
+from rewards.formats.xml_format import StrictXmlFormat, XmlFormat, read_strict_selection
 from rewards.registry import REWARDS, build_reward, import_reward, needed_columns, reward_parameters
-from rewards.xml_format import StrictXmlFormat, XmlFormat, read_strict_selection
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 """A busy machine is not a failure."""

@@ -11,7 +11,7 @@ from data.prompts import format_selection
 from filter_agents.registry import AGENTS, DEFAULT_AGENTS, AgentError
 from rewards import xml_format
 from rewards.agent_selection import AgentSelection, parse_selection
-from rewards.xml_format import StrictXmlFormat, XmlFormat, read_strict_selection
+from rewards.formats.xml_format import StrictXmlFormat, XmlFormat, read_strict_selection
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 BLUR = "<agent><name>blur_filter</name><prompt>keep blur at most 0.5</prompt></agent>"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rewards.sentence_format import SentenceFormat
+from rewards.formats.sentence_format import SentenceFormat
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Rewards of the form of a completion: what it is written in, whatever it says."""
