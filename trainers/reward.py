@@ -50,6 +50,7 @@ from trainers.preferences.data import (
 )
 from trainers.preferences.figures import add_rows, preference_figures, row_sums
 from trainers.preferences.model import check_reward_model, load_reward_policy, policy_and_adapters, with_head
+from trainers.report.diagnosis import PreferenceDiagnosis
 from trainers.report.fixed_samples import FixedSamples, chosen
 from trainers.report.preference_samples import preference_sample
 from trainers.report.publishing import PublishedRun
@@ -104,6 +105,10 @@ class RewardConfig(
     system_prompt: str | None = field(
         default=None,
         metadata={"help": "System text of every conversation, stored with the model; by default the prompts' own."},
+    )
+    diagnosis_rows: int = field(
+        default=200,
+        metadata={"help": "Rows of the evaluation whose images are taken away for the report, at most; 0 for none."},
     )
 
     def __post_init__(self):
@@ -392,25 +397,33 @@ class RewardTrainer(
         """A record as the report shows it, with the scores of its responses."""
         return preference_sample(record, scores, self.reward_config.system_prompt)
 
-    def samples_of(self, records: Sequence[PreferenceRecord]) -> list[SampleGroup]:
-        """The same of records that are scored now, on this process alone."""
+    def scores_of(self, records: Sequence[PreferenceRecord]) -> list[list[float]]:
+        """Scores of the responses of each record, in one batch, on this process alone."""
         batch = self.data_collator([{"index": 0, "record": record} for record in records])
         rows = batch["rows"]  # (B, G)
         inputs = {name: value.to(self.args.device) for name, value in batch.items() if name not in GROUP_KEYS}
         scores = self.accelerator.unwrap_model(self.model)(**inputs).logits.squeeze(1).float().cpu()
-        return [
-            self.sample_of(record, scores[places[places >= 0]].tolist())
-            for record, places in zip(records, rows, strict=True)
-        ]
+        return [scores[places[places >= 0]].tolist() for places in rows]
+
+    def samples_of(self, records: Sequence[PreferenceRecord]) -> list[SampleGroup]:
+        """`sample_of` records that are scored now, on this process alone."""
+        return [self.sample_of(*one) for one in zip(records, self.scores_of(records), strict=True)]
+
+    def _held_out(self) -> list[PreferenceRecord] | None:
+        """What the run evaluates on; of several sets, the first."""
+        evaluation = self.records[1]
+        return next(iter(evaluation.values()), None) if isinstance(evaluation, dict) else evaluation
 
     def fixed_samples(self) -> FixedSamples:
         """The same few preferences at every sampled step."""
-        train, evaluation = self.records
-        if isinstance(evaluation, dict):
-            evaluation = next(iter(evaluation.values()), None)
-        source: Source = "training data" if evaluation is None else "held out"
-        few = chosen(train if evaluation is None else evaluation, self.args.seed)
+        held_out = self._held_out()
+        source: Source = "training data" if held_out is None else "held out"
+        few = chosen(self.records[0] if held_out is None else held_out, self.args.seed)
         return FixedSamples(self, self.kept_samples, lambda step: {source: self.samples_of(few)})
+
+    def report_callbacks(self) -> list[TrainerCallback]:
+        """The parent's, and what the model decides by."""
+        return [*super().report_callbacks(), PreferenceDiagnosis(self, self._held_out() or [])]
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -473,7 +486,8 @@ def main(argv: list[str] | None = None) -> None:
             checked=True,
             peft_config=adapters,
         )
-        trainer.add_callback(trainer.fixed_samples())
+        for callback in trainer.report_callbacks():
+            trainer.add_callback(callback)
 
         # Train, save, report
         train_and_record(trainer, start, recipe, script.dataset_name, name)

@@ -34,6 +34,8 @@ def draw_diagnosis(figures: Mapping[str, Any], name: str) -> Any:
         axes.tick_params(colors=INK, labelsize=8)
         axes.grid(True, color="0.92", linewidth=0.8)
         axes.set_axisbelow(True)
+    figure.get_layout_engine().execute(figure)  # once: as long as there is an engine, each file is drawn twice
+    figure.set_layout_engine(None)
     return figure
 
 

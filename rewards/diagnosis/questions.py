@@ -8,7 +8,7 @@ All questions are asked in one go, so that a model is loaded once and what was s
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from rewards.preferences.calibration import calibration
 from rewards.preferences.scored import ScoredPair, ranked_pairs
 from rewards.scoring.model_scores import ScoreRequest
 from rewards.scoring.statistics import paired_difference
+
+Scores = Sequence[Sequence[float]] | Mapping[int, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Diagnosis:
         seed: of the rows that are drawn, and of the images of other rows.
 
     Attributes:
+        rows: numbers of those that are looked at.
         requests: what is asked beside the rows as they are.
 
     Raises:
@@ -74,11 +77,11 @@ class Diagnosis:
             self._questions += [question.reversed() for question in (*as_they_are, *changed)]
         self.requests = [question.request for question in self._questions]
 
-    def figures(self, scores: Sequence[Sequence[float]], answers: Sequence[Sequence[float]]) -> dict[str, Any]:
+    def figures(self, scores: Scores, answers: Sequence[Sequence[float]]) -> dict[str, Any]:
         """What the scores say, as it stands in `summary.json`.
 
         Args:
-            scores: of all rows as they are.
+            scores: of `rows` as they are, by their numbers; maybe of others too.
             answers: scores of `requests`.
 
         Returns:
@@ -104,9 +107,7 @@ class Diagnosis:
             "calibration": calibration([pair for row in zip(ranks, merged, strict=True) for pair in _pairs(*row)]),
         }
 
-    def _orders(
-        self, scores: Sequence[Sequence[float]], answers: Sequence[Sequence[float]]
-    ) -> dict[str, dict[int, Orders]]:
+    def _orders(self, scores: Scores, answers: Sequence[Sequence[float]]) -> dict[str, dict[int, Orders]]:
         """Variant -> row -> scores, one list an order."""
         found: dict[str, dict[int, list[Sequence[float]]]] = {WITH: {row: [scores[row]] for row in self.rows}}
         for question, answer in zip(self._questions, answers, strict=True):

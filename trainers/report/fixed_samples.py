@@ -58,6 +58,11 @@ Samples = dict[Source, list[SampleGroup]]
 """Groups by where their prompts are from."""
 
 
+def weights_are_spread(trainer: Any) -> bool:
+    """Whether no process has all weights, so that none can ask the model by itself."""
+    return is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled
+
+
 class FixedSamples(TrainerCallback):
     """Asks a trainer for its samples at every sampled step, and of the model that is kept at the end.
 
@@ -76,7 +81,7 @@ class FixedSamples(TrainerCallback):
         self._works = True
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        if is_deepspeed_zero3_enabled() or self.trainer.is_fsdp_enabled:
+        if weights_are_spread(self.trainer):
             self._works = False
             say("note: the report has no fixed prompts: the weights are spread over the processes")
 

@@ -35,6 +35,17 @@ def read_held_out(path: str | Path) -> dict[str, Any]:
     )
 
 
+def read_diagnosis(path: str | Path) -> dict[str, Any] | None:
+    """What `rewards.reward_bench --diagnose` adds to its `summary.json`, as an entry of `RunRecord.diagnoses`.
+
+    `None` if a file of results has no diagnosis.
+    """
+    content = read_json(Path(path))
+    if not isinstance(content, dict) or not content.get("diagnosis"):
+        return None
+    return {"source": str(path), "name": content["model"], "figures": content["diagnosis"]}
+
+
 def _comparison(content: dict) -> dict[str, Any]:
     rows = [
         [

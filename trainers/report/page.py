@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from data.io.records import RecordError, atomic_write
+from rewards.diagnosis.picture import draw_diagnosis
 from trainers.report.curves import as_svg, describe_figure, draw_figures
-from trainers.report.held_out import read_held_out
+from trainers.report.diagnosis import diagnosis_table
+from trainers.report.held_out import read_diagnosis, read_held_out
 from trainers.report.logged_figures import CARD, PANELS, format_value, last_figures, logged_values
 from trainers.report.record import RECORD_FILE, RunRecord, load_record
 from trainers.report.samples import SampleLog, StoredSample
@@ -88,8 +90,11 @@ def write_report(output_dir: str | Path, record: RunRecord, history: History, ma
     kept_step = None if record.kept is None else record.kept.step
     figures = draw_figures(history, record.info.kind, kept_step)
     for title, figure in figures.items():
-        with atomic_write(output_dir / FIGURES_FOLDER / _picture(title), "wb") as file:
-            figure.savefig(file, format="png", dpi=140)
+        _save_picture(figure, output_dir, title)
+    diagnoses = [
+        (diagnosis_table(one), _draw_diagnosis(output_dir, number, one))
+        for number, one in enumerate(record.diagnoses, 1)
+    ]
     captions = {panel.title: panel.caption for panel in PANELS}
     log = SampleLog(output_dir)
     samples = log.read()
@@ -104,6 +109,7 @@ def write_report(output_dir: str | Path, record: RunRecord, history: History, ma
                 {"svg": as_svg(figure), "alt": describe_figure(figure), "caption": captions[title]}
                 for title, figure in figures.items()
             ],
+            diagnoses=diagnoses,
             samples=_spaced(batches, max_samples),
             fixed=_fixed_prompts([sample for sample in samples if sample.source != "batch"]),
             unreadable=log.unreadable,
@@ -117,6 +123,18 @@ def write_report(output_dir: str | Path, record: RunRecord, history: History, ma
 
 def _picture(title: str) -> str:
     return f"{title.replace(' ', '_')}.png"
+
+
+def _save_picture(figure: Any, output_dir: Path, title: str) -> None:
+    with atomic_write(output_dir / FIGURES_FOLDER / _picture(title), "wb") as file:
+        figure.savefig(file, format="png", dpi=140)
+
+
+def _draw_diagnosis(output_dir: Path, number: int, diagnosis: Mapping[str, Any]) -> str:
+    """The picture as SVG; stored as PNG too."""
+    figure = draw_diagnosis(diagnosis["figures"], diagnosis["name"])
+    _save_picture(figure, output_dir, f"diagnosis {number}")
+    return as_svg(figure)
 
 
 # -- the card ---------------------------------------------------------------------------------------------------------
@@ -144,6 +162,7 @@ def render_model_card(output_dir: str | Path, record: RunRecord, history: Histor
             record=record,
             info=info,
             base_model_id=None if os.path.isdir(info.base_model) or " " in info.base_model else info.base_model,
+            diagnoses=[diagnosis_table(one) for one in record.diagnoses],
             final=card_figures(history, None if record.kept is None else record.kept.step),
             figures=[name for name in pictures if (folder / name).is_file()],
         )
@@ -185,8 +204,10 @@ def add_held_out(output_dir: Path, files: Sequence[Path]) -> Path:
     if record is None:
         raise RecordError([f"{output_dir / RECORD_FILE}: missing or damaged; expected the folder of a finished run"])
     tables = [read_held_out(file) for file in files]
+    diagnoses = [found for found in map(read_diagnosis, files) if found is not None]
     new = {table["source"] for table in tables}
     record.held_out = [table for table in record.held_out if table["source"] not in new] + tables
+    record.diagnoses = [one for one in record.diagnoses if one["source"] not in new] + diagnoses
     record.save(output_dir)
     path = write_report(output_dir, record, history)
     write_card(output_dir, record, history)

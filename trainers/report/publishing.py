@@ -69,6 +69,11 @@ class PublishedRun:
         """A line for each reward, if the method has any."""
         return []
 
+    def report_callbacks(self) -> list[TrainerCallback]:
+        """What gathers something for the report, beside the curves."""
+        fixed = self.fixed_samples()
+        return [] if fixed is None else [fixed]
+
     @property
     def kept_samples(self) -> SampleLog:
         """Where groups are stored: as it was given, or in the output folder."""
@@ -103,10 +108,8 @@ class PublishedRun:
         )
         self.run_info = published_info(info)
         self.samples = self.kept_samples
-        fixed = self.fixed_samples()
-        for callback in (fixed, ReportCallback(self)):
-            if callback is not None:
-                self.add_callback(callback)
+        for callback in (*self.report_callbacks(), ReportCallback(self)):
+            self.add_callback(callback)
         if self.is_world_process_zero():
             store_recipe(self.args.output_dir, self.run_info.recipe)
 

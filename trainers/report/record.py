@@ -149,6 +149,7 @@ class RunRecord:
         sessions: in the order of their starts.
         held_out: measurements on held-out rows (`trainers.report.held_out`).
         name, loads_from: what the model card calls the model, and where it is loaded from.
+        diagnoses: what the model decides by: {"source", "name" of the model, "figures"} (`rewards.diagnosis.questions`).
     """
 
     info: RunInfo
@@ -158,6 +159,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=versions)
     name: str = ""
     loads_from: str = ""
+    diagnoses: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, output_dir: str | Path) -> None:
         write_json(Path(output_dir) / RECORD_FILE, asdict(self))

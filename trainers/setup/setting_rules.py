@@ -156,6 +156,7 @@ RANGES = {
     "temperature_end": ABOVE_0,
     "temperature_start": ABOVE_0,
     # reward models
+    "diagnosis_rows": AT_LEAST_0,
     "lm_loss_weight": AT_LEAST_0,
     "margin": AT_LEAST_0,
     "score_max": FINITE,
