@@ -47,8 +47,10 @@ trained=$SECONDS
 tests="test test_blank_image test_other_image test_blank_question test_other_question"
 say "5/9 Evaluate on held-out images; with the image grey, another image, no question; and on true answers beside it"
 for test in $tests; do
+    diagnose=0
+    if [ "$test" = test ]; then diagnose=1000; fi
     python -m rewards.reward_bench --model "$out/reward_model" --dataset_name "$out/preferences/$test.jsonl" --name $test \
-        --batch_size 64 --output_dir "$out/bench/$test" >"$out/bench_$test.log"
+        --batch_size 64 --diagnose $diagnose --output_dir "$out/bench/$test" >"$out/bench_$test.log"
 done
 
 say "6/9 A policy from hasty demonstrations: it can see, and often answers another question"
@@ -78,4 +80,6 @@ for test in $tests; do
     python -c "import json, sys; print(f'  {sys.argv[2]:<22}{100 * json.load(open(sys.argv[1]))[\"overall\"]:.1f}%')" \
         "$out/bench/$test/summary.json" $test
 done
+printf '\n'
+sed -n '/^Does it look at the image/,/^written to/{/^written to/!p}' "$out/bench_test.log"
 say "Done. Reports: $out/reward_model/report.html, $out/grpo_reward_model/report.html"

@@ -8,17 +8,21 @@ Rows of `--dataset_name` are a bench's as its authors publish them (`rewards/ben
 of `--scores` are the same with `scores`, one a response, and need no images. Writes `<model>_<timestamp>.jsonl` (a row
 a response), `summary.json`, `calibration.png` and `scores.png`, and prints published figures beside the new ones.
 
+`--diagnose ROWS` scores so many rows again with their images taken away, and adds a table and `diagnosis.png` of what
+the model decides by.
+
 Scoring with a model uses every process that `accelerate launch` starts, and goes on where it was killed.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from data.cli.arguments import OptionError, option, split_option
 from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
+from data.cli.ranges import AT_LEAST_0
 from data.io.records import write_json, write_jsonl
 from data.io.shards import end_processes
 from data.rows.responses import response_label
@@ -28,6 +32,9 @@ from rewards.benches.published import published_table
 from rewards.benches.reading import load_bench, load_scored_bench
 from rewards.benches.registry import BENCHES, find_bench
 from rewards.benches.summary import format_summary, summarise
+from rewards.diagnosis.picture import save_diagnosis
+from rewards.diagnosis.questions import Diagnosis
+from rewards.diagnosis.table import format_table
 from rewards.preferences.calibration import draw_calibration, draw_scores
 from rewards.preferences.scored import ScoredPreference
 from rewards.scoring.model_scores import ScoreRequest, ScoringArguments, StoredScores, prompt_text
@@ -59,15 +66,20 @@ def write_evaluation(
     write_jsonl(rows, response_rows(preferences))
     draw_calibration(items, name, output_dir / "calibration.png")
     draw_scores(items, name, output_dir / "scores.png")
+    if summary.get("diagnosis"):
+        save_diagnosis(summary["diagnosis"], name, output_dir / "diagnosis.png")
     write_json(output_dir / "summary.json", {"model": name, "responses": rows.name, **summary})
+
+
+def _requests(records: Sequence[BenchRecord]) -> list[ScoreRequest]:
+    return [ScoreRequest(record.prompt(), tuple(record.images), tuple(record.response)) for record in records]
 
 
 def _score_with_model(
     records: Sequence[BenchRecord], stored: StoredScores, source: str
 ) -> list[ScoredPreference] | None:
     """Preferences with scores, on the main process; `None` on the others."""
-    requests = [ScoreRequest(record.prompt(), tuple(record.images), tuple(record.response)) for record in records]
-    scores = stored.score(requests, source)
+    scores = stored.score(_requests(records), source)
     if scores is None:
         return None
     return [
@@ -81,6 +93,27 @@ def _score_with_model(
         )
         for record, row in zip(records, scores, strict=True)
     ]
+
+
+def _diagnose(
+    records: Sequence[BenchRecord],
+    preferences: Sequence[ScoredPreference] | None,
+    limit: int,
+    stored: StoredScores,
+    source: str,
+) -> dict:
+    """What the model decides by, on the main process; nothing on the others.
+
+    Args:
+        preferences: the records with scores, on the main process.
+        limit: rows that are looked at, at most.
+    """
+    diagnosis = Diagnosis(_requests(records), [record.human_ranking for record in records], limit)
+    apart = replace(stored, work_dir=stored.work_dir / "diagnosis")
+    answers = apart.score(diagnosis.requests, f"{source}, images changed") if diagnosis.requests else []
+    if preferences is None or answers is None:
+        return {}
+    return diagnosis.figures([preference.scores for preference in preferences], answers)
 
 
 @dataclass(kw_only=True)
@@ -97,8 +130,15 @@ class RewardBenchArguments(ScoringArguments):
     output_dir: Path = option("folder to write the evaluation to")
     name: str | None = option("of the model, for files and tables; by default from its path", None)
     skip_bad_rows: bool = option("count unusable rows of dataset_name instead of stopping", False)
+    diagnose: int = option(
+        "rows to be scored again with a blank image, another row's and none, at most; which are drawn by chance",
+        0,
+        within=AT_LEAST_0,
+    )
 
     def __post_init__(self):
+        if self.diagnose and not self.model:
+            raise OptionError("--diagnose needs --model: the rows are scored again with other images")
         if bool(self.scores) == bool(self.model) or bool(self.model) != bool(self.dataset_name):
             raise OptionError("give either --model and --dataset_name, or --scores")
 
@@ -106,15 +146,17 @@ class RewardBenchArguments(ScoringArguments):
 def _report(
     bench: Bench,
     preferences: Sequence[ScoredPreference],
-    left_out: dict[str, int],
+    further: dict,
     name: str,
     source: str,
     output_dir: Path,
 ) -> None:
-    summary = summarise(bench, preferences, source) | left_out
+    summary = summarise(bench, preferences, source) | further
     write_evaluation(bench, preferences, summary, name, output_dir)
     print(f"{bench.title}\n\n{format_summary(bench, summary)}")
     print(f"\n{published_table(bench.name, name, summary)}")
+    if summary.get("diagnosis"):
+        print(f"\n{format_table(summary['diagnosis'])}")
     print(f"\nwritten to {output_dir}")
 
 
@@ -141,10 +183,13 @@ def evaluate_model(arguments: RewardBenchArguments) -> None:
     records, counts = load_bench(bench, arguments.dataset_name, arguments.split, arguments.skip_bad_rows)
     stored = arguments.stored_scores(arguments.model, arguments.output_dir / name)
     preferences = _score_with_model(records, stored, arguments.dataset_name)
+    further = {}
+    if arguments.diagnose:
+        further = {"diagnosis": _diagnose(records, preferences, arguments.diagnose, stored, arguments.dataset_name)}
     if preferences is not None:
         # Records whose responses all have one rank are not scored, but their pairs are left out like other ties.
         left_out = {"rows": counts.rows, "equal_ranks": counts.tied_pairs, "bad_rows": counts.skipped}
-        _report(bench, preferences, left_out, name, arguments.dataset_name, arguments.output_dir)
+        _report(bench, preferences, left_out | further, name, arguments.dataset_name, arguments.output_dir)
         stored.forget()
 
 

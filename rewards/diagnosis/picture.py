@@ -1,10 +1,12 @@
 """The figures of a diagnosis as one picture: accuracies with their intervals, beside the calibration curve."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.io.records import atomic_write
 from rewards.diagnosis.table import LENGTHS, TITLE, VARIANTS
 
 SIZE = (9.6, 3.6)
@@ -37,6 +39,12 @@ def draw_diagnosis(figures: Mapping[str, Any], name: str) -> Any:
     figure.get_layout_engine().execute(figure)  # once: as long as there is an engine, each file is drawn twice
     figure.set_layout_engine(None)
     return figure
+
+
+def save_diagnosis(figures: Mapping[str, Any], name: str, path: Path) -> None:
+    """The picture as a PNG file."""
+    with atomic_write(path, "wb") as file:
+        draw_diagnosis(figures, name).savefig(file, format="png", dpi=150)
 
 
 def _draw_accuracies(axes: Any, figures: Mapping[str, Any]) -> None:

@@ -149,7 +149,7 @@ class RunRecord:
         sessions: in the order of their starts.
         held_out: measurements on held-out rows (`trainers.report.held_out`).
         name, loads_from: what the model card calls the model, and where it is loaded from.
-        diagnoses: what the model decides by: {"source", "name" of the model, "figures"} (`rewards.diagnosis.questions`).
+        diagnoses: what the model decides by: {"source", "name" of the model, "figures" of `rewards.diagnosis`}.
     """
 
     info: RunInfo

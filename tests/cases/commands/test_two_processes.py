@@ -22,7 +22,7 @@ def _commands(folder: Path, tiny_model: Path, reward_model: Path, report_data: P
         "score": ("rewards.score", ["--dataset_name", rows, "--output", folder / "scores.jsonl", *scores]),
         "reward_bench": (
             "rewards.reward_bench",
-            ["--dataset_name", pairs, "--split", "train", "--output_dir", folder / "bench", *scores],
+            ["--dataset_name", pairs, "--split", "train", "--output_dir", folder / "bench", "--diagnose", 8, *scores],
         ),
         "completions": (
             "rollouts.completions",
