@@ -1,6 +1,6 @@
 """Training a reward model on a GPU: pairs a second and peak memory, by kind of attention.
 
-    python benchmarks/reward_models/training.py [--model Qwen/Qwen2-VL-2B-Instruct] [--pairs 8] [--side 448] [--steps 6]
+    python benchmarks/reward_models/training.py [--model ID] [--pairs 8] [--side 448] [--steps 6]
 
 Random weights of the published shape in bfloat16, gradient checkpointing, fused AdamW. A step is forward, backward and
 update on so many pairs: one image each, a question of 32 tokens and two responses of 128. With `--model tiny` it runs
