@@ -1,4 +1,4 @@
-"""Prompts whose images are taken away in three ways: each says what the accuracy with the images comes from.
+"""Rows whose images are taken away in three ways: each says what the accuracy with the images comes from.
 
 A blank image leaves the prompt as long as it was; another row's image looks like the data, and is false of the
 question; without images there is the text alone.
@@ -15,6 +15,8 @@ from PIL import Image
 
 from data.io.digests import image_digest
 from data.io.images import ImageSource, image_size
+from data.rows.messages import texts_of
+from data.rows.responses import images_by_field, map_images
 from rewards.scoring.model_scores import ScoreRequest
 
 WITH, BLANK, OTHER, WITHOUT = "with", "blank", "other", "without"
@@ -30,24 +32,36 @@ def image_variants(requests: Mapping[int, ScoreRequest], seed: int) -> dict[str,
 
     Returns:
         variant -> row -> request. A row is missing among those with other images if all rows show the same ones, and
-        among those without images if nothing is left of a turn of its prompt.
+        among those without images if nothing is left of a turn or of a response.
 
     Raises:
         ImageError: an image that cannot be read.
     """
+    images = {row: images_of(request) for row, request in requests.items()}
+    blank = {row: [_blank(image) for image in of_row] for row, of_row in images.items()}
     without = {row: _without_images(request) for row, request in requests.items()}
     return {
-        BLANK: {row: replace(request, images=_blank_images(request.images)) for row, request in requests.items()},
-        OTHER: {
-            row: replace(requests[row], images=images)
-            for row, images in other_images({row: one.images for row, one in requests.items()}, seed).items()
-        },
+        BLANK: {row: _with_images(requests[row], of_row) for row, of_row in blank.items()},
+        OTHER: {row: _with_images(requests[row], of_row) for row, of_row in other_images(images, seed).items()},
         WITHOUT: {row: request for row, request in without.items() if request is not None},
     }
 
 
-def _blank_images(images: Sequence[ImageSource]) -> list[dict[str, Any]]:
-    return [{"bytes": _grey_picture(*image_size(image)), "path": None} for image in images]
+def images_of(request: ScoreRequest) -> list[ImageSource]:
+    """All images: those of the prompt, then those of each response."""
+    return [image for _, image in images_by_field(request.images, request.responses)]
+
+
+def _with_images(request: ScoreRequest, images: Sequence[ImageSource]) -> ScoreRequest:
+    """The same with other images in the places of its own."""
+    left = iter(images)
+    of_prompt = [next(left) for _ in request.images]
+    responses = [map_images(response, lambda _: next(left)) for response in request.responses]
+    return replace(request, images=of_prompt, responses=responses)
+
+
+def _blank(image: ImageSource) -> dict[str, Any]:
+    return {"bytes": _grey_picture(*image_size(image)), "path": None}
 
 
 @lru_cache(maxsize=1024)
@@ -59,14 +73,15 @@ def _grey_picture(width: int, height: int) -> bytes:
 
 
 def _without_images(request: ScoreRequest) -> ScoreRequest | None:
-    if isinstance(request.prompt, str):
-        return replace(request, images=())
-    turns = [{**turn, "content": _texts_of(turn["content"])} for turn in request.prompt]
-    left = all(turn["content"] or not before["content"] for turn, before in zip(turns, request.prompt, strict=True))
-    return replace(request, prompt=turns, images=()) if left else None
+    prompt = request.prompt
+    if not isinstance(prompt, str):
+        prompt = [{**turn, "content": _without_parts(turn["content"])} for turn in prompt]
+    responses = ["".join(texts_of(response)) for response in request.responses]
+    spoken = prompt if isinstance(prompt, str) else [turn["content"] for turn in prompt if turn["role"] != "system"]
+    return replace(request, prompt=prompt, images=(), responses=responses) if all(spoken) and all(responses) else None
 
 
-def _texts_of(content: str | Sequence[dict[str, Any]]) -> str | list[dict[str, Any]]:
+def _without_parts(content: str | Sequence[dict[str, Any]]) -> str | list[dict[str, Any]]:
     return content if isinstance(content, str) else [part for part in content if part["type"] != "image"]
 
 

@@ -1,7 +1,7 @@
 """Whether scores follow the length of responses, beyond what people do.
 
-Lengths are in characters. Responses to one prompt are compared with each other alone, so that long answers to hard
-questions count for nothing.
+Lengths are in characters of text. Responses to one prompt are compared with each other alone, so that long answers to
+hard questions count for nothing.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from data.rows.messages import texts_of
+from data.rows.responses import Response
 from rewards.diagnosis.verdicts import mean, preference, share
 from rewards.preferences.scored import ranked_pairs
 from rewards.scoring.statistics import bootstrap_mean, paired_difference
@@ -54,7 +56,7 @@ def accuracy_by_length(
 
 
 def length_bias(
-    responses: Sequence[Sequence[str]], ranks: Sequence[Sequence[float]], scores: Sequence[Sequence[float]]
+    responses: Sequence[Sequence[Response]], ranks: Sequence[Sequence[float]], scores: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
     """Figures of rows of responses.
 
@@ -67,7 +69,7 @@ def length_bias(
         score and with people's order, with 95% bootstrap intervals; difference: of the two, paired by rows. These are
         `None`, and prompts, of which they are the mean, 0, if all responses to each prompt have the same length.
     """
-    lengths = [[len(response) for response in of_row] for of_row in responses]
+    lengths = [[sum(map(len, texts_of(response))) for response in of_row] for of_row in responses]
     by_score = [rank_correlation(*of_row) for of_row in zip(lengths, scores, strict=True)]
     by_people = [
         rank_correlation(of_row, [-rank for rank in row_ranks])

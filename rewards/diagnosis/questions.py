@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from rewards.diagnosis.image_variants import WITH, image_variants
+from rewards.diagnosis.image_variants import WITH, image_variants, images_of
 from rewards.diagnosis.length_bias import length_bias
 from rewards.diagnosis.verdicts import Orders, accuracy_of_row, mean, order_effect, share
 from rewards.preferences.calibration import calibration
@@ -69,7 +69,8 @@ class Diagnosis:
         self._asked_about = requests
         self._ranks = ranks
         self._both_orders = both_orders
-        variants = image_variants({row: requests[row] for row in self.rows if requests[row].images}, seed)
+        self._with_images = [row for row in self.rows if images_of(requests[row])]
+        variants = image_variants({row: requests[row] for row in self._with_images}, seed)
         changed = [_Question(name, row, one) for name, rows in variants.items() for row, one in rows.items()]
         self._questions = list(changed)
         if both_orders:
@@ -100,7 +101,7 @@ class Diagnosis:
         return {
             "rows": len(self.rows),
             "all_rows": self._all_rows,
-            "without_images": sum(not self._asked_about[row].images for row in self.rows),
+            "without_images": len(self.rows) - len(self._with_images),
             "images": self._accuracies(found),
             "order": order_effect(orders, ranks) if self._both_orders else None,
             "length": length_bias(responses, ranks, merged),
@@ -120,7 +121,7 @@ class Diagnosis:
             name: {row: accuracy_of_row(orders, self._ranks[row]) for row, orders in rows.items()}
             for name, rows in found.items()
         }
-        seen = {row: value for row, value in accuracies[WITH].items() if self._asked_about[row].images}
+        seen = {row: accuracies[WITH][row] for row in self._with_images}
         figures = {WITH: share(list(seen.values()))}
         for name, rows in accuracies.items():
             if name != WITH and rows:

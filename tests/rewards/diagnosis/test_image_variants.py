@@ -8,7 +8,7 @@ from PIL import Image
 
 from data.io.digests import image_digest
 from data.io.images import image_size, open_image
-from rewards.diagnosis.image_variants import BLANK, OTHER, WITHOUT, image_variants, other_images
+from rewards.diagnosis.image_variants import BLANK, OTHER, WITHOUT, image_variants, images_of, other_images
 from rewards.scoring.model_scores import ScoreRequest
 
 
@@ -83,6 +83,22 @@ def test_a_prompt_without_images_has_no_places_for_them():
         ),
         ScoreRequest("what is it?", (), ["a", "b"]),
     ]
+
+
+def test_images_of_responses_are_taken_away_too():
+    def drawn(shade: int, text: str) -> list[dict]:
+        return [{"type": "text", "text": text}, {"type": "image", "image": picture(shade, (8, 8 + shade))}]
+
+    rows = {row: ScoreRequest("draw", [], [drawn(4 * row, "here"), drawn(4 * row + 1, "there")]) for row in range(3)}
+    variants = image_variants(rows, 0)
+    for row, request in rows.items():
+        blank, other = (images_of(variants[name][row]) for name in (BLANK, OTHER))
+        assert [image_size(image) for image in blank] == [(8, 8 + 4 * row), (8, 9 + 4 * row)]
+        assert set(digests(other)).isdisjoint(digests(images_of(request)))
+        assert variants[BLANK][row].responses[1][0] == {"type": "text", "text": "there"}
+        assert variants[WITHOUT][row].responses == ["here", "there"]
+    mute = ScoreRequest("draw", [], [drawn(0, "here")[1:], "nothing"])
+    assert image_variants({0: mute}, 0)[WITHOUT] == {}
 
 
 def test_a_turn_of_images_alone_cannot_lose_them():
