@@ -76,8 +76,8 @@ class Judge(JudgeSettings, Reward):
         asked, shown = prompts_and_images(self.name, len(completions), prompts, images, columns)
         if not completions or asked[0] is None:
             return [None] * len(completions)
-        [prompt], [pictures], texts = read_requests(asked[:1], shown[:1], [completion_text(completions[0])])
-        texts += [completion_text(completion) for completion in completions[1:]]
+        texts = [completion_text(completion) for completion in completions]
+        [prompt], [pictures], _ = read_requests(asked[:1], shown[:1], texts[:1])
         self._under_way += 1
         try:
             judge = await asyncio.to_thread(self._load)  # which asks a server in an event loop of its own
