@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import StrictStr, field_validator
 from pydantic_core import PydanticCustomError
 
-from data.io.records import Location, Source, read_some_rows
+from data.io.records import Location, Source, field_error, read_some_rows
 from data.preferences import PreferenceRecord
 from rewards.preferences.scored import ScoredPair, ScoredPreference, all_pairs
 
@@ -38,6 +38,13 @@ class BenchRecord(PreferenceRecord):
         return video
 
 
+def published_field(row: dict, name: str) -> Any:
+    """The value of a field that every published row has; raises a `ValidationError` where it is missing or null."""
+    if row.get(name) is None:
+        raise field_error(name, "expected in every row", row.get(name))
+    return row[name]
+
+
 Figures = dict[str, Any]
 """What goes to `summary.json` (`rewards.benches.counts.accuracy_figures`), and a bench's own figures beside."""
 
@@ -49,13 +56,13 @@ class Bench:
     Attributes:
         name: on the command line and in the published table.
         title: as its authors write it.
-        source: where rows and rule are published.
         fields: names by which its rows are told from those of other benches.
         convert: a published row -> the fields of a `BenchRecord`, and `scores` if there are any; raises a
             `ValidationError` (`data.io.records.field_error`) that names the published field.
         names: field of the record -> what the published file calls it; `response.0` names the first response.
         figures: scored rows, of which at least one has a pair -> figures.
         pairs: scored rows -> the pairs that calibration and histograms are about.
+        numbered: its rows need no id, and get their number.
         columns: further figures of each group and of all rows that the printed table shows: (key, heading).
         unit: what the figures count.
         read: (source, split) -> located published rows.
@@ -63,12 +70,12 @@ class Bench:
 
     name: str
     title: str
-    source: str
     fields: frozenset[str]
     convert: Callable[[dict], dict]
     figures: Callable[[Sequence[ScoredPreference]], Figures]
     names: Mapping[str, str] = field(default_factory=dict)
     pairs: Callable[[Sequence[ScoredPreference]], list[ScoredPair]] = all_pairs
+    numbered: bool = False
     columns: tuple[tuple[str, str], ...] = ()
     unit: str = "pairs"
     read: Callable[[Source, str], Iterator[tuple[Location, Any]]] = read_some_rows

@@ -32,10 +32,12 @@ def _converted_rows(bench: Bench, source: Source, split: str) -> Iterator[tuple[
             yield published, row
             continue
         try:
-            yield published, bench.convert(row)
+            fields = bench.convert(row)
         except ValidationError as error:
             [problem] = describe_problems(error, published)
             yield published, Malformed(problem.removeprefix(f"{published}: "))
+        else:
+            yield published, {"id": location.number} | fields if bench.numbered else fields
 
 
 def load_bench(

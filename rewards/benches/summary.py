@@ -47,7 +47,7 @@ def _cells(bench: Bench, row: Figures) -> list[str]:
 
 
 def _line(name: str, cells: Sequence[str]) -> str:
-    return f"{name:<16}" + "".join(f"{cell:>16}" for cell in cells)
+    return f"{name:<34}" + "".join(f"{cell:>16}" for cell in cells)
 
 
 def format_summary(bench: Bench, summary: Figures) -> str:

@@ -1,7 +1,8 @@
 """VL-RewardBench, by its own evaluator, and what that leaves out. Preferences of one's own are counted so too.
 
-Source: vl-rewardbench/VL_RewardBench, cal.py (9b10abd), with one answer a pair (k = 1). A pair is an agreement if the
-preferred response has the higher score, a rejection if it has the lower one, and undecided if the scores are equal.
+Source: arXiv 2411.17451; vl-rewardbench/VL_RewardBench, cal.py (9b10abd), with one answer a pair (k = 1). A pair is an
+agreement if the preferred response has the higher score, a rejection if it has the lower one, and undecided if the
+scores are equal.
 
     accuracy of a group = agreements / (agreements + rejections)
     overall             = the same over all groups together
@@ -100,7 +101,6 @@ def _pairs(preferences: Sequence[ScoredPreference]) -> list[ScoredPair]:
 VL_REWARDBENCH = Bench(
     name="vl_rewardbench",
     title="VL-RewardBench",
-    source="arXiv 2411.17451, vl-rewardbench/VL_RewardBench",
     fields=frozenset(),
     convert=_convert,
     figures=_figures,
