@@ -71,7 +71,7 @@ def test_the_tables_show_ones_own_and_published_figures(evaluate, capsys):
     assert "no decided pair in general, hallucination: macro is the mean of the other groups" in lines
     assert any("arXiv 2509.16127, 2025-09" in line for line in lines)
     assert not any(line.startswith("> mine") for line in lines)
-    assert "yours are of 2 other rows, and are not shown beside" in lines
+    assert "no source says that its figures are of your 2 rows, so yours are not shown beside" in lines
 
 
 def test_parquet_with_scores_gives_the_same(evaluate, tmp_path):
