@@ -20,8 +20,12 @@ class _PublishedLocation(Location):
     names: Mapping[str, str] = field(default_factory=dict)
 
     def name_of(self, field: str) -> str:
-        head, dot, rest = field.partition(".")
-        return self.names.get(field) or self.names.get(head, head) + dot + rest
+        parts = field.split(".")
+        for length in range(len(parts), 0, -1):
+            name = self.names.get(".".join(parts[:length]))
+            if name is not None:
+                return ".".join([name, *parts[length:]])
+        return field
 
 
 def _converted_rows(bench: Bench, source: Source, split: str) -> Iterator[tuple[Location, Any]]:
