@@ -208,6 +208,7 @@ def load_preferences(
     split: str = "train",
     skip_bad_rows: bool = False,
     check_files: bool = True,
+    keep_ties: bool = False,
     read: Read = read_rows,
     record_type: type[AnyPreference] = PreferenceRecord,  # type: ignore[assignment]
 ) -> tuple[list[AnyPreference], PreferenceCounts]:
@@ -219,6 +220,7 @@ def load_preferences(
     Args:
         skip_bad_rows: leave out rows that cannot be used, and count them, in place of an error.
         check_files: decode every image.
+        keep_ties: also records whose responses all have one rank, if any others are there.
         read: (source, split) -> the rows, with the record's fields.
 
     Raises:
@@ -250,9 +252,9 @@ def load_preferences(
         ranked = len(pairs(record))
         counts.pairs += ranked
         counts.tied_records += not ranked
-        records += [record] if ranked else []
+        records += [record] if ranked or keep_ties else []
     counts.records = len(records)
-    if not records:
+    if not counts.pairs:
         where = f"{source}: the {split} split" if Path(source).is_dir() else f"{source}"
         raise RecordError([f"{where}: no preferences: {counts}", *counts.problems])
     return records, counts

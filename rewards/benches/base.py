@@ -63,6 +63,7 @@ class Bench:
         figures: scored rows, of which at least one has a pair -> figures.
         pairs: scored rows -> the pairs that calibration and histograms are about.
         numbered: its rows need no id, and get their number.
+        keeps_ties: rows whose responses all have one rank are scored too, and in its figures.
         columns: further figures of each group and of all rows that the printed table shows: (key, heading).
         unit: what the figures count.
         read: (source, split) -> located published rows.
@@ -76,6 +77,7 @@ class Bench:
     names: Mapping[str, str] = field(default_factory=dict)
     pairs: Callable[[Sequence[ScoredPreference]], list[ScoredPair]] = all_pairs
     numbered: bool = False
+    keeps_ties: bool = False
     columns: tuple[tuple[str, str], ...] = ()
     unit: str = "pairs"
     read: Callable[[Source, str], Iterator[tuple[Location, Any]]] = read_some_rows

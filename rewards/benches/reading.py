@@ -56,6 +56,7 @@ def load_bench(
         source,
         split,
         skip_bad_rows,
+        keep_ties=bench.keeps_ties,
         read=lambda source, split: _converted_rows(bench, source, split),
         record_type=BenchRecord,
     )

@@ -5,11 +5,14 @@ from itertools import islice
 from data.io.records import RecordError, Source
 from rewards.benches.base import Bench
 from rewards.benches.mm_rlhf_rewardbench import MM_RLHF_REWARDBENCH
+from rewards.benches.mmrb2 import MMRB2
 from rewards.benches.mr2bench import MR2BENCH
 from rewards.benches.multimodal_rewardbench import MULTIMODAL_REWARDBENCH
+from rewards.benches.omni_rewardbench import OMNI_REWARDBENCH
 from rewards.benches.vl_rewardbench import VL_REWARDBENCH
 
-BENCHES = {bench.name: bench for bench in (MULTIMODAL_REWARDBENCH, MM_RLHF_REWARDBENCH, MR2BENCH, VL_REWARDBENCH)}
+_ALL = (MULTIMODAL_REWARDBENCH, MM_RLHF_REWARDBENCH, MR2BENCH, MMRB2, OMNI_REWARDBENCH, VL_REWARDBENCH)
+BENCHES = {bench.name: bench for bench in _ALL}
 """The last one takes every row that none before it knows."""
 
 

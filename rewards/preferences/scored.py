@@ -9,14 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, TypeAdapter, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from data.io.field_types import Finite, OneId
 from data.io.json_text import half_character
 from data.io.records import Record
 from data.rows.answers import plain
+from data.rows.messages import Message
 from data.rows.responses import parse_response, response_label
+from rewards.scoring.model_scores import prompt_text
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,22 @@ def ranked_pairs(ranks: Sequence[float]) -> list[tuple[int, int]]:
     return [(a, b) if ranks[a] < ranks[b] else (b, a) for a, b in unequal]
 
 
+_TURNS = TypeAdapter(list[Message])
+
+
 def check_encodable(text: Any) -> Any:
     """The value, unless it is a text that no file can hold, because JSON escapes in it are halves of a character."""
     place = half_character(text) if isinstance(text, str) else None
     if place is not None:
         raise PydanticCustomError("text", "half of a surrogate pair at character {place}", {"place": place})
     return text
+
+
+def _query_as_text(query: Any) -> Any:
+    """Chat messages by their texts, everything else as it is."""
+    if not isinstance(query, list) or not all(isinstance(turn, dict) for turn in query):
+        return query
+    return prompt_text([turn.plain() for turn in _TURNS.validate_python(query)])
 
 
 def _as_text(response: Any) -> Any:
@@ -73,7 +85,7 @@ class ScoredPreference(Record):
     model_config = ConfigDict(extra="ignore")
 
     id: OneId
-    query: StrictStr
+    query: Annotated[StrictStr, BeforeValidator(_query_as_text)]
     response: Annotated[
         list[Annotated[StrictStr, BeforeValidator(_as_text)]], BeforeValidator(plain), Field(min_length=2)
     ]
