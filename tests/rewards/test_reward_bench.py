@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from PIL import Image
 
-from data.io.records import write_jsonl
+from data.io.records import write_json, write_jsonl
 from rewards import reward_bench
+from rewards.scoring.model_scores import ScoreRequest, StoredScores
 
 ROW = {
     "id": "mmmu_1",
@@ -141,3 +143,36 @@ def test_either_scores_or_model_and_data(options, tmp_path, capsys):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SystemExit, match="nowhere.jsonl: no such file"):
         reward_bench.main(["--scores", str(tmp_path / "nowhere.jsonl"), "--output_dir", str(tmp_path)])
+
+
+def test_rows_of_a_bench_are_scored_by_a_model_and_counted_by_category(tmp_path, monkeypatch):
+    """Responses score by their length here: the better one of the first row, the worse one of the second is longer."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "grey.png")
+    row = {"ID": "pairs_1", "Text": "Who?", "Image": "grey.png", "Output1": "Nobody at all.", "Output2": "He.",
+           "Better": "Output1", "Category": "safety"}  # fmt: skip
+    unreadable = {**row, "ID": "pairs_2", "Image": "missing.png"}
+    write_json(tmp_path / "all_data.json", [row, {**row, "ID": "hateful_1", "Better": "Output2"}, unreadable])
+
+    def lengths(_: StoredScores, requests: list[ScoreRequest], source: str) -> list[list[float]]:
+        return [[float(len(text)) for text in request.responses] for request in requests]
+
+    monkeypatch.setattr(StoredScores, "score", lengths)
+    monkeypatch.setattr(StoredScores, "forget", lambda _: None)
+    data, out = str(tmp_path / "all_data.json"), str(tmp_path / "out")
+    reward_bench.main(["--model", "length", "--dataset_name", data, "--output_dir", out, "--skip_bad_rows"])
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["bench"] == "multimodal_rewardbench"
+    groups = {name: (group["accuracy"], group["n"]) for name, group in summary["groups"].items()}
+    assert groups == {"safety": (0.5, 2), "safety/bias": (1.0, 1), "safety/toxicity": (0.0, 1)}
+    assert (summary["rows"], summary["bad_rows"]) == (3, 1)
+
+
+def test_the_bench_may_be_named(evaluate):
+    rows = [{"id": "mmmu_1", "image": "mcq/1.png", "query": "q", "prompt": "q", "chosen": "two", "rejected": "three",
+             "response": ["two", "three"], "human_ranking": [0, 1], "scores": [1.5, 0.5]}]  # fmt: skip
+    found = [
+        json.loads((evaluate(rows, *named) / "summary.json").read_text(encoding="utf-8"))
+        for named in ([], ["--bench", "mm_rlhf_rewardbench"])
+    ]
+    assert [summary["bench"] for summary in found] == ["vl_rewardbench", "mm_rlhf_rewardbench"]
+    assert list(found[1]["groups"]) == ["mcq", "long", "short", "safety", "video"]
