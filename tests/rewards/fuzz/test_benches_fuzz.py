@@ -13,6 +13,7 @@ from rewards.benches.base import Bench
 from rewards.benches.reading import load_bench, load_scored_bench
 from rewards.benches.registry import BENCHES
 from rewards.benches.summary import summarise
+from rewards.preferences.scored import all_pairs
 
 ROWS = {
     "multimodal_rewardbench": {
@@ -64,11 +65,14 @@ def _check_problems(problems: list[str], path: Path, row: dict) -> None:
 
 
 def _check_counted(bench: Bench, path: Path) -> None:
-    """Both rows are in the figures, or are said to be ties or repetitions."""
-    found = summarise(bench, load_scored_bench(bench, path), str(path))
-    counted = found["items"] + found.get("duplicates", 0)
-    assert found["rows"] == 2
-    assert counted == 2 or found["equal_ranks"] > 0
+    """Every pair (or prompt) of both rows is in the figures, or is said to be a tie of the ranks or a repetition."""
+    rows = load_scored_bench(bench, path)
+    found = summarise(bench, rows, str(path))
+    ranked = [row for row in rows if len(set(row.human_ranking)) > 1]
+    expected = len(ranked) if bench.unit == "prompts" else len(all_pairs(rows))
+    assert found["rows"] == len(rows) == 2
+    assert found["items"] + found.get("duplicates", 0) == expected
+    assert len(ranked) == 2 or found["equal_ranks"] > 0
 
 
 @pytest.mark.parametrize("name", BENCHES)
