@@ -30,7 +30,7 @@ from data.easy_preferences import ATTRIBUTES, KINDS, write_easy_preferences
 from data.io.counts import counted
 from data.io.field_types import Finite, OneId
 from data.io.images import resolve_images
-from data.io.records import Location, RecordError, Source, base_folder, parse_row, read_rows
+from data.io.records import Location, RecordError, base_folder, parse_row, read_rows
 from data.io.unreadable import LeftOut, readable_rows
 from data.rows.messages import Prompt, parse_prompt, place_images
 from data.rows.responses import ParsedResponse, images_by_field, resolve_responses
@@ -199,7 +199,7 @@ class PreferenceCounts:
         return text + (f"; bad rows skipped: {self.skipped}" if self.skipped else "")
 
 
-Read = Callable[[Source, str], Iterable[tuple[Location, Any]]]
+Read = Callable[[str | Path, str], Iterable[tuple[Location, Any]]]
 AnyPreference = TypeVar("AnyPreference", bound=PreferenceRecord)
 
 

@@ -8,12 +8,13 @@ verdict that cannot be read. The bench makes its figures of the scored rows.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import StrictStr, field_validator
 from pydantic_core import PydanticCustomError
 
-from data.io.records import Location, Source, field_error, read_some_rows
+from data.io.records import Location, field_error, read_some_rows
 from data.preferences import PreferenceRecord
 from rewards.preferences.scored import ScoredPair, ScoredPreference, all_pairs
 
@@ -45,6 +46,7 @@ def published_field(row: dict, name: str) -> Any:
     return row[name]
 
 
+Read = Callable[[str | Path, str], Iterator[tuple[Location, Any]]]
 Figures = dict[str, Any]
 """What goes to `summary.json` (`rewards.benches.counts.accuracy_figures`), and a bench's own figures beside."""
 
@@ -80,4 +82,4 @@ class Bench:
     keeps_ties: bool = False
     columns: tuple[tuple[str, str], ...] = ()
     unit: str = "pairs"
-    read: Callable[[Source, str], Iterator[tuple[Location, Any]]] = read_some_rows
+    read: Read = read_some_rows

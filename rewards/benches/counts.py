@@ -24,11 +24,6 @@ class Counts:
         """Of pairs, by how much higher the preferred response of each scores; 0 is undecided."""
         return cls(len(gaps), sum(gap != 0 for gap in gaps), sum(gap > 0 for gap in gaps), tie_credit)
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.items + other.items, self.decided + other.decided, self.correct + other.correct, self.tie_credit
-        )
-
     @property
     def ties(self) -> int:
         return self.items - self.decided

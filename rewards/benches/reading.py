@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data.io.records import Location, Malformed, Source, describe_problems, parse_rows
+from data.io.records import Location, Malformed, describe_problems, parse_rows
 from data.preferences import PreferenceCounts, load_preferences
 from rewards.benches.base import Bench, BenchRecord
 from rewards.preferences.scored import ScoredPreference
@@ -28,7 +28,7 @@ class _PublishedLocation(Location):
         return field
 
 
-def _converted_rows(bench: Bench, source: Source, split: str) -> Iterator[tuple[Location, Any]]:
+def _converted_rows(bench: Bench, source: str | Path, split: str) -> Iterator[tuple[Location, Any]]:
     """The rows with the record's fields; one that the bench cannot convert says why in its place."""
     for location, row in bench.read(source, split):
         published = _PublishedLocation(location.source, location.number, location.unit, bench.names)

@@ -1,9 +1,10 @@
 """The benches by name, and which of them a file is of."""
 
 from itertools import islice
+from pathlib import Path
 
-from data.io.records import RecordError, Source
-from rewards.benches.base import Bench
+from data.io.records import RecordError
+from rewards.benches.base import Bench, Read
 from rewards.benches.mm_rlhf_rewardbench import MM_RLHF_REWARDBENCH
 from rewards.benches.mmrb2 import MMRB2
 from rewards.benches.mr2bench import MR2BENCH
@@ -16,16 +17,17 @@ BENCHES = {bench.name: bench for bench in _ALL}
 """The last one takes every row that none before it knows."""
 
 
-def _first_fields(bench: Bench, source: Source, split: str) -> set[str]:
-    """Names of the fields of the first row, none if it cannot be read as the bench reads it."""
+def _first_fields(read: Read, source: str | Path, split: str) -> set[str]:
+    """Names of the fields of the first row, none if it cannot be read so."""
     try:
-        rows = [row for _, row in islice(bench.read(source, split), 1)]
+        rows = [row for _, row in islice(read(source, split), 1)]
     except RecordError:
         return set()
     return set(rows[0]) if rows and isinstance(rows[0], dict) else set()
 
 
-def find_bench(source: Source, split: str) -> Bench:
+def find_bench(source: str | Path, split: str) -> Bench:
     """The bench whose fields the first row of a source has (`data.io.records.read_rows`)."""
     *told, otherwise = BENCHES.values()
-    return next((bench for bench in told if bench.fields <= _first_fields(bench, source, split)), otherwise)
+    fields = {read: _first_fields(read, source, split) for read in dict.fromkeys(bench.read for bench in told)}
+    return next((bench for bench in told if bench.fields <= fields[bench.read]), otherwise)
