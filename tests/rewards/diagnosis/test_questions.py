@@ -139,6 +139,14 @@ def test_a_row_counts_once_however_many_pairs_it_has():
     assert figures["length"]["correlation"]["estimate"] == pytest.approx((-0.5 + 1) / 2)
 
 
+def test_the_correlation_is_one_of_ranks():
+    """Of scores in the order 1, 3, 2, 4 two neighbours are exchanged, whatever the distances."""
+    request = ScoreRequest("?", [], ["a" * length for length in (1, 2, 10, 11)])
+    length = Diagnosis([request], [[0, 1, 2, 3]], 1).figures([[0.0, 5.0, 4.9, 100.0]], [])["length"]
+    assert length["correlation"]["estimate"] == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert length["people"]["estimate"] == pytest.approx(-1)
+
+
 def test_rows_of_equal_ranks_say_nothing():
     nothing = Diagnosis(REQUESTS, [[0, 0]] * ROWS, ROWS)
     assert nothing.requests == []

@@ -89,11 +89,15 @@ def test_the_diagnosis_changes_nothing_of_the_run_and_can_be_left_out(run):
 
 
 def test_one_that_fails_costs_the_section_alone(run, monkeypatch, capsys):
-    def fail(*_):
+    states = []
+
+    def fail(trainer, _):
+        states.append((trainer.model.training, torch.is_grad_enabled()))
         raise ValueError("no memory left")
 
     monkeypatch.setattr(RewardTrainer, "scores_of", fail)
     trainer = run(max_steps=1)
+    assert set(states) == {(False, False)}
     assert "the report has no diagnosis: ValueError: no memory left" in capsys.readouterr().err
     assert "What it decides by" not in text_of(trainer, "report.html")
 
