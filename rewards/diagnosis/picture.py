@@ -13,6 +13,7 @@ SIZE = (9.6, 3.6)
 """In inches."""
 INK, CHANCE = "0.25", "0.6"
 IMAGES, OTHERS = "#1b7837", "#5e4c9f"
+LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
 
 def draw_diagnosis(figures: Mapping[str, Any], name: str) -> Any:
@@ -30,7 +31,7 @@ def draw_diagnosis(figures: Mapping[str, Any], name: str) -> Any:
     left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
     _draw_accuracies(left, figures)
     _draw_calibration(right, figures["calibration"])
-    left.set_title(f"{TITLE} {name}", fontsize=10)
+    left.set_title(f"{name}: {TITLE[0].lower()}{TITLE[1:]}", fontsize=10)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=8)
@@ -58,12 +59,12 @@ def _draw_accuracies(axes: Any, figures: Mapping[str, Any]) -> None:
         axes.plot([low, high], [place, place], color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="butt")
         axes.plot(100 * found["share"], place, marker="o", markersize=6, color=colour)
         axes.annotate(f"{100 * found['share']:.1f}", (100 * found["share"], place), (0, 6), ha="center", fontsize=8,
-                      textcoords="offset points", color=INK)  # fmt: skip
+                      textcoords="offset points", color=INK, bbox=LABEL)  # fmt: skip
     axes.axvline(50, color=CHANCE, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(shares)), [label for label, _, _ in shares])
     axes.set_ylim(len(shares) - 0.5, -0.7)
     axes.set_xlim(-3, 103)
-    axes.set_xlabel("percent, with 95% interval; dashed: what chance gives of the accuracies", fontsize=8)
+    axes.set_xlabel("percent, with 95% interval; dashed: accuracy by chance", fontsize=8)
 
 
 def _draw_calibration(axes: Any, calibration: Mapping[str, Any]) -> None:

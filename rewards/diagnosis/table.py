@@ -8,7 +8,7 @@ from rewards.diagnosis.length_bias import EQUAL, LONGER, SHORTER
 from rewards.scoring.statistics import Interval
 
 TITLE = "Does it look at the image?"
-COLUMNS = ("pairs in people's order, and more", "figure [95% interval]", "difference [95% interval]", "rows")
+COLUMNS = ("accuracy, and what may bias it", "figure [95% interval]", "difference [95% interval]", "rows")
 VARIANTS = {
     WITH: "with the image",
     BLANK: "with a blank image of equal size",
@@ -67,7 +67,7 @@ def table_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def notes(figures: Mapping[str, Any]) -> list[str]:
     """Sentences that say what the rows of the table are of."""
     found = [
-        f"of {figures['rows']:,} rows of {figures['all_rows']:,}; equal scores are half right, and a row's pairs "
+        f"{figures['rows']:,} of {figures['all_rows']:,} rows; equal scores are half right, and a row's pairs "
         "count as one; differences: to the images as they are, in points, and to the correlation of people's order"
     ]
     if figures["without_images"]:

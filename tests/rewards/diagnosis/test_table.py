@@ -52,7 +52,7 @@ def test_rows_of_the_table():
 
 def test_the_text_says_what_its_rows_are_of():
     text = format_table(FIGURES)
-    assert "of 1,300 rows of 5,000; " in text
+    assert "1,300 of 5,000 rows; " in text
     assert "100 rows have no images" in text
     assert "scored by itself" not in text
     assert "scored by itself" in format_table({**FIGURES, "order": None, "without_images": 0})

@@ -65,7 +65,7 @@ def test_its_figures_are_those_of_the_models_scores(evaluate, data, tiny_reward_
     assert found["images"]["other"]["rows"] == ROWS - 1
     printed = capsys.readouterr().out
     assert "Does it look at the image?" in printed
-    assert "of 12 rows of 12" in printed
+    assert "12 of 12 rows" in printed
     assert sorted(path.name.split("_2")[0] for path in (tmp_path / "out").iterdir()) == [
         "calibration.png", "diagnosis.png", "scores.png", "summary.json", "tiny",
     ]  # fmt: skip
