@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.io.records import Location, RecordError, Source, field_error, read_json, read_some_rows
+from data.io.records import Location, RecordError, field_error, read_json, read_some_rows
 from rewards.benches.base import Bench, Figures, published_field
 from rewards.benches.counts import Counts, accuracy_figures
 from rewards.preferences.scored import ScoredPreference, all_pairs
@@ -31,12 +31,11 @@ _SIDES = ("response_a", "response_b")
 _HALF = 0.5
 
 
-def _read(source: Source, split: str) -> Iterator[tuple[Location, Any]]:
+def _read(source: str | Path, split: str) -> Iterator[tuple[Location, Any]]:
     """The pairs of a file, or of all tasks of a folder, with their `task`, which is the name of their file."""
-    folder = isinstance(source, str | Path) and Path(source).is_dir()
-    paths = [Path(source) / f"{task}.json" for task in TASKS] if folder else [source]
-    files = [Path(path) for path in paths if isinstance(path, str | Path) and Path(path).suffix == ".json"]
-    files = [path for path in files if path.is_file()]
+    path = Path(source)
+    paths = [path / f"{task}.json" for task in TASKS] if path.is_dir() else [path]
+    files = [path for path in paths if path.suffix == ".json" and path.is_file()]
     if not files:
         yield from read_some_rows(source, split)
     for path in files:
