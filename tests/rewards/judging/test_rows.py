@@ -82,6 +82,7 @@ def test_the_command_keeps_both_orders_in_one_split_and_trainers_read_its_rows(p
         rows = load_rows(out, split)  # decodes the images
         assert [row["pair"] for row in rows] == [f"{split}-{number // 2}" for number in range(2 * count)]
         assert [row["better"] for row in rows] == ["A", "B"] * count
+        assert message_texts(rows[0]["prompt"])[0].startswith("Prefer the truth.\n")
         assert [row["completion"] for row in rows] == ["&lt;b&gt; " + row["gold"] for row in rows]
     assert "train: 6 rows; 3 of 3 records used, 3 pairs" in capsys.readouterr().out
 
