@@ -1,6 +1,7 @@
 """A public bench of reward models, or preferences of one's own: figures of a reward model, or of scores by any model.
 
     python -m rewards.reward_bench --model outputs/reward_model --dataset_name bench.parquet --output_dir outputs/bench
+    python -m rewards.reward_bench --judge http://localhost:8000/v1 --dataset_name bench.parquet --output_dir outputs
     python -m rewards.reward_bench --scores scores.jsonl --output_dir outputs/bench
 
 Rows of `--dataset_name` are a bench's as its authors publish them (`rewards/benches/`), or hold `id`, `query`, `image`
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from data.cli.arguments import OptionError, option, split_option
 from data.cli.commands import check_alone, command
@@ -35,8 +37,11 @@ from rewards.benches.summary import format_summary, summarise
 from rewards.diagnosis.picture import save_diagnosis
 from rewards.diagnosis.questions import Diagnosis
 from rewards.diagnosis.table import format_table
+from rewards.eval import choose_specs, read_recipe
+from rewards.judging.stored import JudgeScores
 from rewards.preferences.calibration import draw_calibration, draw_scores
 from rewards.preferences.scored import ScoredPreference
+from rewards.registry import build_reward
 from rewards.scoring.model_scores import ScoreRequest, ScoringArguments, StoredScores, prompt_text
 
 
@@ -76,7 +81,7 @@ def _requests(records: Sequence[BenchRecord]) -> list[ScoreRequest]:
 
 
 def _score_with_model(
-    records: Sequence[BenchRecord], stored: StoredScores, source: str
+    records: Sequence[BenchRecord], stored: StoredScores | JudgeScores, source: str
 ) -> list[ScoredPreference] | None:
     """Preferences with scores, on the main process; `None` on the others."""
     scores = stored.score(_requests(records), source)
@@ -99,7 +104,7 @@ def _diagnose(
     records: Sequence[BenchRecord],
     preferences: Sequence[ScoredPreference] | None,
     limit: int,
-    stored: StoredScores,
+    stored: StoredScores | JudgeScores,
     source: str,
 ) -> dict:
     """What the model decides by, on the main process; nothing on the others.
@@ -124,7 +129,13 @@ class RewardBenchArguments(ScoringArguments):
     dataset_name: str | None = option(
         "preferences: JSONL, JSON or parquet file, folder with splits, or Hub data set", None, old=("data",)
     )
-    scores: str | None = option("instead of both: rows that have scores already", None)
+    judge: str | None = model_option(
+        "in place of --model: folder, Hub id, or http://host:port/v1 of a model that compares responses in words",
+        None,
+        served=True,
+    )
+    config: Path | None = option("recipe whose reward 'judge' says how --judge is asked, beside its model", None)
+    scores: str | None = option("instead of model and data: rows that have scores already", None)
     bench: str | None = option("whose rule counts; by default told from the first row", None, choices=tuple(BENCHES))
     split: str = split_option("test")
     output_dir: Path = option("folder to write the evaluation to")
@@ -137,16 +148,19 @@ class RewardBenchArguments(ScoringArguments):
     )
 
     def __post_init__(self):
-        if self.diagnose and not self.model:
-            raise OptionError("--diagnose needs --model: the rows are scored again with other images")
-        if bool(self.scores) == bool(self.model) or bool(self.model) != bool(self.dataset_name):
-            raise OptionError("give either --model and --dataset_name, or --scores")
+        named = [self.model, self.judge, self.scores]
+        if sum(map(bool, named)) != 1 or bool(self.scores) == bool(self.dataset_name):
+            raise OptionError("give either --model or --judge, and --dataset_name; or --scores")
+        if self.diagnose and self.scores:
+            raise OptionError("--diagnose needs --model or --judge: the rows are scored again with other images")
+        if self.config and not self.judge:
+            raise OptionError("--config is for --judge: it says how a judge is asked")
 
 
 def _report(
     bench: Bench,
     preferences: Sequence[ScoredPreference],
-    further: dict,
+    further: dict[str, Any],
     name: str,
     source: str,
     output_dir: Path,
@@ -157,6 +171,8 @@ def _report(
     print(f"\n{published_table(bench.name, name, summary)}")
     if summary.get("diagnosis"):
         print(f"\n{format_table(summary['diagnosis'])}")
+    if "judge" in summary:
+        print("\n" + ", ".join(f"{title} {figure:g}" for title, figure in summary["judge"].items()))
     print(f"\nwritten to {output_dir}")
 
 
@@ -174,18 +190,30 @@ def evaluate_scores(arguments: RewardBenchArguments) -> None:
     _report(bench, preferences, {}, name, arguments.scores, arguments.output_dir)
 
 
+def _scorer(arguments: RewardBenchArguments) -> tuple[str, StoredScores | JudgeScores]:
+    """Name of what scores, and how it does. A judge's server has answered."""
+    if arguments.model is not None:
+        name = arguments.name or Path(arguments.model).name
+        return name, arguments.stored_scores(arguments.model, arguments.output_dir / name)
+    recipe = read_recipe(arguments.config) if arguments.config else {}
+    entry: Any = choose_specs(["judge"], recipe, "raise")[0]
+    judge: Any = build_reward({**entry, "model": arguments.judge}).function
+    judge.check_there()
+    name = arguments.name or judge.model_name
+    return name, JudgeScores(judge, arguments.work(arguments.output_dir / name), arguments.restart)
+
+
 def evaluate_model(arguments: RewardBenchArguments) -> None:
     """The same after scoring what has no score yet."""
-    assert arguments.model is not None  # as `RewardBenchArguments` demands
-    assert arguments.dataset_name is not None
-    name = arguments.name or Path(arguments.model).name
+    assert arguments.dataset_name is not None  # as `RewardBenchArguments` demands
+    name, stored = _scorer(arguments)
     bench = _bench(arguments, arguments.dataset_name)
     records, counts = load_bench(bench, arguments.dataset_name, arguments.split, arguments.skip_bad_rows)
-    stored = arguments.stored_scores(arguments.model, arguments.output_dir / name)
     preferences = _score_with_model(records, stored, arguments.dataset_name)
-    further = {}
+    further: dict[str, Any] = {"judge": stored.figures} if isinstance(stored, JudgeScores) else {}
     if arguments.diagnose:
-        further = {"diagnosis": _diagnose(records, preferences, arguments.diagnose, stored, arguments.dataset_name)}
+        found = _diagnose(records, preferences, arguments.diagnose, stored, arguments.dataset_name)
+        further["diagnosis"] = found
     if preferences is not None:
         # Records whose responses all have one rank are not scored, but their pairs are left out like other ties.
         left_out = {"rows": counts.rows, "equal_ranks": counts.tied_pairs, "bad_rows": counts.skipped}

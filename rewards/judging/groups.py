@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from data.io.digests import rows_digest
 from data.io.images import ImageSource
+from data.rows.responses import Response, response_images
 from models.reward.inputs import Prompt
 from models.served.errors import CallsSpent
 from rewards.judging.models import JudgeModel, Question
@@ -41,7 +42,7 @@ class GroupJudge:
         self.seen: Counter[str] = Counter()
 
     async def scores(
-        self, prompt: Prompt, images: Sequence[ImageSource], responses: Sequence[str]
+        self, prompt: Prompt, images: Sequence[ImageSource], responses: Sequence[Response]
     ) -> list[float | None]:
         """Of each response its score from 0 to 1, `None` where no vote can be read or the calls are spent.
 
@@ -58,7 +59,7 @@ class GroupJudge:
             return [None] * len(responses)
 
     async def _pairwise(
-        self, prompt: Prompt, images: Sequence[ImageSource], responses: Sequence[str]
+        self, prompt: Prompt, images: Sequence[ImageSource], responses: Sequence[Response]
     ) -> list[float | None]:
         met = meetings(len(responses), self.settings.opponents, f"{self.settings.seed} {rows_digest([responses])}")
         asked = [(one, other) for one, other in met if responses[one] != responses[other]]
@@ -76,11 +77,13 @@ class GroupJudge:
         return shares_of_wins(len(responses), found)
 
     async def _pointwise(
-        self, prompt: Prompt, images: Sequence[ImageSource], responses: Sequence[str]
+        self, prompt: Prompt, images: Sequence[ImageSource], responses: Sequence[Response]
     ) -> list[float | None]:
         rubric, scale = self.settings.stated_rubric, Scale(*self.settings.scale)
         questions = [
-            Question(pointwise_messages(rubric, prompt, len(images), response, scale), images)
+            Question(
+                pointwise_messages(rubric, prompt, len(images), response, scale), [*images, *response_images(response)]
+            )
             for response in responses
         ]
         return [score_of(self._read_scores(reply, scale), scale) for reply in await self._replies(questions)]

@@ -1,9 +1,8 @@
 """The model that judges, here or behind an address: asked in batches or side by side, never twice for the same."""
 
 import asyncio
-import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,8 +17,6 @@ from models.vlm import LocalVLM, Prompt, Sampling
 from models.zero3 import whole_models
 from rewards.judging.prompts import Messages
 from rewards.judging.settings import JudgeSettings
-
-_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +88,7 @@ class ServedJudge:
 
 
 class LocalJudge:
-    """See `JudgeModel`.
+    """See `JudgeModel`; questions that wait at the same time are answered in batches.
 
     Args:
         identity: by which its answers are told from those of other models.
@@ -100,7 +97,7 @@ class LocalJudge:
 
     def __init__(
         self,
-        vlm: Any,
+        vlm: LocalVLM,
         identity: str,
         sampling: Sampling,
         batch_size: int,
@@ -110,6 +107,7 @@ class LocalJudge:
         self.vlm, self.identity, self.sampling, self.batch_size = vlm, identity, sampling, batch_size
         self.cache, self.calls_left = cache, calls_left
         self.counts: Counter[str] = Counter()
+        self._waiting: list[tuple[Question, asyncio.Future[list[str]]]] = []
 
     @classmethod
     def load(cls, settings: JudgeSettings, max_calls: int | None) -> "LocalJudge":
@@ -121,34 +119,55 @@ class LocalJudge:
         return cls(vlm, identity, settings.sampling, settings.batch_size, cache, max_calls)
 
     async def replies(self, questions: Sequence[Question]) -> list[list[str] | BaseException]:
-        return await asyncio.to_thread(self._replies, questions)
+        return await asyncio.gather(*map(self._reply, questions), return_exceptions=True)
 
     async def rest(self) -> None:
         """Has nothing to close."""
 
-    def _replies(self, questions: Sequence[Question]) -> list[list[str] | BaseException]:
+    async def _reply(self, question: Question) -> list[str]:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, future))
+        if len(self._waiting) == 1:
+            await self._answer_waiting()
+        return await future
+
+    async def _answer_waiting(self) -> None:
+        """Answers all that wait, and those that come meanwhile; the first one that waits does it for the others."""
+        await asyncio.sleep(0)  # until all that are ready to ask have asked
+        while self._waiting:
+            batch = self._waiting[: self.batch_size]
+            try:
+                answers: Sequence[Any] = await asyncio.to_thread(self._answers, [question for question, _ in batch])
+            except Exception as error:
+                answers = [error] * len(batch)
+            del self._waiting[: len(batch)]
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+
+    def _answers(self, questions: Sequence[Question]) -> list[list[str] | CallsSpent]:
         content = {"model": self.identity, "sampling": self.sampling}
         keys = [rows_digest([{**content, "messages": one.messages, "images": list(one.images)}]) for one in questions]
-        with _ONE_AT_A_TIME:
-            missing = {key: one for key, one in zip(keys, questions, strict=True) if self.cache.get(key) is None}
-            self.counts["asked"] += len(keys)
-            self.counts["cached"] += len(keys) - len(missing)
-            allowed = list(missing.items())[: self.calls_left]
-            for start in range(0, len(allowed), self.batch_size):
-                self._answer(allowed[start : start + self.batch_size])
-            found = [self.cache.get(key) for key in keys]
+        missing = {key: one for key, one in zip(keys, questions, strict=True) if self.cache.get(key) is None}
+        self.counts.update(asked=len(keys), cached=len(keys) - len(missing))
+        allowed = dict(list(missing.items())[: self.calls_left])
+        if allowed:
+            self._generate(allowed)
+        found = [self.cache.get(key) for key in keys]
         return [CallsSpent() if one is None else one for one in found]
 
-    def _answer(self, batch: Sequence[tuple[str, Question]]) -> None:
+    def _generate(self, questions: Mapping[str, Question]) -> None:
         """Keeps the answers to some questions. What the process draws otherwise does not depend on it."""
         import torch
 
         if self.calls_left is not None:
-            self.calls_left -= len(batch)
-        self.counts["calls"] += len(batch)
-        prompts = [Prompt(question.messages, question.images, key) for key, question in batch]
+            self.calls_left -= len(questions)
+        self.counts["calls"] += len(questions)
+        prompts = [Prompt(question.messages, question.images, key) for key, question in questions.items()]
         device = self.vlm.model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             answers = self.vlm.complete(prompts, self.sampling)
-        for (key, _), texts in zip(batch, answers, strict=True):
+        for key, texts in zip(questions, answers, strict=True):
             self.cache.keep(key, texts)

@@ -65,6 +65,11 @@ class JudgeSettings(ServerArguments):
         return is_server(self.model)
 
     @property
+    def model_name(self) -> str:
+        """For files and tables."""
+        return (self.served_model_name or "judge") if self.is_served else Path(self.model).name
+
+    @property
     def is_pairwise(self) -> bool:
         return self.mode == PAIRWISE
 

@@ -133,11 +133,21 @@ def test_equal_ranks_only_are_an_error(evaluate):
         evaluate([{**ROW, "human_ranking": [0, 0]}])
 
 
-@pytest.mark.parametrize("options", [[], ["--model", "m"], ["--dataset_name", "d"], ["--scores", "s", "--model", "m"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--model", "m"],
+        ["--dataset_name", "d"],
+        ["--scores", "s", "--model", "m"],
+        ["--judge", "j"],
+        ["--judge", "j", "--model", "m", "--dataset_name", "d"],
+    ],
+)
 def test_either_scores_or_model_and_data(options, tmp_path, capsys):
     with pytest.raises(SystemExit):
         reward_bench.main([*options, "--output_dir", str(tmp_path)])
-    assert "give either --model and --dataset_name, or --scores" in capsys.readouterr().err
+    assert "give either --model or --judge, and --dataset_name; or --scores" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_named(tmp_path):
