@@ -177,7 +177,7 @@ def test_grpo_ends_with_a_judge_that_fails_a_fifth_of_the_calls(tiny_model, tmp_
     history = [entry for entry in trainer.state.log_history if "reward" in entry]
     totals = {name: sum(entry[f"judge/{name}"] for entry in history) for name in ("calls", *expected)}
     assert len(history) == 2
-    assert totals["calls"] == len(server.bodies) <= settings.get("max_calls", 1000)
+    assert len(server.bodies) <= totals["calls"] <= settings.get("max_calls", 1000)  # some find a closed connection
     for name, least in expected.items():
         assert (totals[name] >= least) if least else (totals[name] == 0)
     assert len(re.findall("of max_calls are spent", caplog.text)) == (expected["over_budget"] > 0)
