@@ -8,6 +8,7 @@ import numpy as np
 
 from data.io.records import atomic_write
 from rewards.diagnosis.table import LENGTHS, TITLE, VARIANTS
+from rewards.diagnosis.verdicts import FLIPS
 
 SIZE = (9.6, 3.6)
 """In inches."""
@@ -28,11 +29,14 @@ def draw_diagnosis(figures: Mapping[str, Any], name: str) -> Any:
 
     figure = Figure(figsize=SIZE, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
+    calibration = figures["calibration"]
+    widths = (1.7,) if calibration is None else (1.7, 1)
+    left, *right = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     _draw_accuracies(left, figures)
-    _draw_calibration(right, figures["calibration"])
     left.set_title(f"{name}: {TITLE[0].lower()}{TITLE[1:]}", fontsize=10)
-    for axes in (left, right):
+    for axes in right:
+        _draw_calibration(axes, calibration)
+    for axes in (left, *right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=8)
         axes.grid(True, color="0.92", linewidth=0.8)
@@ -52,7 +56,7 @@ def _draw_accuracies(axes: Any, figures: Mapping[str, Any]) -> None:
     shares = [(VARIANTS[key], found, IMAGES) for key, found in figures["images"].items()]
     shares += [(LENGTHS[key], found, OTHERS) for key, found in figures["length"]["accuracy"].items()]
     if figures["order"] is not None:
-        shares += [("verdicts that flip with the order", figures["order"]["flips"], OTHERS)]
+        shares += [("verdicts that flip with the order", figures["order"][FLIPS], OTHERS)]
     shares = [one for one in shares if one[1]["rows"]]
     for place, (_, found, colour) in enumerate(shares):
         low, high = (100 * bound for bound in found["wilson"])

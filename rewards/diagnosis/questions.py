@@ -78,18 +78,27 @@ class Diagnosis:
             self._questions += [question.reversed() for question in (*as_they_are, *changed)]
         self.requests = [question.request for question in self._questions]
 
-    def figures(self, scores: Scores, answers: Sequence[Sequence[float]]) -> dict[str, Any]:
+    def figures(
+        self,
+        scores: Scores,
+        answers: Sequence[Sequence[float]],
+        order: Mapping[str, Any] | None = None,
+        are_log_odds: bool = True,
+    ) -> dict[str, Any]:
         """What the scores say, as it stands in `summary.json`.
 
         Args:
             scores: of `rows` as they are, by their numbers; maybe of others too.
             answers: scores of `requests`.
+            order: what a scorer that asks in both orders itself found, as of `order_effect`.
+            are_log_odds: the difference of two scores says how sure the choice is, as of a reward model.
 
         Returns:
             rows, of all_rows that have an order, without_images among them; images: the accuracy of each variant
             (`share`, `wilson`, `rows`), and `difference` to the images as they are, paired by rows; order: of
             `order_effect`, `None` for a scorer that sees one response at a time; length: of `length_bias`;
-            calibration: of `rewards.preferences.calibration.calibration`. Empty without any row.
+            calibration: of `rewards.preferences.calibration.calibration`, `None` unless scores are log-odds. Empty
+            without any row.
         """
         if not self.rows:
             return {}
@@ -98,14 +107,15 @@ class Diagnosis:
         ranks = [self._ranks[row] for row in self.rows]
         merged = [[mean(values) for values in zip(*of_row, strict=True)] for of_row in orders]
         responses = [self._asked_about[row].responses for row in self.rows]
+        pairs = [pair for row in zip(ranks, merged, strict=True) for pair in _pairs(*row)]
         return {
             "rows": len(self.rows),
             "all_rows": self._all_rows,
             "without_images": len(self.rows) - len(self._with_images),
             "images": self._accuracies(found),
-            "order": order_effect(orders, ranks) if self._both_orders else None,
+            "order": order_effect(orders, ranks) if self._both_orders else order,
             "length": length_bias(responses, ranks, merged),
-            "calibration": calibration([pair for row in zip(ranks, merged, strict=True) for pair in _pairs(*row)]),
+            "calibration": calibration(pairs) if are_log_odds else None,
         }
 
     def _orders(self, scores: Scores, answers: Sequence[Sequence[float]]) -> dict[str, dict[int, Orders]]:

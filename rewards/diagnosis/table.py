@@ -5,6 +5,7 @@ from typing import Any
 
 from rewards.diagnosis.image_variants import BLANK, OTHER, WITH, WITHOUT
 from rewards.diagnosis.length_bias import EQUAL, LONGER, SHORTER
+from rewards.diagnosis.verdicts import FIRST, FLIPS
 from rewards.scoring.statistics import Interval
 
 TITLE = "Does it look at the image?"
@@ -19,6 +20,11 @@ LENGTHS = {
     SHORTER: "where the better response is the shorter one",
     LONGER: "where it is the longer one",
     EQUAL: "where both are as long",
+}
+
+ORDERS = {
+    FLIPS: "verdicts that flip with the order of responses",
+    FIRST: "verdicts for the response that stands first",
 }
 
 
@@ -58,10 +64,11 @@ def table_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
         rows.append(("rank correlation of length and score", _interval(length["correlation"]), difference, prompts))
         rows.append(("rank correlation of length and people's order", _interval(length["people"]), "", prompts))
     if order is not None:
-        rows += _share_row("verdicts that flip with the order of responses", order["flips"])
-        rows += _share_row("verdicts for the response that stands first", order["first"])
-    error = figures["calibration"]["expected_calibration_error"]
-    return [*rows, ("calibration error", f"{error:.3f}", "", f"{figures['rows']:,}")]
+        rows += [cells for name, found in order.items() for cells in _share_row(ORDERS[name], found)]
+    if figures["calibration"] is not None:
+        error = figures["calibration"]["expected_calibration_error"]
+        rows.append(("calibration error", f"{error:.3f}", "", f"{figures['rows']:,}"))
+    return rows
 
 
 def notes(figures: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from rewards.preferences.scored import ranked_pairs
 from rewards.scoring.statistics import wilson_interval
 
+FLIPS, FIRST = "flips", "first"
 Orders = Sequence[Sequence[float]]
 """Scores of one row's responses: once, or as they are and with the responses in reversed order. In both the responses
 have the same places."""
@@ -58,4 +59,4 @@ def order_effect(rows: Sequence[Orders], ranks: Sequence[Sequence[float]]) -> di
         after = [preference(reversed_, pair) for pair in pairs]
         flips.append(mean([float(one != other) for one, other in zip(before, after, strict=True)]))
         first.append(mean([*before, *(1 - value for value in after)]))
-    return {"flips": share(flips), "first": share(first)}
+    return {FLIPS: share(flips), FIRST: share(first)}

@@ -120,6 +120,14 @@ def test_a_verdict_that_becomes_a_tie_has_flipped():
     assert order["flips"]["share"] == pytest.approx(1 - WITHOUT_IMAGES / ROWS)
 
 
+def test_a_scorer_that_swaps_itself_tells_what_it_found():
+    flips = {"flips": {"share": 0.25, "wilson": (0.1, 0.4), "rows": 40}}
+    diagnosis = Diagnosis(REQUESTS, RANKS, ROWS)
+    answers = [both(one) for one in diagnosis.requests]
+    figures = diagnosis.figures([both(one) for one in REQUESTS], answers, order=flips, are_log_odds=False)
+    assert (figures["order"], figures["calibration"]) == (flips, None)
+
+
 def test_rows_are_drawn_by_the_seed_and_bounded():
     few = Diagnosis(REQUESTS, RANKS, limit=10, seed=1)
     with_images = sum(bool(REQUESTS[row].images) for row in few.rows)
