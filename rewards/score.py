@@ -1,6 +1,7 @@
-"""Scores of responses by a reward model, for every row of a file.
+"""Scores of responses by a reward model, or by any reward, for every row of a file.
 
     python -m rewards.score --model outputs/reward_model --dataset_name in.jsonl --output scored.jsonl
+    python -m rewards.score --reward my_rewards.agreement --dataset_name in.jsonl --output scored.jsonl
     accelerate launch -m rewards.score --model outputs/reward_model --dataset_name in.jsonl --output scored.jsonl
 
 Rows hold `query` (a question) or `prompt` (a question or chat messages), `image` or `images` (paths, or bytes in a
@@ -9,7 +10,8 @@ responses. Rows come out in input order with `score`, or `scores` for a list; im
 also those of messages, and in a response a text stands for them. With `id` and `human_ranking`
 beside, what comes out can be evaluated by `rewards.reward_bench --scores`.
 
-Uses every process that `accelerate launch` starts, and goes on where it was killed.
+A reward model uses every process that `accelerate launch` starts, and goes on where it was killed. A reward sees the
+responses of a row as the completions of one prompt, and its other fields as columns.
 """
 
 import json
@@ -21,8 +23,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from data.cli.arguments import option, rows_file_option, split_option
-from data.cli.commands import command
+from data.cli.arguments import OptionError, option, rows_file_option, split_option
+from data.cli.commands import check_alone, command
 from data.cli.locks import parse_and_hold
 from data.io.images import resolve_images
 from data.io.records import RecordError, base_folder, parse_row, read_some_rows, write_jsonl
@@ -32,7 +34,9 @@ from data.rows.messages import parse_prompt, place_images, promised_image
 from data.rows.responses import Response, image_label, images_by_field, parse_response, resolve_responses
 from data.rows.row_images import RecordWithImages, is_image_name
 from models.model_paths import model_option
+from rewards.eval import choose_specs, read_recipe
 from rewards.scoring.model_scores import ScoreRequest, ScoringArguments
+from rewards.scoring.row_scores import scores_by_reward
 
 
 def _holds_several(response: Any) -> bool:
@@ -159,8 +163,8 @@ def load_responses(source: str | Path, split: str) -> tuple[list[dict], list[Sco
     return rows, requests
 
 
-def scored_rows(rows: Sequence[dict], scores: Sequence[Sequence[float]]) -> Iterator[dict]:
-    """Rows with `score`, or `scores` where the response is a list."""
+def scored_rows(rows: Sequence[dict], scores: Sequence[Sequence[float | None]]) -> Iterator[dict]:
+    """Rows with `score`, or `scores` where the response is a list; `None` where a reward does not apply."""
     for row, found in zip(rows, scores, strict=True):
         own = {"scores": list(found)} if _holds_several(row["response"]) else {"score": found[0]}
         yield {**_storable(row), **own}
@@ -168,26 +172,46 @@ def scored_rows(rows: Sequence[dict], scores: Sequence[Sequence[float]]) -> Iter
 
 @dataclass(kw_only=True)
 class ScoreArguments(ScoringArguments):
-    """What is scored, by which model."""
+    """What is scored, by which model or reward."""
 
-    model: str = model_option("reward model: folder or Hub id")
+    model: str | None = model_option("reward model: folder or Hub id", None)
+    reward: str | None = option("in place of it: name of a reward, or dotted path of your own", None)
+    config: Path | None = option("recipe that has the parameters of --reward", None)
     dataset_name: str = option(
         "responses: JSONL, JSON or parquet file, folder with splits, or Hub data set", old=("input",)
     )
     output: Path = rows_file_option("JSONL file of the rows with their scores")
     split: str = split_option("test")
 
+    def __post_init__(self):
+        if bool(self.model) == bool(self.reward):
+            raise OptionError("give either --model or --reward")
+        if self.config and not self.reward:
+            raise OptionError("--config is for --reward: it has its parameters")
+
 
 def score_file(arguments: ScoreArguments) -> None:
     """Reads and checks everything, scores what has no score yet, and writes."""
     rows, requests = load_responses(arguments.dataset_name, arguments.split)
+    if arguments.reward is not None:
+        check_alone()
+        recipe = read_recipe(arguments.config) if arguments.config else {}
+        [spec] = choose_specs([arguments.reward], recipe, "raise")
+        by_reward = scores_by_reward(spec, recipe.get("agents"), rows, requests, arguments.dataset_name)
+        _write(arguments.output, rows, by_reward)
+        return
+    assert arguments.model is not None  # as `ScoreArguments` demands
     stored = arguments.stored_scores(arguments.model, arguments.output)
     scores = stored.score(requests, arguments.dataset_name)
     if scores is None:
         return
-    write_jsonl(arguments.output, scored_rows(rows, scores))
+    _write(arguments.output, rows, scores)
     stored.forget()
-    print(f"{sum(map(len, scores))} scores of {len(rows)} rows written to {arguments.output}")
+
+
+def _write(output: Path, rows: Sequence[dict], scores: Sequence[Sequence[float | None]]) -> None:
+    write_jsonl(output, scored_rows(rows, scores))
+    print(f"{sum(map(len, scores))} scores of {len(rows)} rows written to {output}")
 
 
 @command(shares_work=True)
