@@ -6,6 +6,8 @@ from html import escape
 from typing import Any
 
 from data.preferences import PreferenceRecord, as_pairs
+from data.rows.messages import texts_of
+from data.rows.responses import Response, response_images
 from rewards.judging.prompts import pairwise_messages
 from rewards.judging.verdicts import VERDICT_TAG, Verdict, element
 
@@ -17,7 +19,7 @@ def judge_rows(
 
     Each has `id`, `pair` (an id that its two orders share), `prompt`, `images`, `better` (A or B), `gold`, the right
     verdict as it should be written, and `completion`, the demonstration of an annotator: an answer of their own, which
-    is the better response, and a verdict.
+    is the better response, without its images, and a verdict.
 
     Args:
         hasty_share: of the annotators, those whose verdict is always A.
@@ -26,15 +28,16 @@ def judge_rows(
     for number, pair in enumerate(pairs):
         name = str(record.id) if len(pairs) == 1 else f"{record.id}/{number}"
         right, wrong = pair.response
-        orders: dict[Verdict, tuple[str, str]] = {"A": (right, wrong), "B": (wrong, right)}
+        said = escape(" ".join(texts_of(right)), quote=False)
+        orders: dict[Verdict, tuple[Response, Response]] = {"A": (right, wrong), "B": (wrong, right)}
         for better, responses in orders.items():
             verdict = "A" if rng.random() < hasty_share else better
             yield {
                 "id": f"{name}/{better}",
                 "pair": name,
                 "prompt": pairwise_messages(rubric, record.prompt(), len(record.images), responses),
-                "images": record.images,
+                "images": [*record.images, *(image for one in responses for image in response_images(one))],
                 "better": better,
                 "gold": element(VERDICT_TAG, better),
-                "completion": f"{escape(right, quote=False)} {element(VERDICT_TAG, verdict)}",
+                "completion": f"{said} {element(VERDICT_TAG, verdict)}".lstrip(),
             }

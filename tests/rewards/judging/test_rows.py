@@ -41,6 +41,17 @@ def test_a_pair_is_shown_in_both_orders_with_the_verdict_that_is_right_in_each()
     assert first["prompt"][0]["content"][0]["text"].startswith("Prefer the truth.\n")
 
 
+def test_images_of_responses_follow_those_of_the_prompt_in_the_order_that_is_shown():
+    made = [
+        [{"type": "image", "image": "b.png"}],
+        [{"type": "text", "text": "Here:"}, {"type": "image", "image": "c.png"}],
+    ]
+    first, second = rows_of(PreferenceRecord(query="Draw it.", image="a.png", response=made, human_ranking=[1, 0]))
+    assert (first["images"], second["images"]) == (["a.png", "c.png", "b.png"], ["a.png", "b.png", "c.png"])
+    assert sum(part["type"] == "image" for part in first["prompt"][-1]["content"]) == 3
+    assert first["completion"] == "Here: <verdict>A</verdict>"
+
+
 def test_a_ranking_is_all_its_pairs_of_unequal_rank():
     record = PreferenceRecord(id="r", query="?", response=["x", "y", "z"], human_ranking=[1, 0, 1])
     rows = rows_of(record)
