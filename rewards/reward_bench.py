@@ -118,7 +118,10 @@ def _diagnose(
     answers = apart.score(diagnosis.requests, f"{source}, images changed") if diagnosis.requests else []
     if preferences is None or answers is None:
         return {}
-    return diagnosis.figures([preference.scores for preference in preferences], answers)
+    scores = [preference.scores for preference in preferences]
+    if isinstance(stored, JudgeScores):
+        return diagnosis.figures(scores, answers, stored.order, are_log_odds=False)
+    return diagnosis.figures(scores, answers)
 
 
 @dataclass(kw_only=True)

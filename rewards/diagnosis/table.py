@@ -81,6 +81,8 @@ def notes(figures: Mapping[str, Any]) -> list[str]:
         found.append(f"{figures['without_images']:,} rows have no images, and are not among those that lose them")
     if figures["order"] is None:
         found.append("no verdict can flip with the order of responses: each is scored by itself")
+    elif FIRST not in figures["order"]:
+        found.append("verdicts that flip are counted over all pairs that were judged in both orders")
     return found
 
 

@@ -5,11 +5,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from data.cli.commands import check_alone
 from data.io.records import RecordError
+from rewards.diagnosis.verdicts import FLIPS, share
 from rewards.judging.groups import GroupJudge, figures_of
 from rewards.judging.models import load_judge
 from rewards.judging.settings import JudgeSettings
@@ -29,12 +31,15 @@ class JudgeScores:
             that work goes on where it was killed.
         restart: discard the answers that are kept in `work_dir`.
         figures: what the last scores have cost and how far votes agree (`rewards.judging.groups.figures_of`).
+        order: on how many of the last scores' pairs the order of the responses decided, as a diagnosis takes it
+            (`rewards.diagnosis.verdicts.order_effect`); `None` without pairs that were judged in both orders.
     """
 
     settings: JudgeSettings
     work_dir: Path
     restart: bool = False
     figures: dict[str, float] = field(default_factory=dict, init=False)
+    order: dict[str, dict[str, Any]] | None = field(default=None, init=False)
 
     def score(self, requests: Sequence[ScoreRequest], source: str) -> list[list[float]]:
         """Scores of every request's responses, in order; of a request with a response that cannot be scored, all are
@@ -56,6 +61,8 @@ class JudgeScores:
         judge = GroupJudge(load_judge(replace(self.settings, answer_cache=cache)), self.settings)
         scores = asyncio.run(self._scores(judge, requests))
         self.figures = figures_of(judge.seen + judge.model.counts)
+        pairs, alike = judge.seen["pairs"], judge.seen["alike"]
+        self.order = {FLIPS: share([1.0] * (pairs - alike) + [0.0] * alike)} if pairs else None
         return scores
 
     def forget(self) -> None:

@@ -51,6 +51,20 @@ def test_verdicts_in_both_orders_are_counted_by_the_rule_of_the_bench(bench, cap
     assert "order_agreement 0.75" in capsys.readouterr().out
 
 
+def test_a_diagnosis_of_a_judge_of_lengths(bench, capsys):
+    """It is as right without the images, which all rows share; the order decides where both are as long."""
+    with FaultyChatServer(answer=prefers(len)) as server:
+        found = run(bench, server, "--diagnose", "4")["diagnosis"]
+        assert len(server.bodies) == 3 * 2 * 4  # as they are, blank and without; there are no other pictures
+    assert {name: one["share"] for name, one in found["images"].items()} == dict.fromkeys(
+        ("with", "blank", "without"), (2 + 0.5) / 4
+    )
+    assert {name: (one["share"], one["rows"]) for name, one in found["order"].items()} == {"flips": (0.25, 4)}
+    assert found["length"]["correlation"]["estimate"] == 1.0
+    assert found["calibration"] is None
+    assert "verdicts that flip with the order of responses" in capsys.readouterr().out
+
+
 def test_unreadable_verdicts_are_ties(bench):
     def answer(body):
         return ["A it is."] if "no" in responses_in(body) else prefers(len)(body)
