@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from data.prompts import format_selection
 from filter_agents.registry import AGENTS, DEFAULT_AGENTS, AgentError
-from rewards import xml_format
 from rewards.agent_selection import AgentSelection, parse_selection
+from rewards.formats import xml_format
 from rewards.formats.xml_format import StrictXmlFormat, XmlFormat, read_strict_selection
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
