@@ -18,8 +18,6 @@ of right pairs of unequal rank (ties are wrong). Prompts whose responses all hav
 
 from collections.abc import Iterable, Sequence
 
-from scipy.stats import kendalltau
-
 from data.io.records import field_error
 from rewards.benches.base import Bench, Figures, published_field
 from rewards.benches.counts import Counts, accuracy_figures, mean
@@ -68,6 +66,8 @@ def _counts(shares: Sequence[float]) -> Counts:
 
 
 def _tau(preference: ScoredPreference) -> float:
+    from scipy.stats import kendalltau  # takes longer to import than `--help` may
+
     if len(set(preference.scores)) == 1:
         return 0.0
     return float(kendalltau(preference.scores, [-rank for rank in preference.human_ranking]).statistic)
