@@ -46,7 +46,7 @@ reward: $(STAMP) ## A tiny reward model, its evaluation, and GRPO on it (SEED=0 
 	@$(ACTIVATE) && FAMILY=$(FAMILY) ./pipelines/reward.sh $(SEED) $(OUT)/reward
 
 judge: $(STAMP) ## A tiny judge, trained by GRPO on people's verdicts, and its evaluation (SEED=0 OUT=outputs)
-	@echo "== Judge, about 10 minutes on 2 cores; everything goes to $(OUT)/judge/"
+	@echo "== Judge, about 15 minutes on 2 cores; everything goes to $(OUT)/judge/"
 	@$(ACTIVATE) && ./pipelines/judge.sh $(SEED) $(OUT)/judge
 
 factors: $(STAMP) ## Factor predictors of damages and attributes, measured (SEED=0 OUT=outputs)
