@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.decoding.attention import Step, StepMask
+from models.decoding.attention import Step, StepMask, rollout_attention
 from models.decoding.cache import RolloutCache
+from models.decoding.layers import layers_of
 from models.decoding.live_rows import LiveRows
 from models.families.registry import family_of
 from models.families.vision_hooks import vision_language_model
@@ -33,6 +34,7 @@ class Forwards:
         combined = vision_language_model(model)
         self.family = family_of(combined.config)
         self.text = self.family.language_model(combined).config
+        self.layers = layers_of(model, cache)
 
     def logits(self, rows: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int]) -> torch.Tensor:
         """(R, T, V), after each of R times T tokens.
@@ -45,15 +47,19 @@ class Forwards:
 
     def _computed(self, ids: torch.Tensor, step: Step) -> torch.Tensor:
         self.cache.begin(step)
-        inputs = {
+        masks = self.family.step_masks(self.text, lambda window: StepMask(step, self.prompt, window))
+        if self.layers is not None:
+            return self.layers.logits(ids, self.live.first, step, masks)
+        inputs: dict[str, Any] = {
             "input_ids": ids,
             "position_ids": self.live.first + step.places,
-            "attention_mask": self.family.step_masks(self.text, lambda window: StepMask(step, self.prompt, window)),
+            "attention_mask": masks,
             self.cache_name: self.cache,
         }
         if self.family.types_input is not None:
             inputs[self.family.types_input] = torch.zeros_like(ids)
-        return self.model(**inputs, use_cache=True, return_dict=True).logits
+        with rollout_attention(self.text):
+            return self.model(**inputs, use_cache=True, return_dict=True).logits
 
 
 class CudaGraph:

@@ -10,7 +10,6 @@ from torch import nn
 from transformers import StoppingCriteriaList
 
 from data.errors import UserError
-from models.decoding.attention import rollout_attention
 from models.decoding.cache import RolloutCache
 from models.decoding.choice import ByCuts, ByProcessors
 from models.decoding.drafts.drafting import Drafting, RowDrafts
@@ -114,8 +113,7 @@ class RollOut:
         while rows := self._fill():
             drafts = self._drafted(rows)
             began = time.perf_counter()
-            with rollout_attention(self.forwards.text):
-                logits = self._forward(rows, drafts)
+            logits = self._forward(rows, drafts)
             self._take(logits, rows, drafts)
             if self.drafts is not None:
                 places = len(rows) * (1 + max(map(len, drafts)))

@@ -10,7 +10,7 @@ without images therefore encodes one blank image and adds nothing of it: its gra
 
 from collections.abc import Callable
 from functools import partial, wraps
-from inspect import signature
+from inspect import getclosurevars, signature
 from types import MethodType
 from typing import Any
 
@@ -50,6 +50,38 @@ def given_cache(kwargs: dict[str, Any]) -> Any:
     return next((kwargs[name] for name in CACHES if name in kwargs), None)
 
 
+def of_prompts(function: Callable) -> Callable:
+    """Marks a hook, or what stands in a forward's place, that does nothing for tokens behind a prompt."""
+    function.of_prompts = True  # type: ignore[attr-defined]
+    return function
+
+
+def changes_new_tokens(module: nn.Module) -> bool:
+    """Whether something stands around a module's forward, or in its place, that may do more."""
+    around: list[Any] = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    forward = _beneath_fused_head(vars(module).get("forward"))
+    if forward not in (None, *_with_wrapped(type(module).forward)):
+        around.append(forward)
+    return module._compiled_call_impl is not None or not all(getattr(one, "of_prompts", False) for one in around)
+
+
+def _beneath_fused_head(forward: Any) -> Any:
+    """The function in a forward's place; beneath TRL's, which is another one only where it is asked for no logits."""
+    function = getattr(forward, "__func__", forward)
+    if getattr(function, "__globals__", {}).get("__name__") != "trl.trainer.utils":
+        return function
+    return _beneath_fused_head(getclosurevars(function).nonlocals["original_forward"])
+
+
+def _with_wrapped(function: Any) -> list[Any]:
+    """A function and what it decorates: accelerate may put any of these back in a forward's place."""
+    found = [function]
+    while hasattr(found[-1], "__wrapped__"):
+        found.append(found[-1].__wrapped__)
+    return found
+
+
+@of_prompts
 def _without_empty_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     pixels = kwargs.get("pixel_values")
     if pixels is None or not family_of(module.config).show_nothing(pixels):
@@ -78,12 +110,14 @@ def _keep_busy(combined: nn.Module) -> list[Any]:
     state = {"idle": False}
     language_model = family_of(combined.config).language_model(combined)
 
+    @of_prompts
     def note_images(module: nn.Module, args: tuple, kwargs: dict) -> None:
         cache = given_cache(kwargs)
         decoding = cache is not None and cache.get_seq_length() > 0
         encoded = kwargs.get("mm_encoder_outputs")  # generate() encodes images before the first forward
         state["idle"] = kwargs.get("pixel_values") is None and not encoded and not decoding
 
+    @of_prompts
     def add_nothing(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         embeds = kwargs.get("inputs_embeds")
         if not state["idle"] or embeds is None:
@@ -97,6 +131,7 @@ def _keep_busy(combined: nn.Module) -> list[Any]:
     ]
 
 
+@of_prompts
 def _note_images(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     if "image_index" not in kwargs:
         return None

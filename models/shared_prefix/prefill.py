@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from models.families.base import TOKEN_TYPES, different_images, find_images
 from models.families.registry import known_family_of
-from models.families.vision_hooks import given_cache, vision_language_model
+from models.families.vision_hooks import given_cache, of_prompts, vision_language_model
 from models.shared_prefix.layout import rows_with_equal_keys
 
 
@@ -64,6 +64,7 @@ def _encoding_once(encode: Callable, config: Any) -> Callable:
 def _prefilling_once(forward: Callable, config: Any) -> Callable:
     """The forward of the module that takes images and tokens; its first pass runs over the different rows."""
 
+    @of_prompts
     @wraps(forward)
     def prefill_different(*args: Any, **kwargs: Any) -> Any:
         groups = None if args else equal_rows(kwargs, config)

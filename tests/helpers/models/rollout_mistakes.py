@@ -7,16 +7,18 @@ import torch
 from models.decoding import forwards, rollout
 from models.decoding.attention import Step, StepMask
 from models.decoding.cache import OwnKeys, RolloutCache
+from models.decoding.layers import Rotation, Rotations
 from models.decoding.rollout import RollOut
 from models.decoding.streams import AsTransformers
 from models.families.gemma import Gemma3
 
-PROMPTS, MASK, BY_ROW, KEEP_ROWS, NOISE = (
+PROMPTS, MASK, BY_ROW, KEEP_ROWS, NOISE, ANGLES = (
     rollout.different_prompts,
     forwards.StepMask,
     Step.by_row,
     RolloutCache.keep_rows,
     AsTransformers._of,
+    Rotations._made,
 )
 
 
@@ -55,6 +57,13 @@ def nothing_of_sums(self, table):
 
 
 WINDOWS = ("full_attention", "sliding_attention")
+
+
+def angles_of_the_first(self, hidden, first, width):
+    one = ANGLES(self, hidden, first, 1)
+    return Rotation(one.cos.expand(-1, width, -1, -1), one.sin.expand(-1, width, -1, -1))
+
+
 MISTAKES = {
     "no window": ("gemma3", Gemma3, "step_masks", lambda _, text, make: dict.fromkeys(WINDOWS, make(None))),
     "no window in Gemma 4": ("gemma4", Gemma3, "step_masks", lambda _, text, make: dict.fromkeys(WINDOWS, make(None))),
@@ -71,7 +80,7 @@ MISTAKES = {
         "different_prompts",
         with_prompts(positions=lambda last: last - 1),
     ),
-    "positions do not go on": ("qwen2_vl", Step, "places", property(lambda self: 0 * self.starts.unsqueeze(1))),
+    "positions do not go on": ("qwen2_vl", Rotations, "_made", angles_of_the_first),
     "rows do not move": ("qwen2_vl", OwnKeys, "move_row", lambda *_: None),
     "states do not move": (
         "qwen3_5",
