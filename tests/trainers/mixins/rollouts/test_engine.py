@@ -5,9 +5,9 @@ import torch
 from peft import LoraConfig
 
 from data.errors import UserError
-from models.decoding.attention import Step
 from models.decoding.engine import RolloutError
 from models.decoding.forwards import Forwards
+from models.decoding.layers import Rotation
 from models.tiny import FAMILIES
 from trainers.grpo import GRPOConfig
 
@@ -167,7 +167,7 @@ def test_a_thousand_completions_are_the_same_while_weights_move(make_grpo, warm_
 
 @pytest.mark.parametrize("stream", ["transformers", "own"])
 def test_the_first_rollout_is_checked(make_grpo, monkeypatch, stream):
-    monkeypatch.setattr(Step, "places", property(lambda step: 1 + step.starts.unsqueeze(1)))
+    monkeypatch.setattr(Rotation, "turn", lambda _, states: states)
     with pytest.raises(RolloutError, match=r"rollout_check: log-probabilities .*; set rollout_engine: false"):
         make_grpo(max_steps=1, rollout_stream=stream, rollout_check=True).train()
     make_grpo(max_steps=1, rollout_engine=False, rollout_check=True).train()
