@@ -13,7 +13,7 @@ from data.errors import UserError
 from models.decoding.cache import RolloutCache
 from models.decoding.choice import ByCuts, ByProcessors
 from models.decoding.drafts.drafting import Drafting, RowDrafts
-from models.decoding.forwards import Forwards, RecordedForwards, reason_not_recorded
+from models.decoding.forward.forwards import Forwards, RecordedForwards, reason_not_recorded
 from models.decoding.live_rows import LiveRows
 from models.decoding.prompts import WaitingRows, different_prompts
 from models.families.vision_hooks import CACHES, given_cache, vision_language_model

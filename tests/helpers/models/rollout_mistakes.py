@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from models.decoding import forwards, rollout
+from models.decoding import rollout
 from models.decoding.attention import Step, StepMask
 from models.decoding.cache import OwnKeys, RolloutCache
-from models.decoding.layers import Rotation, Rotations
+from models.decoding.forward import forwards
+from models.decoding.forward.layers import Rotation, Rotations
 from models.decoding.rollout import RollOut
 from models.decoding.streams import AsTransformers
 from models.families.gemma import Gemma3

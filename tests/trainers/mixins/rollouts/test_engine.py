@@ -6,8 +6,8 @@ from peft import LoraConfig
 
 from data.errors import UserError
 from models.decoding.engine import RolloutError
-from models.decoding.forwards import Forwards
-from models.decoding.layers import Rotation
+from models.decoding.forward.forwards import Forwards
+from models.decoding.forward.layers import Rotation
 from models.tiny import FAMILIES
 from trainers.grpo import GRPOConfig
 

@@ -12,12 +12,12 @@ from rollout_cases import MAKERS, SHAPES, complete, inputs_of, put, spread, spre
 from torch import nn
 from trl.trainer.utils import add_fused_lm_head
 
-from models.decoding import forwards, layers
 from models.decoding.cache import RolloutCache
 from models.decoding.custom_generate import Decoding
 from models.decoding.drafts.drafting import Drafting
 from models.decoding.drafts.store import DraftStore
-from models.decoding.layers import Layers, Rotation, layers_of
+from models.decoding.forward import forwards, layers
+from models.decoding.forward.layers import Layers, Rotation, layers_of
 from models.families.registry import family_of
 from models.families.vision_hooks import install_vision_hooks, vision_language_model
 from models.shared_prefix.prefill import shared_prefill

@@ -10,11 +10,12 @@ from rollout_cases import MAKERS, complete, inputs_of, put, spread_model
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from data.errors import UserError
-from models.decoding import forwards, rollout
+from models.decoding import rollout
 from models.decoding.attention import Step
 from models.decoding.custom_generate import Decoding
 from models.decoding.drafts.drafting import Drafting
 from models.decoding.drafts.store import DraftStore
+from models.decoding.forward import forwards
 
 WITH_KEYS = [family for family in MAKERS if not family.startswith("qwen3_5") and not family.endswith("_moe")]
 

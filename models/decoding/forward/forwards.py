@@ -14,7 +14,7 @@ from torch import nn
 
 from models.decoding.attention import Step, StepMask, rollout_attention
 from models.decoding.cache import RolloutCache
-from models.decoding.layers import layers_of
+from models.decoding.forward.layers import layers_of
 from models.decoding.live_rows import LiveRows
 from models.families.registry import family_of
 from models.families.vision_hooks import vision_language_model

@@ -1,0 +1,1 @@
+"""Forwards of new tokens: as they come, by the parts of a language model, or recorded."""
