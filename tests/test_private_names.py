@@ -30,6 +30,9 @@ ATTRIBUTE = "attribute"
 
 PRIVATE_NAMES = {
     "torch.Tensor._make_subclass": ATTRIBUTE,
+    "torch.nn.Module._compiled_call_impl": ATTRIBUTE,
+    "torch.nn.Module._forward_hooks": ATTRIBUTE,
+    "torch.nn.Module._forward_pre_hooks": ATTRIBUTE,
     "torch.nn.modules.batchnorm._BatchNorm": ATTRIBUTE,
     "torch.nn.modules.dropout._DropoutNd": ATTRIBUTE,
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": ATTRIBUTE,
