@@ -154,7 +154,8 @@ def _found(path: str, expected: str) -> str:
     except (ModuleNotFoundError, AttributeError):
         return "nothing"
     if expected == ATTRIBUTE:
-        there = hasattr(holder, name) or (inspect.isclass(holder) and name in _assigned_in(holder))
+        named = hasattr(holder, name) or name in getattr(holder, "__annotations__", {})
+        there = named or (inspect.isclass(holder) and name in _assigned_in(holder))
         return ATTRIBUTE if there else "nothing"
     return _signature(getattr(holder, name)) if hasattr(holder, name) else "nothing"
 
