@@ -21,7 +21,8 @@ from data.preferences import load_preferences
 from data.reports.pool import Pool
 from data.tasks import load_rows
 from data.vqa import load_records
-from rewards.preferences.scored import load_scored_preferences
+from rewards.benches.reading import load_scored_bench
+from rewards.benches.vl_rewardbench import VL_REWARDBENCH
 from rewards.score import load_responses
 from rewards.scoring.inputs import read_completions
 
@@ -63,7 +64,7 @@ KINDS = {
     "preferences": (_preference, lambda path: load_preferences(path)[0]),
     "scored preferences": (
         lambda number: {**_preference(number), "scores": [0.5, 1.5]},
-        lambda path: load_scored_preferences(path),
+        lambda path: load_scored_bench(VL_REWARDBENCH, path),
     ),
     "score": (lambda number: {**_preference(number), "note": {"a": 1}}, lambda path: load_responses(path, "test")[0]),
     "eval": (

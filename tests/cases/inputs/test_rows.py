@@ -29,7 +29,9 @@ from data.rows.chat import RESERVED, ChatRecord
 from data.tasks import load_rows
 from data.vqa import VqaRecord
 from rewards import eval as rewards_eval
-from rewards.preferences.scored import ScoredPreference, load_scored_preferences
+from rewards.benches.reading import load_scored_bench
+from rewards.benches.vl_rewardbench import VL_REWARDBENCH
+from rewards.preferences.scored import ScoredPreference
 from rewards.score import ResponseRow, load_responses
 from rewards.scoring.inputs import read_completions
 from rollouts.filter_dataset import Report, load_reports
@@ -222,7 +224,7 @@ def test_f18_saved_data_sets_name_the_row(folder, column, feature, values, probl
 READERS = {
     "preferences": load_preferences,
     "score": lambda path: load_responses(path, "test"),
-    "scored preferences": load_scored_preferences,
+    "scored preferences": lambda path: load_scored_bench(VL_REWARDBENCH, path),
     "eval": lambda path: read_completions(str(path), "test"),
     "tasks": lambda path: load_rows(path, "train"),
     "reports": lambda path: load_reports(str(path), "test"),
