@@ -111,9 +111,14 @@ def _storable(row: dict) -> dict:
             stored[name] = kept
     for name in ("query", "prompt"):
         if name in row:
-            stored[name] = _with_paths_alone(row[name], lambda part: {"type": "image"})
+            stored[name] = _with_paths_alone(row[name], _without_image)
     stored["response"] = _with_paths_alone(row["response"], _named)
     return stored
+
+
+def _without_image(part: dict) -> dict:
+    """The place of an image, with all else that its part says."""
+    return {name: value for name, value in part.items() if name != "image"}
 
 
 def _named(part: dict) -> dict:
